@@ -1,0 +1,15 @@
+"""What this distribution registers (entry-point group `mb`)."""
+
+from __future__ import annotations
+
+from mb_core.hookspecs import hookimpl
+from mb_core.transport import Transport
+
+from .memory import MemoryTransport
+
+__all__ = ["mb_register_transports"]
+
+
+@hookimpl
+def mb_register_transports() -> list[Transport]:
+    return [MemoryTransport()]

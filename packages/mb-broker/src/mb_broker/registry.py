@@ -1,0 +1,115 @@
+"""Who is connected, and who listens to what: the Router's tables."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mb_core.header import Action
+from mb_core.topic import TopicTable
+
+__all__ = ["Registry", "Service", "Subscription", "is_system"]
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """A service's subscription; `priority` is None where none was given."""
+
+    service: Service
+    action: Action
+    pattern: str
+    priority: float | None
+
+    @property
+    def rank(self) -> float:
+        return self.priority if self.priority is not None else 0
+
+
+@dataclass(eq=False, slots=True)
+class Service:
+    """One connected client.
+
+    `last_seen` is when it last sent anything, `connected_at` when it came, both in the clock of
+    the Router's driver.  `outbox` holds what is to be sent to it.  `link` is the driver's.
+    `asked` and `answering` are the outstanding requests that it waits for and works on.
+    """
+
+    connected_at: float
+    link: Any = None
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    name: str = ""
+    description: str = ""
+    last_seen: float = 0.0
+    outbox: list[bytes] = field(default_factory=list)
+    subscriptions: dict[tuple[Action, str], Subscription] = field(default_factory=dict)
+    asked: dict[Any, None] = field(default_factory=dict)
+    answering: dict[Any, None] = field(default_factory=dict)
+
+
+class Registry:
+    """Services by id, and their subscriptions by topic.
+
+    `generation` changes with every subscription, so that routes can be remembered.
+    """
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        self._tables: dict[Action, TopicTable[Subscription]] = {
+            Action.PUBLISH: TopicTable(),
+            Action.REQUEST: TopicTable(),
+        }
+        self.generation = 0
+
+    def add(self, service: Service) -> None:
+        self.services[service.id] = service
+
+    def remove(self, service: Service) -> None:
+        del self.services[service.id]
+        for subscription in list(service.subscriptions.values()):
+            self.unsubscribe(service, subscription.action, subscription.pattern)
+
+    def subscribe(
+        self, service: Service, action: Action, pattern: str, priority: float | None
+    ) -> None:
+        """Subscribe; again replaces the priority."""
+        key = (action, pattern.lower())
+        known = service.subscriptions.get(key)
+        if known is not None:
+            known.priority = priority
+        else:
+            subscription = Subscription(service, action, key[1], priority)
+            service.subscriptions[key] = subscription
+            self._tables[action].add(key[1], subscription)
+        self.generation += 1
+
+    def unsubscribe(self, service: Service, action: Action, pattern: str) -> bool:
+        """Unsubscribe; False where there was no such subscription."""
+        subscription = service.subscriptions.pop((action, pattern.lower()), None)
+        if subscription is None:
+            return False
+        self._tables[action].remove(subscription.pattern, subscription)
+        self.generation += 1
+        return True
+
+    def receivers(self, topic: str) -> tuple[Service, ...]:
+        """Who gets a publication: each service once, however many of its patterns match."""
+        found = self._tables[Action.PUBLISH].match(topic)
+        return tuple(dict.fromkeys(subscription.service for subscription in found))
+
+    def responders(self, topic: str) -> tuple[Service, ...]:
+        """Who may get a request: those that share the highest priority."""
+        found = list(self._tables[Action.REQUEST].match(topic))
+        top = max((subscription.rank for subscription in found), default=0)
+        return tuple(dict.fromkeys(entry.service for entry in found if entry.rank == top))
+
+    def subscriptions(self) -> Iterator[Subscription]:
+        """All subscriptions, in no particular order."""
+        for service in self.services.values():
+            yield from service.subscriptions.values()
+
+
+def is_system(topic: str) -> bool:
+    """Whether a lower-case topic is the broker's own."""
+    return topic.startswith("system.")

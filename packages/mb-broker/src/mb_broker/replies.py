@@ -1,0 +1,32 @@
+"""The messages that the broker itself writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mb_core.codec import encode_payload
+from mb_core.errors import ResponseError
+from mb_core.header import HeaderPrefix
+
+__all__ = ["GREETING", "HEARTBEAT", "malformed_reply", "reply", "reply_error"]
+
+GREETING = b"publish:system.initialize:1.0.0\n{}"
+HEARTBEAT = b"request:system.heartbeat:1.0.0\n{}"
+
+
+def reply(prefix: HeaderPrefix, request_id: bytes, payload: Any) -> bytes:
+    """A response under the topic and version of what it answers."""
+    return b"response:%b:%b\n%b" % (
+        f"{prefix.topic}:{prefix.version}".encode(),
+        request_id,
+        encode_payload(payload),
+    )
+
+
+def reply_error(prefix: HeaderPrefix, request_id: bytes, error: ResponseError) -> bytes:
+    return reply(prefix, request_id, {"error": error.as_json()})
+
+
+def malformed_reply(error: ResponseError) -> bytes:
+    """The answer to a message whose header can't be read: it has no topic and no id."""
+    return b"response:error:1.0.0\n" + encode_payload({"error": error.as_json()})

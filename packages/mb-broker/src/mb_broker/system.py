@@ -1,0 +1,240 @@
+"""The broker's own topics: `system.*` (docs/protocol.md, "System topics")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mb_core.codec import decode_payload
+from mb_core.errors import (
+    InvalidRequestError,
+    MalformedMessageError,
+    RemoteProtocolError,
+    ResponseError,
+    TopicNotSupportedError,
+)
+from mb_core.header import Action, HeaderPrefix
+from mb_core.topic import is_pattern
+
+from .registry import Registry, Service, Subscription, is_system
+
+__all__ = ["SystemTopics"]
+
+_SUCCESS = {"status": "success"}
+_FAILURE = {"status": "failure"}
+
+_MAX_NAME = 36
+_MAX_DESCRIPTION = 1024
+
+_HEARTBEAT = "system.heartbeat"
+_LOG = "system.log"
+
+# The feeds that a client may subscribe to by system.topic.subscribe.
+_FEEDS = frozenset(
+    {
+        _LOG,
+        "system.message",
+        "system.service.register",
+        "system.topic.subscribe",
+        "system.topic.unsubscribe",
+    }
+)
+
+_ACTIONS: dict[object, tuple[Action, ...]] = {
+    "publish": (Action.PUBLISH,),
+    "request": (Action.REQUEST,),
+    "both": (Action.PUBLISH, Action.REQUEST),
+}
+
+Answer = dict[str, Any]
+
+
+class SystemTopics:
+    """Answers requests to system topics from the Registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._handlers: dict[str, Callable[[Service, Answer, float], Answer]] = {
+            _HEARTBEAT: self._heartbeat,
+            "system.service.register": self._register,
+            "system.service.list": self._list_services,
+            "system.service.subscriptions": self._list_service_subscriptions,
+            "system.topic.subscribe": self._subscribe,
+            "system.topic.unsubscribe": self._unsubscribe,
+            "system.topic.list": self._list_topics,
+            "system.topic.subscriptions": self._list_topic_subscriptions,
+        }
+
+    def answer(
+        self, service: Service, prefix: HeaderPrefix, payload: bytes, now: float
+    ) -> Answer | None:
+        """The payload of the answer; None where none is due."""
+        handler = self._handlers.get(prefix.key)
+        try:
+            if handler is None:
+                raise TopicNotSupportedError(f"there is no system topic {prefix.topic}")
+            if prefix.action is not Action.REQUEST:
+                if prefix.action is Action.RESPONSE and prefix.key == _HEARTBEAT:
+                    return None  # a sign of life, as any message is
+                raise InvalidRequestError(
+                    f"{prefix.topic} takes requests, not a {prefix.action.value}",
+                    details={"action": prefix.action.value, "topic": prefix.topic},
+                )
+            return handler(service, _read(payload), now)
+        except ResponseError as error:
+            return {"error": error.as_json()}
+
+    def _heartbeat(self, service: Service, payload: Answer, now: float) -> Answer:
+        return _SUCCESS
+
+    def _register(self, service: Service, payload: Answer, now: float) -> Answer:
+        name, description = payload.get("name"), payload.get("description")
+        if not (isinstance(name, str) and name and isinstance(description, str) and description):
+            raise InvalidRequestError(
+                "name and description are required: texts that are not empty",
+                details=_given(payload, "name", "description"),
+            )
+        for key, text, limit in (
+            ("name", name, _MAX_NAME),
+            ("description", description, _MAX_DESCRIPTION),
+        ):
+            if len(text) > limit:
+                raise InvalidRequestError(
+                    f"the {key} has {len(text)} characters, the limit is {limit}",
+                    details={key: text},
+                )
+        service.name, service.description = name, description
+        return _SUCCESS
+
+    def _list_services(self, service: Service, payload: Answer, now: float) -> Answer:
+        wall = datetime.now(UTC)
+
+        def iso(moment: float) -> str:
+            then = wall - timedelta(seconds=now - moment)
+            return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+        return {
+            "services": [
+                {
+                    "id": other.id,
+                    "name": other.name,
+                    "description": other.description,
+                    "connectedAt": iso(other.connected_at),
+                    "lastHeartbeat": iso(other.last_seen),
+                }
+                for other in self._registry.services.values()
+            ]
+        }
+
+    def _list_service_subscriptions(self, service: Service, payload: Answer, now: float) -> Answer:
+        given = payload.get("serviceId", service.id)
+        other = self._registry.services.get(given) if isinstance(given, str) else None
+        if other is None:
+            raise InvalidRequestError(
+                f"there is no service with the id {given!r}", details={"serviceId": given}
+            )
+        ordered = sorted(
+            other.subscriptions.values(), key=lambda entry: (entry.pattern, entry.action.value)
+        )
+        return {
+            "subscriptions": [
+                {"action": entry.action.value, "topic": entry.pattern, **_priority(entry)}
+                for entry in ordered
+            ]
+        }
+
+    def _subscribe(self, service: Service, payload: Answer, now: float) -> Answer:
+        action, topic = payload.get("action"), payload.get("topic")
+        if action == Action.RESPONSE.value:
+            return _FAILURE
+        actions = _read_actions(payload)
+        pattern = _read_pattern(payload)
+        if is_system(pattern) and (pattern not in _FEEDS or Action.REQUEST in actions):
+            raise InvalidRequestError(
+                f"{topic} is the broker's own: it can't be subscribed to", details={"topic": topic}
+            )
+        priority = payload.get("priority")
+        if "priority" in payload and (
+            isinstance(priority, bool) or not isinstance(priority, int | float)
+        ):
+            raise InvalidRequestError("a priority is a number", details={"priority": priority})
+        for each in actions:
+            self._registry.subscribe(service, each, pattern, priority)
+        return _SUCCESS
+
+    def _unsubscribe(self, service: Service, payload: Answer, now: float) -> Answer:
+        actions = _read_actions(payload)
+        pattern = _read_pattern(payload)
+        if is_system(pattern) and (pattern not in _FEEDS or pattern == _LOG):
+            topic = payload.get("topic")
+            raise InvalidRequestError(
+                f"{topic} is the broker's own: it can't be unsubscribed", details={"topic": topic}
+            )
+        # Each of them, whatever the others say.
+        known = [self._registry.unsubscribe(service, each, pattern) for each in actions]
+        return _SUCCESS if any(known) else _FAILURE
+
+    def _list_topics(self, service: Service, payload: Answer, now: float) -> Answer:
+        return {"topics": self._topics()}
+
+    def _list_topic_subscriptions(self, service: Service, payload: Answer, now: float) -> Answer:
+        return {"subscriptions": self._topics()}
+
+    def _topics(self) -> list[Answer]:
+        """Who is subscribed to what, by topic and action, the highest priority first."""
+        found: dict[tuple[str, str], list[Subscription]] = {}
+        for entry in self._registry.subscriptions():
+            found.setdefault((entry.pattern, entry.action.value), []).append(entry)
+        return [
+            {
+                "action": action,
+                "topic": topic,
+                "subscribers": [
+                    {"serviceId": entry.service.id, **_priority(entry)}
+                    for entry in sorted(entries, key=lambda entry: -entry.rank)
+                ],
+            }
+            for (topic, action), entries in sorted(found.items(), key=lambda item: item[0])
+        ]
+
+
+def _read(payload: bytes) -> Answer:
+    """A request's payload as an object; what is no object has none of the expected keys."""
+    try:
+        value = decode_payload(payload)
+    except RemoteProtocolError as error:
+        text = payload.decode(errors="replace")
+        raise MalformedMessageError("the payload is no JSON", details={"payload": text}) from error
+    if value is None:
+        raise InvalidRequestError("a payload is required, if only {}")
+    return value if isinstance(value, dict) else {}
+
+
+def _read_actions(payload: Answer) -> tuple[Action, ...]:
+    action = payload.get("action")
+    actions = _ACTIONS.get(action) if isinstance(action, str) else None
+    if actions is None:
+        raise InvalidRequestError(
+            "action is required: publish, request or both", details=_given(payload, "action")
+        )
+    return actions
+
+
+def _read_pattern(payload: Answer) -> str:
+    topic = payload.get("topic")
+    if not isinstance(topic, str) or not is_pattern(topic):
+        raise InvalidRequestError(
+            "topic is required: 1 to 5 segments of letters and digits joined by '.', "
+            "with + for any segment and a closing # for any number",
+            details=_given(payload, "topic"),
+        )
+    return topic.lower()
+
+
+def _given(payload: Answer, *keys: str) -> Answer:
+    return {key: payload[key] for key in keys if key in payload}
+
+
+def _priority(entry: Subscription) -> Answer:
+    return {} if entry.priority is None else {"priority": entry.priority}

@@ -1,0 +1,88 @@
+"""The on_* callbacks: user code, run in order in a task of its own, never in the reader."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..errors import RemoteProtocolError
+from ..link import Backend, Waiter
+from ..message import Message
+
+__all__ = ["Callbacks", "call"]
+
+_log = logging.getLogger("mb_core.client")
+
+Callback = Callable[..., Any]
+
+
+async def call(function: Callback, *args: Any) -> Any:
+    """Call a plain or an async function; give what it returns."""
+    result = function(*args)
+    if result is not None and isinstance(result, Awaitable):
+        return await result
+    return result
+
+
+class Callbacks:
+    """Handlers by the event they are for, and the queue of calls that are due.
+
+    A handler that fails stops no other: its error goes to the log and to the error handlers;
+    an error handler's own to the log alone.
+    """
+
+    def __init__(self) -> None:
+        self.connect: list[Callback] = []
+        self.disconnect: list[Callback] = []
+        self.error: list[Callback] = []
+        self.message: list[Callback] = []
+        self._due: deque[tuple[list[Callback], tuple[Any, ...]]] = deque()
+        self._wakeup: Waiter | None = None
+
+    def post(self, handlers: list[Callback], *args: Any) -> None:
+        """Have `handlers` called soon, after what was posted before."""
+        if handlers:
+            self._due.append((handlers, args))
+            if self._wakeup is not None and not self._wakeup.done():
+                self._wakeup.set_result(None)
+
+    def report(self, error: Exception, what: str, *, level: int = logging.ERROR) -> None:
+        """An error that no caller of ours can get goes to the log and to the error handlers."""
+        _log.log(level, "%s: %s", what, error, exc_info=error if error.__traceback__ else None)
+        self.post(self.error, error)
+
+    async def take_message(self, message: Message) -> None:
+        """Give a message that has no other consumer to the message handlers, one by one."""
+        try:
+            args = (message.header, message.payload)
+        except RemoteProtocolError as error:
+            self.report(error, f"a message of {message.topic!r} can't be read")
+            return
+        for handler in list(self.message):
+            await self._call(handler, args)
+
+    async def run(self, backend: Backend) -> None:
+        """Make the calls that are due, until cancelled."""
+        while True:
+            await self.run_due()
+            self._wakeup = backend.waiter()
+            await self._wakeup
+
+    async def run_due(self) -> None:
+        """Make the calls that are due now."""
+        while self._due:
+            handlers, args = self._due.popleft()
+            for handler in list(handlers):
+                await self._call(handler, args)
+
+    async def _call(self, handler: Callback, args: tuple[Any, ...]) -> None:
+        try:
+            await call(handler, *args)
+        except Exception as error:
+            name = getattr(handler, "__qualname__", repr(handler))
+            if handler in self.error:
+                _log.exception("the error handler %s failed", name)
+            else:
+                self.report(error, f"the callback {name} failed")

@@ -1,0 +1,330 @@
+"""The driver of a Session: its Link, the tasks around it, and who waits for what."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import anyio
+import anyio.abc
+
+from ..errors import ConnectError, ConnectionLost, MBError, NoRouteFoundError, ResponseError
+from ..link import Backend, DeadlineTimer, Link, Waiter, current_backend
+from ..message import Message
+from ..plugins import Plugins
+from ..session import (
+    Answered,
+    Delivered,
+    Event,
+    Failed,
+    Initialized,
+    PendingRequest,
+    Reply,
+    Requested,
+    Session,
+    Subscribed,
+    Unmatched,
+)
+from ..url import URL
+from ..wire import Limits
+from .callbacks import Callbacks
+from .dial import dial
+
+__all__ = ["Connection", "ConnectionOptions", "Consumer"]
+
+_log = logging.getLogger("mb_core.client")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How a connection is opened and closed; times in seconds."""
+
+    connect_timeout: float
+    close_timeout: float
+    limits: Limits
+    ssl_context: ssl.SSLContext | None
+
+
+class Consumer(Protocol):
+    """What a subscription's messages are given to, from the reader: it only queues them."""
+
+    def deliver(self, messages: list[Message]) -> None: ...
+    def deliver_request(self, message: Message) -> None: ...
+    def end(self, error: MBError | None) -> None:
+        """Nothing more will come, because of `error` or in order."""
+        ...
+
+
+class Connection:
+    """A Session, the Link that it speaks over, and one task that holds all the others.
+
+    That task belongs to the event loop, not to a scope of the user's: so a client can be
+    connected in one function and closed in another, on trio as on asyncio, and an error in one
+    place cancels nothing in another.
+    """
+
+    link: Link
+
+    def __init__(self, session: Session, callbacks: Callbacks, options: ConnectionOptions) -> None:
+        self.session = session
+        self.backend: Backend = current_backend()
+        self._callbacks = callbacks
+        self._options = options
+        # The broker answers its own topics at once: milliseconds.
+        self._system_limit = int(options.connect_timeout * 1000)
+        self._greeted: Waiter = self.backend.waiter()
+        self._close_asked = anyio.Event()
+        self._over = anyio.Event()
+        self._finished = anyio.Event()
+        self._lost: MBError | None = None
+        self._timer = DeadlineTimer(self.backend, session.next_deadline, self._handle_deadline)
+        self._tasks: anyio.abc.TaskGroup
+        self._consumers_scope = anyio.CancelScope()
+        self._root_task: object = None
+
+    # Opening and closing
+
+    async def open(self, url: URL, plugins: Plugins) -> None:
+        """Connect and wait for the broker's greeting.
+
+        Raises ConnectError or PluginError.  When it fails or is cancelled, nothing is left.
+        """
+        started = anyio.Event()
+        self._root_task = self.backend.spawn_root(lambda: self._root(started))
+        seconds = self._options.connect_timeout
+        step = f"{url} did not accept the connection"
+        try:
+            await started.wait()
+            with anyio.fail_after(seconds):
+                await dial(
+                    url,
+                    self._accept,
+                    plugins=plugins,
+                    backend=self.backend,
+                    limits=self._options.limits,
+                    ssl_context=self._options.ssl_context,
+                    close_timeout=self._options.close_timeout,
+                    handshake_timeout=2 * seconds,  # fail_after comes first, and says more
+                    spawn=self._spawn,
+                )
+                step = f"{url} accepted the connection and sent no system.initialize"
+                greeting = await self._greeted
+            if isinstance(greeting, MBError):
+                raise ConnectError(f"{url} ended the connection before its greeting: {greeting}")
+        except BaseException as error:
+            self._close_asked.set()
+            with anyio.CancelScope(shield=True):
+                await self._finished.wait()
+            if isinstance(error, TimeoutError):
+                raise ConnectError(
+                    f"{step} within {seconds:g} s: is an MB broker listening there?"
+                ) from None
+            raise
+        self._callbacks.post(self._callbacks.connect)
+
+    async def close(self) -> None:
+        """End the connection in order and wait until it is over; safe to call twice."""
+        self._close_asked.set()
+        await self._finished.wait()
+
+    async def wait_over(self) -> None:
+        """Wait for the end of the connection; raises ConnectionLost unless it was closed."""
+        await self._over.wait()
+        if self._lost is not None:
+            raise self._lost
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a consumer's task: closing cancels it before the Link is closed."""
+
+        async def run() -> None:
+            with self._consumers_scope:
+                await function()
+
+        if not self._consumers_scope.cancel_called:
+            self._tasks.start_soon(run)
+
+    # Sending
+
+    async def complete(self, request: PendingRequest) -> Message:
+        """Send a request of the Session's and wait for its outcome.
+
+        Raises ResponseError or ConnectionLost.  When cancelled, the request may have been sent,
+        and its response is ignored.
+        """
+        waiter = request.waiter = self.backend.waiter()
+        try:
+            self._timer.look()
+            link = self.link
+            link.send(request.message)
+            if link.congested:
+                await link.drain()
+            outcome = await waiter
+        except BaseException:
+            self.session.cancel(request)
+            raise
+        if isinstance(outcome, Message):
+            return outcome
+        raise outcome
+
+    async def call(self, request: PendingRequest) -> None:
+        """Complete a request to the broker itself, whose answer is a status.
+
+        Raises ResponseError where the status is not success, besides what `complete` raises.
+        """
+        answer = (await self.complete(request)).payload
+        status = answer.get("status") if isinstance(answer, dict) else None
+        if status != "success":
+            raise ResponseError(f"the broker answered {request.topic} with {answer!r}")
+
+    async def subscribe(self, entry: Subscribed) -> None:
+        """Subscribe; when it fails or is cancelled, the entry is gone."""
+        request = self.session.subscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        try:
+            await self.call(request)
+        except BaseException:
+            self.let_go(entry)
+            raise
+
+    async def unsubscribe(self, entry: Subscribed) -> None:
+        """Unsubscribe; when cancelled, the entry is gone here, and the broker was told."""
+        request = self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        if request is not None:
+            # A lost connection ends the subscription as well; a status of failure means that
+            # the broker did not know it.
+            with contextlib.suppress(ConnectionLost):
+                await self.complete(request)
+
+    def let_go(self, entry: Subscribed) -> None:
+        """Unsubscribe without waiting for the broker's word."""
+        request = self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        if request is not None:
+            self.session.cancel(request)
+            with contextlib.suppress(ConnectionLost):
+                self.link.send(request.message)
+
+    async def respond(self, message: Message, payload: Any) -> None:
+        """Answer a received request; see Message.respond."""
+        if message.request_id is None:
+            message.responder = None
+            return
+        answer = self.session.respond(message, payload)
+        message.responder = None
+        self.link.send(answer)
+        if self.link.congested:
+            await self.link.drain()
+
+    def answer_now(self, message: Message, payload: Any) -> None:
+        """Answer a received request from the reader, without back-pressure."""
+        if message.request_id is not None and message.responder is not None:
+            message.responder = None
+            self.link.send(self.session.respond(message, payload))
+
+    # The LinkHandler
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        self._act(self.session.receive(messages))
+
+    def link_lost(self, error: MBError | None) -> None:
+        events = self.session.link_lost(error)
+        if not self._close_asked.is_set():
+            reason = f": {error}" if error is not None else " by the broker"
+            self._lost = ConnectionLost(f"the connection was closed{reason}", sent=True)
+            self._lost.__cause__ = error
+            _log.info("%s", self._lost)
+        self._act(events)
+        self._end_consumers(self._lost)
+        if not self._greeted.done():
+            self._greeted.set_result(
+                error if error is not None else ConnectError("no reason was given")
+            )
+        else:
+            self._callbacks.post(self._callbacks.disconnect)
+        self._over.set()
+
+    # Within
+
+    def _accept(self, link: Link) -> Connection:
+        self.link = link
+        self.session.link_up()
+        return self
+
+    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.start_soon(function)
+
+    async def _root(self, started: anyio.Event) -> None:
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                started.set()
+                self._tasks.start_soon(self._timer.run)
+                self._tasks.start_soon(self._callbacks.run, self.backend)
+                await self._close_asked.wait()
+                await self._end()
+                self._tasks.cancel_scope.cancel()
+        except Exception:
+            # A bug of ours; the connection ends, the program does not.
+            _log.exception("internal error: the connection is given up")
+        finally:
+            if hasattr(self, "link"):
+                self.link.abort()
+            self._act(self.session.close())
+            self._end_consumers(self._lost)
+            self._over.set()
+            self._finished.set()
+
+    async def _end(self) -> None:
+        """Close in order, within the close time limit at each step."""
+        self._consumers_scope.cancel()
+        self._act(self.session.close())
+        self._end_consumers(None)
+        if hasattr(self, "link"):
+            self.link.close()
+            with anyio.move_on_after(2 * self._options.close_timeout):
+                await self.link.wait_closed()
+        with anyio.move_on_after(self._options.close_timeout):
+            await self._callbacks.run_due()
+
+    def _end_consumers(self, error: MBError | None) -> None:
+        for entry in self.session.subscriptions:
+            entry.consumer.end(error)
+
+    def _act(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Delivered):
+                for entry in event.subscriptions:
+                    entry.consumer.deliver(event.messages)
+            elif isinstance(event, Answered):
+                _wake(event.request.waiter, event.message)
+            elif isinstance(event, Requested):
+                event.message.responder = self
+                event.subscription.consumer.deliver_request(event.message)
+            elif isinstance(event, Failed):
+                _wake(event.request.waiter, event.error)
+            elif isinstance(event, Reply):
+                self.link.send(event.message)
+            elif isinstance(event, Initialized):
+                if not self._greeted.done():
+                    self._greeted.set_result(None)
+            else:
+                self._unmatched(event)
+
+    def _unmatched(self, event: Unmatched) -> None:
+        if event.error is None:
+            _log.debug("ignored: %r belongs to no request", event.message)
+        elif isinstance(event.error, NoRouteFoundError):
+            # Usual where events have no listeners yet: no warning for each of them.
+            self._callbacks.report(event.error, "unroutable", level=logging.DEBUG)
+        else:
+            self._callbacks.report(event.error, "the broker reports", level=logging.WARNING)
+
+    def _handle_deadline(self, now: float) -> None:
+        self._act(self.session.handle_deadline(now))
+
+
+def _wake(waiter: Waiter | None, outcome: Message | MBError) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(outcome)

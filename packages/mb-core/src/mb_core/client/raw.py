@@ -1,0 +1,238 @@
+"""WebSocketClient and TCPSocketClient: whole messages as text, and nothing else.
+
+For who wants to see the protocol itself: no session, no ids, no heartbeat answers.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+import anyio
+import anyio.abc
+
+from ..errors import (
+    ConnectError,
+    LocalProtocolError,
+    MBError,
+    MessageTooLarge,
+    PluginError,
+    RemoteProtocolError,
+)
+from ..header import MAX_HEADER
+from ..link import Link, current_backend
+from ..plugins import Plugins, installed_plugins
+from ..transport import WireTransport
+from ..wire import DEFAULT_MAX_PAYLOAD, Limits, Wire
+from .address import broker_url
+from .callbacks import Callbacks
+from .dial import dial
+
+__all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
+
+_CLOSE_TIMEOUT = 5.0
+
+
+class RawClient:
+    """Sends and receives whole messages over one transport; a subclass names its schemes."""
+
+    scheme: ClassVar[str]
+    secure_scheme: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        connect_timeout: int = 10_000,
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+        ssl_context: ssl.SSLContext | None = None,
+        plugins: Plugins | None = None,
+    ) -> None:
+        self._connect_timeout = connect_timeout / 1000
+        self._limits = Limits(max_payload, max_payload + MAX_HEADER)
+        self._ssl_context = ssl_context
+        self._plugins = plugins
+        self._callbacks = Callbacks()
+        self._link: Link | None = None
+        self._close_asked = anyio.Event()
+        self._finished = anyio.Event()
+        self._root_task: object = None
+        self._tasks: anyio.abc.TaskGroup
+
+    async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
+        """Connect to the broker, at a host and a port or at a URL.
+
+        Raises ConnectError or PluginError; when cancelled, nothing is left behind.
+        """
+        if self._root_task is not None:
+            raise LocalProtocolError("this client was connected already: make a new one")
+        url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
+        backend = current_backend()
+        started = anyio.Event()
+        self._root_task = backend.spawn_root(lambda: self._root(started))
+        try:
+            await started.wait()
+            with anyio.fail_after(self._connect_timeout):
+                await dial(
+                    url,
+                    self._accept,
+                    plugins=self._plugins if self._plugins is not None else installed_plugins(),
+                    backend=backend,
+                    limits=self._limits,
+                    ssl_context=self._ssl_context,
+                    close_timeout=_CLOSE_TIMEOUT,
+                    handshake_timeout=2 * self._connect_timeout,
+                    spawn=self._spawn,
+                )
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await self.close()
+            if isinstance(error, TimeoutError):
+                raise ConnectError(
+                    f"{url} did not accept the connection within {self._connect_timeout:g} s"
+                ) from None
+            raise
+        self._callbacks.post(self._callbacks.connect)
+
+    async def send(self, message: str) -> None:
+        """Send the text of a message, as it is.
+
+        Raises MessageTooLarge above `max_payload` and a header's limit together, ConnectionLost
+        when the connection is gone.  When cancelled, the message has been sent.
+        """
+        link = self._link
+        if link is None:
+            raise LocalProtocolError("not connected: await client.connect(...) first")
+        link.send(self._encode(message))
+        if link.congested:
+            await link.drain()
+
+    async def close(self) -> None:
+        """Close the connection; safe to call twice."""
+        if self._root_task is not None:
+            self._close_asked.set()
+            await self._finished.wait()
+
+    async def __aenter__(self) -> RawClient:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    # Callbacks: plain or async, called one at a time in the order of events
+
+    def on_message(self, handler: Callable[[str], Any]) -> None:
+        """Call `handler(text)` with each received message."""
+        self._callbacks.message.append(handler)
+
+    def on_connect(self, handler: Callable[[], Any]) -> None:
+        """Call `handler()` when the connection has come about."""
+        self._callbacks.connect.append(handler)
+
+    def on_disconnect(self, handler: Callable[[], Any]) -> None:
+        """Call `handler()` when the connection has ended."""
+        self._callbacks.disconnect.append(handler)
+
+    def on_error(self, handler: Callable[[Exception], Any]) -> None:
+        """Call `handler(error)` for a connection that broke, and for handlers that fail."""
+        self._callbacks.error.append(handler)
+
+    # The LinkHandler
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        for data in messages:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError as error:
+                fault = RemoteProtocolError(f"a received message is no UTF-8: {error}")
+                self._callbacks.report(fault, "ignored")
+            else:
+                self._callbacks.post(self._callbacks.message, text)
+
+    def link_lost(self, error: MBError | None) -> None:
+        if error is not None:
+            self._callbacks.report(error, "the connection ended")
+        self._callbacks.post(self._callbacks.disconnect)
+
+    # Within
+
+    def _encode(self, message: str) -> bytes:
+        try:
+            encoded = message.encode()
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"the message can't be written as UTF-8: {error}") from error
+        if len(encoded) > self._limits.max_message:
+            raise MessageTooLarge(
+                f"the message has {len(encoded)} bytes, the limit is {self._limits.max_message}",
+                size=len(encoded),
+                limit=self._limits.max_message,
+            )
+        return encoded
+
+    def _wire(self) -> Wire:
+        """A Wire of this client's transport that has no connection."""
+        plugins = self._plugins if self._plugins is not None else installed_plugins()
+        transport = plugins.transport(self.scheme)
+        if not isinstance(transport, WireTransport):
+            raise PluginError(f"{self.scheme}:// is no byte stream")
+        return transport.client(broker_url("localhost", 0, False, self.scheme), self._limits)
+
+    def _accept(self, link: Link) -> RawClient:
+        self._link = link
+        return self
+
+    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.start_soon(function)
+
+    async def _root(self, started: anyio.Event) -> None:
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                started.set()
+                self._tasks.start_soon(self._callbacks.run, current_backend())
+                await self._close_asked.wait()
+                if self._link is not None:
+                    self._link.close()
+                    with anyio.move_on_after(2 * _CLOSE_TIMEOUT):
+                        await self._link.wait_closed()
+                with anyio.move_on_after(_CLOSE_TIMEOUT):
+                    await self._callbacks.run_due()
+                self._tasks.cancel_scope.cancel()
+        finally:
+            if self._link is not None:
+                self._link.abort()
+            self._finished.set()
+
+
+class WebSocketClient(RawClient):
+    """The MB protocol's text over WebSocket; needs the package mb-ws."""
+
+    scheme = "ws"
+    secure_scheme = "wss"
+
+
+class TCPSocketClient(RawClient):
+    """The MB protocol's text over TCP, with a length prefix; needs the package mb-tcp."""
+
+    scheme = "tcp"
+    secure_scheme = "tls"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._fed: Wire | None = None
+
+    def _frame_message(self, message: str) -> bytes:
+        """The bytes of a message on the wire: a 4-byte length, big-endian, and the text."""
+        wire = self._wire()
+        wire.send(self._encode(message))
+        return wire.data_to_send()
+
+    async def _process_incoming_data(self, data: bytes) -> None:
+        """Take bytes as if they had been received; the handlers get the messages in them."""
+        if self._fed is None:
+            self._fed = self._wire()
+        messages = self._fed.receive_data(data)
+        if messages:
+            self.messages_received(messages)
+            await self._callbacks.run_due()
+        if self._fed.error is not None:
+            raise self._fed.error

@@ -1,0 +1,123 @@
+"""Payloads: JSON on one line, as bytes.
+
+msgspec does the work: it is an order of magnitude faster than the standard library, and decodes
+into types.  The rules are the protocol's (docs/protocol.md, "Payload").
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError, ResponseError
+
+__all__ = ["ERROR_PREFIX", "decode_payload", "encode_error", "encode_payload", "error_in"]
+
+ERROR_PREFIX = b"error:"
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def encode_payload(payload: Any, limit: int | None = None) -> bytes:
+    """`payload` as one line of JSON.
+
+    Takes what JSON knows, and what msgspec adds: dataclasses, Structs, datetimes, UUIDs, and
+    `msgspec.Raw` for bytes that are JSON already and are passed on as they are.
+
+    Raises LocalProtocolError for anything else, and MessageTooLarge above `limit` bytes.
+    """
+    try:
+        encoded = _encode(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise LocalProtocolError(f"the payload can't be written as JSON: {error}") from error
+    if limit is not None and len(encoded) > limit:
+        raise MessageTooLarge(
+            f"the payload has {len(encoded)} bytes, the limit is {limit} "
+            "(max_payload; the broker must allow it too)",
+            size=len(encoded),
+            limit=limit,
+        )
+    if b"\n" in encoded:
+        # Only msgspec.Raw can bring one in.  Clients in other languages split at newlines.
+        raise LocalProtocolError("a payload is one line: the given JSON contains a line break")
+    return encoded
+
+
+@overload
+def decode_payload(raw: bytes) -> Any: ...
+@overload
+def decode_payload(raw: bytes, kind: type[T]) -> T: ...
+def decode_payload(raw: bytes, kind: Any = Any) -> Any:
+    """The value of a received payload, converted to `kind`; None for an empty payload.
+
+    Raises RemoteProtocolError where it is no JSON, or does not fit `kind`.
+    """
+    if not raw and kind is Any:
+        return None
+    try:
+        return _decode(raw) if kind is Any else msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fault = "does not fit" if isinstance(error, msgspec.ValidationError) else "is no JSON"
+        start = raw[:60].decode(errors="backslashreplace")
+        raise RemoteProtocolError(
+            f"the received payload {fault}: {error} (it begins {start!r})"
+        ) from error
+
+
+def encode_error(error: ResponseError) -> bytes:
+    """An error as a service sends it: `error:` and the error's object.
+
+    Details that are no JSON are left out rather than hide the error that they belong to.
+    """
+    try:
+        return ERROR_PREFIX + encode_payload(error.as_json())
+    except LocalProtocolError:
+        plain = ResponseError(error.message, code=error.code, timestamp=error.timestamp)
+        return ERROR_PREFIX + encode_payload(plain.as_json())
+
+
+def error_in(raw: bytes) -> ResponseError | None:
+    """The error that a response's payload stands for, in either of its two shapes, or None.
+
+    `{"error":{...}}` comes from a broker, `error:{...}` from a service.  A payload that merely
+    has a key `error` is data (docs/protocol.md, "Errors").
+    """
+    if raw.startswith(ERROR_PREFIX):
+        try:
+            value = _decode(raw[len(ERROR_PREFIX) :])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            value = None
+        if isinstance(value, dict) and isinstance(value.get("code"), str):
+            return _error_of(value)
+        # The prefix alone says that it is an error: never taken for data.
+        text = raw[len(ERROR_PREFIX) :].decode(errors="backslashreplace")
+        return ResponseError.of("INTERNAL_ERROR", text)
+    if raw[:1] == b"{" and b'"error"' in raw:
+        try:
+            value = _decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        error = value.get("error")
+        if (
+            len(value) == 1
+            and isinstance(error, dict)
+            and isinstance(error.get("code"), str)
+            and isinstance(error.get("message"), str)
+        ):
+            return _error_of(error)
+    return None
+
+
+def _error_of(value: dict[str, Any]) -> ResponseError:
+    message = value.get("message")
+    timestamp = value.get("timestamp")
+    return ResponseError.of(
+        value["code"],
+        message if isinstance(message, str) else "",
+        timestamp=timestamp if isinstance(timestamp, str) else None,
+        details=value.get("details"),
+    )

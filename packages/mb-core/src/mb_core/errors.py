@@ -1,0 +1,230 @@
+"""Everything this library raises on purpose, under one root.
+
+Errors carry attributes; their text is for people.  The codes are those of the protocol
+(docs/protocol.md, "Errors").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+__all__ = [
+    "ConnectError",
+    "ConnectionLost",
+    "ForbiddenError",
+    "InternalError",
+    "InvalidRequestError",
+    "InvalidRequestIdError",
+    "LocalProtocolError",
+    "MBError",
+    "MalformedMessageError",
+    "MessageTooLarge",
+    "NoRouteFoundError",
+    "PluginError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RequestTimeoutError",
+    "ResponseError",
+    "ServiceUnavailableError",
+    "SlowConsumer",
+    "TopicNotSupportedError",
+    "UnauthorizedError",
+    "VersionNotSupportedError",
+    "timestamp_now",
+]
+
+
+class MBError(Exception):
+    """The root of every error of this library."""
+
+
+class ConnectError(MBError):
+    """No connection came about: refused, TLS, handshake, or no initialize in time."""
+
+
+class ConnectionLost(MBError):
+    """There was a connection, and it ended before the operation was complete.
+
+    `sent` says what happened to the message in question: False means that it never left
+    this process; True means that it may have reached the broker.
+    """
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        super().__init__(text)
+        self.sent = sent
+
+
+class ProtocolError(MBError):
+    """A rule of the MB protocol was broken; the subclasses say by whom.
+
+    `code` is the protocol's word for it and `details` the values that were wrong, in the
+    form in which a broker reports them.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        code: str = "MALFORMED_MESSAGE",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.code = code
+        self.details = details
+
+
+class LocalProtocolError(ProtocolError):
+    """This side was about to break a rule; nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side broke a rule."""
+
+
+class MessageTooLarge(MBError):
+    """A header or a payload is over its limit.  `size` and `limit` are in bytes."""
+
+    def __init__(self, text: str, *, size: int, limit: int) -> None:
+        super().__init__(text)
+        self.size = size
+        self.limit = limit
+
+
+class SlowConsumer(MBError):
+    """A subscription's queue was full and messages were dropped.
+
+    `topic` is the subscription's pattern, `dropped` how many messages it has lost so far.
+    """
+
+    def __init__(self, topic: str, dropped: int) -> None:
+        super().__init__(
+            f"the consumer of {topic!r} is too slow: {dropped} messages dropped so far "
+            "(raise queue_size or concurrency, or make the handler faster)"
+        )
+        self.topic = topic
+        self.dropped = dropped
+
+
+class PluginError(MBError):
+    """A plugin is missing, broken, or in conflict with another."""
+
+
+class ResponseError(MBError):
+    """The other side answered with an error.
+
+    A request handler may raise it as well: its code, text and details are the answer.
+    `timestamp` is ISO 8601 in UTC; `details` is whatever JSON the other side attached.
+    A subclass fixes its code, and is what `ResponseError.of` makes for that code.
+    """
+
+    _by_code: ClassVar[dict[str, type[ResponseError]]] = {}
+    code: str = "INTERNAL_ERROR"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A subclass of a user's own inherits its parent's code; the first class stays.
+        ResponseError._by_code.setdefault(cls.code, cls)
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        timestamp: str | None = None,
+        details: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        self.timestamp = timestamp if timestamp is not None else timestamp_now()
+        self.details = details
+
+    @classmethod
+    def of(
+        cls, code: str, message: str, *, timestamp: str | None = None, details: Any = None
+    ) -> ResponseError:
+        """The error for `code`: its own subclass, or ResponseError for a code unknown here."""
+        kind = cls._by_code.get(code, ResponseError)
+        return kind(message, code=code, timestamp=timestamp, details=details)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that stands for this error on the wire (docs/protocol.md, "Errors")."""
+        error = {"code": self.code, "message": self.message, "timestamp": self.timestamp}
+        return error if self.details is None else {**error, "details": self.details}
+
+
+class InvalidRequestError(ResponseError):
+    """INVALID_REQUEST: the request is well formed but makes no sense to its receiver."""
+
+    code = "INVALID_REQUEST"
+
+
+class MalformedMessageError(ResponseError):
+    """MALFORMED_MESSAGE: the message could not be read."""
+
+    code = "MALFORMED_MESSAGE"
+
+
+class InvalidRequestIdError(ResponseError):
+    """INVALID_REQUEST_ID: a response came for no request, or too late."""
+
+    code = "INVALID_REQUEST_ID"
+
+
+class VersionNotSupportedError(ResponseError):
+    """VERSION_NOT_SUPPORTED: the topic exists, this version of it does not."""
+
+    code = "VERSION_NOT_SUPPORTED"
+
+
+class UnauthorizedError(ResponseError):
+    """UNAUTHORIZED: the sender is not known."""
+
+    code = "UNAUTHORIZED"
+
+
+class ForbiddenError(ResponseError):
+    """FORBIDDEN: the sender is known and may not do this."""
+
+    code = "FORBIDDEN"
+
+
+class TopicNotSupportedError(ResponseError):
+    """TOPIC_NOT_SUPPORTED: there is no such system topic."""
+
+    code = "TOPIC_NOT_SUPPORTED"
+
+
+class NoRouteFoundError(ResponseError):
+    """NO_ROUTE_FOUND: nobody is subscribed to the topic."""
+
+    code = "NO_ROUTE_FOUND"
+
+
+class ServiceUnavailableError(ResponseError):
+    """SERVICE_UNAVAILABLE: the responder is gone or has no room for the request."""
+
+    code = "SERVICE_UNAVAILABLE"
+
+
+class RequestTimeoutError(ResponseError):
+    """TIMEOUT: no answer within the request's time limit."""
+
+    code = "TIMEOUT"
+
+
+class InternalError(ResponseError):
+    """INTERNAL_ERROR: the responder failed; its log says why."""
+
+    code = "INTERNAL_ERROR"
+
+
+def timestamp_now() -> str:
+    """The time as the protocol writes it: ISO 8601, UTC, milliseconds, `Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

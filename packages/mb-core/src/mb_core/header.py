@@ -1,0 +1,246 @@
+"""The header line of a message: its fields, its limits, and a fast reader.
+
+    action:topic:version[:requestId[:parentRequestId[:timeout]]]
+
+Fields are positional; an absent one before a present one is empty (docs/protocol.md, "Header").
+Messages of one kind share the first three fields, so a reader remembers what it read there: a
+header met before costs one or two look-ups in a dictionary.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
+from .ids import check_id, is_id
+from .topic import check_topic, is_topic
+
+__all__ = [
+    "DEFAULT_VERSION",
+    "MAX_HEADER",
+    "MAX_TIMEOUT",
+    "Action",
+    "HeaderPrefix",
+    "HeaderReader",
+    "MessageHeader",
+    "ReadHeader",
+    "check_timeout",
+    "encode_header",
+    "read_header",
+]
+
+MAX_HEADER = 367
+"""Bytes of the longest header, its newline included."""
+
+MAX_TIMEOUT = 3_600_000
+"""Milliseconds of the longest time limit."""
+
+DEFAULT_VERSION = "1.0.0"
+
+_VERSION = re.compile(
+    r"v?(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}"
+    r"(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+    re.ASCII,
+)
+_REMEMBERED = 4096
+_COLON = ord(":")
+
+
+class Action(StrEnum):
+    """What a message is for."""
+
+    PUBLISH = "publish"
+    REQUEST = "request"
+    RESPONSE = "response"
+
+
+_ACTIONS = {action.value: action for action in Action}
+
+
+@dataclass(frozen=True, slots=True)
+class MessageHeader:
+    """The fields of a header, unchecked: `create_message` and `encode_header` check them.
+
+    `timeout` is in whole milliseconds, for requests only; ids are UUIDs in lower case.
+    """
+
+    action: str
+    topic: str
+    version: str = DEFAULT_VERSION
+    request_id: str | None = None
+    parent_id: str | None = None
+    timeout: int | None = None
+
+
+class HeaderPrefix:
+    """Action, topic and version of a header: what messages of one kind have in common.
+
+    `key` is the topic as it is matched, in lower case; `encoded` the three fields as they came,
+    the action in lower case.  `route` is for the reader's owner: what it looked up for this
+    prefix, valid while `generation` is that of its table.
+    """
+
+    __slots__ = ("action", "encoded", "generation", "key", "route", "topic", "version")
+
+    def __init__(self, action: Action, topic: str, version: str) -> None:
+        self.action = action
+        self.topic = topic
+        self.version = version
+        self.key = topic.lower()
+        self.encoded = f"{action.value}:{topic}:{version}".encode()
+        self.route: Any = None
+        self.generation = -1
+
+
+# The prefix, request id, parent id, time limit in milliseconds, and where the newline stands.
+ReadHeader = tuple[HeaderPrefix, bytes | None, bytes | None, int | None, int]
+
+
+class HeaderReader:
+    """Reads headers and remembers their prefixes; one for each table that routes by them."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, HeaderPrefix] = {}
+
+    def read(self, data: bytes) -> ReadHeader:
+        """Read the header of a whole message; raises RemoteProtocolError where it has none."""
+        end = data.find(b"\n", 0, MAX_HEADER)
+        known = self._known
+        prefix = known.get(data[:end])
+        if prefix is not None and end >= 0:
+            return prefix, None, None, None, end
+        start = end - 37
+        if start > 0 and data[start] == _COLON:
+            prefix = known.get(data[:start])
+            if prefix is not None:
+                request_id = data[start + 1 : end]
+                if is_id(request_id):
+                    return prefix, request_id, None, None, end
+        return self._read(data, end)
+
+    def _read(self, data: bytes, end: int) -> ReadHeader:
+        prefix, request_id, parent_id, timeout, end = read_header(data, end)
+        known = self._known.get(prefix.encoded)
+        if known is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[prefix.encoded] = known = prefix
+        return known, request_id, parent_id, timeout, end
+
+
+def read_header(data: bytes, end: int | None = None) -> ReadHeader:
+    """Read the header of a whole message without any memory of others.
+
+    Lenient where the reference broker is: actions in any case, spaces around the version,
+    fields after the sixth ignored.  Raises RemoteProtocolError with `code` and `details`.
+    """
+    if end is None:
+        end = data.find(b"\n", 0, MAX_HEADER)
+    if end < 0:
+        raise RemoteProtocolError(
+            f"invalid message: no newline ends the header within its limit of {MAX_HEADER} bytes"
+        )
+    fields = data[:end].decode(errors="backslashreplace").split(":")
+    if len(fields) < 3:
+        raise RemoteProtocolError(
+            f"invalid header {':'.join(fields)[:80]!r}: action, topic and version are required, "
+            "joined by ':'"
+        )
+    action_text, topic, version = fields[:3]
+    action = _ACTIONS.get(action_text.lower())
+    if action is None:
+        raise RemoteProtocolError(
+            f"invalid action {action_text!r}: expected publish, request or response",
+            details={"validActions": list(_ACTIONS)},
+        )
+    if not is_topic(topic):
+        raise RemoteProtocolError(f"invalid topic {topic!r}", details={"topic": topic})
+    if not _VERSION.fullmatch(version.strip(" ")):
+        raise RemoteProtocolError(
+            f"invalid version {version!r}: expected a semantic version such as 1.0.0",
+            details={"version": version},
+        )
+    request_id = _read_id(fields, 3, "requestId")
+    parent_id = _read_id(fields, 4, "parentRequestId")
+    timeout = _read_timeout(fields, action)
+    return HeaderPrefix(action, topic, version), request_id, parent_id, timeout, end
+
+
+def encode_header(header: MessageHeader) -> bytes:
+    """The header line, its newline included.
+
+    Raises LocalProtocolError for a field that breaks a rule, MessageTooLarge over MAX_HEADER.
+    """
+    action = _ACTIONS.get(header.action.lower()) if isinstance(header.action, str) else None
+    if action is None:
+        raise LocalProtocolError(
+            f"invalid action {header.action!r}: expected publish, request or response"
+        )
+    check_topic(header.topic)
+    if not isinstance(header.version, str) or not _VERSION.fullmatch(header.version):
+        raise LocalProtocolError(
+            f"invalid version {header.version!r}: expected a semantic version such as 1.0.0"
+        )
+    fields = [f"{action.value}:{header.topic}:{header.version}".encode(), b"", b"", b""]
+    if header.request_id is not None:
+        fields[1] = check_id(header.request_id, "request id")
+    if header.parent_id is not None:
+        fields[2] = check_id(header.parent_id, "parent id")
+    if header.timeout is not None:
+        if action is not Action.REQUEST:
+            raise LocalProtocolError(f"a time limit is for requests only, not for a {action.value}")
+        fields[3] = b"%d" % check_timeout(header.timeout)
+    line = b":".join(fields).rstrip(b":") + b"\n"
+    if len(line) > MAX_HEADER:
+        raise MessageTooLarge(
+            f"the header has {len(line)} bytes, the limit is {MAX_HEADER}: shorten the topic",
+            size=len(line),
+            limit=MAX_HEADER,
+        )
+    return line
+
+
+def check_timeout(timeout: int) -> int:
+    """Return a request's time limit, or raise LocalProtocolError that says what it may be."""
+    if isinstance(timeout, int) and not isinstance(timeout, bool) and 1 <= timeout <= MAX_TIMEOUT:
+        return timeout
+    raise LocalProtocolError(
+        f"invalid timeout {timeout!r}: whole milliseconds from 1 to {MAX_TIMEOUT}"
+    )
+
+
+def _read_id(fields: list[str], place: int, name: str) -> bytes | None:
+    text = fields[place] if len(fields) > place else ""
+    if not text:
+        return None
+    encoded = text.encode()
+    if not is_id(encoded):
+        raise RemoteProtocolError(
+            f"invalid {name} {text!r}: expected a UUID of 36 characters in lower case",
+            details={name: text},
+        )
+    return encoded
+
+
+def _read_timeout(fields: list[str], action: Action) -> int | None:
+    text = fields[5] if len(fields) > 5 else ""
+    if not text:
+        return None
+    if action is not Action.REQUEST:
+        raise RemoteProtocolError(
+            f"a timeout is allowed on requests only, not on a {action.value}",
+            details={"action": action.value},
+        )
+    # No more digits than the limit has: int() of a long text takes long.
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 7 else None
+    if number is None or not 1 <= number <= MAX_TIMEOUT:
+        raise RemoteProtocolError(
+            f"invalid timeout {text!r}: expected whole milliseconds from 1 to {MAX_TIMEOUT}",
+            details={"timeout": number},
+        )
+    return number

@@ -1,0 +1,25 @@
+"""Which event loop is running."""
+
+from __future__ import annotations
+
+import sys
+
+from .contract import Backend
+
+__all__ = ["current_backend"]
+
+
+def current_backend() -> Backend:
+    """The Backend of the running event loop; raises RuntimeError where none runs.
+
+    The loops' own modules are imported when first needed: trio's users do not pay for asyncio,
+    and trio need not be installed.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        from .trio_link import TrioBackend
+
+        return TrioBackend()
+    from .asyncio_link import AsyncioBackend
+
+    return AsyncioBackend()

@@ -1,0 +1,318 @@
+"""Links on asyncio: received data goes from the loop's callback straight to the handler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from ..errors import ConnectError, ConnectionLost, MBError
+from ..wire import Wire, WireState
+from .contract import (
+    FLUSH_AT,
+    Accept,
+    Address,
+    Link,
+    LinkHandler,
+    Listener,
+    Poster,
+    Spawn,
+    StreamOptions,
+    Waiter,
+)
+from .streams import bind, closed_error, connect_error, peer_name
+
+__all__ = ["AsyncioBackend"]
+
+_log = logging.getLogger("mb_core.link")
+
+
+class _StreamLink(asyncio.Protocol):
+    """A Link and the asyncio.Protocol under it, driving one Wire."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        accept: Accept,
+        options: StreamOptions,
+        handshakes: set[_StreamLink] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wire = wire
+        self._accept = accept
+        self._options = options
+        # The listener's, for a Link that was accepted and has not completed its handshake.
+        self._handshakes = handshakes
+        self._transport: asyncio.Transport | None = None
+        self._handler: LinkHandler | None = None
+        self._queued = 0
+        self._scheduled = False
+        self._paused = False
+        self._turn_is_full = False
+        self._open = False
+        self._drained: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # Why the handshake failed, or None where it is complete.
+        self.opened: asyncio.Future[MBError | None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self.peer = "peer"
+        self.congested = False
+
+    # The Link
+
+    def send(self, message: bytes) -> None:
+        if not self._open:
+            raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
+        self._queued += self._wire.send(message)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn_ended)
+        if self._queued >= FLUSH_AT:
+            self._turn_is_full = self.congested = True
+            self._flush()
+
+    def send_many(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self.send(message)
+
+    async def drain(self) -> None:
+        while self.congested and self._open:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            # Shielded: several tasks may wait, and one of them may be cancelled.
+            await asyncio.shield(self._drained)
+
+    def close(self, reason: str = "") -> None:
+        if self._closed.done() or self._transport is None:
+            return
+        self._wire.close(reason)
+        self._after_wire()
+
+    def abort(self) -> None:
+        self._open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+    # The asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=4 * FLUSH_AT)
+        self.peer = peer_name(transport.get_extra_info("socket"))
+        if self._handshakes is not None:
+            self._handshakes.add(self)
+        self._timer = self._loop.call_later(self._options.handshake_timeout, self._too_late)
+        self._after_wire()
+
+    def data_received(self, data: bytes) -> None:
+        messages = self._wire.receive_data(data)
+        if self._handler is None:
+            self._after_wire()
+        if messages and self._handler is not None:
+            self._handler.messages_received(messages)
+        self._after_wire()
+
+    def eof_received(self) -> bool:
+        self._wire.receive_eof()
+        self._after_wire()
+        return False
+
+    def pause_writing(self) -> None:
+        self._paused = self.congested = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._relieve()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open = False
+        self._wire.receive_eof()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._paused = self._turn_is_full = False
+        self._relieve()
+        error = closed_error(self.peer, self._wire, exc)
+        if self._handler is not None:
+            self._handler.link_lost(error)
+        else:
+            self._refuse(error)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    # What they share
+
+    def _after_wire(self) -> None:
+        """What is due after every call of the Wire: output, and the changes of its state."""
+        state = self._wire.state
+        if state is WireState.OPEN:
+            if self._handler is None:
+                self._be_open()
+        elif state is not WireState.HANDSHAKE:
+            self._open = False
+        self._flush()
+        if state is WireState.CLOSED:
+            self._end_stream()
+        if not self._open and self._handler is not None:
+            self._limit_closing()
+
+    def _end_stream(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        accepted = self._handshakes is not None
+        if accepted and self._wire.error is not None and transport.can_write_eof():
+            # Closing with input unread would reset the connection, and the other side could not
+            # read why it was refused: its end of the stream is awaited, for a while.
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def _be_open(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._open = True
+        self._handler = self._accept(self)
+        self._settle(None)
+
+    def _limit_closing(self) -> None:
+        if self._timer is None and not self._closed.done():
+            self._timer = self._loop.call_later(self._options.close_timeout, self.abort)
+
+    def _too_late(self) -> None:
+        seconds = self._options.handshake_timeout
+        self._refuse(ConnectError(f"{self.peer} did not complete its handshake in {seconds:g} s"))
+        self.abort()
+
+    def _refuse(self, error: MBError | None) -> None:
+        if error is None:
+            error = ConnectError(f"{self.peer} closed the connection during the handshake")
+            level = logging.DEBUG
+        else:
+            level = logging.WARNING
+        if self._handshakes is not None and not self.opened.done():
+            _log.log(level, "connection from %s refused: %s", self.peer, error)
+        self._settle(error if isinstance(error, ConnectError) else ConnectError(str(error)))
+
+    def _settle(self, error: MBError | None) -> None:
+        if self._handshakes is not None:
+            self._handshakes.discard(self)
+        if not self.opened.done():
+            self.opened.set_result(error)
+
+    def _turn_ended(self) -> None:
+        self._scheduled = False
+        self._turn_is_full = False
+        self._flush()
+        self._relieve()
+
+    def _relieve(self) -> None:
+        if self.congested and not self._paused and not self._turn_is_full:
+            self.congested = False
+            if self._drained is not None:
+                if not self._drained.done():
+                    self._drained.set_result(None)
+                self._drained = None
+
+    def _flush(self) -> None:
+        data = self._wire.data_to_send()
+        self._queued = 0
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class _Listener:
+    def __init__(
+        self, servers: list[asyncio.Server], handshakes: set[_StreamLink], address: Address
+    ) -> None:
+        self._servers = servers
+        self._handshakes = handshakes
+        self.address = address
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for link in list(self._handshakes):
+            link.abort()
+
+
+class AsyncioBackend:
+    """The Backend of asyncio."""
+
+    name = "asyncio"
+
+    def waiter(self) -> Waiter:
+        return asyncio.get_running_loop().create_future()
+
+    def poster(self) -> Poster:
+        loop = asyncio.get_running_loop()
+        thread = threading.get_ident()
+
+        def post(function: Callable[[], None]) -> bool:
+            try:
+                if threading.get_ident() == thread:
+                    loop.call_soon(function)
+                else:
+                    loop.call_soon_threadsafe(function)
+            except RuntimeError:  # the loop is closed
+                return False
+            return True
+
+        return post
+
+    async def checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
+    def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        return asyncio.ensure_future(function())
+
+    async def connect(
+        self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
+    ) -> Link:
+        loop = asyncio.get_running_loop()
+        link = _StreamLink(wire, accept, options)
+        try:
+            await loop.create_connection(
+                lambda: link,
+                *address,
+                ssl=options.ssl_context,
+                server_hostname=options.server_hostname if options.ssl_context else None,
+            )
+            refusal = await link.opened
+        except (OSError, EOFError) as error:
+            raise connect_error(address, error) from error
+        except BaseException:
+            link.abort()
+            raise
+        if refusal is not None:
+            raise refusal
+        return link
+
+    async def listen(
+        self,
+        address: Address,
+        wire: Callable[[], Wire],
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
+    ) -> Listener:
+        loop = asyncio.get_running_loop()
+        handshakes: set[_StreamLink] = set()
+        sockets = await bind(address)
+        servers = [
+            await loop.create_server(
+                lambda: _StreamLink(wire(), accept, options, handshakes),
+                sock=sock,
+                ssl=options.ssl_context,
+                ssl_handshake_timeout=options.handshake_timeout if options.ssl_context else None,
+            )
+            for sock in sockets
+        ]
+        name = sockets[0].getsockname()
+        return _Listener(servers, handshakes, (name[0], name[1]))

@@ -1,0 +1,190 @@
+"""The contracts between a live connection, its event loop, and whoever uses the connection."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import MBError
+from ..wire import Wire
+
+__all__ = [
+    "FLUSH_AT",
+    "Accept",
+    "Address",
+    "Backend",
+    "Link",
+    "LinkHandler",
+    "Listener",
+    "Poster",
+    "Spawn",
+    "StreamOptions",
+    "Waiter",
+]
+
+FLUSH_AT = 65_536
+"""Bytes queued in one turn of the loop at which a Link writes at once, and is congested."""
+
+
+class LinkHandler(Protocol):
+    """Receives what a Link receives; called from the event loop, so it must not block.
+
+    What it raises is a bug: the Link reports it to the loop and ends the connection.
+    """
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        """Take whole messages, in order; never empty, never after `link_lost`."""
+        ...
+
+    def link_lost(self, error: MBError | None) -> None:
+        """The connection has ended; called exactly once.
+
+        `error` says why, None for an orderly end, whichever side began it.
+        """
+        ...
+
+
+class Link(Protocol):
+    """One live connection, on one event loop; used from that loop's thread only."""
+
+    @property
+    def peer(self) -> str:
+        """The other side, for logs and errors."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """Whether `drain` has something to wait for: see there."""
+        ...
+
+    def send(self, message: bytes) -> None:
+        """Send a message.  All that is sent in one turn of the loop leaves in one write.
+
+        Raises ConnectionLost with sent=False when the connection is closing or closed.  A
+        message sent before that reaches the operating system unless the connection breaks.
+        """
+        ...
+
+    def send_many(self, messages: list[bytes]) -> None:
+        """Send messages in order; otherwise as `send`."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until more may be sent; returns at once where the Link is not congested.
+
+        Senders of many messages await it whenever `congested` is true: then memory is bounded
+        and the loop gets its turn.  A lost connection ends the wait as well.  When cancelled,
+        nothing is lost.
+        """
+        ...
+
+    def close(self, reason: str = "") -> None:
+        """End the connection in order: what was sent goes out, then the transport's farewell.
+
+        Takes at most the close time limit, then aborts.  Safe to call at any time and twice;
+        `link_lost` is called when it is over.
+        """
+        ...
+
+    def abort(self) -> None:
+        """End the connection now; what was not written yet is lost."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Wait until `link_lost` has been called."""
+        ...
+
+
+Accept = Callable[[Link], LinkHandler]
+"""Gives the handler of a new Link.  Called when the transport's handshake is complete, before
+anything is received; what is sent on the Link from then on is sent."""
+
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+"""Starts a task that lives as long as the caller's scope."""
+
+Poster = Callable[[Callable[[], None]], bool]
+"""Runs a function soon in the thread of the event loop it belongs to; callable from any thread.
+Functions run in the order in which they were posted.  False where that loop has ended."""
+
+
+class Waiter(Protocol):
+    """A value that one task waits for: an asyncio.Future, and its like on trio."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How byte streams are opened and closed; times in seconds."""
+
+    ssl_context: ssl.SSLContext | None = None
+    server_hostname: str | None = None
+    handshake_timeout: float = 10.0
+    close_timeout: float = 5.0
+
+
+Address = tuple[str, int]
+"""Host and port."""
+
+
+class Listener(Protocol):
+    """Accepts connections until it is closed; the accepted Links live on."""
+
+    @property
+    def address(self) -> Address: ...
+
+    async def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """What core needs of an event loop beyond anyio: byte streams as Links, and cheap waiting."""
+
+    @property
+    def name(self) -> str: ...
+
+    def waiter(self) -> Waiter: ...
+
+    def poster(self) -> Poster:
+        """A Poster into the running loop."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Let the loop have a turn; a point of cancellation."""
+        ...
+
+    def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        """Start a task that no scope of the caller's holds, and that the loop's end cancels.
+
+        `function` must not raise anything but cancellation.  Keep what is returned for as long
+        as the task is to live: the loop may hold it weakly.
+        """
+        ...
+
+    async def connect(
+        self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
+    ) -> Link:
+        """Open a byte stream, complete the Wire's handshake, give the Link.
+
+        Raises ConnectError.  There is no time limit but the caller's; when cancelled, the
+        stream is closed.
+        """
+        ...
+
+    async def listen(
+        self,
+        address: Address,
+        wire: Callable[[], Wire],
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
+    ) -> Listener:
+        """Accept byte streams; port 0 asks for a free one.  Raises ConnectError.
+
+        A connection whose handshake fails or takes too long is closed and logged.
+        """
+        ...

@@ -1,0 +1,53 @@
+"""One timer for many deadlines: drives a machine that has `next_deadline` and a handler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+
+from .contract import Backend, Waiter
+
+__all__ = ["DeadlineTimer"]
+
+
+class DeadlineTimer:
+    """Calls `handle(now)` when the time of `next_deadline()` has come; time.monotonic() both.
+
+    It is not moved when what it was set for is over: it fires once for nothing, where moving it
+    would cost each request.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        next_deadline: Callable[[], float | None],
+        handle: Callable[[float], None],
+    ) -> None:
+        self._backend = backend
+        self._next_deadline = next_deadline
+        self._handle = handle
+        self._wakeup: Waiter | None = None
+        self._set_for = float("inf")
+
+    def look(self) -> None:
+        """To be called after a deadline was added: it may be the next one."""
+        deadline = self._next_deadline()
+        if (
+            deadline is not None
+            and deadline < self._set_for
+            and self._wakeup is not None
+            and not self._wakeup.done()
+        ):
+            self._wakeup.set_result(None)
+
+    async def run(self) -> None:
+        """Handle deadlines until cancelled."""
+        while True:
+            self._handle(time.monotonic())
+            deadline = self._next_deadline()
+            self._set_for = deadline if deadline is not None else float("inf")
+            self._wakeup = self._backend.waiter()
+            with anyio.move_on_after(self._set_for - time.monotonic()):
+                await self._wakeup

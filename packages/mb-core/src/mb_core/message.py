@@ -1,0 +1,146 @@
+"""A message: a header line and a payload, as a value and as text."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from .codec import decode_payload, encode_payload
+from .errors import LocalProtocolError, RemoteProtocolError
+from .header import Action, HeaderPrefix, MessageHeader, encode_header, read_header
+
+__all__ = ["Message", "Responder", "create_message", "is_text", "parse_message"]
+
+T = TypeVar("T")
+
+
+class Responder(Protocol):
+    """Whoever can send the answer to a received request."""
+
+    async def respond(self, message: Message, payload: Any) -> None: ...
+
+
+class Message:
+    """A received message.  The client and `parse_message` make it; it does not change.
+
+    Its payload is decoded when it is first asked for: who only counts or forwards messages
+    does not pay for that.
+    """
+
+    __slots__ = (
+        "_parent_id",
+        "_payload",
+        "_prefix",
+        "_request_id",
+        "_timeout",
+        "raw_payload",
+        "responder",
+    )
+
+    def __init__(
+        self,
+        prefix: HeaderPrefix,
+        request_id: bytes | None,
+        parent_id: bytes | None,
+        timeout: int | None,
+        raw_payload: bytes,
+    ) -> None:
+        self._prefix = prefix
+        self._request_id = request_id
+        self._parent_id = parent_id
+        self._timeout = timeout
+        self._payload: Any = _UNREAD
+        self.raw_payload = raw_payload
+        self.responder: Responder | None = None
+
+    @property
+    def action(self) -> Action:
+        return self._prefix.action
+
+    @property
+    def topic(self) -> str:
+        """The topic in its sender's spelling; topics are matched without regard to case."""
+        return self._prefix.topic
+
+    @property
+    def request_id(self) -> str | None:
+        return self._request_id.decode() if self._request_id is not None else None
+
+    @property
+    def header(self) -> MessageHeader:
+        prefix = self._prefix
+        return MessageHeader(
+            prefix.action,
+            prefix.topic,
+            prefix.version,
+            self.request_id,
+            self._parent_id.decode() if self._parent_id is not None else None,
+            self._timeout,
+        )
+
+    @property
+    def payload(self) -> Any:
+        """The decoded payload; None for an empty one.
+
+        Raises RemoteProtocolError where the payload is no JSON: brokers forward what they get.
+        """
+        if self._payload is _UNREAD:
+            self._payload = decode_payload(self.raw_payload)
+        return self._payload
+
+    def decode(self, kind: type[T]) -> T:
+        """The payload converted to `kind`: a dataclass, a TypedDict, a list[int], a Struct, ...
+
+        Raises RemoteProtocolError where it does not fit; its text says where.
+        """
+        return decode_payload(self.raw_payload, kind)
+
+    async def respond(self, payload: Any) -> None:
+        """Answer this request.
+
+        Only the first answer counts: a handler that has responded need not return anything.
+        Raises LocalProtocolError for a message that is no received request, or a second answer;
+        ConnectionLost where the connection is gone.  When cancelled, the answer has been sent.
+        """
+        if self.responder is None:
+            raise LocalProtocolError(
+                f"only a received request can be answered, once; this is a {self.action.value} "
+                f"of {self.topic!r}"
+            )
+        await self.responder.respond(self, payload)
+
+    def __repr__(self) -> str:
+        start = self.raw_payload[:60].decode(errors="backslashreplace")
+        more = "..." if len(self.raw_payload) > 60 else ""
+        return f"<Message {self._prefix.encoded.decode()} {start}{more}>"
+
+
+def create_message(header: MessageHeader, payload: Any) -> str:
+    """The text of a message, as it stands in a WebSocket frame.
+
+    Raises LocalProtocolError for a header or a payload that breaks a rule, MessageTooLarge for
+    a header over its limit; the payload's limit is the connection's, and checked there.
+    """
+    return (encode_header(header) + encode_payload(payload)).decode()
+
+
+def parse_message(data: str | bytes) -> Message:
+    """Read a whole message; raises RemoteProtocolError, whose `code` and `details` say why."""
+    encoded = data.encode(errors="surrogatepass") if isinstance(data, str) else bytes(data)
+    if not is_text(encoded):
+        raise RemoteProtocolError("invalid message: it is not UTF-8")
+    prefix, request_id, parent_id, timeout, end = read_header(encoded)
+    return Message(prefix, request_id, parent_id, timeout, encoded[end + 1 :])
+
+
+def is_text(data: bytes) -> bool:
+    """Whether `data` is UTF-8."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_UNREAD = object()

@@ -1,0 +1,83 @@
+"""What a Session tells its driver, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import MBError
+from ..message import Message
+from .requests import PendingRequest
+from .subscriptions import Subscribed
+
+__all__ = [
+    "Answered",
+    "Delivered",
+    "Event",
+    "Failed",
+    "Initialized",
+    "Reply",
+    "Requested",
+    "Unmatched",
+]
+
+# Not frozen: freezing triples the cost of making one, and they are made for each message.
+
+
+@dataclass(slots=True)
+class Initialized:
+    """The broker has greeted: from now on messages may be sent."""
+
+
+@dataclass(slots=True)
+class Delivered:
+    """Published messages of one kind that arrived together, in order, for each subscription."""
+
+    subscriptions: tuple[Subscribed, ...]
+    messages: list[Message]
+
+
+@dataclass(slots=True)
+class Requested:
+    """A request to be answered by `subscription`'s consumer."""
+
+    subscription: Subscribed
+    message: Message
+
+
+@dataclass(slots=True)
+class Answered:
+    """The request is complete: this is its response."""
+
+    request: PendingRequest
+    message: Message
+
+
+@dataclass(slots=True)
+class Failed:
+    """The request is complete: a ResponseError, or ConnectionLost."""
+
+    request: PendingRequest
+    error: MBError
+
+
+@dataclass(slots=True)
+class Reply:
+    """A message of the Session's own, which the driver must send at once."""
+
+    message: bytes
+
+
+@dataclass(slots=True)
+class Unmatched:
+    """Something arrived that belongs to no request and no subscription.
+
+    `error` is what it reports, or what is wrong with it: a NoRouteFoundError for a publish
+    without an id, a MalformedMessageError for a message that the broker could not read, a
+    RemoteProtocolError for one that we can't read.  None for a response that came too late.
+    """
+
+    error: MBError | None
+    message: Message | None
+
+
+Event = Initialized | Delivered | Requested | Answered | Failed | Reply | Unmatched

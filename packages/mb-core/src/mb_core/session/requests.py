@@ -1,0 +1,64 @@
+"""The requests that wait for their responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..deadlines import Deadlines
+
+__all__ = ["PendingRequest", "PendingRequests"]
+
+
+class PendingRequest:
+    """A message with an id, sent or about to be, whose response is awaited.
+
+    `message` is what the driver has to send.  `waiter` is the driver's, for whatever it wakes
+    when the request is complete.  `limit` is the time limit in milliseconds that was asked for.
+    """
+
+    __slots__ = ("limit", "message", "request_id", "topic", "waiter")
+
+    def __init__(self, request_id: bytes, topic: str, limit: int, message: bytes) -> None:
+        self.request_id = request_id
+        self.topic = topic
+        self.limit = limit
+        self.message = message
+        self.waiter: Any = None
+
+
+class PendingRequests:
+    """Pending requests by id and by deadline; one leaves by `take`, whatever the reason."""
+
+    __slots__ = ("_by_id", "_deadlines")
+
+    def __init__(self) -> None:
+        self._by_id: dict[bytes, PendingRequest] = {}
+        self._deadlines: Deadlines[PendingRequest] = Deadlines()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[PendingRequest]:
+        return iter(list(self._by_id.values()))
+
+    def add(self, request: PendingRequest, deadline: float) -> None:
+        self._by_id[request.request_id] = request
+        self._deadlines.add(request, deadline)
+
+    def take(self, request_id: bytes | None) -> PendingRequest | None:
+        """Remove and return the request of this id; None where none waits for it."""
+        request = self._by_id.pop(request_id, None) if request_id is not None else None
+        if request is not None:
+            self._deadlines.discard(request)
+        return request
+
+    def take_due(self, now: float) -> list[PendingRequest]:
+        """Remove and return the requests whose deadline has come."""
+        due = self._deadlines.pop_due(now)
+        for request in due:
+            del self._by_id[request.request_id]
+        return due
+
+    def next_deadline(self) -> float | None:
+        return self._deadlines.next()

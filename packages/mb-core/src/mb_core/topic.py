@@ -1,0 +1,185 @@
+"""Topics, subscription patterns, and the table that finds who listens.
+
+A topic is 1 to 5 segments joined by dots; each segment is a letter followed by letters and
+digits; 255 characters at most; matched without regard to case.  In a pattern `+` stands for
+exactly one segment, and a closing `#` for any number of them, none included
+(docs/protocol.md, "Topics").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from .errors import LocalProtocolError
+
+__all__ = ["MAX_TOPIC_LENGTH", "TopicTable", "check_pattern", "check_topic", "is_topic", "matches"]
+
+MAX_TOPIC_LENGTH = 255
+
+_SEGMENT = "[A-Za-z][A-Za-z0-9]*"
+_TOPIC = re.compile(rf"{_SEGMENT}(?:\.{_SEGMENT}){{0,4}}")
+_PLACE = rf"(?:{_SEGMENT}|\+)"
+_PATTERN = re.compile(rf"#|{_PLACE}(?:\.{_PLACE}){{0,4}}|{_PLACE}(?:\.{_PLACE}){{0,3}}\.#")
+
+T = TypeVar("T")
+
+
+def is_topic(text: str) -> bool:
+    """Whether `text` is a topic that a message can be sent to."""
+    return len(text) <= MAX_TOPIC_LENGTH and _TOPIC.fullmatch(text) is not None
+
+
+def is_pattern(text: str) -> bool:
+    """Whether `text` can be subscribed to: a topic, or one with `+` and `#` in its places."""
+    return len(text) <= MAX_TOPIC_LENGTH and _PATTERN.fullmatch(text) is not None
+
+
+def check_topic(topic: str) -> str:
+    """Return `topic` as it is, or raise LocalProtocolError that says what a topic looks like."""
+    if isinstance(topic, str) and is_topic(topic):
+        return topic
+    raise LocalProtocolError(
+        f"invalid topic {_shown(topic)}: a topic is 1 to 5 segments joined by '.', each a letter "
+        f"followed by letters and digits, {MAX_TOPIC_LENGTH} characters at most "
+        "(wildcards are for subscriptions only)"
+    )
+
+
+def check_pattern(pattern: str) -> str:
+    """Return `pattern` as it is, or raise LocalProtocolError that says what a pattern may be."""
+    if isinstance(pattern, str) and is_pattern(pattern):
+        return pattern
+    raise LocalProtocolError(
+        f"invalid topic pattern {_shown(pattern)}: 1 to 5 segments joined by '.', each a letter "
+        "followed by letters and digits, or '+' for any one segment; '#' for any number of "
+        f"segments may stand last; {MAX_TOPIC_LENGTH} characters at most"
+    )
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a subscription to `pattern` receives messages of `topic`."""
+    places = pattern.lower().split(".")
+    segments = topic.lower().split(".")
+    if places[-1] == "#":
+        places.pop()
+        if len(segments) < len(places):
+            return False
+        segments = segments[: len(places)]
+    return len(places) == len(segments) and all(
+        place in ("+", segment) for place, segment in zip(places, segments, strict=True)
+    )
+
+
+class TopicTable(Generic[T]):
+    """Values filed under patterns, found by the topics that match.
+
+    One lookup costs the same whether ten patterns are filed or a hundred thousand: exact
+    topics are one dictionary access; wildcards walk a tree no deeper than a topic.
+    `generation` changes with every change, so that callers can keep what they looked up.
+    """
+
+    __slots__ = ("_exact", "_root", "_size", "generation")
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[T, None]] = {}
+        self._root: _Node[T] = _Node()
+        self._size = 0
+        self.generation = 0
+
+    def __len__(self) -> int:
+        """How many pairs of pattern and value are filed."""
+        return self._size
+
+    def add(self, pattern: str, value: T) -> bool:
+        """File `value` under `pattern`; False where it was there already."""
+        values = self._values(pattern.lower(), create=True)
+        assert values is not None
+        if value in values:
+            return False
+        values[value] = None
+        self._size += 1
+        self.generation += 1
+        return True
+
+    def remove(self, pattern: str, value: T) -> bool:
+        """Take `value` away from `pattern`; False where it was not there."""
+        key = pattern.lower()
+        values = self._values(key, create=False)
+        if values is None or value not in values:
+            return False
+        del values[value]
+        if not values:
+            self._forget(key)
+        self._size -= 1
+        self.generation += 1
+        return True
+
+    def match(self, topic: str) -> Iterator[T]:
+        """Each value whose pattern matches `topic`, the exact ones first.
+
+        A value filed under several patterns that match comes several times.
+        """
+        key = topic.lower()
+        yield from self._exact.get(key, ())
+        if self._root.children or self._root.tail:
+            yield from self._root.match(key.split("."), 0)
+
+    def __contains__(self, pattern: str) -> bool:
+        return self._values(pattern.lower(), create=False) is not None
+
+    def _values(self, key: str, *, create: bool) -> dict[T, None] | None:
+        if "+" not in key and "#" not in key:
+            return self._exact.setdefault(key, {}) if create else self._exact.get(key)
+        node = self._root
+        places = key.split(".")
+        for place in places[:-1] if places[-1] == "#" else places:
+            child = node.children.get(place)
+            if child is None:
+                if not create:
+                    return None
+                child = node.children[place] = _Node()
+            node = child
+        values = node.tail if places[-1] == "#" else node.values
+        return values if values or create else None
+
+    def _forget(self, key: str) -> None:
+        if key in self._exact:
+            del self._exact[key]
+        else:
+            self._root.prune(key.split("."), 0)
+
+
+class _Node(Generic[T]):
+    """One place in a pattern: what ends here, what ends here with `#`, and what goes on."""
+
+    __slots__ = ("children", "tail", "values")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node[T]] = {}
+        self.values: dict[T, None] = {}
+        self.tail: dict[T, None] = {}
+
+    def match(self, segments: list[str], depth: int) -> Iterator[T]:
+        yield from self.tail
+        if depth == len(segments):
+            yield from self.values
+            return
+        for place in (segments[depth], "+"):
+            child = self.children.get(place)
+            if child is not None:
+                yield from child.match(segments, depth + 1)
+
+    def prune(self, places: list[str], depth: int) -> bool:
+        """Drop the branch of `places` where nothing is left in it; True when this node is empty."""
+        if depth < len(places) and places[depth] != "#":
+            child = self.children.get(places[depth])
+            if child is not None and child.prune(places, depth + 1):
+                del self.children[places[depth]]
+        return not (self.children or self.values or self.tail)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

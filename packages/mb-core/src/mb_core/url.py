@@ -1,0 +1,42 @@
+"""The URLs of brokers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from .errors import ConnectError
+
+__all__ = ["URL", "parse_url"]
+
+
+@dataclass(frozen=True, slots=True)
+class URL:
+    """The parts of `scheme://host:port/path`; `port` is None where the URL names none."""
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.path}"
+
+
+def parse_url(text: str) -> URL:
+    """Read a URL; raises ConnectError that says what one looks like."""
+    try:
+        parts: SplitResult = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ConnectError(f"invalid URL {text!r}: {error}") from error
+    if "://" not in text or not parts.scheme:
+        raise ConnectError(
+            f"invalid URL {text!r}: expected scheme://host:port, for example tcp://localhost:8081"
+        )
+    if parts.username or parts.password:
+        raise ConnectError("a broker's URL takes no user name and no password")
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return URL(parts.scheme.lower(), parts.hostname or "", port, path)

@@ -1,0 +1,94 @@
+"""The Wire contract: a transport's framing, without I/O.
+
+A transport package supplies Wires; core reads and writes the bytes.  One Wire serves one
+connection, for the client's side or the broker's, under asyncio, trio and threads alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from .errors import MBError
+from .header import MAX_HEADER
+
+__all__ = ["DEFAULT_MAX_PAYLOAD", "Limits", "Wire", "WireState"]
+
+DEFAULT_MAX_PAYLOAD = 16_384
+"""Bytes of the largest payload that a broker takes unless it is configured otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes.
+
+    `max_payload` holds for what this side sends, and in a broker for what it takes.
+    `max_message` is the largest message that is accepted from the wire; a larger one closes
+    the connection.
+    """
+
+    max_payload: int = DEFAULT_MAX_PAYLOAD
+    max_message: int = DEFAULT_MAX_PAYLOAD + MAX_HEADER
+
+
+class WireState(Enum):
+    """Where a Wire is in its life; it only moves downwards in this list."""
+
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Wire(Protocol):
+    """Turns received bytes into whole messages, and messages into bytes to send.
+
+    What its driver (a Link) has to do:
+
+    - write `data_to_send()` after creating the Wire, and after each call of any method;
+    - give every received chunk to `receive_data`, and the end of the stream to `receive_eof`;
+    - look at `state` after that: messages may be sent in OPEN only; in CLOSED nothing more is
+      to be read, and the stream is closed when all output is written;
+    - call from one thread only.  No method blocks, and none calls back.
+
+    What a Wire has to keep:
+
+    - no method raises for what the other side did: it moves to CLOSED (to CLOSING, where it
+      still has to wait for the other side) and leaves the reason in `error`; messages which
+      were whole before the fault are still returned;
+    - after CLOSED, received data is ignored; `receive_eof` and `close` are safe to call twice;
+    - work in proportion to the bytes received, however they were split.
+    """
+
+    @property
+    def state(self) -> WireState: ...
+
+    @property
+    def error(self) -> MBError | None:
+        """Why the Wire is closing: RemoteProtocolError, MessageTooLarge, ConnectError for a
+        refused handshake; None for an orderly end."""
+        ...
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """Take bytes from the stream, give the messages that are whole now, in order."""
+        ...
+
+    def receive_eof(self) -> None:
+        """Take the end of the stream.  An end within a message or a handshake is an `error`."""
+        ...
+
+    def send(self, message: bytes) -> int:
+        """Queue a message of UTF-8; return how many bytes it adds to the output.
+
+        Called in OPEN only.
+        """
+        ...
+
+    def close(self, reason: str = "") -> None:
+        """Begin an orderly end behind everything that is queued."""
+        ...
+
+    def data_to_send(self) -> bytes:
+        """Take the bytes that are to be written now, in order; empty where there are none."""
+        ...

@@ -1,0 +1,27 @@
+"""What this distribution registers (entry-point group `mb`)."""
+
+from __future__ import annotations
+
+from mb_core.hookspecs import hookimpl
+from mb_core.transport import WireTransport
+from mb_core.url import URL
+from mb_core.wire import Limits
+
+from .wire import LengthPrefixWire
+
+__all__ = ["mb_register_transports"]
+
+
+@hookimpl
+def mb_register_transports() -> list[WireTransport]:
+    return [
+        WireTransport("tcp", default_port=8081, secure=False, client=_client, server=_server),
+        WireTransport("tls", default_port=8444, secure=True, client=_client, server=_server),
+    ]
+
+
+def _client(url: URL, limits: Limits) -> LengthPrefixWire:
+    return LengthPrefixWire(limits)
+
+
+_server = LengthPrefixWire

@@ -1,0 +1,91 @@
+"""A message on TCP: its length in 4 bytes, big-endian, then its bytes (docs/protocol.md, "TCP")."""
+
+from __future__ import annotations
+
+from mb_core.errors import MBError, MessageTooLarge, RemoteProtocolError
+from mb_core.wire import Limits, WireState
+
+__all__ = ["LengthPrefixWire"]
+
+_PREFIX = 4
+
+
+class LengthPrefixWire:
+    """A Wire; both sides of a connection are alike, and there is no handshake."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.state = WireState.OPEN
+        self.error: MBError | None = None
+        self._limit = limits.max_message
+        self._output: list[bytes] = []
+        self._input = bytearray()
+        # Nothing can be whole before the input has this many bytes.
+        self._needed = _PREFIX
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        if self.state is WireState.CLOSED:
+            return []
+        if self._input:
+            self._input += data
+            if len(self._input) < self._needed:
+                return []
+            data = bytes(self._input)
+            self._input.clear()
+        messages: list[bytes] = []
+        position, end = 0, len(data)
+        while (start := position + _PREFIX) <= end:
+            length = int.from_bytes(data[position:start])
+            if length > self._limit:
+                self._fail(length, data[position:start])
+                return messages
+            stop = start + length
+            if stop > end:
+                self._needed = _PREFIX + length
+                break
+            messages.append(data[start:stop])
+            position = stop
+        else:
+            self._needed = _PREFIX
+        if position < end:
+            self._input += data[position:] if position else data
+        return messages
+
+    def receive_eof(self) -> None:
+        if self._input and self.state is not WireState.CLOSED:
+            self.error = RemoteProtocolError(
+                f"the connection ended within a message: {len(self._input)} of "
+                f"{self._needed} bytes came"
+            )
+        self.state = WireState.CLOSED
+
+    def send(self, message: bytes) -> int:
+        length = len(message)
+        self._output += (length.to_bytes(_PREFIX), message)
+        return _PREFIX + length
+
+    def close(self, reason: str = "") -> None:
+        # TCP has no farewell but its end.
+        self._input.clear()
+        self.state = WireState.CLOSED
+
+    def data_to_send(self) -> bytes:
+        if not self._output:
+            return b""
+        data = b"".join(self._output)
+        self._output.clear()
+        return data
+
+    def _fail(self, length: int, prefix: bytes) -> None:
+        self._input.clear()
+        self.state = WireState.CLOSED
+        hint = " (is this HTTP or TLS, on a plain MB port?)" if _foreign(prefix) else ""
+        self.error = MessageTooLarge(
+            f"a message of {length} bytes was announced, the limit is {self._limit}{hint}",
+            size=length,
+            limit=self._limit,
+        )
+
+
+def _foreign(prefix: bytes) -> bool:
+    """Whether a length looks like the beginning of another protocol."""
+    return prefix.isalpha() or prefix.strip().isalpha() or prefix[:2] == b"\x16\x03"

@@ -1,0 +1,1 @@
+"""mb: the command line of MB."""

@@ -1,0 +1,178 @@
+"""A message on WebSocket: one text frame, no subprotocol (docs/protocol.md, "WebSocket")."""
+
+from __future__ import annotations
+
+import logging
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import Protocol, State
+from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
+
+from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
+from mb_core.message import is_text
+from mb_core.url import URL
+from mb_core.wire import Limits, WireState
+
+__all__ = ["WebSocketWire", "client_wire", "server_wire"]
+
+# websockets logs each frame at DEBUG and each close at INFO: not our users' log.
+_log = logging.getLogger("mb_ws.websockets")
+_log.setLevel(logging.WARNING)
+
+_STATES = {
+    State.CONNECTING: WireState.HANDSHAKE,
+    State.OPEN: WireState.OPEN,
+    State.CLOSING: WireState.CLOSING,
+    State.CLOSED: WireState.CLOSED,
+}
+# A close frame's reason has at most 123 bytes.
+_MAX_REASON = 123
+
+
+def client_wire(url: URL, limits: Limits) -> WebSocketWire:
+    """The client's side; its handshake is ready to be sent."""
+    protocol = ClientProtocol(parse_uri(str(url)), max_size=limits.max_message, logger=_log)
+    protocol.send_request(protocol.connect())
+    return WebSocketWire(protocol)
+
+
+def server_wire(limits: Limits) -> WebSocketWire:
+    """The broker's side: any path and any origin."""
+    return WebSocketWire(ServerProtocol(max_size=limits.max_message, logger=_log))
+
+
+class WebSocketWire:
+    """A Wire over one of websockets' sans-I/O protocols."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.error: MBError | None = None
+        self._protocol = protocol
+        self._ended = False
+        # Of a message in several frames, those that came.
+        self._fragments: list[bytes] = []
+
+    @property
+    def state(self) -> WireState:
+        protocol = self._protocol
+        farewells = protocol.close_sent is not None and protocol.close_rcvd is not None
+        if self._ended or farewells or self.error is not None:
+            return WireState.CLOSED
+        return _STATES[protocol.state]
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        protocol = self._protocol
+        if self.state is WireState.CLOSED:
+            return []
+        protocol.receive_data(data)
+        messages: list[bytes] = []
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                self._frame(event, messages)
+            elif isinstance(event, Request) and isinstance(protocol, ServerProtocol):
+                protocol.send_response(protocol.accept(event))
+            elif isinstance(event, Response) and protocol.handshake_exc is not None:
+                self.error = ConnectError(_refusal(event))
+            if self.error is not None:
+                break
+        self._look_for_faults()
+        return messages
+
+    def receive_eof(self) -> None:
+        state = self.state
+        if state is WireState.CLOSED:
+            return
+        self._ended = True
+        self._protocol.receive_eof()
+        if state is WireState.HANDSHAKE:
+            self.error = ConnectError("the connection was closed during the WebSocket handshake")
+        elif state is WireState.OPEN:
+            self.error = RemoteProtocolError("the connection ended without a WebSocket close")
+
+    def send(self, message: bytes) -> int:
+        self._protocol.send_text(message)
+        return len(message) + 8  # a frame's header and mask; exact only for most messages
+
+    def close(self, reason: str = "") -> None:
+        protocol = self._protocol
+        if protocol.state is State.OPEN:
+            protocol.send_close(CloseCode.NORMAL_CLOSURE, _cut(reason))
+        elif protocol.state is State.CONNECTING:
+            self._ended = True
+
+    def data_to_send(self) -> bytes:
+        # An empty item asks for the end of our side of the stream: `state` says the same.
+        return b"".join(self._protocol.data_to_send())
+
+    def _frame(self, frame: Frame, messages: list[bytes]) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT:
+            if frame.fin:
+                self._take(bytes(frame.data), messages)
+            else:
+                self._fragments = [bytes(frame.data)]
+        elif opcode is Opcode.CONT:
+            self._fragments.append(bytes(frame.data))
+            if frame.fin:
+                self._take(b"".join(self._fragments), messages)
+                self._fragments = []
+        elif opcode is Opcode.BINARY:
+            self._fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames, this is a binary one")
+
+    def _take(self, message: bytes, messages: list[bytes]) -> None:
+        if is_text(message):
+            messages.append(message)
+        else:
+            self._fail(CloseCode.INVALID_DATA, "a text frame is no UTF-8")
+
+    def _fail(self, code: CloseCode, text: str) -> None:
+        self.error = RemoteProtocolError(text)
+        if self._protocol.state is State.OPEN:
+            self._protocol.fail(code, text)
+
+    def _look_for_faults(self) -> None:
+        """Take over what websockets found wrong, in our words."""
+        protocol = self._protocol
+        if self.error is not None:
+            return
+        if protocol.parser_exc is not None:
+            exc = protocol.parser_exc
+            if isinstance(exc, PayloadTooBig):
+                limit = protocol.max_message_size or 0
+                size = exc.size or limit + 1
+                self.error = MessageTooLarge(
+                    f"a message of {size} bytes came, the limit is {limit}", size=size, limit=limit
+                )
+            else:
+                self.error = RemoteProtocolError(f"invalid WebSocket data: {exc}")
+        elif protocol.handshake_exc is not None:
+            self.error = ConnectError(f"no WebSocket handshake: {protocol.handshake_exc}")
+        elif _is_abnormal(protocol.close_rcvd):
+            received = protocol.close_rcvd
+            assert received is not None
+            reason = received.reason or "no reason given"
+            self.error = RemoteProtocolError(
+                f"closed by the other side with code {received.code}: {reason}"
+            )
+
+
+def _is_abnormal(close: Close | None) -> bool:
+    return close is not None and close.code not in (
+        CloseCode.NORMAL_CLOSURE,
+        CloseCode.GOING_AWAY,
+        CloseCode.NO_STATUS_RCVD,
+    )
+
+
+def _refusal(response: Response) -> str:
+    body = (response.body or b"")[:200].decode(errors="backslashreplace").strip()
+    return f"the server refused the WebSocket handshake with HTTP status {response.status_code}" + (
+        f": {body}" if body else ""
+    )
+
+
+def _cut(reason: str) -> str:
+    return reason.encode()[:_MAX_REASON].decode(errors="ignore")
