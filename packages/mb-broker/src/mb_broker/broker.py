@@ -99,10 +99,12 @@ class Broker:
         try:
             for url in self._wanted:
                 await self._listen(url, backend)
-        except BaseException as error:
-            await self._stop_listening()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._stop_listening()
             self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(type(error), error, error.__traceback__)
+            # Not told of the error, which it would wrap into a group.
+            await self._tasks.__aexit__(None, None, None)
             raise
         self._tasks.start_soon(self._timer.run)
         return self

@@ -84,7 +84,7 @@ class Connection:
         self._lost: MBError | None = None
         self._timer = DeadlineTimer(self.backend, session.next_deadline, self._handle_deadline)
         self._tasks: anyio.abc.TaskGroup
-        self._consumers_scope = anyio.CancelScope()
+        self._consumers: anyio.abc.TaskGroup
         self._root_task: object = None
 
     # Opening and closing
@@ -140,13 +140,8 @@ class Connection:
 
     def start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a consumer's task: closing cancels it before the Link is closed."""
-
-        async def run() -> None:
-            with self._consumers_scope:
-                await function()
-
-        if not self._consumers_scope.cancel_called:
-            self._tasks.start_soon(run)
+        if not self._close_asked.is_set():
+            self._consumers.start_soon(function)
 
     # Sending
 
@@ -259,10 +254,12 @@ class Connection:
     async def _root(self, started: anyio.Event) -> None:
         try:
             async with anyio.create_task_group() as self._tasks:
-                started.set()
                 self._tasks.start_soon(self._timer.run)
                 self._tasks.start_soon(self._callbacks.run, self.backend)
-                await self._close_asked.wait()
+                async with anyio.create_task_group() as self._consumers:
+                    started.set()
+                    await self._close_asked.wait()
+                    self._consumers.cancel_scope.cancel()
                 await self._end()
                 self._tasks.cancel_scope.cancel()
         except Exception:
@@ -278,7 +275,6 @@ class Connection:
 
     async def _end(self) -> None:
         """Close in order, within the close time limit at each step."""
-        self._consumers_scope.cancel()
         self._act(self.session.close())
         self._end_consumers(None)
         if hasattr(self, "link"):
