@@ -1,0 +1,141 @@
+"""`mb serve` in a process of its own, used and killed as from another terminal."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from mb_client import ConnectionLost, Message, MessageBrokerClient
+
+pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mb_tools",
+            "serve",
+            "--tcp-port",
+            "0",
+            "--ws-port",
+            "0",
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def urls(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(2)]
+
+
+async def test_prints_its_urls_one_a_line_and_serves_both() -> None:
+    with anyio.fail_after(30), serving() as process:
+        tcp, ws = urls(process)
+        assert tcp.startswith("tcp://127.0.0.1:")
+        assert ws.startswith("ws://127.0.0.1:")
+        async with MessageBrokerClient(tcp) as service, MessageBrokerClient(ws) as client:
+            await service.subscribe("echo", action="request", handler=lambda m: m.payload)
+            assert (await client.request("echo", {"n": 1})).payload == {"n": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_with_status_0(number: signal.Signals) -> None:
+    with anyio.fail_after(30), serving() as process:
+        tcp, _ = urls(process)
+        async with MessageBrokerClient(tcp) as client:
+            process.send_signal(number)
+            with pytest.raises(ConnectionLost):
+                await client.run()
+        out, err = await anyio.to_thread.run_sync(process.communicate)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+async def test_requests_in_flight_are_answered_before_it_ends() -> None:
+    with anyio.fail_after(30), serving() as process:
+        tcp, ws = urls(process)
+        asked, answer = anyio.Event(), anyio.Event()
+
+        async def slow(message: Message) -> str:
+            asked.set()
+            await answer.wait()
+            return "done"
+
+        async with MessageBrokerClient(tcp) as service, MessageBrokerClient(ws) as client:
+            await service.subscribe("slow", action="request", handler=slow)
+            answers: list[object] = []
+
+            async def ask() -> None:
+                answers.append((await client.request("slow", {})).payload)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask)
+                await asked.wait()
+                process.send_signal(signal.SIGTERM)
+                await refused(tcp)  # it accepts no more: it is draining
+                answer.set()
+            assert answers == ["done"]
+        assert await anyio.to_thread.run_sync(process.wait) == 0
+
+
+async def test_a_second_signal_ends_it_at_once() -> None:
+    with anyio.fail_after(30), serving() as process:
+        tcp, _ = urls(process)
+        asked = anyio.Event()
+
+        async def never(message: Message) -> None:
+            asked.set()
+            await anyio.sleep_forever()
+
+        async with MessageBrokerClient(tcp) as client:
+            await client.subscribe("never", action="request", handler=never)
+            async with anyio.create_task_group() as tasks:
+
+                async def ask() -> None:
+                    with pytest.raises(ConnectionLost):
+                        await client.request("never", {}, timeout=3_600_000)
+
+                tasks.start_soon(ask)
+                await asked.wait()
+                process.send_signal(signal.SIGTERM)
+                await refused(tcp)
+                process.send_signal(signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(process.wait) == 0
+
+
+async def test_a_port_that_is_taken_is_one_line_and_status_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with anyio.fail_after(30), serving("--tcp-port", str(port)) as process:
+            out, err = await anyio.to_thread.run_sync(process.communicate)
+    assert process.returncode == 1
+    assert out == ""
+    assert err == f"mb serve: can't listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+async def refused(url: str) -> None:
+    """Wait until nobody accepts connections at `url` any more."""
+    host, _, port = url.removeprefix("tcp://").rpartition(":")
+    while True:
+        try:
+            await (await anyio.connect_tcp(host, int(port))).aclose()
+        except OSError:
+            return
