@@ -8,7 +8,7 @@ from mb_core.codec import encode_payload
 from mb_core.errors import ResponseError
 from mb_core.header import HeaderPrefix
 
-__all__ = ["GREETING", "HEARTBEAT", "malformed_reply", "reply", "reply_error"]
+__all__ = ["GREETING", "HEARTBEAT", "malformed_reply", "reply", "reply_error", "response"]
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
 HEARTBEAT = b"request:system.heartbeat:1.0.0\n{}"
@@ -16,11 +16,12 @@ HEARTBEAT = b"request:system.heartbeat:1.0.0\n{}"
 
 def reply(prefix: HeaderPrefix, request_id: bytes, payload: Any) -> bytes:
     """A response under the topic and version of what it answers."""
-    return b"response:%b:%b\n%b" % (
-        f"{prefix.topic}:{prefix.version}".encode(),
-        request_id,
-        encode_payload(payload),
-    )
+    return response(prefix, request_id, encode_payload(payload))
+
+
+def response(prefix: HeaderPrefix, request_id: bytes, payload: bytes) -> bytes:
+    """A response whose payload is encoded already."""
+    return b"response:%b:%b\n%b" % (prefix.subject, request_id, payload)
 
 
 def reply_error(prefix: HeaderPrefix, request_id: bytes, error: ResponseError) -> bytes:

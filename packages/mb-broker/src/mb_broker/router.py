@@ -32,7 +32,7 @@ from mb_core.message import is_text
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .registry import Registry, Service, is_system
-from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error
+from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
 from .system import SystemTopics
 
 __all__ = ["Router", "RouterOptions"]
@@ -247,10 +247,8 @@ class Router:
     def _answer(self, request: _Outstanding, payload: bytes) -> None:
         """Pass an answer back under the requester's own id, topic and version."""
         if request.requester is not None:
-            prefix = request.prefix
-            head = f"response:{prefix.topic}:{prefix.version}:".encode()
             request_id = request.requester_id or self._ids.next()
-            self._send(request.requester, b"%b%b\n%b" % (head, request_id, payload))
+            self._send(request.requester, response(request.prefix, request_id, payload))
 
     def _answer_error(self, request: _Outstanding, error: ResponseError) -> None:
         if request.requester is not None:

@@ -78,19 +78,29 @@ class MessageHeader:
 class HeaderPrefix:
     """Action, topic and version of a header: what messages of one kind have in common.
 
-    `key` is the topic as it is matched, in lower case; `encoded` the three fields as they came,
-    the action in lower case.  `route` is for the reader's owner: what it looked up for this
-    prefix, valid while `generation` is that of its table.
+    `key` is the topic as it is matched, in lower case; `subject` is topic and version as they
+    came, `encoded` the action before them, in lower case.  `route` is for the reader's owner:
+    what it looked up for this prefix, valid while `generation` is that of its table.
     """
 
-    __slots__ = ("action", "encoded", "generation", "key", "route", "topic", "version")
+    __slots__ = (
+        "action",
+        "encoded",
+        "generation",
+        "key",
+        "route",
+        "subject",
+        "topic",
+        "version",
+    )
 
     def __init__(self, action: Action, topic: str, version: str) -> None:
         self.action = action
         self.topic = topic
         self.version = version
         self.key = topic.lower()
-        self.encoded = f"{action.value}:{topic}:{version}".encode()
+        self.subject = f"{topic}:{version}".encode()
+        self.encoded = b"%b:%b" % (action.value.encode(), self.subject)
         self.route: Any = None
         self.generation = -1
 
@@ -124,51 +134,33 @@ class HeaderReader:
         return self._read(data, end)
 
     def _read(self, data: bytes, end: int) -> ReadHeader:
-        prefix, request_id, parent_id, timeout, end = read_header(data, end)
-        known = self._known.get(prefix.encoded)
-        if known is None:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[prefix.encoded] = known = prefix
-        return known, request_id, parent_id, timeout, end
+        fields = _split(data, end)
+        prefix = self._known.get(b":".join(fields[:3]))
+        if prefix is None:
+            prefix = self._learn(_read_prefix(fields))
+        request_id, parent_id, timeout = _read_rest(fields, prefix.action)
+        return prefix, request_id, parent_id, timeout, end
+
+    def _learn(self, prefix: HeaderPrefix) -> HeaderPrefix:
+        known = self._known
+        if prefix.encoded not in known:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[prefix.encoded] = prefix
+        return known[prefix.encoded]
 
 
-def read_header(data: bytes, end: int | None = None) -> ReadHeader:
+def read_header(data: bytes) -> ReadHeader:
     """Read the header of a whole message without any memory of others.
 
     Lenient where the reference broker is: actions in any case, spaces around the version,
     fields after the sixth ignored.  Raises RemoteProtocolError with `code` and `details`.
     """
-    if end is None:
-        end = data.find(b"\n", 0, MAX_HEADER)
-    if end < 0:
-        raise RemoteProtocolError(
-            f"invalid message: no newline ends the header within its limit of {MAX_HEADER} bytes"
-        )
-    fields = data[:end].decode(errors="backslashreplace").split(":")
-    if len(fields) < 3:
-        raise RemoteProtocolError(
-            f"invalid header {':'.join(fields)[:80]!r}: action, topic and version are required, "
-            "joined by ':'"
-        )
-    action_text, topic, version = fields[:3]
-    action = _ACTIONS.get(action_text.lower())
-    if action is None:
-        raise RemoteProtocolError(
-            f"invalid action {action_text!r}: expected publish, request or response",
-            details={"validActions": list(_ACTIONS)},
-        )
-    if not is_topic(topic):
-        raise RemoteProtocolError(f"invalid topic {topic!r}", details={"topic": topic})
-    if not _VERSION.fullmatch(version.strip(" ")):
-        raise RemoteProtocolError(
-            f"invalid version {version!r}: expected a semantic version such as 1.0.0",
-            details={"version": version},
-        )
-    request_id = _read_id(fields, 3, "requestId")
-    parent_id = _read_id(fields, 4, "parentRequestId")
-    timeout = _read_timeout(fields, action)
-    return HeaderPrefix(action, topic, version), request_id, parent_id, timeout, end
+    end = data.find(b"\n", 0, MAX_HEADER)
+    fields = _split(data, end)
+    prefix = _read_prefix(fields)
+    request_id, parent_id, timeout = _read_rest(fields, prefix.action)
+    return prefix, request_id, parent_id, timeout, end
 
 
 def encode_header(header: MessageHeader) -> bytes:
@@ -214,33 +206,76 @@ def check_timeout(timeout: int) -> int:
     )
 
 
-def _read_id(fields: list[str], place: int, name: str) -> bytes | None:
-    text = fields[place] if len(fields) > place else ""
-    if not text:
-        return None
-    encoded = text.encode()
-    if not is_id(encoded):
+def _split(data: bytes, end: int) -> list[bytes]:
+    if end < 0:
         raise RemoteProtocolError(
-            f"invalid {name} {text!r}: expected a UUID of 36 characters in lower case",
-            details={name: text},
+            f"invalid message: no newline ends the header within its limit of {MAX_HEADER} bytes"
         )
-    return encoded
+    return data[:end].split(b":")
 
 
-def _read_timeout(fields: list[str], action: Action) -> int | None:
-    text = fields[5] if len(fields) > 5 else ""
-    if not text:
-        return None
+def _read_prefix(fields: list[bytes]) -> HeaderPrefix:
+    if len(fields) < 3:
+        raise RemoteProtocolError(
+            f"invalid header {_text(b':'.join(fields))[:80]!r}: action, topic and version are "
+            "required, joined by ':'"
+        )
+    action_text, topic, version = (_text(field) for field in fields[:3])
+    action = _ACTIONS.get(action_text.lower())
+    if action is None:
+        raise RemoteProtocolError(
+            f"invalid action {action_text!r}: expected publish, request or response",
+            details={"validActions": list(_ACTIONS)},
+        )
+    if not is_topic(topic):
+        raise RemoteProtocolError(f"invalid topic {topic!r}", details={"topic": topic})
+    if not _VERSION.fullmatch(version.strip(" ")):
+        raise RemoteProtocolError(
+            f"invalid version {version!r}: expected a semantic version such as 1.0.0",
+            details={"version": version},
+        )
+    return HeaderPrefix(action, topic, version)
+
+
+def _read_rest(
+    fields: list[bytes], action: Action
+) -> tuple[bytes | None, bytes | None, int | None]:
+    """The ids and the time limit, which are absent or empty, or right."""
+    count = len(fields)
+    request_id = fields[3] if count > 3 and fields[3] else None
+    parent_id = fields[4] if count > 4 and fields[4] else None
+    if request_id is not None and not is_id(request_id):
+        raise _bad_id("requestId", request_id)
+    if parent_id is not None and not is_id(parent_id):
+        raise _bad_id("parentRequestId", parent_id)
+    timeout = _read_timeout(fields[5], action) if count > 5 and fields[5] else None
+    return request_id, parent_id, timeout
+
+
+def _read_timeout(field: bytes, action: Action) -> int:
     if action is not Action.REQUEST:
         raise RemoteProtocolError(
             f"a timeout is allowed on requests only, not on a {action.value}",
             details={"action": action.value},
         )
     # No more digits than the limit has: int() of a long text takes long.
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 7 else None
+    number = int(field) if field.isdigit() and len(field) <= 7 else None
     if number is None or not 1 <= number <= MAX_TIMEOUT:
         raise RemoteProtocolError(
-            f"invalid timeout {text!r}: expected whole milliseconds from 1 to {MAX_TIMEOUT}",
+            f"invalid timeout {_text(field)!r}: expected whole milliseconds from 1 to "
+            f"{MAX_TIMEOUT}",
             details={"timeout": number},
         )
     return number
+
+
+def _bad_id(name: str, value: bytes) -> RemoteProtocolError:
+    text = _text(value)
+    return RemoteProtocolError(
+        f"invalid {name} {text!r}: expected a UUID of 36 characters in lower case",
+        details={name: text},
+    )
+
+
+def _text(field: bytes) -> str:
+    return field.decode(errors="backslashreplace")

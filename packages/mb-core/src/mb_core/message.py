@@ -23,16 +23,17 @@ class Message:
     """A received message.  The client and `parse_message` make it; it does not change.
 
     Its payload is decoded when it is first asked for: who only counts or forwards messages
-    does not pay for that.
+    does not pay for that.  `prefix` and `request_key` are the header as the wire has it, for the
+    machines that route by it.
     """
 
     __slots__ = (
         "_parent_id",
         "_payload",
-        "_prefix",
-        "_request_id",
         "_timeout",
+        "prefix",
         "raw_payload",
+        "request_key",
         "responder",
     )
 
@@ -44,8 +45,8 @@ class Message:
         timeout: int | None,
         raw_payload: bytes,
     ) -> None:
-        self._prefix = prefix
-        self._request_id = request_id
+        self.prefix = prefix
+        self.request_key = request_id
         self._parent_id = parent_id
         self._timeout = timeout
         self._payload: Any = _UNREAD
@@ -54,20 +55,20 @@ class Message:
 
     @property
     def action(self) -> Action:
-        return self._prefix.action
+        return self.prefix.action
 
     @property
     def topic(self) -> str:
         """The topic in its sender's spelling; topics are matched without regard to case."""
-        return self._prefix.topic
+        return self.prefix.topic
 
     @property
     def request_id(self) -> str | None:
-        return self._request_id.decode() if self._request_id is not None else None
+        return self.request_key.decode() if self.request_key is not None else None
 
     @property
     def header(self) -> MessageHeader:
-        prefix = self._prefix
+        prefix = self.prefix
         return MessageHeader(
             prefix.action,
             prefix.topic,
@@ -111,7 +112,7 @@ class Message:
     def __repr__(self) -> str:
         start = self.raw_payload[:60].decode(errors="backslashreplace")
         more = "..." if len(self.raw_payload) > 60 else ""
-        return f"<Message {self._prefix.encoded.decode()} {start}{more}>"
+        return f"<Message {self.prefix.encoded.decode()} {start}{more}>"
 
 
 def create_message(header: MessageHeader, payload: Any) -> str:

@@ -204,7 +204,7 @@ class Connection:
 
     async def respond(self, message: Message, payload: Any) -> None:
         """Answer a received request; see Message.respond."""
-        if message.request_id is None:
+        if message.request_key is None:
             message.responder = None
             return
         answer = self.session.respond(message, payload)
@@ -215,7 +215,7 @@ class Connection:
 
     def answer_now(self, message: Message, payload: Any) -> None:
         """Answer a received request from the reader, without back-pressure."""
-        if message.request_id is not None and message.responder is not None:
+        if message.request_key is not None and message.responder is not None:
             message.responder = None
             self.link.send(self.session.respond(message, payload))
 

@@ -340,10 +340,9 @@ class Session:
                 continue
             run = run_prefix = None
             action = prefix.action
+            if prefix.generation != table.generation:
+                self._look_up(prefix)
             if action is Action.PUBLISH:
-                if prefix.generation != table.generation:
-                    prefix.route = table.receivers(prefix.key)
-                    prefix.generation = table.generation
                 if prefix.key == _INITIALIZE:
                     self._move(_Move.INITIALIZED)
                     events.append(Initialized())
@@ -364,21 +363,27 @@ class Session:
         return Answered(request, message) if error is None else Failed(request, error)
 
     def _requested(self, message: Message) -> Event:
-        if message.topic.lower() == _HEARTBEAT:
-            name = message.request_id
-            return Reply(
-                encode_header(MessageHeader(Action.RESPONSE, _HEARTBEAT, request_id=name)) + b"{}"
-            )
-        entry = self.subscriptions.responder(message.topic)
+        if message.prefix.key == _HEARTBEAT:
+            return Reply(self._response_to(message, {}))
+        entry: Subscribed | None = message.prefix.route
         if entry is not None:
             return Requested(entry, message)
-        if message.request_id is None:
+        if message.request_key is None:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
         return Reply(self._response_to(message, gone))
 
     # Within
+
+    def _look_up(self, prefix: HeaderPrefix) -> None:
+        """Remember on the prefix who gets its messages, until a subscription changes."""
+        table = self.subscriptions
+        if prefix.action is Action.PUBLISH:
+            prefix.route = table.receivers(prefix.key)
+        elif prefix.action is Action.REQUEST:
+            prefix.route = table.responder(prefix.key)
+        prefix.generation = table.generation
 
     def _response_to(self, message: Message, payload: Any) -> bytes:
         if isinstance(payload, ResponseError):
@@ -387,15 +392,9 @@ class Session:
                 encoded = encode_error(ResponseError.of(payload.code, payload.message[:1000]))
         else:
             encoded = encode_payload(payload, self.limits.max_payload)
-        header = message.header
-        return (
-            encode_header(
-                MessageHeader(
-                    Action.RESPONSE, header.topic, header.version.strip(), header.request_id
-                )
-            )
-            + encoded
-        )
+        if message.request_key is None:
+            return b"response:%b\n%b" % (message.prefix.subject, encoded)
+        return b"response:%b:%b\n%b" % (message.prefix.subject, message.request_key, encoded)
 
     def _begin(self, request: PendingRequest, now: float) -> PendingRequest:
         self._pending.add(request, now + request.limit / 1000 + self.margin)
