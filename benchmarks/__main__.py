@@ -19,10 +19,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
+
 from mb_client import Message, MessageBrokerClient
 
 DOCUMENT = {
@@ -102,11 +103,18 @@ class NATS:
 async def mb_over(scheme: str) -> AsyncIterator[MB]:
     ports = {"tcp": 0, "ws": 0}
     command = [sys.executable, "-m", "mb_tools", "serve", "--tcp-port", "0", "--ws-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker:
+    # Blocking for a moment is no harm here: nothing is measured yet.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker:  # noqa: ASYNC220
         try:
             assert broker.stdout is not None
-            urls = {line.split(":")[0]: line.strip() for line in (broker.stdout.readline() for _ in ports)}
-            async with MessageBrokerClient(urls[scheme]) as one, MessageBrokerClient(urls[scheme]) as two:
+            urls = {
+                line.split(":")[0]: line.strip()
+                for line in (broker.stdout.readline() for _ in ports)
+            }
+            async with (
+                MessageBrokerClient(urls[scheme]) as one,
+                MessageBrokerClient(urls[scheme]) as two,
+            ):
                 yield MB(one, two)
         finally:
             broker.terminate()
@@ -144,7 +152,7 @@ def nats_server() -> Iterator[str]:
             server.terminate()
 
 
-async def measure(peer: Peer, messages: int) -> Iterator[dict[str, float]]:
+async def measure(peer: Peer, messages: int) -> Callable[[], Awaitable[dict[str, float]]]:
     """Prepare the peer; gives a function that measures one round."""
     received = 0
     complete = asyncio.Event()

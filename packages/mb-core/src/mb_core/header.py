@@ -121,9 +121,6 @@ class HeaderReader:
         """Read the header of a whole message; raises RemoteProtocolError where it has none."""
         end = data.find(b"\n", 0, MAX_HEADER)
         known = self._known
-        prefix = known.get(data[:end])
-        if prefix is not None and end >= 0:
-            return prefix, None, None, None, end
         start = end - 37
         if start > 0 and data[start] == _COLON:
             prefix = known.get(data[:start])
@@ -131,6 +128,10 @@ class HeaderReader:
                 request_id = data[start + 1 : end]
                 if is_id(request_id):
                     return prefix, request_id, None, None, end
+        elif end > 0:
+            prefix = known.get(data[:end])
+            if prefix is not None:
+                return prefix, None, None, None, end
         return self._read(data, end)
 
     def _read(self, data: bytes, end: int) -> ReadHeader:
