@@ -8,7 +8,7 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Protocol, State
+from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
@@ -149,7 +149,8 @@ class WebSocketWire:
             else:
                 self.error = RemoteProtocolError(f"invalid WebSocket data: {exc}")
         elif protocol.handshake_exc is not None:
-            self.error = ConnectError(f"no WebSocket handshake: {protocol.handshake_exc}")
+            hint = "" if protocol.side is Side.SERVER else " (is this a WebSocket port?)"
+            self.error = ConnectError(f"no WebSocket handshake: {protocol.handshake_exc}{hint}")
         elif _is_abnormal(protocol.close_rcvd):
             received = protocol.close_rcvd
             assert received is not None

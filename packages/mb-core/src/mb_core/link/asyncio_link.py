@@ -285,7 +285,8 @@ class AsyncioBackend:
             )
             refusal = await link.opened
         except (OSError, EOFError) as error:
-            raise connect_error(address, error) from error
+            secure = options.ssl_context is not None
+            raise connect_error(address, error, secure=secure) from error
         except BaseException:
             link.abort()
             raise

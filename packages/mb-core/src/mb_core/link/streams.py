@@ -49,7 +49,7 @@ async def bind(address: Address) -> list[socket.socket]:
     return sockets
 
 
-def connect_error(address: Address, error: BaseException) -> ConnectError:
+def connect_error(address: Address, error: BaseException, *, secure: bool) -> ConnectError:
     """Why no stream came about, and what to do about it."""
     where = f"{address[0]}:{address[1]}"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -65,7 +65,8 @@ def connect_error(address: Address, error: BaseException) -> ConnectError:
     if isinstance(error, socket.gaierror):
         return ConnectError(f"unknown host {address[0]!r}: {error.strerror}")
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ConnectError(f"can't connect to {where}: {text}")
+    hint = " (is this a TLS port?)" if secure else ""
+    return ConnectError(f"can't connect to {where}: {text}{hint}")
 
 
 def closed_error(peer: str, wire: Wire, error: BaseException | None) -> MBError | None:

@@ -305,7 +305,8 @@ class TrioBackend:
                 await stream.do_handshake()
         except (OSError, trio.BrokenResourceError) as error:
             cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
-            raise connect_error(address, cause or error) from error
+            secure = options.ssl_context is not None
+            raise connect_error(address, cause or error, secure=secure) from error
         peer = peer_name(tcp.socket)
         link = _StreamLink(wire, accept, stream, options, peer, accepted=False)
         spawn(link.run)
