@@ -39,6 +39,13 @@ def test_wrong_usage_is_status_2_and_one_message(arguments: list[str]) -> None:
     assert "Error: " in result.output
 
 
+def test_a_missing_event_loop_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mb_tools.cli.find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["demo", "--backend", "trio"])
+    assert result.exit_code == 2
+    assert "trio is not installed: pip install 'mb-core[trio]'" in result.output
+
+
 def test_help_imports_neither_the_client_nor_an_event_loop() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from mb_tools.cli import main; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.util import find_spec
 
 import click
 
@@ -66,6 +67,8 @@ def demo(requests: int, events: int, backend: str) -> None:
 
     from .demo import run
 
+    if find_spec(backend) is None:
+        raise click.UsageError(f"{backend} is not installed: pip install 'mb-core[{backend}]'")
     _exit(anyio.run(run, requests, events, backend=backend))
 
 
