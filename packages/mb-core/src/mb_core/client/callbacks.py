@@ -40,13 +40,13 @@ class Callbacks:
         self.message: list[Callback] = []
         self._due: deque[tuple[list[Callback], tuple[Any, ...]]] = deque()
         self._wakeup: Waiter | None = None
+        self._finishing = False
 
     def post(self, handlers: list[Callback], *args: Any) -> None:
         """Have `handlers` called soon, after what was posted before."""
         if handlers:
             self._due.append((handlers, args))
-            if self._wakeup is not None and not self._wakeup.done():
-                self._wakeup.set_result(None)
+            self._wake()
 
     def report(self, error: Exception, what: str, *, level: int = logging.ERROR) -> None:
         """An error that no caller of ours can get goes to the log and to the error handlers."""
@@ -64,11 +64,19 @@ class Callbacks:
             await self._call(handler, args)
 
     async def run(self, backend: Backend) -> None:
-        """Make the calls that are due, until cancelled."""
+        """Make the calls that are due, until `finish` was called and none is left."""
+        self._finishing = False
         while True:
             await self.run_due()
+            if self._finishing:
+                return
             self._wakeup = backend.waiter()
             await self._wakeup
+
+    def finish(self) -> None:
+        """No more calls will be posted: let `run` return behind the last."""
+        self._finishing = True
+        self._wake()
 
     async def run_due(self) -> None:
         """Make the calls that are due now."""
@@ -76,6 +84,10 @@ class Callbacks:
             handlers, args = self._due.popleft()
             for handler in list(handlers):
                 await self._call(handler, args)
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
     async def _call(self, handler: Callback, args: tuple[Any, ...]) -> None:
         try:

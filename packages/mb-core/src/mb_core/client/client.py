@@ -11,13 +11,14 @@ from typing import Any
 from ..errors import ConnectError, LocalProtocolError
 from ..header import DEFAULT_VERSION, MAX_HEADER, Action, MessageHeader, check_timeout
 from ..message import Message
-from ..plugins import Plugins, installed_plugins
+from ..plugins import Plugins
 from ..session import Session
 from ..topic import check_pattern
 from ..wire import DEFAULT_MAX_PAYLOAD, Limits
 from .address import broker_url
 from .callbacks import Callbacks, call
-from .connection import Connection, ConnectionOptions
+from .connection import Connection
+from .dial import ConnectionOptions
 from .interrupt import interruptible
 from .queue import MessageQueue
 from .subscription import Subscription
@@ -64,12 +65,12 @@ class MessageBrokerClient:
         if not isinstance(max_payload, int) or max_payload < 1:
             raise LocalProtocolError(f"invalid max_payload {max_payload!r}: a number of bytes")
         self._url = url
-        self._plugins = plugins
         self._options = ConnectionOptions(
             connect_timeout=connect_timeout / 1000,
             close_timeout=close_timeout / 1000,
             limits=Limits(max_payload, max(_MAX_RECEIVED, max_payload + MAX_HEADER)),
             ssl_context=ssl_context,
+            plugins=plugins,
         )
         self._callbacks = Callbacks()
         self._connection: Connection | None = None
@@ -97,11 +98,10 @@ class MessageBrokerClient:
                 "MessageBrokerClient('tcp://localhost:8081')"
             )
         url = broker_url(target, port, use_tls, "wss" if use_tls else "ws")
-        plugins = self._plugins if self._plugins is not None else installed_plugins()
         session = Session(limits=self._options.limits)
         connection = self._connection = Connection(session, self._callbacks, self._options)
         try:
-            await connection.open(url, plugins)
+            await connection.open(url)
         except BaseException:
             self._connection = None
             raise
@@ -110,7 +110,8 @@ class MessageBrokerClient:
         """Close the connection: what was sent goes out, requests that wait fail.
 
         Safe to call twice, and before connecting.  Takes a few times `close_timeout` at most.
-        Called from a handler of this client, it ends that handler.
+        Called from a handler or a callback of this client it returns at once, and the handler is
+        cancelled at its next await.
         """
         if self._connection is not None:
             await self._connection.close()

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
-import anyio.abc
 
 from ..errors import ConnectError, ConnectionLost, MBError, NoRouteFoundError, ResponseError
-from ..link import Backend, DeadlineTimer, Link, Waiter, current_backend
+from ..link import DeadlineTimer, Link, Waiter
 from ..message import Message
-from ..plugins import Plugins
 from ..session import (
     Answered,
     Delivered,
@@ -31,23 +26,13 @@ from ..session import (
     Unmatched,
 )
 from ..url import URL
-from ..wire import Limits
 from .callbacks import Callbacks
-from .dial import dial
+from .dial import ConnectionOptions, dial
+from .lifetime import AsyncFunction, Lifetime
 
-__all__ = ["Connection", "ConnectionOptions", "Consumer"]
+__all__ = ["Connection", "Consumer"]
 
 _log = logging.getLogger("mb_core.client")
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionOptions:
-    """How a connection is opened and closed; times in seconds."""
-
-    connect_timeout: float
-    close_timeout: float
-    limits: Limits
-    ssl_context: ssl.SSLContext | None
 
 
 class Consumer(Protocol):
@@ -61,76 +46,62 @@ class Consumer(Protocol):
 
 
 class Connection:
-    """A Session, the Link that it speaks over, and one task that holds all the others.
-
-    That task belongs to the event loop, not to a scope of the user's: so a client can be
-    connected in one function and closed in another, on trio as on asyncio, and an error in one
-    place cancels nothing in another.
-    """
+    """Drives a Session over a Link."""
 
     link: Link
 
     def __init__(self, session: Session, callbacks: Callbacks, options: ConnectionOptions) -> None:
         self.session = session
-        self.backend: Backend = current_backend()
         self._callbacks = callbacks
         self._options = options
+        self._lifetime = Lifetime(
+            callbacks, options.close_timeout, ending=self._ending, ended=self._ended
+        )
+        self.backend = self._lifetime.backend
         # The broker answers its own topics at once: milliseconds.
         self._system_limit = int(options.connect_timeout * 1000)
         self._greeted: Waiter = self.backend.waiter()
-        self._close_asked = anyio.Event()
         self._over = anyio.Event()
-        self._finished = anyio.Event()
         self._lost: MBError | None = None
         self._timer = DeadlineTimer(self.backend, session.next_deadline, self._handle_deadline)
-        self._tasks: anyio.abc.TaskGroup
-        self._consumers: anyio.abc.TaskGroup
-        self._root_task: object = None
 
     # Opening and closing
 
-    async def open(self, url: URL, plugins: Plugins) -> None:
+    async def open(self, url: URL) -> None:
         """Connect and wait for the broker's greeting.
 
         Raises ConnectError or PluginError.  When it fails or is cancelled, nothing is left.
         """
-        started = anyio.Event()
-        self._root_task = self.backend.spawn_root(lambda: self._root(started))
         seconds = self._options.connect_timeout
-        step = f"{url} did not accept the connection"
-        try:
-            await started.wait()
-            with anyio.fail_after(seconds):
-                await dial(
-                    url,
-                    self._accept,
-                    plugins=plugins,
-                    backend=self.backend,
-                    limits=self._options.limits,
-                    ssl_context=self._options.ssl_context,
-                    close_timeout=self._options.close_timeout,
-                    handshake_timeout=2 * seconds,  # fail_after comes first, and says more
-                    spawn=self._spawn,
-                )
-                step = f"{url} accepted the connection and sent no system.initialize"
-                greeting = await self._greeted
+        lifetime = self._lifetime
+
+        async def opening() -> None:
+            lifetime.spawn(self._timer.run)
+            step = "did not accept the connection"
+            try:
+                with anyio.fail_after(seconds):
+                    await dial(
+                        url,
+                        self._accept,
+                        self._options,
+                        backend=self.backend,
+                        spawn=lifetime.spawn,
+                    )
+                    step = "accepted the connection and sent no system.initialize"
+                    greeting = await self._greeted
+            except TimeoutError:
+                raise ConnectError(
+                    f"{url} {step} within {seconds:g} s: is an MB broker listening there?"
+                ) from None
             if isinstance(greeting, MBError):
                 raise ConnectError(f"{url} ended the connection before its greeting: {greeting}")
-        except BaseException as error:
-            self._close_asked.set()
-            with anyio.CancelScope(shield=True):
-                await self._finished.wait()
-            if isinstance(error, TimeoutError):
-                raise ConnectError(
-                    f"{step} within {seconds:g} s: is an MB broker listening there?"
-                ) from None
-            raise
+
+        await lifetime.begin(opening)
         self._callbacks.post(self._callbacks.connect)
 
     async def close(self) -> None:
-        """End the connection in order and wait until it is over; safe to call twice."""
-        self._close_asked.set()
-        await self._finished.wait()
+        """End the connection in order and wait until it is over; see Lifetime.end."""
+        await self._lifetime.end()
 
     async def wait_over(self) -> None:
         """Wait for the end of the connection; raises ConnectionLost unless it was closed."""
@@ -138,10 +109,9 @@ class Connection:
         if self._lost is not None:
             raise self._lost
 
-    def start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a consumer's task: closing cancels it before the Link is closed."""
-        if not self._close_asked.is_set():
-            self._consumers.start_soon(function)
+    def start(self, function: AsyncFunction) -> None:
+        """Start a consumer's task; closing cancels it before the Link is closed."""
+        self._lifetime.spawn_consumer(function)
 
     # Sending
 
@@ -226,7 +196,7 @@ class Connection:
 
     def link_lost(self, error: MBError | None) -> None:
         events = self.session.link_lost(error)
-        if not self._close_asked.is_set():
+        if not self._lifetime.closing:
             reason = f": {error}" if error is not None else " by the broker"
             self._lost = ConnectionLost(f"the connection was closed{reason}", sent=True)
             self._lost.__cause__ = error
@@ -244,45 +214,18 @@ class Connection:
     # Within
 
     def _accept(self, link: Link) -> Connection:
-        self.link = link
+        self.link = self._lifetime.link = link
         self.session.link_up()
         return self
 
-    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._tasks.start_soon(function)
-
-    async def _root(self, started: anyio.Event) -> None:
-        try:
-            async with anyio.create_task_group() as self._tasks:
-                self._tasks.start_soon(self._timer.run)
-                self._tasks.start_soon(self._callbacks.run, self.backend)
-                async with anyio.create_task_group() as self._consumers:
-                    started.set()
-                    await self._close_asked.wait()
-                    self._consumers.cancel_scope.cancel()
-                await self._end()
-                self._tasks.cancel_scope.cancel()
-        except Exception:
-            # A bug of ours; the connection ends, the program does not.
-            _log.exception("internal error: the connection is given up")
-        finally:
-            if hasattr(self, "link"):
-                self.link.abort()
-            self._act(self.session.close())
-            self._end_consumers(self._lost)
-            self._over.set()
-            self._finished.set()
-
-    async def _end(self) -> None:
-        """Close in order, within the close time limit at each step."""
+    def _ending(self) -> None:
         self._act(self.session.close())
         self._end_consumers(None)
-        if hasattr(self, "link"):
-            self.link.close()
-            with anyio.move_on_after(2 * self._options.close_timeout):
-                await self.link.wait_closed()
-        with anyio.move_on_after(self._options.close_timeout):
-            await self._callbacks.run_due()
+
+    def _ended(self) -> None:
+        self._act(self.session.close())
+        self._end_consumers(self._lost)
+        self._over.set()
 
     def _end_consumers(self, error: MBError | None) -> None:
         for entry in self.session.subscriptions:

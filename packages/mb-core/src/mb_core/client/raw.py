@@ -6,11 +6,10 @@ For who wants to see the protocol itself: no session, no ids, no heartbeat answe
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import anyio
-import anyio.abc
 
 from ..errors import (
     ConnectError,
@@ -21,13 +20,14 @@ from ..errors import (
     RemoteProtocolError,
 )
 from ..header import MAX_HEADER
-from ..link import Link, current_backend
+from ..link import Link
 from ..plugins import Plugins, installed_plugins
 from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Limits, Wire
 from .address import broker_url
 from .callbacks import Callbacks
-from .dial import dial
+from .dial import ConnectionOptions, dial
+from .lifetime import Lifetime
 
 __all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
 
@@ -48,49 +48,47 @@ class RawClient:
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
     ) -> None:
-        self._connect_timeout = connect_timeout / 1000
         self._limits = Limits(max_payload, max_payload + MAX_HEADER)
-        self._ssl_context = ssl_context
-        self._plugins = plugins
+        self._options = ConnectionOptions(
+            connect_timeout=connect_timeout / 1000,
+            close_timeout=_CLOSE_TIMEOUT,
+            limits=self._limits,
+            ssl_context=ssl_context,
+            plugins=plugins,
+        )
         self._callbacks = Callbacks()
-        self._link: Link | None = None
-        self._close_asked = anyio.Event()
-        self._finished = anyio.Event()
-        self._root_task: object = None
-        self._tasks: anyio.abc.TaskGroup
+        self._lifetime: Lifetime | None = None
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
         """Connect to the broker, at a host and a port or at a URL.
 
         Raises ConnectError or PluginError; when cancelled, nothing is left behind.
         """
-        if self._root_task is not None:
+        if self._lifetime is not None:
             raise LocalProtocolError("this client was connected already: make a new one")
         url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
-        backend = current_backend()
-        started = anyio.Event()
-        self._root_task = backend.spawn_root(lambda: self._root(started))
-        try:
-            await started.wait()
-            with anyio.fail_after(self._connect_timeout):
-                await dial(
-                    url,
-                    self._accept,
-                    plugins=self._plugins if self._plugins is not None else installed_plugins(),
-                    backend=backend,
-                    limits=self._limits,
-                    ssl_context=self._ssl_context,
-                    close_timeout=_CLOSE_TIMEOUT,
-                    handshake_timeout=2 * self._connect_timeout,
-                    spawn=self._spawn,
-                )
-        except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await self.close()
-            if isinstance(error, TimeoutError):
+        seconds = self._options.connect_timeout
+        lifetime = self._lifetime = Lifetime(self._callbacks, self._options.close_timeout)
+
+        async def opening() -> None:
+            try:
+                with anyio.fail_after(seconds):
+                    await dial(
+                        url,
+                        self._accept,
+                        self._options,
+                        backend=lifetime.backend,
+                        spawn=lifetime.spawn,
+                    )
+            except TimeoutError:
                 raise ConnectError(
-                    f"{url} did not accept the connection within {self._connect_timeout:g} s"
+                    f"{url} did not accept the connection within {seconds:g} s"
                 ) from None
+
+        try:
+            await lifetime.begin(opening)
+        except BaseException:
+            self._lifetime = None
             raise
         self._callbacks.post(self._callbacks.connect)
 
@@ -100,7 +98,7 @@ class RawClient:
         Raises MessageTooLarge above `max_payload` and a header's limit together, ConnectionLost
         when the connection is gone.  When cancelled, the message has been sent.
         """
-        link = self._link
+        link = self._lifetime.link if self._lifetime is not None else None
         if link is None:
             raise LocalProtocolError("not connected: await client.connect(...) first")
         link.send(self._encode(message))
@@ -109,9 +107,8 @@ class RawClient:
 
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
-        if self._root_task is not None:
-            self._close_asked.set()
-            await self._finished.wait()
+        if self._lifetime is not None:
+            await self._lifetime.end()
 
     async def __aenter__(self) -> RawClient:
         return self
@@ -171,36 +168,17 @@ class RawClient:
 
     def _wire(self) -> Wire:
         """A Wire of this client's transport that has no connection."""
-        plugins = self._plugins if self._plugins is not None else installed_plugins()
+        plugins = self._options.plugins
+        plugins = plugins if plugins is not None else installed_plugins()
         transport = plugins.transport(self.scheme)
         if not isinstance(transport, WireTransport):
             raise PluginError(f"{self.scheme}:// is no byte stream")
         return transport.client(broker_url("localhost", 0, False, self.scheme), self._limits)
 
     def _accept(self, link: Link) -> RawClient:
-        self._link = link
+        assert self._lifetime is not None
+        self._lifetime.link = link
         return self
-
-    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._tasks.start_soon(function)
-
-    async def _root(self, started: anyio.Event) -> None:
-        try:
-            async with anyio.create_task_group() as self._tasks:
-                started.set()
-                self._tasks.start_soon(self._callbacks.run, current_backend())
-                await self._close_asked.wait()
-                if self._link is not None:
-                    self._link.close()
-                    with anyio.move_on_after(2 * _CLOSE_TIMEOUT):
-                        await self._link.wait_closed()
-                with anyio.move_on_after(_CLOSE_TIMEOUT):
-                    await self._callbacks.run_due()
-                self._tasks.cancel_scope.cancel()
-        finally:
-            if self._link is not None:
-                self._link.abort()
-            self._finished.set()
 
 
 class WebSocketClient(RawClient):

@@ -1,0 +1,133 @@
+"""The life of a client's connection: one root task that holds all others, from start to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from ..link import Backend, Link, current_backend
+from .callbacks import Callbacks
+
+__all__ = ["AsyncFunction", "Lifetime"]
+
+_log = logging.getLogger("mb_core.client")
+
+AsyncFunction = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Lifetime:
+    """Runs a connection's tasks, and ends them in order.
+
+    The root task belongs to the event loop, not to a scope of the user's: so a client can be
+    connected in one function and closed in another, on trio as on asyncio, and an error in one
+    place cancels nothing in another.
+
+    `ending` is called when the end begins, `ended` when it is over, whatever the reason.
+    """
+
+    def __init__(
+        self,
+        callbacks: Callbacks,
+        close_timeout: float,
+        *,
+        ending: Callable[[], None] = lambda: None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.backend: Backend = current_backend()
+        self.link: Link | None = None
+        self._callbacks = callbacks
+        self._close_timeout = close_timeout
+        self._ending = ending
+        self._ended = ended
+        self._asked = anyio.Event()
+        self._finished = anyio.Event()
+        self._tasks: anyio.abc.TaskGroup
+        self._consumers: anyio.abc.TaskGroup
+        self._root_task: object = None
+
+    @property
+    def closing(self) -> bool:
+        """Whether the end was asked for."""
+        return self._asked.is_set()
+
+    async def begin(self, opening: AsyncFunction) -> None:
+        """Start the root task and await `opening`; if that fails, end everything."""
+        started = anyio.Event()
+        self._root_task = self.backend.spawn_root(lambda: self._root(started))
+        try:
+            await started.wait()
+            await opening()
+        except BaseException:
+            self._asked.set()
+            with anyio.CancelScope(shield=True):
+                await self._finished.wait()
+            raise
+
+    async def end(self) -> None:
+        """End in order, and wait until it is over; safe to call twice.
+
+        The connection's own tasks, which run the user's handlers and callbacks, do not wait for
+        what waits for them.
+        """
+        self._asked.set()
+        if _own.get() is not self:
+            await self._finished.wait()
+
+    def spawn(self, function: AsyncFunction) -> None:
+        """Start a task that lives until the very end."""
+        self._tasks.start_soon(function)
+
+    def spawn_consumer(self, function: AsyncFunction) -> None:
+        """Start a task that runs user code; it is cancelled before the Link is closed."""
+        if not self.closing:
+            self._consumers.start_soon(self._as_own, function)
+
+    async def _root(self, started: anyio.Event) -> None:
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                called_back = anyio.Event()
+
+                async def call_back() -> None:
+                    await self._callbacks.run(self.backend)
+                    called_back.set()
+
+                self._tasks.start_soon(self._as_own, call_back)
+                async with anyio.create_task_group() as self._consumers:
+                    started.set()
+                    await self._asked.wait()
+                    self._consumers.cancel_scope.cancel()
+                await self._end(called_back)
+                self._tasks.cancel_scope.cancel()
+        except Exception:
+            # A bug of ours; the connection ends, the program does not.
+            _log.exception("internal error: the connection is given up")
+        finally:
+            if self.link is not None:
+                self.link.abort()
+            self._asked.set()
+            self._ended()
+            self._finished.set()
+
+    async def _end(self, called_back: anyio.Event) -> None:
+        self._ending()
+        if self.link is not None:
+            self.link.close()
+            # The Link keeps a limit of its own; this one is for Links that do not.
+            with anyio.move_on_after(2 * self._close_timeout):
+                await self.link.wait_closed()
+        self._callbacks.finish()
+        with anyio.move_on_after(self._close_timeout):
+            await called_back.wait()
+
+    async def _as_own(self, function: AsyncFunction) -> None:
+        _own.set(self)
+        await function()
+
+
+# The Lifetime to which the running task belongs.
+_own: ContextVar[Lifetime | None] = ContextVar("mb_lifetime", default=None)
