@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -28,6 +30,8 @@ __all__ = ["AsyncioBackend"]
 
 _log = logging.getLogger("mb_core.link")
 
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
 
 class _StreamLink(asyncio.Protocol):
     """A Link and the asyncio.Protocol under it, driving one Wire."""
@@ -43,7 +47,7 @@ class _StreamLink(asyncio.Protocol):
         self._wire = wire
         self._accept = accept
         self._options = options
-        # The listener's, for a Link that was accepted and has not completed its handshake.
+        # The listener's, of accepted Links that have no handler (yet); None where we dialled.
         self._handshakes = handshakes
         self._transport: asyncio.Transport | None = None
         self._handler: LinkHandler | None = None
@@ -52,6 +56,7 @@ class _StreamLink(asyncio.Protocol):
         self._paused = False
         self._turn_is_full = False
         self._open = False
+        self._ended = False  # the other side's half of the stream
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         # Why the handshake failed, or None where it is complete.
@@ -118,6 +123,7 @@ class _StreamLink(asyncio.Protocol):
         self._after_wire()
 
     def eof_received(self) -> bool:
+        self._ended = True
         self._wire.receive_eof()
         self._after_wire()
         return False
@@ -132,6 +138,8 @@ class _StreamLink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
         self._wire.receive_eof()
+        if self._handshakes is not None:
+            self._handshakes.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._paused = self._turn_is_full = False
@@ -156,26 +164,33 @@ class _StreamLink(asyncio.Protocol):
             self._open = False
         self._flush()
         if state is WireState.CLOSED:
+            if self._handler is None:
+                self._refuse(self._wire.error)
             self._end_stream()
         if not self._open and self._handler is not None:
             self._limit_closing()
 
     def _end_stream(self) -> None:
+        """Close our half of the stream, and the rest when the other side has closed its own.
+
+        Closing with input unread would reset the connection: the other side might not read what
+        it was sent, nor why it was refused.
+        """
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        accepted = self._handshakes is not None
-        if accepted and self._wire.error is not None and transport.can_write_eof():
-            # Closing with input unread would reset the connection, and the other side could not
-            # read why it was refused: its end of the stream is awaited, for a while.
-            transport.write_eof()
-        else:
+        owes_nothing = self._handler is None and self._handshakes is None
+        if self._ended or owes_nothing or not transport.can_write_eof():
             transport.close()
+        else:
+            transport.write_eof()
 
     def _be_open(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._handshakes is not None:
+            self._handshakes.discard(self)
         self._open = True
         self._handler = self._accept(self)
         self._settle(None)
@@ -200,8 +215,6 @@ class _StreamLink(asyncio.Protocol):
         self._settle(error if isinstance(error, ConnectError) else ConnectError(str(error)))
 
     def _settle(self, error: MBError | None) -> None:
-        if self._handshakes is not None:
-            self._handshakes.discard(self)
         if not self.opened.done():
             self.opened.set_result(error)
 
@@ -284,9 +297,9 @@ class AsyncioBackend:
                 server_hostname=options.server_hostname if options.ssl_context else None,
             )
             refusal = await link.opened
-        except (OSError, EOFError) as error:
+        except OSError as error:
             secure = options.ssl_context is not None
-            raise connect_error(address, error, secure=secure) from error
+            raise connect_error(address, _first_of(error), secure=secure) from error
         except BaseException:
             link.abort()
             raise
@@ -317,3 +330,9 @@ class AsyncioBackend:
         ]
         name = sockets[0].getsockname()
         return _Listener(servers, handshakes, (name[0], name[1]))
+
+
+def _first_of(error: OSError) -> OSError:
+    """The first error where asyncio has joined those of several addresses into a text."""
+    found = _ERRNO.search(str(error)) if error.errno is None else None
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found is not None else error

@@ -28,6 +28,8 @@ __all__ = ["TrioBackend"]
 
 _log = logging.getLogger("mb_core.link")
 
+_STREAM_FAULTS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+
 
 class _StreamLink:
     """A Link over a trio stream, driving one Wire."""
@@ -36,27 +38,29 @@ class _StreamLink:
         self,
         wire: Wire,
         accept: Accept,
+        tcp: trio.SocketStream,
         stream: trio.abc.Stream,
         options: StreamOptions,
-        peer: str,
         *,
         accepted: bool,
     ) -> None:
         self._wire = wire
         self._accept = accept
-        self._stream = stream
+        self._tcp = tcp
+        self._stream = stream  # the same, or TLS over it
         self._options = options
         self._accepted = accepted
         self._handler: LinkHandler | None = None
         self._queued = 0
         self._open = False
+        self._ended = False  # the other side's half of the stream
         self._has_output = trio.Event()
         self._written = trio.Event()
         self._opened = trio.Event()
         self._closed = trio.Event()
         self._scope = trio.CancelScope()
         self._refusal: MBError | None = None
-        self.peer = peer
+        self.peer = peer_name(tcp.socket)
 
     # The Link
 
@@ -108,16 +112,16 @@ class _StreamLink:
                 self._refusal = ConnectError(
                     f"{self.peer} did not complete its handshake in {seconds:g} s"
                 )
-        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as fault:
+        except _STREAM_FAULTS as fault:
             error = fault.__cause__ or fault
         except BaseExceptionGroup as group:
-            error, rest = _split_broken(group)
-            if rest is not None:
-                raise rest from None
+            error = self._sort_out(group)
         finally:
-            # Nothing is owed to the other side any more: the farewell, if any, is written.
-            await trio.aclose_forcefully(self._stream)
-            self._lost(error)
+            try:
+                # Nothing is owed to the other side any more: the farewell, if any, is written.
+                await trio.aclose_forcefully(self._stream)
+            finally:
+                self._lost(error)
 
     async def opened(self) -> None:
         """Wait for the handshake; raises ConnectError where it failed."""
@@ -130,6 +134,7 @@ class _StreamLink:
         while self._wire.state is not WireState.CLOSED:
             data = await self._stream.receive_some()
             if not data:
+                self._ended = True
                 self._wire.receive_eof()
                 self._after_wire()
                 # What is left to write goes out; then the connection is over.
@@ -156,20 +161,29 @@ class _StreamLink:
                 return
 
     async def _linger(self) -> None:
-        """Let the other side read why it was refused.
+        """Close our half of the stream, and wait until the other side has closed its own.
 
-        Closing with input unread would reset the connection: its end of the stream is awaited,
-        for a while.
+        Closing with input unread would reset the connection: the other side might not read what
+        it was sent, nor why it was refused.
         """
-        stream = self._stream
-        if (
-            self._accepted
-            and self._wire.error is not None
-            and isinstance(stream, trio.SocketStream)
-        ):
-            await stream.send_eof()
-            while await stream.receive_some():
+        owes_nothing = self._handler is None and not self._accepted
+        if not self._ended and not owes_nothing:
+            await self._tcp.send_eof()
+            while await self._tcp.receive_some():
                 pass
+
+    def _sort_out(self, group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+        """The reason to give for the end of the tasks; raises what is no error (cancellation)."""
+        faults, rest = group.split(_STREAM_FAULTS)
+        bugs, rest = rest.split(Exception) if rest is not None else (None, None)
+        if bugs is not None:
+            _log.error("internal error: the link to %s is given up", self.peer, exc_info=bugs)
+        if rest is not None:
+            raise rest from None
+        reason: BaseException | None = faults or bugs
+        while isinstance(reason, BaseExceptionGroup):
+            reason = reason.exceptions[0]
+        return (reason.__cause__ or reason) if reason is not None else None
 
     def _after_wire(self) -> None:
         """What is due after every call of the Wire: output, and the changes of its state."""
@@ -201,19 +215,6 @@ class _StreamLink:
     @property
     def refusal(self) -> MBError | None:
         return self._refusal
-
-
-def _split_broken(
-    group: BaseExceptionGroup[BaseException],
-) -> tuple[BaseException | None, BaseExceptionGroup[BaseException] | None]:
-    """The fault of the stream in `group`, and what else is in it."""
-    faults, rest = group.split((trio.BrokenResourceError, trio.ClosedResourceError, OSError))
-    if faults is None:
-        return None, rest
-    fault: BaseException = faults
-    while isinstance(fault, BaseExceptionGroup):
-        fault = fault.exceptions[0]
-    return fault.__cause__ or fault, rest
 
 
 class _Listener:
@@ -292,9 +293,13 @@ class TrioBackend:
     async def connect(
         self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
     ) -> Link:
-        stream: trio.abc.Stream
+        secure = options.ssl_context is not None
         try:
-            tcp = stream = await trio.open_tcp_stream(*address)
+            tcp = await trio.open_tcp_stream(*address)
+        except OSError as error:
+            raise connect_error(address, _first_of(error), secure=secure) from error
+        stream: trio.abc.Stream = tcp
+        try:
             if options.ssl_context is not None:
                 stream = trio.SSLStream(
                     tcp,
@@ -303,12 +308,12 @@ class TrioBackend:
                     https_compatible=True,
                 )
                 await stream.do_handshake()
-        except (OSError, trio.BrokenResourceError) as error:
-            cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
-            secure = options.ssl_context is not None
-            raise connect_error(address, cause or error, secure=secure) from error
-        peer = peer_name(tcp.socket)
-        link = _StreamLink(wire, accept, stream, options, peer, accepted=False)
+        except BaseException as error:
+            await trio.aclose_forcefully(tcp)
+            if isinstance(error, _STREAM_FAULTS):
+                raise connect_error(address, error.__cause__ or error, secure=secure) from error
+            raise
+        link = _StreamLink(wire, accept, tcp, stream, options, accepted=False)
         spawn(link.run)
         try:
             await link.opened()
@@ -335,8 +340,7 @@ class TrioBackend:
                 stream = trio.SSLStream(
                     tcp, options.ssl_context, server_side=True, https_compatible=True
                 )
-            peer = peer_name(tcp.socket)
-            link = _StreamLink(wire(), accept, stream, options, peer, accepted=True)
+            link = _StreamLink(wire(), accept, tcp, stream, options, accepted=True)
             await link.run()
             if link.refusal is not None:
                 _log.warning("connection from %s refused: %s", link.peer, link.refusal)
@@ -353,3 +357,9 @@ class TrioBackend:
         spawn(serve)
         name = sockets[0].getsockname()
         return _Listener(scope, (name[0], name[1]))
+
+
+def _first_of(error: OSError) -> BaseException:
+    """The first error where trio has joined those of several addresses into a group."""
+    cause = error.__cause__
+    return cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else error
