@@ -1,0 +1,194 @@
+"""What the tests of the client share: brokers of every kind, and proof that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+import pytest
+import trio
+
+from mb_broker import Broker
+from mb_core import MessageBrokerClient
+
+GREETING = b"publish:system.initialize:1.0.0\n{}"
+
+StartBroker = Callable[..., AbstractAsyncContextManager["DoomedBroker"]]
+StartTcpServer = Callable[..., AbstractAsyncContextManager["TcpServer"]]
+
+
+@pytest.fixture(params=["memory", "tcp", "ws"])
+def url(request: pytest.FixtureRequest, mb_broker: Broker) -> str:
+    """The URL of a broker in a thread, over each transport in turn."""
+    return mb_broker.url_of(request.param)
+
+
+@pytest.fixture
+async def client(mb_broker: Broker) -> AsyncIterator[MessageBrokerClient]:
+    """A client of a broker in a thread."""
+    async with MessageBrokerClient(mb_broker.url) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def leaves_nothing(
+    anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[None]:
+    """The test ends with the tasks that it began with, and no event loop has complained.
+
+    Exceptions that nobody retrieved are raised by anyio's test runner, warnings are errors; what
+    asyncio only logs is looked for here.
+    """
+    before = _tasks(anyio_backend_name)
+    yield
+    gc.collect()
+    left = {name for task, name in _tasks(anyio_backend_name).items() if task not in before}
+    assert not left
+    complaints = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.name == "asyncio" or "internal error" in record.getMessage()
+    ]
+    assert not complaints
+
+
+def _tasks(backend: str) -> dict[object, str]:
+    if backend == "asyncio":
+        # Among them are those in which anyio's test runner runs the fixtures.
+        tasks = {task: repr(task) for task in asyncio.all_tasks()}
+        return {task: name for task, name in tasks.items() if "TestRunner" not in name}
+    found: dict[object, str] = {}
+    root = trio.lowlevel.current_root_task()
+    waiting = [root] if root is not None else []
+    while waiting:
+        task = waiting.pop()
+        found[task] = task.name
+        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return found
+
+
+@dataclass
+class DoomedBroker:
+    """A broker on the test's own event loop that can be ended at any moment."""
+
+    broker: Broker
+    scope: anyio.CancelScope
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def url(self) -> str:
+        return self.broker.url
+
+    async def kill(self) -> None:
+        """End it without a drain: its connections are closed, whatever is in flight."""
+        self.scope.cancel()
+        await self.ended.wait()
+
+
+@pytest.fixture
+def start_broker() -> StartBroker:
+    """Start a broker on the test's own loop; the block's end ends it."""
+
+    @asynccontextmanager
+    async def start(*urls: str) -> AsyncIterator[DoomedBroker]:
+        async def serve(task_status: anyio.abc.TaskStatus[DoomedBroker]) -> None:
+            with anyio.CancelScope() as scope:
+                doomed = DoomedBroker(Broker(*urls), scope)
+                try:
+                    async with doomed.broker:
+                        task_status.started(doomed)
+                        await anyio.sleep_forever()
+                finally:
+                    doomed.ended.set()
+
+        async with anyio.create_task_group() as tasks:
+            doomed: DoomedBroker = await tasks.start(serve)
+            try:
+                yield doomed
+            finally:
+                await doomed.kill()
+
+    return start
+
+
+@pytest.fixture(params=["memory", "tcp", "ws"])
+async def doomed(
+    request: pytest.FixtureRequest, start_broker: StartBroker
+) -> AsyncIterator[DoomedBroker]:
+    """A broker on the test's own loop, over each transport in turn."""
+    hosts = {"memory": "memory://", "tcp": "tcp://127.0.0.1:0", "ws": "ws://127.0.0.1:0"}
+    async with start_broker(hosts[request.param]) as broker:
+        yield broker
+
+
+class TcpServer:
+    """A TCP server that does as it is told, for what a broker never does."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.port: int = listener.getsockname()[1]
+        self.url = f"tcp://127.0.0.1:{self.port}"
+        self.connected = anyio.Event()
+        self.disconnected = anyio.Event()
+        self.received = b""
+        self._stream: anyio.abc.SocketStream | None = None
+
+    async def send(self, *messages: bytes) -> None:
+        assert self._stream is not None
+        framed = [len(message).to_bytes(4) + message for message in messages]
+        await self._stream.send(b"".join(framed))
+
+    async def send_bytes(self, data: bytes) -> None:
+        assert self._stream is not None
+        await self._stream.send(data)
+
+    async def reset(self) -> None:
+        """Break the connection: what the client has in flight is lost."""
+        assert self._stream is not None
+        raw: socket.socket = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await self._stream.aclose()
+
+    async def serve(self, stream: anyio.abc.SocketStream, greeting: bytes | None) -> None:
+        self._stream = stream
+        async with stream:
+            if greeting is not None:
+                await self.send(greeting)
+            self.connected.set()
+            with contextlib.suppress(
+                anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
+            ):
+                while True:
+                    self.received += await stream.receive()
+        self.disconnected.set()
+
+
+@pytest.fixture
+def start_tcp_server() -> StartTcpServer:
+    """Start a TcpServer that greets its clients, or with `greeting=None` says nothing."""
+
+    @asynccontextmanager
+    async def start(greeting: bytes | None = GREETING) -> AsyncIterator[TcpServer]:
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+            server = TcpServer(listener.listeners[0].extra(anyio.abc.SocketAttribute.raw_socket))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.serve, lambda stream: server.serve(stream, greeting))
+                yield server
+                tasks.cancel_scope.cancel()
+
+    return start
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port on which nobody listens while the test lasts: bound, and never listened on."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]

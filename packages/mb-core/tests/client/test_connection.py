@@ -1,0 +1,531 @@
+"""How connections come about and end, and what they leave behind: nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import anyio
+import pytest
+
+from mb_broker import Broker
+from mb_core import (
+    ConnectError,
+    ConnectionLost,
+    LocalProtocolError,
+    Message,
+    MessageBrokerClient,
+    PluginError,
+    Plugins,
+    RequestTimeoutError,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+Start = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+# Connecting
+
+
+async def test_connects_to_a_url_and_asks(url: str) -> None:
+    client = MessageBrokerClient()
+    await client.connect(url)
+    assert (await client.request("system.heartbeat", {})).payload == {"status": "success"}
+    await client.close()
+
+
+async def test_host_and_port_are_websocket(mb_broker: Broker) -> None:
+    client = MessageBrokerClient()
+    await client.connect("127.0.0.1", port_of(mb_broker.url_of("ws")))
+    await client.register_service("one", "by host and port")
+    await client.close()
+
+
+async def test_host_and_port_with_use_tls_are_encrypted(start_tcp_server: Start) -> None:
+    async with start_tcp_server(greeting=None) as server:
+        client = MessageBrokerClient(connect_timeout=200)
+        with pytest.raises(ConnectError, match=f"wss://127.0.0.1:{server.port}"):
+            await client.connect("127.0.0.1", server.port, use_tls=True)
+        assert server.received.startswith(b"\x16\x03")  # a TLS handshake
+
+
+async def test_the_url_can_be_given_to_the_client(mb_broker: Broker) -> None:
+    client = MessageBrokerClient(mb_broker.url)
+    await client.connect()
+    await client.request("system.heartbeat", {})
+    await client.close()
+
+
+async def test_an_argument_of_connect_comes_before_the_clients_url(mb_broker: Broker) -> None:
+    client = MessageBrokerClient("tcp://127.0.0.1:1")
+    await client.connect(mb_broker.url)
+    await client.close()
+
+
+async def test_a_block_connects_and_closes(url: str) -> None:
+    async with MessageBrokerClient(url) as client:
+        await client.request("system.heartbeat", {})
+    with pytest.raises(ConnectionLost) as lost:
+        await client.request("system.heartbeat", {})
+    assert not lost.value.sent
+
+
+async def test_a_block_takes_a_client_that_is_connected(mb_broker: Broker) -> None:
+    client = MessageBrokerClient()
+    await client.connect(mb_broker.url)
+    async with client:
+        await client.request("system.heartbeat", {})
+    with pytest.raises(ConnectionLost):
+        await client.publish("a.b", {})
+
+
+async def test_a_block_hands_on_its_error_as_it_is(mb_broker: Broker) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with MessageBrokerClient(mb_broker.url):
+            raise KeyError("mine")
+
+
+async def test_a_client_connects_once(mb_broker: Broker) -> None:
+    async with MessageBrokerClient(mb_broker.url) as client:
+        with pytest.raises(LocalProtocolError, match="connected already"):
+            await client.connect(mb_broker.url)
+        await client.request("system.heartbeat", {})  # the connection is none the worse
+    with pytest.raises(LocalProtocolError, match="connected already"):
+        await client.connect(mb_broker.url)
+
+
+async def test_without_a_target_there_is_nowhere_to_go() -> None:
+    with pytest.raises(ConnectError, match="where to"):
+        await MessageBrokerClient().connect()
+
+
+async def test_nothing_works_before_connecting() -> None:
+    client = MessageBrokerClient()
+    calls: list[Callable[[], Any]] = [
+        lambda: client.request("a.b", {}),
+        lambda: client.publish("a.b", {}),
+        lambda: client.publish("a.b", {}, confirm=True),
+        lambda: client.subscribe("a.b"),
+        lambda: client.unsubscribe("a.b"),
+        lambda: client.register_service("a", "b"),
+        lambda: client.run(),
+    ]
+    for call in calls:
+        with pytest.raises(LocalProtocolError, match="not connected"):
+            await call()
+
+
+@pytest.mark.parametrize("name", ["connect_timeout", "close_timeout"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1", True, 3_600_001])
+async def test_bad_time_limits_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="invalid timeout"):
+        MessageBrokerClient(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1"])
+async def test_bad_payload_limits_are_refused(value: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="max_payload"):
+        MessageBrokerClient(max_payload=value)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_a_refused_port_is_a_connect_error_and_may_be_tried_again(
+    scheme: str, free_port: int, mb_broker: Broker
+) -> None:
+    client = MessageBrokerClient()
+    with pytest.raises(ConnectError, match="nobody listens"):
+        await client.connect(f"{scheme}://127.0.0.1:{free_port}")
+    await client.connect(mb_broker.url)
+    await client.close()
+
+
+async def test_a_memory_broker_that_is_not_there_is_a_connect_error() -> None:
+    with pytest.raises(ConnectError, match="memory://nowhere"):
+        await MessageBrokerClient().connect("memory://nowhere")
+
+
+async def test_a_scheme_whose_package_is_missing_names_it() -> None:
+    with pytest.raises(PluginError, match="pip install mb-tcp"):
+        await MessageBrokerClient("tcp://localhost:1", plugins=Plugins()).connect()
+
+
+async def test_a_scheme_that_nobody_speaks_lists_those_spoken() -> None:
+    with pytest.raises(PluginError, match=r"carrier://.*memory://.*tcp://.*ws://"):
+        await MessageBrokerClient("carrier://pigeon").connect()
+
+
+async def test_the_dialled_address_can_be_changed_from_outside(
+    mb_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = port_of(mb_broker.url_of("tcp"))
+    monkeypatch.setenv("MB_CONNECT_TO", f"broker.example:8081=127.0.0.1:{real}")
+    async with MessageBrokerClient("tcp://broker.example") as client:
+        await client.request("system.heartbeat", {})
+
+
+# A broker that does not behave
+
+
+async def test_a_server_that_never_greets_is_a_connect_error_in_time(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server(greeting=None) as server:
+        client = MessageBrokerClient(server.url, connect_timeout=100)
+        with anyio.fail_after(5):
+            with pytest.raises(ConnectError, match=r"no system\.initialize within 0\.1 s"):
+                await client.connect()
+            await server.disconnected.wait()
+
+
+async def test_a_websocket_handshake_without_answer_is_a_connect_error_in_time(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server(greeting=None) as server:
+        client = MessageBrokerClient(connect_timeout=100)
+        with anyio.fail_after(5):
+            with pytest.raises(ConnectError, match="did not accept the connection"):
+                await client.connect("127.0.0.1", server.port)
+            await server.disconnected.wait()
+
+
+async def test_a_server_that_speaks_no_websocket_is_a_connect_error(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server() as server:
+        client = MessageBrokerClient()
+        with anyio.fail_after(5), pytest.raises(ConnectError):
+            await client.connect("127.0.0.1", server.port)
+
+
+async def test_a_server_that_hangs_up_before_its_greeting_is_a_connect_error(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server(greeting=None) as server, anyio.create_task_group() as tasks:
+
+        async def hang_up() -> None:
+            await server.connected.wait()
+            await server.reset()
+
+        tasks.start_soon(hang_up)
+        client = MessageBrokerClient(server.url)
+        with anyio.fail_after(5), pytest.raises(ConnectError, match="before its greeting"):
+            await client.connect()
+
+
+async def test_a_cancelled_connect_leaves_nothing_behind(start_tcp_server: Start) -> None:
+    async with start_tcp_server(greeting=None) as server:
+        client = MessageBrokerClient(server.url)
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.connect)
+                await server.connected.wait()
+                tasks.cancel_scope.cancel()
+            await server.disconnected.wait()
+
+
+async def test_a_greeting_that_comes_with_other_messages_is_seen(start_tcp_server: Start) -> None:
+    seen = anyio.Event()
+    async with start_tcp_server(greeting=None) as server:
+        client = MessageBrokerClient(server.url)
+        async with anyio.create_task_group() as tasks:
+
+            async def greet() -> None:
+                await server.connected.wait()
+                await server.send(
+                    b"publish:a.b:1.0.0\n{}", b"publish:system.initialize:1.0.0\n{}", b"nonsense"
+                )
+
+            tasks.start_soon(greet)
+            client.on_error(lambda error: seen.set())
+            with anyio.fail_after(5):
+                await client.connect()
+                await seen.wait()
+        await client.close()
+
+
+# Closing
+
+
+async def test_closing_twice_and_before_connecting_is_safe(url: str) -> None:
+    client = MessageBrokerClient(url)
+    await client.close()
+    await client.connect()
+    await client.close()
+    await client.close()
+
+
+async def test_closing_concurrently_returns_everywhere(url: str) -> None:
+    client = MessageBrokerClient(url)
+    await client.connect()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(client.close)
+
+
+async def test_a_cancelled_close_closes_all_the_same(start_broker: Start) -> None:
+    async with start_broker() as broker:
+        client = MessageBrokerClient(broker.url)
+        await client.connect()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await client.close()
+        with anyio.fail_after(5):
+            await client.close()
+        assert broker.broker.connections == 0
+
+
+async def test_a_handler_may_close_its_client_and_does_not_wait_for_it(url: str) -> None:
+    client = MessageBrokerClient(url)
+    await client.connect()
+    after: list[str] = []
+
+    async def handler(message: Message) -> None:
+        await client.close()
+        after.append("close has returned")
+        await anyio.sleep_forever()
+
+    await client.subscribe("a.b", handler=handler)
+    await client.publish("a.b", {})
+    with anyio.fail_after(5):
+        await client.run()
+        await client.close()
+    assert after == ["close has returned"]
+
+
+async def test_a_request_handler_may_close_its_client_and_still_answers(mb_broker: Broker) -> None:
+    service = MessageBrokerClient(mb_broker.url)
+    await service.connect()
+
+    async def handler(message: Message) -> str:
+        await service.close()
+        return "the last answer"
+
+    await service.subscribe("a.b", action="request", handler=handler)
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(mb_broker.url) as client:
+            assert (await client.request("a.b", {})).payload == "the last answer"
+        await service.close()
+
+
+@pytest.mark.parametrize("event", ["connect", "disconnect", "error"])
+async def test_a_callback_may_close_its_client(mb_broker: Broker, event: str) -> None:
+    client = MessageBrokerClient(mb_broker.url)
+
+    async def close(*args: object) -> None:
+        await client.close()
+
+    getattr(client, f"on_{event}")(close)
+    # Less than the time limits of closing: nothing has waited for one.
+    with anyio.fail_after(3):
+        await client.connect()
+        if event == "error":
+            await client.publish("nobody.listens", {})
+        elif event == "disconnect":
+            await client.close()
+        await client.run()
+        await client.close()
+
+
+async def test_what_was_published_before_closing_arrives(url: str) -> None:
+    got: list[Any] = []
+    all_there = anyio.Event()
+
+    def take(message: Message) -> None:
+        got.append(message.payload)
+        if len(got) == 500:
+            all_there.set()
+
+    async with MessageBrokerClient(url) as listener:
+        await listener.subscribe("a.b", handler=take)
+        async with MessageBrokerClient(url) as client:
+            for number in range(500):
+                await client.publish("a.b", number)
+        with anyio.fail_after(5):
+            await all_there.wait()
+    assert got == list(range(500))
+
+
+async def test_closing_fails_what_waits_for_an_answer(url: str) -> None:
+    asked = anyio.Event()
+
+    async def never(message: Message) -> None:
+        asked.set()
+        await anyio.sleep_forever()
+
+    async with MessageBrokerClient(url) as service, anyio.create_task_group() as tasks:
+        await service.subscribe("never", action="request", handler=never)
+        client = MessageBrokerClient(url)
+        await client.connect()
+
+        async def ask() -> None:
+            with pytest.raises(ConnectionLost) as lost:
+                await client.request("never", {})
+            assert lost.value.sent
+
+        tasks.start_soon(ask)
+        with anyio.fail_after(5):
+            await asked.wait()
+            await client.close()
+
+
+async def test_closing_ends_an_unresponsive_connection_within_its_limit(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server() as server:
+        client = MessageBrokerClient(server.url, close_timeout=100)
+        await client.connect()
+        with anyio.fail_after(5):
+            await client.close()
+            await server.disconnected.wait()
+
+
+# Losing the connection
+
+
+async def test_a_broker_killed_in_mid_request_is_a_lost_connection_that_was_sent(
+    doomed: Any,
+) -> None:
+    asked = anyio.Event()
+
+    async def never(message: Message) -> None:
+        asked.set()
+        await anyio.sleep_forever()
+
+    async with MessageBrokerClient(doomed.url) as client:
+        await client.subscribe("never", action="request", handler=never)
+        outcomes: list[bool] = []
+
+        async def ask() -> None:
+            with pytest.raises(ConnectionLost) as lost:
+                await client.request("never", {})
+            outcomes.append(lost.value.sent)
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(ask)
+                await asked.wait()
+                await doomed.kill()
+        assert outcomes == [True, True, True]
+
+
+async def test_after_the_loss_nothing_is_sent(doomed: Any) -> None:
+    async with MessageBrokerClient(doomed.url) as client:
+        with anyio.fail_after(5):
+            await doomed.kill()
+            with pytest.raises(ConnectionLost):
+                await client.run()
+        calls: list[Callable[[], Any]] = [
+            lambda: client.publish("a.b", {}),
+            lambda: client.publish("a.b", {}, confirm=True),
+            lambda: client.request("a.b", {}),
+            lambda: client.subscribe("a.b"),
+            lambda: client.register_service("a", "b"),
+        ]
+        for call in calls:
+            with pytest.raises(ConnectionLost) as lost:
+                await call()
+            assert not lost.value.sent
+    with pytest.raises(ConnectionLost):
+        await client.run()
+
+
+async def test_a_broken_connection_says_why(start_tcp_server: Start) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        with anyio.fail_after(5):
+            await server.reset()
+            with pytest.raises(ConnectionLost, match="reset") as lost:
+                await client.run()
+        assert lost.value.sent
+
+
+async def test_a_foreign_message_that_is_too_long_ends_the_connection(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        with anyio.fail_after(5):
+            await server.send_bytes(b"\xff\xff\xff\xff")
+            with pytest.raises(ConnectionLost, match="announced"):
+                await client.run()
+
+
+async def test_on_disconnect_is_called_once_whoever_ended_it(doomed: Any) -> None:
+    calls: list[str] = []
+    for kill in (False, True):
+        client = MessageBrokerClient(doomed.url)
+        client.on_disconnect(lambda: calls.append("disconnect"))
+        await client.connect()
+        if kill:
+            await doomed.kill()
+        with anyio.fail_after(5):
+            await client.close()
+        assert calls == ["disconnect"]
+        calls.clear()
+
+
+async def test_run_returns_when_the_client_is_closed(url: str) -> None:
+    client = MessageBrokerClient(url)
+    await client.connect()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.run)
+            tasks.start_soon(client.run)
+            await anyio.wait_all_tasks_blocked()
+            await client.close()
+        await client.run()
+
+
+async def test_a_cancelled_run_leaves_the_client_connected(client: MessageBrokerClient) -> None:
+    with anyio.move_on_after(0.01):
+        await client.run()
+    await client.request("system.heartbeat", {})
+
+
+# Time limits of this side
+
+
+async def test_a_broker_that_is_silent_about_a_request_is_a_local_timeout(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        with anyio.fail_after(5), pytest.raises(RequestTimeoutError, match="within 20 ms"):
+            await client.request("a.b", {}, timeout=20)
+
+
+async def test_an_answer_that_comes_too_late_is_ignored(
+    start_tcp_server: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    async with start_tcp_server() as server:
+        async with MessageBrokerClient(server.url) as client:
+            client.on_error(errors.append)
+            with anyio.move_on_after(0.05):
+                await client.request("a.b", {})
+            asked = server.received.partition(b"request:a.b:1.0.0:")[2][:36]
+            with caplog.at_level(logging.DEBUG, logger="mb_core.client"):
+                # A request of the server's that is answered: all before it has been read.
+                await server.send(
+                    b"response:a.b:1.0.0:" + asked + b"\n{}", b"request:system.heartbeat:1.0.0\n{}"
+                )
+                with anyio.fail_after(5):
+                    while b"response:system.heartbeat" not in server.received:
+                        await anyio.sleep(0.005)
+        assert "belongs to no request" in caplog.text
+    assert errors == []
+
+
+async def test_a_heartbeat_is_answered(start_tcp_server: Start) -> None:
+    async with start_tcp_server() as server:
+        async with MessageBrokerClient(server.url):
+            await server.send(b"request:system.heartbeat:1.0.0\n{}")
+        with anyio.fail_after(5):
+            await server.disconnected.wait()
+    assert server.received.endswith(b"response:system.heartbeat:1.0.0\n{}")
