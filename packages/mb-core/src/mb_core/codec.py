@@ -12,7 +12,14 @@ import msgspec
 
 from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError, ResponseError
 
-__all__ = ["ERROR_PREFIX", "decode_payload", "encode_error", "encode_payload", "error_in"]
+__all__ = [
+    "ERROR_PREFIX",
+    "decode_payload",
+    "encode_error",
+    "encode_payload",
+    "error_in",
+    "is_text",
+]
 
 ERROR_PREFIX = b"error:"
 
@@ -21,18 +28,22 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
+# What decoding raises for bytes that somebody else chose; a RecursionError for deep nesting.
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 def encode_payload(payload: Any, limit: int | None = None) -> bytes:
     """`payload` as one line of JSON.
 
     Takes what JSON knows, and what msgspec adds: dataclasses, Structs, datetimes, UUIDs, and
-    `msgspec.Raw` for bytes that are JSON already and are passed on as they are.
+    `msgspec.Raw` for bytes that are JSON already and are passed on as they are.  Numbers that
+    JSON does not know, NaN and the infinities, become null.
 
     Raises LocalProtocolError for anything else, and MessageTooLarge above `limit` bytes.
     """
     try:
         encoded = _encode(payload)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # msgspec's, or whatever the payload's own code raises
         raise LocalProtocolError(f"the payload can't be written as JSON: {error}") from error
     if limit is not None and len(encoded) > limit:
         raise MessageTooLarge(
@@ -41,9 +52,12 @@ def encode_payload(payload: Any, limit: int | None = None) -> bytes:
             size=len(encoded),
             limit=limit,
         )
+    # Only msgspec.Raw can bring these in.  Clients in other languages split at newlines, and a
+    # WebSocket that gets anything but UTF-8 closes.
     if b"\n" in encoded:
-        # Only msgspec.Raw can bring one in.  Clients in other languages split at newlines.
         raise LocalProtocolError("a payload is one line: the given JSON contains a line break")
+    if not is_text(encoded):
+        raise LocalProtocolError("a payload is UTF-8: the given JSON is not")
     return encoded
 
 
@@ -52,15 +66,15 @@ def decode_payload(raw: bytes) -> Any: ...
 @overload
 def decode_payload(raw: bytes, kind: type[T]) -> T: ...
 def decode_payload(raw: bytes, kind: Any = Any) -> Any:
-    """The value of a received payload, converted to `kind`; None for an empty payload.
+    """The value of a received payload, converted to `kind`; an empty payload counts as null.
 
     Raises RemoteProtocolError where it is no JSON, or does not fit `kind`.
     """
-    if not raw and kind is Any:
-        return None
     try:
-        return _decode(raw) if kind is Any else msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if kind is Any:
+            return _decode(raw) if raw else None
+        return msgspec.json.decode(raw or b"null", type=kind)
+    except _NO_JSON as error:
         fault = "does not fit" if isinstance(error, msgspec.ValidationError) else "is no JSON"
         start = raw[:60].decode(errors="backslashreplace")
         raise RemoteProtocolError(
@@ -71,13 +85,18 @@ def decode_payload(raw: bytes, kind: Any = Any) -> Any:
 def encode_error(error: ResponseError) -> bytes:
     """An error as a service sends it: `error:` and the error's object.
 
-    Details that are no JSON are left out rather than hide the error that they belong to.
+    Details that are no JSON are left out, and a text that is none is written as one, rather
+    than hide the error that they belong to.
     """
     try:
         return ERROR_PREFIX + encode_payload(error.as_json())
     except LocalProtocolError:
-        plain = ResponseError(error.message, code=error.code, timestamp=error.timestamp)
-        return ERROR_PREFIX + encode_payload(plain.as_json())
+        code, message, timestamp = (
+            str(part).encode(errors="backslashreplace").decode()
+            for part in (error.code, error.message, error.timestamp)
+        )
+        plain = {"code": code, "message": message, "timestamp": timestamp}
+        return ERROR_PREFIX + encode_payload(plain)
 
 
 def error_in(raw: bytes) -> ResponseError | None:
@@ -89,7 +108,7 @@ def error_in(raw: bytes) -> ResponseError | None:
     if raw.startswith(ERROR_PREFIX):
         try:
             value = _decode(raw[len(ERROR_PREFIX) :])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NO_JSON:
             value = None
         if isinstance(value, dict) and isinstance(value.get("code"), str):
             return _error_of(value)
@@ -99,7 +118,7 @@ def error_in(raw: bytes) -> ResponseError | None:
     if raw[:1] == b"{" and b'"error"' in raw:
         try:
             value = _decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NO_JSON:
             return None
         error = value.get("error")
         if (
@@ -110,6 +129,17 @@ def error_in(raw: bytes) -> ResponseError | None:
         ):
             return _error_of(error)
     return None
+
+
+def is_text(data: bytes) -> bool:
+    """Whether `data` is UTF-8."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _error_of(value: dict[str, Any]) -> ResponseError:

@@ -17,8 +17,8 @@ _SWEEP_FROM = 64
 class Deadlines(Generic[T]):
     """Items by the time at which they are due, in the units of its owner's clock.
 
-    Most deadlines never come: the answer arrives first.  So discarding only forgets the item,
-    and its place in the heap is swept out when more than half of the heap is such places:
+    Most deadlines never come: the answer arrives first.  So discarding or replacing one only
+    leaves its place in the heap, which is swept when more than half of it is such places:
     constant cost on average, and memory in proportion to what is really waiting.
     """
 
@@ -30,23 +30,19 @@ class Deadlines(Generic[T]):
         self._due: dict[T, int] = {}
         self._order = itertools.count()
 
-    def __len__(self) -> int:
-        return len(self._due)
-
     def add(self, item: T, when: float) -> None:
         """Set the deadline of `item`, in place of the one that it had."""
         number = next(self._order)
+        replaced = item in self._due
         self._due[item] = number
         heapq.heappush(self._heap, (when, number, item))
+        if replaced:
+            self._sweep()
 
     def discard(self, item: T) -> None:
         """Forget the deadline of `item`, if it has one."""
-        if self._due.pop(item, None) is None:
-            return
-        heap = self._heap
-        if len(heap) > _SWEEP_FROM and len(heap) > 2 * len(self._due):
-            self._heap = [entry for entry in heap if self._due.get(entry[2]) == entry[1]]
-            heapq.heapify(self._heap)
+        if self._due.pop(item, None) is not None:
+            self._sweep()
 
     def next(self) -> float | None:
         """The time at which something is due next, or None."""
@@ -63,3 +59,9 @@ class Deadlines(Generic[T]):
             del self._due[item]
             due.append(item)
         return due
+
+    def _sweep(self) -> None:
+        heap = self._heap
+        if len(heap) > _SWEEP_FROM and len(heap) > 2 * len(self._due):
+            self._heap = [entry for entry in heap if self._due.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)

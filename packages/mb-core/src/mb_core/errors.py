@@ -6,7 +6,8 @@ Errors carry attributes; their text is for people.  The codes are those of the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copyreg
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -37,7 +38,11 @@ __all__ = [
 
 
 class MBError(Exception):
-    """The root of every error of this library."""
+    """The root of every error of this library.  Copying and pickling keep its attributes."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        # Exception's own way calls the constructor with the text alone, which most refuse.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConnectError(MBError):
@@ -116,7 +121,8 @@ class ResponseError(MBError):
 
     A request handler may raise it as well: its code, text and details are the answer.
     `timestamp` is ISO 8601 in UTC; `details` is whatever JSON the other side attached.
-    A subclass fixes its code, and is what `ResponseError.of` makes for that code.
+    A subclass fixes its code, and is what `ResponseError.of` makes for that code: the first
+    that names it, so no later one takes its place.
     """
 
     _by_code: ClassVar[dict[str, type[ResponseError]]] = {}
@@ -124,7 +130,7 @@ class ResponseError(MBError):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # A subclass of a user's own inherits its parent's code; the first class stays.
+        # A subclass that names no code inherits its parent's, whose class stays.
         ResponseError._by_code.setdefault(cls.code, cls)
 
     def __init__(
@@ -146,9 +152,14 @@ class ResponseError(MBError):
     def of(
         cls, code: str, message: str, *, timestamp: str | None = None, details: Any = None
     ) -> ResponseError:
-        """The error for `code`: its own subclass, or ResponseError for a code unknown here."""
+        """The error for `code`: its own subclass, or ResponseError for a code unknown here.
+
+        A subclass's own constructor is not called: what it would take did not cross the wire.
+        """
         kind = cls._by_code.get(code, ResponseError)
-        return kind(message, code=code, timestamp=timestamp, details=details)
+        error = kind.__new__(kind, message)
+        ResponseError.__init__(error, message, code=code, timestamp=timestamp, details=details)
+        return error
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" if self.message else self.code

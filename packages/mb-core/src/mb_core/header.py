@@ -191,7 +191,7 @@ def encode_header(header: MessageHeader) -> bytes:
     line = b":".join(fields).rstrip(b":") + b"\n"
     if len(line) > MAX_HEADER:
         raise MessageTooLarge(
-            f"the header has {len(line)} bytes, the limit is {MAX_HEADER}: shorten the topic",
+            f"the header has {len(line)} bytes, the limit is {MAX_HEADER}: shorten the version",
             size=len(line),
             limit=MAX_HEADER,
         )
@@ -259,8 +259,8 @@ def _read_timeout(field: bytes, action: Action) -> int:
             f"a timeout is allowed on requests only, not on a {action.value}",
             details={"action": action.value},
         )
-    # No more digits than the limit has: int() of a long text takes long.
-    number = int(field) if field.isdigit() and len(field) <= 7 else None
+    # Details are JSON, where a number is exact up to 15 digits.
+    number = int(field) if field.isdigit() and len(field) <= 15 else None
     if number is None or not 1 <= number <= MAX_TIMEOUT:
         raise RemoteProtocolError(
             f"invalid timeout {_text(field)!r}: expected whole milliseconds from 1 to "

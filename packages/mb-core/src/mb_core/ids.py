@@ -36,7 +36,8 @@ class IdSource:
 
 def check_id(value: str, what: str) -> bytes:
     """Return the id as bytes, or raise LocalProtocolError; `what` names it in the error."""
-    encoded = value.encode() if isinstance(value, str) else b""
+    # What is not ASCII is no id; a "?" in its place is none either.
+    encoded = value.encode("ascii", "replace") if isinstance(value, str) else b""
     if is_id(encoded):
         return encoded
     raise LocalProtocolError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from .codec import decode_payload, encode_payload
+from .codec import decode_payload, encode_payload, is_text
 from .errors import LocalProtocolError, RemoteProtocolError
 from .header import Action, HeaderPrefix, MessageHeader, encode_header, read_header
 
@@ -24,7 +25,7 @@ class Message:
 
     Its payload is decoded when it is first asked for: who only counts or forwards messages
     does not pay for that.  `prefix` and `request_key` are the header as the wire has it, for the
-    machines that route by it.
+    machines that route by it.  A copy, pickled or not, can't be answered.
     """
 
     __slots__ = (
@@ -109,6 +110,13 @@ class Message:
             )
         await self.responder.respond(self, payload)
 
+    def __reduce__(self) -> tuple[Callable[..., Message], tuple[Any, ...]]:
+        # What was received, and neither its prefix's route nor its responder, which belong to
+        # a connection.
+        prefix = self.prefix
+        fields = (prefix.action, prefix.topic, prefix.version, self.request_key)
+        return _restore, (*fields, self._parent_id, self._timeout, self.raw_payload)
+
     def __repr__(self) -> str:
         start = self.raw_payload[:60].decode(errors="backslashreplace")
         more = "..." if len(self.raw_payload) > 60 else ""
@@ -133,15 +141,17 @@ def parse_message(data: str | bytes) -> Message:
     return Message(prefix, request_id, parent_id, timeout, encoded[end + 1 :])
 
 
-def is_text(data: bytes) -> bool:
-    """Whether `data` is UTF-8."""
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _restore(
+    action: Action,
+    topic: str,
+    version: str,
+    request_id: bytes | None,
+    parent_id: bytes | None,
+    timeout: int | None,
+    raw_payload: bytes,
+) -> Message:
+    prefix = HeaderPrefix(action, topic, version)
+    return Message(prefix, request_id, parent_id, timeout, raw_payload)
 
 
 _UNREAD = object()

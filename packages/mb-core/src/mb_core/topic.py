@@ -2,8 +2,8 @@
 
 A topic is 1 to 5 segments joined by dots; each segment is a letter followed by letters and
 digits; 255 characters at most; matched without regard to case.  In a pattern `+` stands for
-exactly one segment, and a closing `#` for any number of them, none included
-(docs/protocol.md, "Topics").
+exactly one segment, and a closing `#` for any number of them, none included; the broker's own
+topics, `system.*`, match by their names only (docs/protocol.md, "Topics").
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from typing import Generic, TypeVar
 
 from .errors import LocalProtocolError
 
-__all__ = ["MAX_TOPIC_LENGTH", "TopicTable", "check_pattern", "check_topic", "is_topic", "matches"]
+__all__ = [
+    "MAX_TOPIC_LENGTH",
+    "TopicTable",
+    "check_pattern",
+    "check_topic",
+    "is_pattern",
+    "is_topic",
+    "matches",
+]
 
 MAX_TOPIC_LENGTH = 255
 
@@ -60,8 +68,13 @@ def check_pattern(pattern: str) -> str:
 
 def matches(pattern: str, topic: str) -> bool:
     """Whether a subscription to `pattern` receives messages of `topic`."""
+    key = topic.lower()
+    if pattern.lower() == key:
+        return True
+    if _is_own(key):
+        return False
     places = pattern.lower().split(".")
-    segments = topic.lower().split(".")
+    segments = key.split(".")
     if places[-1] == "#":
         places.pop()
         if len(segments) < len(places):
@@ -77,20 +90,13 @@ class TopicTable(Generic[T]):
 
     One lookup costs the same whether ten patterns are filed or a hundred thousand: exact
     topics are one dictionary access; wildcards walk a tree no deeper than a topic.
-    `generation` changes with every change, so that callers can keep what they looked up.
     """
 
-    __slots__ = ("_exact", "_root", "_size", "generation")
+    __slots__ = ("_exact", "_root")
 
     def __init__(self) -> None:
         self._exact: dict[str, dict[T, None]] = {}
         self._root: _Node[T] = _Node()
-        self._size = 0
-        self.generation = 0
-
-    def __len__(self) -> int:
-        """How many pairs of pattern and value are filed."""
-        return self._size
 
     def add(self, pattern: str, value: T) -> bool:
         """File `value` under `pattern`; False where it was there already."""
@@ -99,8 +105,6 @@ class TopicTable(Generic[T]):
         if value in values:
             return False
         values[value] = None
-        self._size += 1
-        self.generation += 1
         return True
 
     def remove(self, pattern: str, value: T) -> bool:
@@ -112,8 +116,6 @@ class TopicTable(Generic[T]):
         del values[value]
         if not values:
             self._forget(key)
-        self._size -= 1
-        self.generation += 1
         return True
 
     def match(self, topic: str) -> Iterator[T]:
@@ -123,11 +125,8 @@ class TopicTable(Generic[T]):
         """
         key = topic.lower()
         yield from self._exact.get(key, ())
-        if self._root.children or self._root.tail:
+        if (self._root.children or self._root.tail) and not _is_own(key):
             yield from self._root.match(key.split("."), 0)
-
-    def __contains__(self, pattern: str) -> bool:
-        return self._values(pattern.lower(), create=False) is not None
 
     def _values(self, key: str, *, create: bool) -> dict[T, None] | None:
         if "+" not in key and "#" not in key:
@@ -178,6 +177,11 @@ class _Node(Generic[T]):
             if child is not None and child.prune(places, depth + 1):
                 del self.children[places[depth]]
         return not (self.children or self.values or self.tail)
+
+
+def _is_own(topic: str) -> bool:
+    """Whether a topic in lower case is the broker's own."""
+    return topic.startswith("system.")
 
 
 def _shown(value: object) -> str:

@@ -32,11 +32,11 @@ def parse_url(text: str) -> URL:
         port = parts.port
     except ValueError as error:
         raise ConnectError(f"invalid URL {text!r}: {error}") from error
-    if "://" not in text or not parts.scheme:
+    if not parts.scheme or not text.lstrip().lower().startswith(f"{parts.scheme}://"):
         raise ConnectError(
             f"invalid URL {text!r}: expected scheme://host:port, for example tcp://localhost:8081"
         )
     if parts.username or parts.password:
         raise ConnectError("a broker's URL takes no user name and no password")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return URL(parts.scheme.lower(), parts.hostname or "", port, path)
+    return URL(parts.scheme, parts.hostname or "", port, path)

@@ -29,10 +29,13 @@ def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL
         return parse_url(target)
     if not isinstance(port, int):
         raise ConnectError(
-            f"a port is needed with the host {target!r}, or a URL such as tcp://{target}:8081"
+            f"a port is needed beside the host {target!r}, or a URL such as tcp://localhost:8081"
         )
     host = f"[{target}]" if ":" in target and not target.startswith("[") else target
-    return parse_url(f"{scheme}://{host}:{port}")
+    url = parse_url(f"{scheme}://{host}:{port}")
+    if url.port != port or url.path:
+        raise ConnectError(f"invalid host {target!r}: expected a name or an address, nothing more")
+    return url
 
 
 def dial_address(
@@ -45,12 +48,19 @@ def dial_address(
     for rule in environ.get(CONNECT_TO, "").split(","):
         if not rule.strip():
             continue
-        given, _, instead = rule.strip().partition("=")
-        if given.lower() == f"{url.host}:{port}".lower():
-            host, _, number = instead.rpartition(":")
-            if not host or not number.isdecimal():
+        given, _, instead = rule.partition("=")
+        given_host, given_port = _host_and_port(given)
+        if given_host.lower() == url.host.lower() and given_port == str(port):
+            host, number = _host_and_port(instead)
+            if not host or not number.isdecimal() or int(number) > 65_535:
                 raise ConnectError(
-                    f"{CONNECT_TO} has the rule {rule!r}: expected HOST:PORT=HOST:PORT"
+                    f"{CONNECT_TO} has the rule {rule.strip()!r}: expected HOST:PORT=HOST:PORT"
                 )
-            return host.strip("[]"), int(number)
+            return host, int(number)
     return url.host, port
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """The two parts of `HOST:PORT`, or of `[IPv6]:PORT`."""
+    host, _, port = text.strip().rpartition(":")
+    return host.strip("[]"), port

@@ -1,0 +1,455 @@
+"""Payloads: what can be written, what is read, and how an error is told from data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mb_core.codec import decode_payload, encode_error, encode_payload, error_in, is_text
+from mb_core.errors import (
+    InternalError,
+    LocalProtocolError,
+    MessageTooLarge,
+    NoRouteFoundError,
+    RemoteProtocolError,
+    ResponseError,
+)
+
+TIMESTAMP = "2026-01-01T00:00:00.000Z"
+# More than any stack has room for.
+DEEP = 500_000
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@dataclass
+class Place:
+    city: str
+    height: int = 0
+
+
+class Reading(msgspec.Struct):
+    degrees: float
+
+    def __post_init__(self) -> None:
+        if self.degrees < -273.15:
+            raise ValueError("colder than cold")
+
+
+class Named(TypedDict):
+    name: str
+
+
+class Failing:
+    """Something whose own code fails while it is written."""
+
+    @property
+    def __class__(self) -> type:  # what msgspec looks at first
+        raise RuntimeError("broken property")
+
+
+# Writing
+
+
+@settings(deadline=None)
+@given(json_values)
+def test_what_is_written_is_read_again(value: Any) -> None:
+    encoded = encode_payload(value)
+    assert b"\n" not in encoded
+    assert decode_payload(encoded) == value
+    assert json.loads(encoded) == value  # and by others
+
+
+@pytest.mark.parametrize(
+    ("payload", "encoded"),
+    [
+        (None, b"null"),
+        ({}, b"{}"),
+        ("a\nb\r\u2028", '"a\\nb\\r\u2028"'.encode()),
+        ({"a\n": 1}, b'{"a\\n":1}'),
+        ("Malmö", '"Malmö"'.encode()),
+        (2**53 + 1, b"9007199254740993"),
+        (10**30, b"1" + b"0" * 30),
+        ((1, 2), b"[1,2]"),
+        ({1: "a"}, b'{"1":"a"}'),
+        (Place("Oslo"), b'{"city":"Oslo","height":0}'),
+        (Reading(1.5), b'{"degrees":1.5}'),
+        (datetime(2026, 1, 1, tzinfo=UTC), b'"2026-01-01T00:00:00Z"'),
+        (uuid.UUID(int=0), b'"00000000-0000-0000-0000-000000000000"'),
+    ],
+)
+def test_json_and_what_msgspec_adds_is_written_on_one_line(payload: Any, encoded: bytes) -> None:
+    assert encode_payload(payload) == encoded
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_know_become_null(number: float) -> None:
+    assert encode_payload([number]) == b"[null]"
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b' {"a" : 1}', "Malmö".encode(), b"no json", b"\r"])
+def test_raw_is_passed_on_byte_for_byte(raw: bytes) -> None:
+    assert encode_payload(msgspec.Raw(raw)) == raw
+
+
+@pytest.mark.parametrize("raw", [b"{\n}", b"{}\n", b"\n"])
+@pytest.mark.parametrize("within", [lambda raw: raw, lambda raw: [raw], lambda raw: {"a": raw}])
+def test_raw_with_a_line_break_is_refused(raw: bytes, within: Callable[[Any], Any]) -> None:
+    with pytest.raises(LocalProtocolError, match="line break"):
+        encode_payload(within(msgspec.Raw(raw)))
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b'"Malm\xf6"', b'"\xed\xa0\x80"', b"\xc3"])
+@pytest.mark.parametrize("within", [lambda raw: raw, lambda raw: [raw], lambda raw: {"a": raw}])
+def test_raw_that_is_no_utf_8_is_refused(raw: bytes, within: Callable[[Any], Any]) -> None:
+    with pytest.raises(LocalProtocolError, match="UTF-8"):
+        encode_payload(within(msgspec.Raw(raw)))
+
+
+def nested(depth: int) -> Any:
+    value: Any = None
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def endless() -> Any:
+    value: dict[str, Any] = {}
+    value["self"] = value
+    return value
+
+
+UNENCODABLE: dict[str, Callable[[], Any]] = {
+    "object": object,
+    "function": lambda: print,
+    "generator": lambda: (each for each in ()),
+    "complex number": lambda: 1j,
+    "key that is no text": lambda: {(1, 2): 3},
+    "lone surrogate": lambda: "\ud800",
+    "lone surrogate in a key": lambda: {"\udfff": 1},
+    "thousands of digits": lambda: 10**5000,
+    "memory that is not in one piece": lambda: memoryview(b"abcd")[::2],
+    "nested too deep": lambda: nested(DEEP),
+    "nested without end": endless,
+    "an error": lambda: ValueError("x"),
+    "a class of its own": Failing,
+    "within": lambda: {"a": [{"b": object()}]},
+}
+
+
+@pytest.mark.parametrize("make", UNENCODABLE.values(), ids=UNENCODABLE)
+def test_what_can_not_be_written_is_the_callers_fault(make: Callable[[], Any]) -> None:
+    with pytest.raises(LocalProtocolError, match="can't be written as JSON") as raised:
+        encode_payload(make())
+    assert raised.value.__cause__ is not None
+
+
+def test_a_payload_may_be_as_long_as_the_limit() -> None:
+    assert encode_payload("abc", limit=5) == b'"abc"'
+
+
+def test_a_payload_one_byte_over_the_limit_is_too_large() -> None:
+    with pytest.raises(MessageTooLarge, match="6 bytes, the limit is 5") as raised:
+        encode_payload("abcd", limit=5)
+    assert (raised.value.size, raised.value.limit) == (6, 5)
+
+
+def test_the_limit_counts_bytes_not_characters() -> None:
+    assert encode_payload("ö", limit=4)
+    with pytest.raises(MessageTooLarge):
+        encode_payload("öö", limit=5)
+
+
+def test_without_a_limit_a_payload_is_as_long_as_it_is() -> None:
+    assert len(encode_payload("a" * 1_000_000)) == 1_000_002
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b"", None),
+        (b"null", None),
+        (b" {} ", {}),
+        (b'{\n"a": [1, 2.5]\n}', {"a": [1, 2.5]}),
+        (b'"\\ud83c\\udf27"', "🌧"),
+        (b"123456789012345678901234567890", 123456789012345678901234567890),
+    ],
+)
+def test_a_payload_is_read_as_json(raw: bytes, value: Any) -> None:
+    assert decode_payload(raw) == value
+
+
+NO_JSON = {
+    "text": b"hello",
+    "truncated": b'{"name":',
+    "space alone": b" ",
+    "two values": b"1 2",
+    "trailing comma": b"[1,]",
+    "single quotes": b"{'a':1}",
+    "NaN": b"NaN",
+    "null byte": b"{}\0",
+    "no UTF-8": b'"\xff"',
+    "lone surrogate": rb'"\ud800"',
+    "a line break in a text": b'"a\nb"',
+    "nested too deep": b"[" * DEEP,
+    "nested too deep, and closed": b"[" * DEEP + b"]" * DEEP,
+    "objects nested too deep": b'{"a":' * DEEP,
+}
+
+
+@pytest.mark.parametrize("raw", NO_JSON.values(), ids=NO_JSON)
+@pytest.mark.parametrize("kind", [Any, dict, Place], ids=["any", "dict", "dataclass"])
+def test_what_is_no_json_is_the_other_sides_fault(raw: bytes, kind: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match="the received payload") as raised:
+        decode_payload(raw, kind)
+    assert len(str(raised.value)) < 500
+
+
+def test_the_error_shows_how_a_payload_begins() -> None:
+    with pytest.raises(RemoteProtocolError, match=r"is no JSON: .*it begins 'h\\\\xffllo'"):
+        decode_payload(b"h\xffllo")
+
+
+@pytest.mark.parametrize("raw", [b"1" * 5000, b"1e999"], ids=["digits", "exponent"])
+def test_a_number_out_of_range_is_refused(raw: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="out of range"):
+        decode_payload(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "value"),
+    [
+        (b'{"city":"Oslo","more":1}', Place, Place("Oslo")),
+        (b'{"degrees":1}', Reading, Reading(1.0)),
+        (b'{"name":"a"}', Named, {"name": "a"}),
+        (b"[1,2]", list[int], [1, 2]),
+        (b"[1,2]", tuple[int, int], (1, 2)),
+        (b'"2026-01-01T00:00:00Z"', datetime, datetime(2026, 1, 1, tzinfo=UTC)),
+        (b"[1]", object, [1]),
+        (b"[1, 2]", msgspec.Raw, msgspec.Raw(b"[1, 2]")),
+        (b"", Place | None, None),
+        (b"", type(None), None),
+        (b"null", Place | None, None),
+    ],
+)
+def test_a_payload_is_converted_to_a_type(raw: bytes, kind: Any, value: Any) -> None:
+    assert decode_payload(raw, kind) == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "fault"),
+    [
+        (b'{"city":5}', Place, r"Expected `str`, got `int` - at `\$.city`"),
+        (b"{}", Place, "missing required field `city`"),
+        (b"[1,null]", list[int], r"at `\$\[1\]`"),
+        (b"", Place, "Expected `object`, got `null`"),
+        (b'{"degrees":-300}', Reading, "colder than cold"),
+    ],
+)
+def test_what_does_not_fit_says_where(raw: bytes, kind: Any, fault: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"does not fit: .*{fault}"):
+        decode_payload(raw, kind)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_value_or_the_other_sides_fault(raw: bytes) -> None:
+    for kind in (Any, Place, list[int]):
+        with contextlib.suppress(RemoteProtocolError):
+            decode_payload(raw, kind)
+
+
+@given(st.binary(max_size=20) | st.text(max_size=10).map(str.encode))
+def test_text_is_what_python_reads_as_utf_8(data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        assert not is_text(data)
+    else:
+        assert is_text(data)
+
+
+# Errors: written
+
+
+def test_an_error_is_written_with_the_prefix_of_a_service() -> None:
+    error = NoRouteFoundError("nobody", timestamp=TIMESTAMP, details={"topic": "a"})
+    assert encode_error(error) == (
+        b'error:{"code":"NO_ROUTE_FOUND","message":"nobody",'
+        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"topic":"a"}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "details",
+    [object(), "\ud800", msgspec.Raw(b"{\n}"), msgspec.Raw(b"\xff"), nested(DEEP)],
+    ids=["object", "surrogate", "line break", "no UTF-8", "deep"],
+)
+def test_details_that_are_no_json_do_not_hide_their_error(details: object) -> None:
+    error = NoRouteFoundError("nobody", timestamp=TIMESTAMP, details=details)
+    read = error_in(encode_error(error))
+    assert isinstance(read, NoRouteFoundError)
+    assert (read.message, read.timestamp, read.details) == ("nobody", TIMESTAMP, None)
+
+
+def test_a_text_that_is_none_does_not_hide_its_error() -> None:
+    cause: Any = ValueError("not a text")
+    read = error_in(encode_error(NoRouteFoundError(cause)))
+    assert isinstance(read, NoRouteFoundError)
+    assert read.message == "not a text"
+
+
+def test_a_text_that_can_not_be_encoded_does_not_hide_its_error() -> None:
+    read = error_in(encode_error(ResponseError("file \udcff", code="\ud800", timestamp="\ud800")))
+    assert read is not None
+    assert (read.code, read.message) == ("\\ud800", "file \\udcff")
+    assert read.timestamp == "\\ud800"
+
+
+@settings(deadline=None)
+@given(text, text, text, json_values)
+def test_both_shapes_are_read_again(
+    code: str, message: str, timestamp: str, details: object
+) -> None:
+    error = ResponseError(message, code=code, timestamp=timestamp, details=details)
+    for raw in (encode_error(error), encode_payload({"error": error.as_json()})):
+        read = error_in(raw)
+        assert read is not None
+        assert (read.code, read.message) == (code, message)
+        assert (read.timestamp, read.details) == (timestamp, details)
+
+
+# Errors: told from data
+
+
+def test_an_error_of_the_broker_is_an_object_under_the_key_error() -> None:
+    raw = b'{"error":{"code":"NO_ROUTE_FOUND","message":"m","timestamp":"t","details":[1]}}'
+    read = error_in(raw)
+    assert type(read) is NoRouteFoundError
+    assert (read.message, read.timestamp, read.details) == ("m", "t", [1])
+
+
+def test_an_error_without_a_timestamp_gets_one() -> None:
+    read = error_in(b'{"error":{"code":"X","message":"m"}}')
+    assert read is not None
+    assert read.timestamp.endswith("Z")
+
+
+DATA = {
+    "empty": b"",
+    "empty object": b"{}",
+    "null": b"null",
+    "a list": b'["error"]',
+    "the word": b'"error"',
+    "a text as error": b'{"error":"no"}',
+    "null as error": b'{"error":null}',
+    "a number as error": b'{"error":5}',
+    "a list as error": b'{"error":[{"code":"X","message":"m"}]}',
+    "an empty object as error": b'{"error":{}}',
+    "no message": b'{"error":{"code":"X"}}',
+    "no code": b'{"error":{"message":"m"}}',
+    "code is no text": b'{"error":{"code":5,"message":"m"}}',
+    "message is no text": b'{"error":{"code":"X","message":5}}',
+    "more keys": b'{"error":{"code":"X","message":"m"},"value":1}',
+    "another key": b'{"errors":{"code":"X","message":"m"}}',
+    "deeper": b'{"a":{"error":{"code":"X","message":"m"}}}',
+    "in a list": b'[{"error":{"code":"X","message":"m"}}]',
+    "no JSON": b'{"error":{"code":"X","message":"m"}',
+    "no UTF-8": b'{"error":"\xff"}',
+    "nested too deep": b'{"error":' + b"[" * DEEP,
+    "prefix in upper case": b'ERROR:{"code":"X","message":"m"}',
+    "prefix in a text": b'"error:{}"',
+    "a longer word": b"errors:1",
+    "prefix without colon": b'error{"code":"X"}',
+}
+
+
+@pytest.mark.parametrize("raw", DATA.values(), ids=DATA)
+def test_what_merely_looks_like_an_error_is_data(raw: bytes) -> None:
+    assert error_in(raw) is None
+
+
+JUNK = {
+    "nothing": b"",
+    "a text": b"it went wrong",
+    "truncated JSON": b'{"code":"X"',
+    "trailing characters": b'{"code":"X"} and more',
+    "a list": b"[1]",
+    "null": b"null",
+    "no code": b'{"message":"m"}',
+    "code is no text": b'{"code":5,"message":"m"}',
+    "lone surrogate": rb'{"code":"\ud800"}',
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_the_prefix_makes_an_error_of_whatever_follows(junk: bytes) -> None:
+    read = error_in(b"error:" + junk)
+    assert type(read) is InternalError
+    assert read.message == junk.decode()
+    assert read.details is None
+
+
+def test_what_follows_the_prefix_need_not_be_utf_8() -> None:
+    read = error_in(b"error:\xff\xfe")
+    assert type(read) is InternalError
+    assert read.message == "\\xff\\xfe"
+
+
+@pytest.mark.parametrize("deep", [b"[" * DEEP, b'{"code":' * DEEP], ids=["lists", "objects"])
+def test_the_prefix_makes_an_error_of_what_is_nested_too_deep(deep: bytes) -> None:
+    assert type(error_in(b"error:" + deep)) is InternalError
+
+
+@pytest.mark.parametrize(
+    ("rest", "code", "message", "details"),
+    [
+        (b' {"code":"X","message":"m"} ', "X", "m", None),
+        (b'{"code":"X"}', "X", "", None),
+        (b'{"code":"X","message":5,"timestamp":6}', "X", "", None),
+        (b'{"code":"","message":""}', "", "", None),
+        (b'{"code":"X","message":"m","details":0}', "X", "m", 0),
+        (b'{"code":"X","message":"m","details":"text"}', "X", "m", "text"),
+        (b'{"code":"X","message":"m","details":null,"more":1}', "X", "m", None),
+    ],
+)
+def test_of_a_services_error_the_code_alone_is_needed(
+    rest: bytes, code: str, message: str, details: object
+) -> None:
+    read = error_in(b"error:" + rest)
+    assert read is not None
+    assert (read.code, read.message, read.details) == (code, message, details)
+    assert isinstance(read.timestamp, str)
+
+
+shapes = st.sampled_from([b"%b", b"error:%b", b'{"error":%b}', b'{"error":{"code":"X",%b}}'])
+
+
+@given(shapes, st.binary(max_size=40))
+def test_any_payload_is_an_error_or_data(shape: bytes, junk: bytes) -> None:
+    raw = shape % junk
+    read = error_in(raw)
+    if raw.startswith(b"error:"):
+        assert read is not None
+    if read is not None:
+        assert str(read).encode()  # it can be logged and passed on
+        assert error_in(encode_error(read)) is not None

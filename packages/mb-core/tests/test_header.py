@@ -1,0 +1,427 @@
+"""The header line: every field, every limit, and a reader that remembers without a difference."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mb_core.errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
+from mb_core.header import (
+    MAX_HEADER,
+    MAX_TIMEOUT,
+    Action,
+    HeaderPrefix,
+    HeaderReader,
+    MessageHeader,
+    check_timeout,
+    encode_header,
+    read_header,
+)
+
+ID = "5d0c3b0e-7f5c-4b4e-9a53-2f0d7c9e4a11"
+PARENT = "00000000-0000-4000-8000-000000000001"
+VALID_ACTIONS = {"validActions": ["publish", "request", "response"]}
+
+
+def fields_of(data: bytes) -> tuple[Any, ...]:
+    """What a header says, for comparing."""
+    prefix, request_id, parent_id, timeout, end = read_header(data)
+    return prefix.action, prefix.topic, prefix.version, request_id, parent_id, timeout, end
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("publish:a:1.0.0", ("publish", "a", "1.0.0", None, None, None)),
+        ("PUBLISH:a:1.0.0", ("publish", "a", "1.0.0", None, None, None)),
+        ("ReQuest:a:1.0.0", ("request", "a", "1.0.0", None, None, None)),
+        ("response:A.bC:1.0.0", ("response", "A.bC", "1.0.0", None, None, None)),
+        (f"publish:a:1.0.0:{ID}", ("publish", "a", "1.0.0", ID, None, None)),
+        (f"publish:a:1.0.0:{ID}:{PARENT}", ("publish", "a", "1.0.0", ID, PARENT, None)),
+        (f"publish:a:1.0.0::{PARENT}", ("publish", "a", "1.0.0", None, PARENT, None)),
+        (f"request:a:1.0.0:{ID}:{PARENT}:1", ("request", "a", "1.0.0", ID, PARENT, 1)),
+        (f"request:a:1.0.0:{ID}::5000", ("request", "a", "1.0.0", ID, None, 5000)),
+        (f"request:a:1.0.0::{PARENT}:5000", ("request", "a", "1.0.0", None, PARENT, 5000)),
+        ("request:a:1.0.0:::3600000", ("request", "a", "1.0.0", None, None, 3_600_000)),
+        ("request:a:1.0.0:::0005000", ("request", "a", "1.0.0", None, None, 5000)),
+        ("request:a:1.0.0:::000000000005000", ("request", "a", "1.0.0", None, None, 5000)),
+        ("publish:a:1.0.0:", ("publish", "a", "1.0.0", None, None, None)),
+        ("publish:a:1.0.0:::", ("publish", "a", "1.0.0", None, None, None)),
+        ("publish:a:1.0.0:::::what:ever", ("publish", "a", "1.0.0", None, None, None)),
+        (f"request:a:1.0.0:{ID}::5:more", ("request", "a", "1.0.0", ID, None, 5)),
+        ("publish:a: 1.0.0 ", ("publish", "a", " 1.0.0 ", None, None, None)),
+    ],
+)
+def test_a_header_is_read_by_place(line: str, expected: tuple[Any, ...]) -> None:
+    *most, request_id, parent_id, timeout = expected
+    ids = [None if each is None else each.encode() for each in (request_id, parent_id)]
+    assert fields_of(f"{line}\nrest".encode()) == (*most, *ids, timeout, len(line))
+
+
+def test_the_payload_begins_behind_the_first_newline() -> None:
+    data = b"publish:a:1.0.0\n\n{}\n"
+    assert data[read_header(data)[-1] + 1 :] == b"\n{}\n"
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["0.0.0", "10.20.30", "v1.0.0", "1.0.0-alpha", "1.0.0-alpha.1-x", "1.0.0+b.5", "1.2.3-rc.1+b"],
+)
+def test_a_version_is_semantic(version: str) -> None:
+    assert read_header(f"publish:a:{version}\n".encode())[0].version == version
+    line = f"publish:a:{version}\n".encode()
+    assert encode_header(MessageHeader("publish", "a", version)) == line
+
+
+BAD_VERSIONS = {
+    "empty": "",
+    "one number": "1",
+    "two numbers": "1.0",
+    "four numbers": "1.0.0.0",
+    "leading zero": "01.0.0",
+    "leading zero later": "1.0.00",
+    "upper-case v": "V1.0.0",
+    "two v": "vv1.0.0",
+    "empty pre-release": "1.0.0-",
+    "empty build": "1.0.0+",
+    "empty part of a pre-release": "1.0.0-a..b",
+    "underscore": "1.0.0-a_b",
+    "wildcard": "1.0.x",
+    "space within": "1. 0.0",
+    "tab around": "\t1.0.0",
+    "digits of another script": "\u0661.0.0",
+}
+
+
+@pytest.mark.parametrize("version", BAD_VERSIONS.values(), ids=BAD_VERSIONS)
+def test_a_version_that_is_not_semantic_is_refused(version: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="invalid version") as read:
+        read_header(f"publish:a:{version}:{ID}\n".encode())
+    assert read.value.details == {"version": version}
+    with pytest.raises(LocalProtocolError, match="invalid version"):
+        encode_header(MessageHeader("publish", "a", version))
+
+
+# The reference broker's word on each of these: MALFORMED_MESSAGE with these details.
+MALFORMED: dict[str, tuple[bytes, dict[str, Any] | None]] = {
+    "empty": (b"", None),
+    "no newline": (b"publish:a:1.0.0", None),
+    "newline alone": (b"\n", None),
+    "action only": (b"publish\n{}", None),
+    "no version": (b"publish:a\n{}", None),
+    "unknown action": (b"bogus:a:1.0.0\n{}", VALID_ACTIONS),
+    "space before the action": (b" publish:a:1.0.0\n{}", VALID_ACTIONS),
+    "empty action": (b":a:1.0.0\n{}", VALID_ACTIONS),
+    "three empty fields": (b"::\n{}", VALID_ACTIONS),
+    "action in letters that look alike": ("pub\u217cish:a:1.0.0\n".encode(), VALID_ACTIONS),
+    "empty topic": (b"publish::1.0.0\n", {"topic": ""}),
+    "bad topic": (b"publish:a..b:1.0.0\n", {"topic": "a..b"}),
+    "six segments": (b"publish:a.b.c.d.e.f:1.0.0\n", {"topic": "a.b.c.d.e.f"}),
+    "pattern as topic": (b"publish:#:1.0.0\n", {"topic": "#"}),
+    "space after the topic": (b"publish:a :1.0.0\n", {"topic": "a "}),
+    "topic that is not ASCII": ("publish:système:1.0.0\n".encode(), {"topic": "système"}),
+    "topic that is no UTF-8": (b"publish:a\xff:1.0.0\n", {"topic": "a\\xff"}),
+    "256 characters": (b"publish:%b:1.0.0\n" % (b"a" * 256), {"topic": "a" * 256}),
+    "bad version": (b"publish:a:1.0\n", {"version": "1.0"}),
+    "carriage return": (b"publish:a:1.0.0\r\n", {"version": "1.0.0\r"}),
+    "bad id": (b"publish:a:1.0.0:x\n", {"requestId": "x"}),
+    "upper-case id": (f"publish:a:1.0.0:{ID.upper()}\n".encode(), {"requestId": ID.upper()}),
+    "space before the id": (f"publish:a:1.0.0: {ID}\n".encode(), {"requestId": f" {ID}"}),
+    "id that is no UTF-8": (b"publish:a:1.0.0:\xff\n", {"requestId": "\\xff"}),
+    "bad parent id": (f"request:a:1.0.0:{ID}:bad\n".encode(), {"parentRequestId": "bad"}),
+    "bad parent id alone": (b"publish:a:1.0.0::bad\n", {"parentRequestId": "bad"}),
+    "time limit 0": (f"request:a:1.0.0:{ID}:{PARENT}:0\n".encode(), {"timeout": 0}),
+    "no number": (f"request:a:1.0.0:{ID}:{PARENT}:abc\n".encode(), {"timeout": None}),
+    "over an hour": (f"request:a:1.0.0:{ID}::3600001\n".encode(), {"timeout": 3_600_001}),
+    "hours": (b"request:a:1.0.0:::123456789012345\n", {"timeout": 123_456_789_012_345}),
+    "more digits than JSON": (b"request:a:1.0.0:::%b\n" % (b"9" * 300), {"timeout": None}),
+    "negative": (b"request:a:1.0.0:::-5\n", {"timeout": None}),
+    "fraction": (b"request:a:1.0.0:::1.5\n", {"timeout": None}),
+    "plus sign": (b"request:a:1.0.0:::+5\n", {"timeout": None}),
+    "underscore": (b"request:a:1.0.0:::1_000\n", {"timeout": None}),
+    "space around": (b"request:a:1.0.0::: 5\n", {"timeout": None}),
+    "other digits": ("request:a:1.0.0:::\u0665\n".encode(), {"timeout": None}),
+    "publish with a time limit": (f"publish:a:1.0.0:{ID}::5\n".encode(), {"action": "publish"}),
+    "response with a time limit": (b"response:a:1.0.0:::5\n", {"action": "response"}),
+    "publish with a bad time limit": (b"publish:a:1.0.0:::abc\n", {"action": "publish"}),
+}
+
+
+@pytest.mark.parametrize("read", [read_header, HeaderReader().read], ids=["read", "reader"])
+@pytest.mark.parametrize(("data", "details"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_header_is_refused_with_its_details(
+    data: bytes, details: dict[str, Any] | None, read: Any
+) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"^(invalid|a timeout)") as raised:
+        read(data)
+    assert raised.value.code == "MALFORMED_MESSAGE"
+    assert raised.value.details == details
+    str(raised.value).encode()  # it can be sent
+
+
+def test_the_first_fault_is_the_one_that_is_named() -> None:
+    faults = [b"bogus", b"1a", b"1.0", b"x", b"y", b"z"]
+    right = [b"request", b"a", b"1.0.0", ID.encode(), ID.encode()]
+    named = []
+    for count in range(len(faults)):
+        with pytest.raises(RemoteProtocolError) as raised:
+            read_header(b":".join(right[:count] + faults[count:]) + b"\n")
+        named += raised.value.details or {}
+    expected = ["validActions", "topic", "version", "requestId", "parentRequestId", "timeout"]
+    assert named == expected
+
+
+# The limit
+
+
+def line_of(size: int) -> bytes:
+    """A good header of `size` bytes, its newline included."""
+    line = b"publish:a:1.0.0-"
+    return line + b"x" * (size - len(line) - 1) + b"\n"
+
+
+def test_a_header_may_be_as_long_as_the_limit() -> None:
+    assert MAX_HEADER == 367
+    data = line_of(367)
+    assert read_header(data)[-1] == 366
+    version = read_header(data)[0].version
+    assert encode_header(MessageHeader("publish", "a", version)) == data
+
+
+@pytest.mark.parametrize("read", [read_header, HeaderReader().read], ids=["read", "reader"])
+def test_a_header_one_byte_over_the_limit_is_refused(read: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"no newline ends the header within .* 367"):
+        read(line_of(368))
+
+
+def test_a_newline_beyond_the_limit_does_not_make_a_header() -> None:
+    with pytest.raises(RemoteProtocolError, match="no newline"):
+        read_header(b"publish:a:1.0.0" + b" " * 400 + b"\n{}")
+
+
+def test_writing_a_header_over_the_limit_says_its_size() -> None:
+    version = f"1.0.0-{'x' * 351}"
+    with pytest.raises(MessageTooLarge, match="368 bytes, the limit is 367") as raised:
+        encode_header(MessageHeader("publish", "a", version))
+    assert (raised.value.size, raised.value.limit) == (368, 367)
+
+
+def test_the_longest_topic_with_everything_fits() -> None:
+    header = MessageHeader("request", "a" * 255, "10.10.10-alpha", ID, PARENT, MAX_TIMEOUT)
+    assert len(encode_header(header)) <= MAX_HEADER
+    assert encode_header(header).endswith(b":3600000\n")
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        (MessageHeader("publish", "a.B"), "publish:a.B:1.0.0"),
+        (MessageHeader("PUBLISH", "a"), "publish:a:1.0.0"),
+        (MessageHeader(Action.RESPONSE, "a", "2.0.0", ID), f"response:a:2.0.0:{ID}"),
+        (MessageHeader("publish", "a", "1.0.0", ID, PARENT), f"publish:a:1.0.0:{ID}:{PARENT}"),
+        (MessageHeader("publish", "a", parent_id=PARENT), f"publish:a:1.0.0::{PARENT}"),
+        (MessageHeader("request", "a", timeout=5000), "request:a:1.0.0:::5000"),
+        (MessageHeader("request", "a", "1.0.0", ID, None, 1), f"request:a:1.0.0:{ID}::1"),
+        (MessageHeader("request", "a", "1.0.0", None, PARENT, 9), f"request:a:1.0.0::{PARENT}:9"),
+    ],
+)
+def test_a_field_stands_in_its_place(header: MessageHeader, line: str) -> None:
+    assert encode_header(header) == f"{line}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        (MessageHeader("", "a"), "invalid action ''"),
+        (MessageHeader("bogus", "a"), "expected publish, request or response"),
+        (MessageHeader("publish ", "a"), "invalid action"),
+        (MessageHeader(None, "a"), "invalid action None"),  # type: ignore[arg-type]
+        (MessageHeader("publish", ""), "invalid topic"),
+        (MessageHeader("publish", "a.#"), "wildcards are for subscriptions only"),
+        (MessageHeader("publish", "a\nb"), "invalid topic"),
+        (MessageHeader("publish", None), "invalid topic None"),  # type: ignore[arg-type]
+        (MessageHeader("publish", "a", " 1.0.0"), "invalid version"),
+        (MessageHeader("publish", "a", "1.0.0\n"), "invalid version"),
+        (MessageHeader("publish", "a", "1.0.0-\ud800"), "invalid version"),
+        (MessageHeader("publish", "a", None), "invalid version None"),  # type: ignore[arg-type]
+        (MessageHeader("publish", "a", request_id="x"), "invalid request id 'x'"),
+        (MessageHeader("publish", "a", request_id=""), "invalid request id ''"),
+        (MessageHeader("publish", "a", request_id="\ud800" * 36), "invalid request id"),
+        (MessageHeader("publish", "a", request_id=f"{ID}\n"), "invalid request id"),
+        (MessageHeader("publish", "a", parent_id=ID.upper()), "invalid parent id"),
+        (MessageHeader("publish", "a", timeout=5), "for requests only, not for a publish"),
+        (MessageHeader("response", "a", timeout=5), "for requests only, not for a response"),
+        (MessageHeader("request", "a", timeout=0), "invalid timeout 0"),
+    ],
+)
+def test_a_field_that_breaks_a_rule_is_not_written(header: MessageHeader, fault: str) -> None:
+    with pytest.raises(LocalProtocolError, match=re.escape(fault)):
+        encode_header(header)
+
+
+@pytest.mark.parametrize("timeout", [1, 2, MAX_TIMEOUT])
+def test_a_time_limit_is_whole_milliseconds_up_to_an_hour(timeout: int) -> None:
+    assert check_timeout(timeout) == timeout
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, -1, MAX_TIMEOUT + 1, 10**20, True, 1.0, "5", None], ids=repr
+)
+def test_what_is_no_time_limit_is_refused(timeout: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="whole milliseconds from 1 to 3600000"):
+        check_timeout(timeout)
+
+
+word = st.from_regex(r"[A-Za-z][A-Za-z0-9]{0,7}", fullmatch=True)
+number = st.integers(0, 10**6)
+part = st.from_regex(r"[0-9A-Za-z-]{1,5}", fullmatch=True)
+ids = st.uuids().map(str)
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> MessageHeader:
+    action = draw(st.sampled_from(Action))
+    version = draw(st.sampled_from(["", "v"]))
+    version += ".".join(str(draw(number)) for _ in range(3))
+    for mark in "-+":
+        parts = draw(st.lists(part, max_size=2))
+        version += f"{mark}{'.'.join(parts)}" if parts else ""
+    return MessageHeader(
+        action,
+        ".".join(draw(st.lists(word, min_size=1, max_size=5))),
+        version,
+        draw(st.none() | ids),
+        draw(st.none() | ids),
+        draw(st.none() | st.integers(1, MAX_TIMEOUT)) if action is Action.REQUEST else None,
+    )
+
+
+@settings(deadline=None)
+@given(headers(), st.binary(max_size=5))
+def test_what_is_written_is_read_again(header: MessageHeader, payload: bytes) -> None:
+    line = encode_header(header)
+    for read in (read_header, HeaderReader().read):
+        prefix, request_id, parent_id, timeout, end = read(line + payload)
+        again = MessageHeader(
+            prefix.action,
+            prefix.topic,
+            prefix.version,
+            request_id and request_id.decode(),
+            parent_id and parent_id.decode(),
+            timeout,
+        )
+        assert again == header
+        assert end == len(line) - 1
+
+
+def test_a_prefix_has_the_header_as_it_is_matched_and_as_it_is_passed_on() -> None:
+    prefix, *_ = read_header(b"Request:Weather.Oslo:v1.0.0\n")
+    assert prefix.action is Action.REQUEST
+    assert prefix.key == "weather.oslo"
+    assert prefix.subject == b"Weather.Oslo:v1.0.0"
+    assert prefix.encoded == b"request:Weather.Oslo:v1.0.0"
+
+
+# The reader that remembers
+
+good = [b"publish", b"PUBLISH", b"request", b"a", b"A.b", b"1.0.0", b" 1.0.0", ID.encode(), b"5"]
+field = st.sampled_from([*good, PARENT.encode(), b"", b"x", b"\xff", b"1.0", ID.upper().encode()])
+messages = st.one_of(
+    # Headers that are nearly right, several of them with the same beginning.
+    st.builds(
+        lambda fields, rest: b":".join(fields) + rest,
+        st.lists(field, max_size=7),
+        st.sampled_from([b"\n", b"\n{}", b"", b"\r\n"]),
+    ),
+    st.builds(
+        lambda action, topic, rest, payload: b":".join([action, topic, b"1.0.0", *rest]) + payload,
+        st.sampled_from([b"publish", b"Publish", b"request", b"response"]),
+        st.sampled_from([b"a", b"A", b"a.b"]),
+        st.lists(st.sampled_from([ID.encode(), PARENT.encode(), b"", b"5", b"x"]), max_size=4),
+        st.sampled_from([b"\n", b"\n{}", b":\n", b""]),
+    ),
+    st.binary(max_size=80),
+)
+
+
+def outcome(read: Any, data: bytes) -> object:
+    """What reading gives or raises, in a form to compare."""
+    try:
+        prefix, *rest = read(data)
+    except RemoteProtocolError as error:
+        return type(error), str(error), error.code, error.details
+    names = ("action", "topic", "version", "key", "subject", "encoded")
+    return [getattr(prefix, name) for name in names], rest
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(messages, min_size=1, max_size=8))
+@example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b\n" % ID.encode()] * 2)
+@example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b\n" % ID.upper().encode()])
+@example([b"publish:a:1.0.0\n", b"publish:a:1.0.0::%b\n" % ID.encode()])
+@example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b\n" % (b":" * 36)])
+@example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b:\n" % ID[1:].encode()])
+def test_memory_makes_no_difference(data: list[bytes]) -> None:
+    remembering = HeaderReader().read
+    # Twice over: each is met by a reader that knows it, or all that its beginning can teach.
+    for each in data * 2:
+        assert outcome(remembering, each) == outcome(read_header, each)
+
+
+def test_one_prefix_stands_for_all_messages_of_its_kind() -> None:
+    read = HeaderReader().read
+    first = read(b"publish:a.b:1.0.0\n{}")[0]
+    assert read(b"publish:a.b:1.0.0\n[]")[0] is first
+    assert read(f"publish:a.b:1.0.0:{ID}\n".encode())[0] is first
+    assert read(f"publish:a.b:1.0.0:{ID}:{PARENT}\n".encode())[0] is first
+    assert read(b"PUBLISH:a.b:1.0.0\n")[0] is first
+    for other in (b"request:a.b:1.0.0\n", b"publish:a.B:1.0.0\n", b"publish:a.b:1.0.1\n"):
+        assert read(other)[0] is not first
+
+
+def test_a_prefix_is_learnt_from_a_message_whose_other_fields_are_wrong() -> None:
+    read = HeaderReader().read
+    with pytest.raises(RemoteProtocolError):
+        read(b"publish:a:1.0.0:wrong\n")
+    assert read(b"publish:a:1.0.0\n")[0].topic == "a"
+
+
+def test_readers_share_nothing() -> None:
+    data = b"publish:a:1.0.0\n"
+    assert HeaderReader().read(data)[0] is not HeaderReader().read(data)[0]
+
+
+def test_memory_is_bounded_whatever_comes() -> None:
+    reader = HeaderReader()
+    before = prefixes_alive()
+    for number in range(10_000):
+        reader.read(b"publish:a%d:1.0.0\n" % number)
+    assert prefixes_alive() - before <= 4_096
+    # And it still remembers.
+    assert reader.read(b"publish:a:1.0.0\n")[0] is reader.read(b"publish:a:1.0.0\n")[0]
+
+
+def test_bad_headers_are_not_remembered() -> None:
+    reader = HeaderReader()
+    before = prefixes_alive()
+    for number, kind in itertools.product(range(100), ("publish:%d:1.0.0", "%d:a:1.0.0")):
+        with pytest.raises(RemoteProtocolError):
+            reader.read((kind % number).encode() + b"\n")
+    assert prefixes_alive() == before
+
+
+def prefixes_alive() -> int:
+    gc.collect()
+    return sum(type(found) is HeaderPrefix for found in gc.get_objects())

@@ -1,0 +1,411 @@
+"""Plugins: what they register, and that a broken one is nobody's problem but its own."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+import mb_core.plugins
+from mb_core import hookimpl
+from mb_core.errors import PluginError
+from mb_core.plugins import Plugins, installed_plugins
+from mb_core.transport import LinkTransport, WireTransport
+
+
+def no_wire(*args: Any) -> Any:
+    raise AssertionError("no connection is made here")
+
+
+def wire_transport(scheme: Any) -> WireTransport:
+    return WireTransport(scheme, 1, secure=False, client=no_wire, server=no_wire)
+
+
+class Carrier:
+    """A LinkTransport."""
+
+    def __init__(self, scheme: Any = "carrier") -> None:
+        self.scheme = scheme
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        raise AssertionError("no connection is made here")
+
+    listen = connect
+
+
+class Module:
+    """A plugin, as if it were a module: its attributes are functions."""
+
+    def __init__(self, **functions: Callable[..., Any]) -> None:
+        for name, function in functions.items():
+            setattr(self, name, hookimpl(function))
+
+
+def giving(given: Any) -> Module:
+    """A plugin whose hook returns `given`, or what calling it gives."""
+    return Module(mb_register_transports=lambda: given() if callable(given) else given)
+
+
+def failing() -> Any:
+    raise RuntimeError("no carrier")
+
+
+# What plugins register
+
+
+def test_a_transport_is_found_by_its_scheme() -> None:
+    plugins = Plugins()
+    wire, link = wire_transport("x-wire"), Carrier()
+    plugins.register(giving([wire, link]), "carriers")
+    assert plugins.transport("x-wire") is wire
+    assert plugins.transport("carrier") is link
+    assert plugins.schemes() == ["carrier", "x-wire"]
+    assert plugins.failures == {}
+
+
+def test_a_plugin_may_be_a_class_instance() -> None:
+    class Plugin:
+        @hookimpl
+        def mb_register_transports(self) -> Iterator[LinkTransport]:
+            yield Carrier("a")
+            yield Carrier("b")
+
+    plugins = Plugins()
+    plugins.register(Plugin(), "carriers")
+    assert plugins.schemes() == ["a", "b"]
+
+
+@pytest.mark.parametrize("plugin", [Module(), giving([]), giving(())])
+def test_a_plugin_need_not_have_a_transport(plugin: object) -> None:
+    plugins = Plugins()
+    plugins.register(plugin, "observer")
+    assert plugins.schemes() == []
+    assert plugins.failures == {}
+
+
+def test_each_plugin_is_asked_once() -> None:
+    asked = []
+
+    def ask(name: str) -> Callable[[], list[Carrier]]:
+        return lambda: asked.append(name) or [Carrier(name)]  # type: ignore[func-returns-value]
+
+    plugins = Plugins()
+    for name in ("a", "b", "c"):
+        plugins.register(giving(ask(name)), name)
+    plugins.transport("a")
+    assert asked == ["a", "b", "c"]
+
+
+def test_sets_of_plugins_share_nothing() -> None:
+    plugins = Plugins()
+    plugins.register(giving([Carrier()]), "carriers")
+    assert Plugins().schemes() == []
+
+
+# Schemes without a transport, or with two
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package"),
+    [
+        ("tcp", "mb-tcp"),
+        ("tls", "mb-tcp"),
+        ("ws", "mb-ws"),
+        ("wss", "mb-ws"),
+        ("memory", "mb-broker"),
+    ],
+)
+def test_a_known_scheme_names_the_package_to_install(scheme: str, package: str) -> None:
+    with pytest.raises(
+        PluginError, match=f"{scheme}:// needs .* {package}: pip install {package}$"
+    ):
+        Plugins().transport(scheme)
+
+
+def test_a_known_scheme_whose_package_is_broken_says_why() -> None:
+    plugins = Plugins()
+    with pytest.raises(PluginError):
+        plugins.register(giving(failing), "mb-ws")
+    with pytest.raises(
+        PluginError, match="mb-ws, which is installed and can't be used: no carrier"
+    ):
+        plugins.transport("wss")
+    with pytest.raises(PluginError, match="pip install mb-tcp"):
+        plugins.transport("tcp")
+
+
+def test_an_unknown_scheme_lists_those_that_are_spoken() -> None:
+    plugins = Plugins()
+    with pytest.raises(PluginError, match=r"no installed plugin speaks xyz:// \(installed: none\)"):
+        plugins.transport("xyz")
+    plugins.register(giving([Carrier("b"), Carrier("a")]), "carriers")
+    with pytest.raises(PluginError, match=r"speaks xyz:// \(installed: a://, b://\)"):
+        plugins.transport("xyz")
+
+
+def test_an_unknown_scheme_names_the_plugins_that_are_broken() -> None:
+    plugins = Plugins()
+    plugins.register(giving([Carrier()]), "carriers")
+    with pytest.raises(PluginError):
+        plugins.register(giving(failing), "acme")
+    expected = r"\(installed: carrier://; acme can't be used: no carrier\)"
+    with pytest.raises(PluginError, match=f"speaks xyz:// {expected}"):
+        plugins.transport("xyz")
+
+
+def test_a_scheme_that_two_plugins_give_is_refused_and_names_both() -> None:
+    plugins = Plugins()
+    plugins.register(giving([Carrier("x"), Carrier("a")]), "first")
+    plugins.register(giving([Carrier("x"), Carrier("b")]), "second")
+    with pytest.raises(PluginError, match="x:// is registered by first and second: uninstall"):
+        plugins.transport("x")
+    # Only who asks for it is concerned.
+    assert plugins.transport("a").scheme == "a"
+    assert plugins.transport("b").scheme == "b"
+    assert plugins.schemes() == ["a", "b", "x"]
+
+
+# Plugins that are broken
+
+
+def wrong_signature() -> object:
+    return Module(mb_register_transports=lambda session: [Carrier()])
+
+
+def wrong_name() -> object:
+    return Module(mb_register_transport=lambda: [Carrier()])
+
+
+def one_hook_too_many() -> object:
+    return Module(mb_register_transports=lambda: [Carrier()], mb_unknown=lambda: None)
+
+
+def gives_one_and_fails() -> Iterator[Carrier]:
+    yield Carrier()
+    failing()
+
+
+@dataclass
+class Half:
+    """Looks like a transport, and can only connect."""
+
+    scheme: str = "half"
+
+    async def connect(self) -> None: ...
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "raises": (giving(failing), "no carrier"),
+    "raises half way": (giving(gives_one_and_fails), "no carrier"),
+    "wrong hook name": (wrong_name(), "unknown hook 'mb_register_transport'"),
+    "one hook too many": (one_hook_too_many(), "unknown hook 'mb_unknown'"),
+    "wrong signature": (wrong_signature(), "session"),
+    "None": (giving(None), "gave None, not a list of transports"),
+    "a string": (giving("tcp"), "gave 'tcp', not a list of transports"),
+    "a number": (giving(5), "not a list of transports"),
+    "one transport, not a list": (giving(wire_transport("x")), "not a list of transports"),
+    "objects": (giving([object()]), "gave <object .*, which is no transport"),
+    "None in a list": (giving([None]), "gave None, which is no transport"),
+    "a class": (giving([WireTransport]), "which is no transport"),
+    "half a transport": (giving([Half()]), "which is no transport"),
+    "one that is right and one that is not": (giving([Carrier(), object()]), "is no transport"),
+    "no scheme": (giving([Carrier(None)]), "None is no URL scheme"),
+    "empty scheme": (giving([Carrier("")]), "'' is no URL scheme"),
+    "scheme in upper case": (giving([Carrier("WS")]), "'WS' is no URL scheme"),
+    "scheme with its colon": (giving([Carrier("x://")]), "'x://' is no URL scheme"),
+    "scheme that no URL can have": (giving([Carrier("a_b")]), "'a_b' is no URL scheme"),
+    "wire with a bad scheme": (giving([wire_transport(5)]), "5 is no URL scheme"),
+    "a scheme twice": (giving([Carrier("x"), wire_transport("x")]), "gives x:// twice"),
+}
+
+
+@pytest.mark.parametrize(("plugin", "fault"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_plugin_is_named_and_leaves_nothing(plugin: object, fault: str) -> None:
+    plugins = Plugins()
+    good, late = Carrier("good"), Carrier("late")
+    plugins.register(giving([good]), "good")
+    expected = f"(?s)the plugin acme can't be used: .*{fault}"
+    with pytest.raises(PluginError, match=expected) as raised:
+        plugins.register(plugin, "acme")
+    assert plugins.failures == {"acme": raised.value.__cause__}
+    # Those before it and those behind it work.
+    plugins.register(giving([late]), "late")
+    assert plugins.schemes() == ["good", "late"]
+    assert plugins.transport("good") is good
+    assert plugins.transport("late") is late
+
+
+def test_a_broken_plugin_may_be_replaced() -> None:
+    plugins = Plugins()
+    with pytest.raises(PluginError):
+        plugins.register(giving(failing), "acme")
+    plugins.register(giving([Carrier()]), "acme")
+    assert plugins.transport("carrier").scheme == "carrier"
+
+
+def test_a_second_plugin_of_one_name_does_not_end_the_first() -> None:
+    plugins = Plugins()
+    first = Carrier("first")
+    plugins.register(giving([first]), "acme")
+    for _ in range(2):
+        with pytest.raises(PluginError, match="named acme is registered already"):
+            plugins.register(giving([Carrier("second")]), "acme")
+    assert plugins.schemes() == ["first"]
+    assert plugins.transport("first") is first
+    assert plugins.failures == {}
+
+
+def test_one_plugin_under_two_names_is_refused() -> None:
+    plugins = Plugins()
+    plugin = giving([Carrier()])
+    plugins.register(plugin, "acme")
+    with pytest.raises(PluginError, match="the plugin again can't be used"):
+        plugins.register(plugin, "again")
+    assert plugins.transport("carrier").scheme == "carrier"
+
+
+def test_a_plugin_that_has_no_hash_is_as_good_as_any() -> None:
+    @dataclass
+    class Plugin:
+        scheme: str
+
+        @hookimpl
+        def mb_register_transports(self) -> list[LinkTransport]:
+            return [Carrier(self.scheme)]
+
+    plugins = Plugins()
+    for scheme in ("a", "b", "c"):
+        plugins.register(Plugin(scheme), scheme)
+    assert plugins.schemes() == ["a", "b", "c"]
+
+
+# Those that are installed
+
+
+@dataclass
+class Distribution:
+    name: str
+
+
+@dataclass
+class EntryPoint:
+    """What installed_plugins uses of an importlib.metadata.EntryPoint."""
+
+    name: str
+    dist: Distribution | None
+    load: Callable[[], object]
+
+
+def entry_point(package: str, plugin: object) -> EntryPoint:
+    """The entry point of a package; loading it gives `plugin`, or raises it."""
+
+    def load() -> object:
+        if isinstance(plugin, Exception):
+            raise plugin
+        return plugin
+
+    return EntryPoint("plugin", Distribution(package), load)
+
+
+Install = Callable[..., list[str]]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Make these entry points the installed ones; gives a list of the times they were read."""
+    read: list[str] = []
+
+    def replace(*entry_points: EntryPoint) -> list[str]:
+        def entries() -> tuple[EntryPoint, ...]:
+            read.append("read")
+            return entry_points
+
+        monkeypatch.setattr(mb_core.plugins, "_entry_points", entries)
+        return read
+
+    installed_plugins.cache_clear()
+    yield replace
+    installed_plugins.cache_clear()
+
+
+def test_installed_plugins_go_by_the_name_of_their_distribution(install: Install) -> None:
+    install(entry_point("acme", giving([Carrier("x")])), entry_point("b", giving([Carrier("x")])))
+    with pytest.raises(PluginError, match="x:// is registered by acme and b"):
+        installed_plugins().transport("x")
+
+
+def test_an_entry_point_without_a_distribution_goes_by_its_own_name(install: Install) -> None:
+    install(EntryPoint("lonely", None, lambda: giving(failing)))
+    assert list(installed_plugins().failures) == ["lonely"]
+
+
+def test_entry_points_are_read_once(install: Install) -> None:
+    read = install(entry_point("acme", giving([Carrier()])))
+    assert installed_plugins() is installed_plugins()
+    installed_plugins().transport("carrier")
+    assert read == ["read"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ImportError("libcarrier.so is missing"),
+        AttributeError("module 'acme' has no attribute 'plugin'"),
+        RuntimeError("not on this machine"),
+        giving(failing),
+        giving("junk"),
+        wrong_name(),
+    ],
+    ids=["import", "attribute", "runtime", "hook", "junk", "name"],
+)
+def test_a_broken_package_is_reported_and_isolated(
+    broken: object, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(
+        entry_point("before", giving([Carrier("before")])),
+        entry_point("mb-ws", broken),
+        entry_point("behind", giving([Carrier("behind")])),
+    )
+    with caplog.at_level(logging.ERROR, "mb_core.plugins"):
+        plugins = installed_plugins()
+    assert plugins.schemes() == ["before", "behind"]
+    # In the log, with its traceback ...
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "the plugin mb-ws can't be" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[1] is plugins.failures["mb-ws"]
+    # ... and to who needs it.
+    why = re.escape(str(plugins.failures["mb-ws"]))
+    with pytest.raises(PluginError, match=f"mb-ws, which is installed and can't be used: {why}"):
+        plugins.transport("ws")
+    with pytest.raises(PluginError, match=f"mb-ws can't be used: {why}"):
+        plugins.transport("unknown")
+
+
+def test_without_plugins_nothing_is_spoken(install: Install) -> None:
+    install()
+    assert installed_plugins().schemes() == []
+
+
+@pytest.mark.parametrize("package", ["mb-broker", "mb-tcp", "mb-ws"])
+def test_each_of_our_transports_has_one_entry_point(package: str) -> None:
+    own = [each for each in metadata.entry_points(group="mb") if each.dist.name == package]
+    assert len(own) == 1
+
+
+def test_our_transports_are_found_by_their_entry_points() -> None:
+    installed_plugins.cache_clear()
+    plugins = installed_plugins()
+    assert {"memory", "tcp", "tls", "ws", "wss"} <= set(plugins.schemes())
+    for scheme in ("tcp", "tls", "ws", "wss"):
+        transport = plugins.transport(scheme)
+        assert isinstance(transport, WireTransport)
+        assert transport.secure is (scheme in ("tls", "wss"))
+    ports = {"ws": 8080, "wss": 8443, "tcp": 8081, "tls": 8444}
+    assert {each: plugins.transport(each).default_port for each in ports} == ports

@@ -1,0 +1,109 @@
+"""The URLs of brokers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mb_core.errors import ConnectError
+from mb_core.url import URL, parse_url
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("tcp://localhost:8081", URL("tcp", "localhost", 8081, "")),
+        ("tcp://localhost", URL("tcp", "localhost", None, "")),
+        ("tcp://localhost:", URL("tcp", "localhost", None, "")),
+        ("tcp://127.0.0.1:0", URL("tcp", "127.0.0.1", 0, "")),
+        ("tcp://h:65535", URL("tcp", "h", 65535, "")),
+        ("WSS://Broker.Example:8443/", URL("wss", "broker.example", 8443, "/")),
+        ("ws://h/mb/v1?key=a&b=c", URL("ws", "h", None, "/mb/v1?key=a&b=c")),
+        ("ws://h?key=a", URL("ws", "h", None, "?key=a")),
+        ("tcp://[::1]:8081", URL("tcp", "::1", 8081, "")),
+        ("tcp://[fe80::1%eth0]", URL("tcp", "fe80::1%eth0", None, "")),
+        ("memory://", URL("memory", "", None, "")),
+        ("memory://Orders", URL("memory", "orders", None, "")),
+        ("x-my.carrier+v1://pigeon", URL("x-my.carrier+v1", "pigeon", None, "")),
+        (" tcp://localhost:8081\n", URL("tcp", "localhost", 8081, "")),
+    ],
+)
+def test_a_url_has_its_parts(text: str, url: URL) -> None:
+    assert parse_url(text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "localhost",
+        "localhost:8081",
+        "//localhost:8081",
+        "://localhost:8081",
+        "tcp:localhost:8081",
+        "tcp:/localhost",
+        "tcp:host://x",
+        "1tcp://localhost",
+        "my_scheme://localhost",
+        "t cp://localhost",
+        "täp://localhost",
+    ],
+)
+def test_what_is_no_url_is_shown_one(text: str) -> None:
+    with pytest.raises(ConnectError, match=r"invalid URL .*scheme://host:port"):
+        parse_url(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcp://h:65536",
+        "tcp://h:-1",
+        "tcp://h:http",
+        "tcp://h:\uff18\uff10",
+        "tcp://::1:8081",
+        "tcp://[::1",
+        "tcp://::1]:5",
+        "tcp://h\u2100x:1",  # a character that turns into a slash where names are normalized
+    ],
+)
+def test_a_url_with_a_broken_part_is_refused(text: str) -> None:
+    with pytest.raises(ConnectError, match="invalid URL"):
+        parse_url(text)
+
+
+@pytest.mark.parametrize("text", ["tcp://user@h", "tcp://user:secret@h:1", "tcp://:secret@h:1"])
+def test_credentials_are_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(ConnectError, match="no user name and no password") as raised:
+        parse_url(text)
+    assert "secret" not in str(raised.value)
+
+
+urls = st.builds(
+    URL,
+    st.sampled_from(["tcp", "tls", "ws", "wss", "memory", "x-y"]),
+    st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,10}[a-z0-9])?", fullmatch=True)
+    | st.ip_addresses(v=4).map(str)
+    | st.ip_addresses(v=6).map(str),
+    st.none() | st.integers(0, 65535),
+    st.sampled_from(["", "/", "/a/b", "/a?b=c", "?b"]),
+)
+
+
+@given(urls)
+def test_a_url_is_read_as_it_is_written(url: URL) -> None:
+    assert parse_url(str(url)) == url
+
+
+@given(st.text(max_size=12) | st.text("tcp:/[]@?#.1a%", max_size=12).map("tcp://{}".format))
+def test_any_text_is_a_url_or_a_connect_error(text: str) -> None:
+    try:
+        url = parse_url(text)
+    except ConnectError:
+        return
+    assert parse_url(str(url)) == url
+
+
+def test_a_url_is_a_value() -> None:
+    assert len({parse_url("tcp://h:1"), parse_url("TCP://H:1")}) == 1
