@@ -73,7 +73,9 @@ class Unmatched:
 
     `error` is what it reports, or what is wrong with it: a NoRouteFoundError for a publish
     without an id, a MalformedMessageError for a message that the broker could not read, a
-    RemoteProtocolError for one that we can't read.  None for a response that came too late.
+    RemoteProtocolError for one that we can't read.  None for a response that came too late, and
+    for a request without an id that nobody here answers.  A publication that nobody here is
+    subscribed to is no event at all: it crossed our unsubscribing.
     """
 
     error: MBError | None

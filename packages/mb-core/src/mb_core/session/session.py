@@ -23,14 +23,14 @@ What the Session promises in return:
   driver's own `cancel`.  It leaves the table on each of these paths, so the table holds what is
   really waited for.
 - Nothing that the other side sends makes it raise: bad input becomes an `Unmatched` event.
-  What it raises is the caller's fault (LocalProtocolError, MessageTooLarge), nothing is sent
-  then, and the Session is as it was.
+  What it raises is the caller's fault (LocalProtocolError, MessageTooLarge) or says that the
+  connection is over (ConnectionLost); nothing is sent then, and the Session is as it was.
 - One heap holds all deadlines: ten thousand waiting requests cost one timer.
 
 States
 ======
 
-A connection begins with the broker's greeting; before it, nothing may be sent:
+A connection begins with the broker's greeting; before it, nothing is sent but a Reply:
 
     OFFLINE --link_up--> GREETING --initialize--> READY
                             |                       |
@@ -62,6 +62,7 @@ from ..errors import (
     ConnectionLost,
     LocalProtocolError,
     MBError,
+    MessageTooLarge,
     RemoteProtocolError,
     RequestTimeoutError,
     ResponseError,
@@ -255,10 +256,17 @@ class Session:
         self._pending.take(request.request_id)
 
     def respond(self, message: Message, payload: Any) -> bytes:
-        """The answer to a received request; a ResponseError as payload is sent as an error."""
+        """The answer to a received request; a ResponseError as payload is sent as an error.
+
+        An error that is over the payload's limit loses its details, and as much of its text as
+        it must, rather than leave the requester without an answer.
+        """
         if self._state is not SessionState.READY:
             self._refuse_sending()
-        return self._response_to(message, payload)
+        limit = self.limits.max_payload
+        if isinstance(payload, ResponseError):
+            return _response(message, _encode_error_within(payload, limit))
+        return _response(message, encode_payload(payload, limit))
 
     # Registration and subscriptions: what a new connection would have to be told again
 
@@ -266,8 +274,9 @@ class Session:
         """Tell the broker this service's name (36 characters) and description (1024)."""
         for text, limit, what in ((name, 36, "name"), (description, 1024, "description")):
             if not isinstance(text, str) or not 1 <= len(text) <= limit:
+                given = f"of {len(text)} characters" if isinstance(text, str) else repr(text)
                 raise LocalProtocolError(
-                    f"invalid service {what} {text!r}: a text of 1 to {limit} characters"
+                    f"invalid service {what} {given}: a text of 1 to {limit} characters"
                 )
         request = self.request(
             "system.service.register",
@@ -285,18 +294,25 @@ class Session:
         """
         if self._state is not SessionState.READY:
             self._refuse_sending()
-        self.subscriptions.add(entry)
+        self.subscriptions.check(entry)
         payload: dict[str, Any] = {"action": entry.action.value, "topic": entry.pattern}
         if entry.action is Action.REQUEST:
             payload["priority"] = entry.priority
-        return self.request("system.topic.subscribe", payload, now=now, timeout=timeout)
+        request = self.request("system.topic.subscribe", payload, now=now, timeout=timeout)
+        self.subscriptions.add(entry)
+        return request
 
     def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest | None:
         """Receive no more for `entry`; None where the broker need not be told."""
-        if not self.subscriptions.remove(entry) or self._state is not SessionState.READY:
-            return None
-        payload = {"action": entry.action.value, "topic": entry.pattern}
-        return self.request("system.topic.unsubscribe", payload, now=now, timeout=timeout)
+        request = None
+        sharing = self.subscriptions.of(entry.action, entry.pattern)
+        if sharing == [entry] and self._state is SessionState.READY:
+            payload = {"action": entry.action.value, "topic": entry.pattern}
+            request = self.request("system.topic.unsubscribe", payload, now=now, timeout=timeout)
+        self.subscriptions.remove(entry)
+        # The routes that are remembered would keep the entry and its consumer alive.
+        self._reader = HeaderReader()
+        return request
 
     # Time
 
@@ -364,7 +380,7 @@ class Session:
 
     def _requested(self, message: Message) -> Event:
         if message.prefix.key == _HEARTBEAT:
-            return Reply(self._response_to(message, {}))
+            return Reply(_response(message, b"{}"))
         entry: Subscribed | None = message.prefix.route
         if entry is not None:
             return Requested(entry, message)
@@ -372,7 +388,7 @@ class Session:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
-        return Reply(self._response_to(message, gone))
+        return Reply(_response(message, encode_error(gone)))
 
     # Within
 
@@ -384,17 +400,6 @@ class Session:
         elif prefix.action is Action.REQUEST:
             prefix.route = table.responder(prefix.key)
         prefix.generation = table.generation
-
-    def _response_to(self, message: Message, payload: Any) -> bytes:
-        if isinstance(payload, ResponseError):
-            encoded = encode_error(payload)
-            if len(encoded) > self.limits.max_payload:
-                encoded = encode_error(ResponseError.of(payload.code, payload.message[:1000]))
-        else:
-            encoded = encode_payload(payload, self.limits.max_payload)
-        if message.request_key is None:
-            return b"response:%b\n%b" % (message.prefix.subject, encoded)
-        return b"response:%b:%b\n%b" % (message.prefix.subject, message.request_key, encoded)
 
     def _begin(self, request: PendingRequest, now: float) -> PendingRequest:
         self._pending.add(request, now + request.limit / 1000 + self.margin)
@@ -428,6 +433,30 @@ class Session:
         raise LocalProtocolError(
             f"nothing can be sent while {self._state.value}: await client.connect(...) first"
         )
+
+
+def _response(message: Message, payload: bytes) -> bytes:
+    if message.request_key is None:
+        return b"response:%b\n%b" % (message.prefix.subject, payload)
+    return b"response:%b:%b\n%b" % (message.prefix.subject, message.request_key, payload)
+
+
+def _encode_error_within(error: ResponseError, limit: int) -> bytes:
+    encoded = encode_error(error)
+    text = str(error.message)
+    while len(encoded) > limit:
+        # Not of the error's own class: a subclass of the user's may be made in its own way.
+        shorter = ResponseError(text, code=error.code, timestamp=error.timestamp)
+        encoded = encode_error(shorter)
+        if not text and len(encoded) > limit:
+            raise MessageTooLarge(
+                f"the error {error.code[:80]!r} has {len(encoded)} bytes without its text, the "
+                f"limit is {limit}",
+                size=len(encoded),
+                limit=limit,
+            )
+        text = text[: len(text) // 2]
+    return encoded
 
 
 def _publish_header(topic: str) -> bytes:

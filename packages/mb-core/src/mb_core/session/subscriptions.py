@@ -42,30 +42,41 @@ class SubscriptionTable:
     def __iter__(self) -> Iterator[Subscribed]:
         return iter([entry for entries in self._by_key.values() for entry in entries])
 
-    def add(self, entry: Subscribed) -> None:
-        """File `entry`.  Raises LocalProtocolError for a bad pattern, or a second responder."""
+    def check(self, entry: Subscribed) -> None:
+        """Raise LocalProtocolError where `entry` can't be filed.
+
+        For a bad pattern, a second responder, an entry that is filed already.
+        """
         check_pattern(entry.pattern)
-        key = (entry.action, entry.pattern.lower())
-        entries = self._by_key.get(key, [])
-        if entries and entry.action is Action.REQUEST:
+        if entry.action is Action.RESPONSE:
+            raise LocalProtocolError("responses can't be subscribed to: they go to who has asked")
+        others = self.of(entry.action, entry.pattern)
+        if entry in others:
+            raise LocalProtocolError(f"the subscription to {entry.pattern!r} is in force already")
+        if others and entry.action is Action.REQUEST:
             raise LocalProtocolError(
                 f"requests to {entry.pattern!r} are answered by another subscription of this "
                 "client already (one subscription with concurrency=N answers N at a time)"
             )
-        self._by_key[key] = [*entries, entry]
+
+    def add(self, entry: Subscribed) -> None:
+        """File `entry`; raises as `check` does."""
+        self.check(entry)
+        self._by_key.setdefault((entry.action, entry.pattern.lower()), []).append(entry)
         self._table(entry.action).add(entry.pattern, entry)
         self.generation += 1
 
-    def remove(self, entry: Subscribed) -> bool:
-        """Take `entry` out; True where it was the last of its pattern, so the broker must know."""
+    def remove(self, entry: Subscribed) -> None:
+        """Take `entry` out, if it is filed."""
         key = (entry.action, entry.pattern.lower())
-        entries = [other for other in self._by_key.get(key, ()) if other is not entry]
+        entries = self._by_key.get(key, [])
+        if entry not in entries:
+            return
+        entries.remove(entry)
+        if not entries:
+            del self._by_key[key]
         self._table(entry.action).remove(entry.pattern, entry)
         self.generation += 1
-        if entries:
-            self._by_key[key] = entries
-            return False
-        return self._by_key.pop(key, None) is not None
 
     def of(self, action: Action, pattern: str) -> list[Subscribed]:
         """The subscriptions to exactly this pattern."""

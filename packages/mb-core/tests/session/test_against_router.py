@@ -1,0 +1,572 @@
+"""Two machines, the Session and the broker's Router, in memory, under a clock of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mb_broker import Router, RouterOptions
+from mb_core.errors import (
+    ConnectionLost,
+    ForbiddenError,
+    InvalidRequestError,
+    InvalidRequestIdError,
+    MalformedMessageError,
+    MBError,
+    NoRouteFoundError,
+    RequestTimeoutError,
+    ServiceUnavailableError,
+)
+from mb_core.header import Action
+from mb_core.message import Message
+from mb_core.session import (
+    Answered,
+    Delivered,
+    Event,
+    Failed,
+    PendingRequest,
+    Reply,
+    Requested,
+    Session,
+    SessionState,
+    Subscribed,
+    Unmatched,
+)
+
+Handler = Callable[[Message], Any]
+
+
+class Peer:
+    """A client: a Session and what it was told.  A consumer is a function that answers, or None.
+
+    A handler that returns Silent leaves its request unanswered.
+    """
+
+    def __init__(self, world: World, margin: float) -> None:
+        self.world = world
+        self.session = Session(margin=margin)
+        self.session.link_up()
+        self.service = world.router.connect(world.now)
+        self.outcomes: dict[PendingRequest, list[Message | MBError]] = {}
+        self.delivered: list[tuple[Subscribed, Any]] = []
+        self.unmatched: list[Unmatched] = []
+        self.asked: list[Message] = []
+        self.mute = False
+
+    def send(self, *messages: bytes) -> None:
+        self.world.router.receive(self.service, list(messages), self.world.now)
+        self.world.settle()
+
+    def begin(self, request: PendingRequest | None) -> PendingRequest:
+        assert request is not None
+        self.outcomes[request] = []
+        self.send(request.message)
+        return request
+
+    def ask(self, topic: str, payload: Any = None, timeout: int = 1000) -> PendingRequest:
+        now = self.world.now
+        return self.begin(self.session.request(topic, payload, now=now, timeout=timeout))
+
+    def confirm(self, topic: str, payload: Any = None, timeout: int = 1000) -> PendingRequest:
+        now = self.world.now
+        return self.begin(self.session.publish_confirmed(topic, payload, now=now, timeout=timeout))
+
+    def subscribe(
+        self, pattern: str, handler: Handler | None = None, priority: float = 1
+    ) -> Subscribed:
+        """Subscribe to requests with a handler, to publications without."""
+        action = Action.PUBLISH if handler is None else Action.REQUEST
+        entry = Subscribed(pattern, action, priority, handler)
+        request = self.begin(self.session.subscribe(entry, now=self.world.now, timeout=1000))
+        assert self.answer(request) == {"status": "success"}
+        return entry
+
+    def unsubscribe(self, entry: Subscribed) -> Any:
+        request = self.session.unsubscribe(entry, now=self.world.now, timeout=1000)
+        return self.answer(self.begin(request)) if request is not None else None
+
+    def outcome(self, request: PendingRequest) -> Message | MBError:
+        """What came of it, once and no more."""
+        (outcome,) = self.outcomes[request]
+        return outcome
+
+    def answer(self, request: PendingRequest) -> Any:
+        outcome = self.outcome(request)
+        assert isinstance(outcome, Message)
+        return outcome.payload
+
+    def leave(self) -> None:
+        """The connection breaks."""
+        self.world.peers.remove(self)
+        self.world.router.disconnect(self.service)
+        self.act(self.session.link_lost(None))
+        self.world.settle()
+
+    def act(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Answered):
+                self.outcomes.setdefault(event.request, []).append(event.message)
+            elif isinstance(event, Failed):
+                self.outcomes.setdefault(event.request, []).append(event.error)
+            elif isinstance(event, Delivered):
+                self.delivered += [
+                    (entry, message.payload)
+                    for entry in event.subscriptions
+                    for message in event.messages
+                ]
+            elif isinstance(event, Requested):
+                self.asked.append(event.message)
+                result = event.subscription.consumer(event.message)
+                if result is not Silent:
+                    self.respond(event.message, result)
+            elif isinstance(event, Reply):
+                self.world.router.receive(self.service, [event.message], self.world.now)
+            elif isinstance(event, Unmatched):
+                self.unmatched.append(event)
+
+    def respond(self, message: Message, payload: Any) -> None:
+        answer = self.session.respond(message, payload)
+        self.world.router.receive(self.service, [answer], self.world.now)
+
+
+Silent = object()
+
+
+@dataclass
+class World:
+    """A Router, its clients, and the time."""
+
+    router: Router = field(default_factory=Router)
+    now: float = 1000.0
+    peers: list[Peer] = field(default_factory=list)
+
+    def connect(self, *, margin: float = 1.0) -> Peer:
+        peer = Peer(self, margin)
+        self.peers.append(peer)
+        self.settle()
+        return peer
+
+    def settle(self) -> None:
+        """Carry messages to and fro until nobody has more to say."""
+        for _ in range(1000):
+            if not self.router.take_output():
+                return
+            for peer in list(self.peers):
+                batch = list(peer.service.outbox)
+                peer.service.outbox.clear()
+                if not peer.mute:
+                    peer.act(peer.session.receive(batch))
+        pytest.fail("the machines talk without end")
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, from each deadline to the next."""
+        end = self.now + seconds
+        while True:
+            deadlines = [self.router.next_deadline()]
+            deadlines += [peer.session.next_deadline() for peer in self.peers]
+            due = min((when for when in deadlines if when is not None), default=end)
+            if due > end:
+                self.now = end
+                return
+            self.now = max(self.now, due)
+            self.router.handle_deadline(self.now)
+            self.settle()
+            for peer in list(self.peers):
+                peer.act(peer.session.handle_deadline(self.now))
+            self.settle()
+            if self.now >= end:
+                return
+
+
+@pytest.fixture
+def world() -> World:
+    """A broker without clients."""
+    return World()
+
+
+def silent(message: Message) -> Any:
+    return Silent
+
+
+# Connecting
+
+
+def test_the_routers_greeting_makes_a_session_ready(world: World) -> None:
+    assert world.connect().session.state is SessionState.READY
+
+
+def test_an_idle_session_answers_heartbeats_and_stays_connected(world: World) -> None:
+    peer = world.connect()
+    world.pass_time(3600)
+    assert world.router.take_dropped() == []
+    assert peer.unmatched == []
+    assert world.now - peer.service.last_seen <= 30
+
+
+def test_a_heartbeat_of_the_sessions_own_is_answered_once(world: World) -> None:
+    peer = world.connect()
+    assert peer.answer(peer.ask("system.heartbeat", {})) == {"status": "success"}
+    assert peer.unmatched == []
+
+
+def test_what_the_session_allows_in_a_registration_the_broker_accepts(world: World) -> None:
+    peer = world.connect()
+    for name, description in (("n", "d"), ("雪" * 36, "ñ" * 1024)):
+        request = peer.session.register(name, description, now=world.now, timeout=1000)
+        assert peer.answer(peer.begin(request)) == {"status": "success"}
+        (listed,) = peer.answer(peer.ask("system.service.list", {}))["services"]
+        assert (listed["name"], listed["description"]) == (name, description)
+
+
+# Requests
+
+
+def test_a_request_and_its_response(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("weather.current", lambda message: {"asked": message.payload})
+    request = client.ask("Weather.Current", {"city": "Oslo"})
+    outcome = client.outcome(request)
+    assert isinstance(outcome, Message)
+    assert outcome.payload == {"asked": {"city": "Oslo"}}
+    assert outcome.topic == "Weather.Current"
+    assert (client.session.pending, world.router.outstanding) == (0, 0)
+    (message,) = service.asked
+    assert message.request_key != request.request_id
+
+
+def test_a_session_may_answer_itself(world: World) -> None:
+    peer = world.connect()
+    peer.subscribe("a.b", lambda message: "me")
+    assert peer.answer(peer.ask("a.b")) == "me"
+
+
+def test_many_requests_in_one_batch_find_their_answers(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("double", lambda message: message.payload * 2)
+    requests = [
+        client.session.request("double", n, now=world.now, timeout=1000) for n in range(200)
+    ]
+    client.send(*(request.message for request in requests))
+    assert [client.answer(request) for request in requests] == [2 * n for n in range(200)]
+
+
+def test_a_services_error_arrives_as_it_was_sent(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    sent = ForbiddenError("not you", details={"who": "you"})
+    service.subscribe("a.b", lambda message: sent)
+    error = client.outcome(client.ask("a.b"))
+    assert isinstance(error, ForbiddenError)
+    assert (error.message, error.details, error.timestamp) == (
+        "not you",
+        {"who": "you"},
+        sent.timestamp,
+    )
+
+
+def test_an_error_with_huge_details_arrives_without_them(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", lambda message: ForbiddenError("\x01" * 9000, details="x" * 90_000))
+    error = client.outcome(client.ask("a.b"))
+    assert isinstance(error, ForbiddenError)
+    assert error.message
+    assert set(error.message) == {"\x01"}
+    assert error.details is None
+    assert service.unmatched == []
+
+
+def test_a_request_that_nobody_answers_fails_at_once(world: World) -> None:
+    client = world.connect()
+    assert isinstance(client.outcome(client.ask("a.b")), NoRouteFoundError)
+    assert client.session.next_deadline() is None
+
+
+def test_a_request_goes_to_the_highest_priority_among_services_and_within_one(
+    world: World,
+) -> None:
+    low, high, client = world.connect(), world.connect(), world.connect()
+    low.subscribe("a.b", lambda message: "low", priority=1)
+    high.subscribe("a.b", lambda message: "high, exact", priority=2)
+    high.subscribe("a.#", lambda message: "high, pattern", priority=3)
+    assert client.answer(client.ask("a.b")) == "high, pattern"
+    high.leave()
+    assert client.answer(client.ask("a.b")) == "low"
+
+
+def test_the_brokers_word_on_a_time_limit_comes_before_the_sessions_own(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    request = client.ask("a.b", timeout=2000)
+    world.pass_time(1.999)
+    assert client.outcomes[request] == []
+    world.pass_time(0.001)
+    error = client.outcome(request)
+    assert isinstance(error, RequestTimeoutError)
+    assert error.details == {"targetServiceId": service.service.id}
+    world.pass_time(60)
+    assert client.outcome(request) is error
+
+
+def test_a_broker_that_falls_silent_is_waited_for_the_margin_longer(world: World) -> None:
+    client = world.connect(margin=0.5)
+    client.mute = True
+    request = client.ask("a.b", timeout=2000)
+    world.pass_time(2.499)
+    assert client.outcomes[request] == []
+    world.pass_time(0.001)
+    error = client.outcome(request)
+    assert isinstance(error, RequestTimeoutError)
+    assert error.details is None
+    assert client.session.pending == 0
+
+
+def test_a_late_response_harms_nobody_and_its_responder_is_told(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    request = client.ask("a.b", timeout=1000)
+    world.pass_time(1)
+    service.respond(service.asked[0], "late")
+    world.settle()
+    assert isinstance(client.outcome(request), RequestTimeoutError)
+    assert client.unmatched == []
+    (report,) = service.unmatched
+    assert isinstance(report.error, InvalidRequestIdError)
+
+
+def test_a_second_response_reaches_nobody(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", lambda message: "first")
+    request = client.ask("a.b")
+    service.respond(service.asked[0], "second")
+    world.settle()
+    assert client.answer(request) == "first"
+    assert client.unmatched == []
+
+
+def test_the_answer_to_a_cancelled_request_is_unmatched(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    request = client.ask("a.b")
+    client.session.cancel(request)
+    service.respond(service.asked[0], "nobody waits")
+    world.settle()
+    assert client.outcomes[request] == []
+    (unmatched,) = client.unmatched
+    assert unmatched.error is None
+    assert unmatched.message is not None
+    assert unmatched.message.payload == "nobody waits"
+
+
+def test_a_request_without_an_id_is_answered_with_an_error_only(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    results = iter(["data", ForbiddenError("not you")])
+    service.subscribe("a.b", lambda message: next(results))
+    client.send(b"request:a.b:1.0.0\n{}")
+    assert client.unmatched == []
+    client.send(b"request:a.b:1.0.0\n{}")
+    (unmatched,) = client.unmatched
+    assert isinstance(unmatched.error, ForbiddenError)
+
+
+# The end of a connection
+
+
+def test_a_responder_that_disconnects_fails_its_requests_at_once(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    requests = [client.ask("a.b", timeout=60_000) for _ in range(3)]
+    service.leave()
+    for request in requests:
+        assert isinstance(client.outcome(request), ServiceUnavailableError)
+    assert (client.session.pending, world.router.outstanding) == (0, 0)
+
+
+def test_a_requester_that_disconnects_leaves_nothing_waiting(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    request = client.ask("a.b")
+    client.leave()
+    error = client.outcome(request)
+    assert isinstance(error, ConnectionLost)
+    assert error.sent
+    service.respond(service.asked[0], "nobody is there")
+    world.settle()
+    assert world.router.outstanding == 0
+    assert service.unmatched == []
+
+
+# Publications
+
+
+def test_a_publication_reaches_every_subscription_once(world: World) -> None:
+    peers = [world.connect() for _ in range(3)]
+    entries = [
+        [peer.subscribe(pattern) for pattern in ("a.b", "a.+", "a.b", "#")] for peer in peers
+    ]
+    peers[0].send(peers[0].session.publish("a.b", 1), peers[0].session.publish("A.B", 2))
+    for peer, own in zip(peers, entries, strict=True):
+        for entry in own:
+            assert [payload for to, payload in peer.delivered if to is entry] == [1, 2]
+
+
+def test_a_confirmed_publication_succeeds_where_somebody_listens(world: World) -> None:
+    listener, client = world.connect(), world.connect()
+    entry = listener.subscribe("a.#")
+    assert client.answer(client.confirm("a.b", "news")) == {"status": "success"}
+    assert listener.delivered == [(entry, "news")]
+
+
+def test_a_publication_without_listeners_is_an_error_where_it_is_confirmed_and_a_report_where_not(
+    world: World,
+) -> None:
+    client = world.connect()
+    assert isinstance(client.outcome(client.confirm("a.b")), NoRouteFoundError)
+    assert client.unmatched == []
+    client.send(client.session.publish("a.b", {}))
+    (unmatched,) = client.unmatched
+    assert isinstance(unmatched.error, NoRouteFoundError)
+
+
+def test_the_order_of_publications_is_kept_over_topics(world: World) -> None:
+    listener, client = world.connect(), world.connect()
+    listener.subscribe("#")
+    topics = ["a", "b", "A", "a", "c.d", "b"]
+    client.send(*(client.session.publish(topic, n) for n, topic in enumerate(topics)))
+    assert [payload for _, payload in listener.delivered] == list(range(len(topics)))
+
+
+# Subscriptions
+
+
+def subscriptions_of(peer: Peer) -> list[tuple[str, str]]:
+    """What the broker knows."""
+    listed = peer.answer(peer.ask("system.service.subscriptions", {}))["subscriptions"]
+    return [(each["action"], each["topic"]) for each in listed]
+
+
+def test_publications_and_requests_of_a_topic_are_two_subscriptions_of_the_broker_too(
+    world: World,
+) -> None:
+    peer = world.connect()
+    listens = peer.subscribe("a.b")
+    responds = peer.subscribe("a.b", lambda message: "answer")
+    assert subscriptions_of(peer) == [("publish", "a.b"), ("request", "a.b")]
+    assert peer.unsubscribe(listens) == {"status": "success"}
+    assert subscriptions_of(peer) == [("request", "a.b")]
+    assert peer.answer(peer.ask("a.b")) == "answer"
+    assert isinstance(peer.outcome(peer.confirm("a.b")), NoRouteFoundError)
+    assert peer.unsubscribe(responds) == {"status": "success"}
+    assert subscriptions_of(peer) == []
+
+
+def test_the_last_subscription_of_a_pattern_ends_it_at_the_broker(world: World) -> None:
+    peer = world.connect()
+    first, second = peer.subscribe("a.b"), peer.subscribe("A.b")
+    assert subscriptions_of(peer) == [("publish", "a.b")]
+    assert peer.unsubscribe(first) is None
+    peer.confirm("a.b", 1)
+    assert peer.delivered == [(second, 1)]
+    assert peer.unsubscribe(second) == {"status": "success"}
+    assert subscriptions_of(peer) == []
+    assert isinstance(peer.outcome(peer.confirm("a.b")), NoRouteFoundError)
+
+
+def test_a_request_that_crosses_unsubscribing_is_unavailable_at_once(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    entry = service.subscribe("a.b", lambda message: "never")
+    request = client.session.request("a.b", {}, now=world.now, timeout=60_000)
+    # In the broker's outbox for the service while that unsubscribes.
+    world.router.receive(client.service, [request.message], world.now)
+    assert service.unsubscribe(entry) == {"status": "success"}
+    assert isinstance(client.outcome(request), ServiceUnavailableError)
+    assert service.asked == []
+
+
+def test_a_subscription_that_the_broker_refuses_is_failed(world: World) -> None:
+    peer = world.connect()
+    entry = Subscribed("system.metrics", Action.PUBLISH, 1, None)
+    request = peer.begin(peer.session.subscribe(entry, now=world.now, timeout=1000))
+    assert isinstance(peer.outcome(request), InvalidRequestError)
+
+
+# What the broker can't read
+
+
+def test_the_brokers_word_on_a_malformed_message_reaches_the_driver(world: World) -> None:
+    peer = world.connect()
+    request = peer.session.request("a.b", {}, now=world.now, timeout=1000)
+    peer.send(b"nonsense", request.message)
+    (unmatched,) = peer.unmatched
+    assert isinstance(unmatched.error, MalformedMessageError)
+    assert isinstance(peer.outcome(request), NoRouteFoundError)
+
+
+@given(text=st.text(max_size=50), topic=st.sampled_from(["a", "A.b", "a.b.c.d.e", "a" * 255]))
+def test_payloads_arrive_as_they_were_sent(text: str, topic: str) -> None:
+    world = World()
+    service, client = world.connect(), world.connect()
+    service.subscribe("#", lambda message: message.payload)
+    entry = service.subscribe("#")
+    assert client.answer(client.ask(topic, {"text": text})) == {"text": text}
+    client.confirm(topic, text)
+    assert service.delivered == [(entry, text)]
+
+
+# All together
+
+
+_FATES = st.sampled_from(["at once", "error", "late", "never", "cancel", "leave", "twice"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    plan=st.lists(st.tuples(_FATES, st.integers(1, 3000), st.integers(0, 1)), max_size=20),
+    pauses=st.lists(st.integers(0, 1500), max_size=10),
+    broken=st.booleans(),
+)
+def test_every_request_ends_once_whatever_becomes_of_it(
+    plan: list[tuple[str, int, int]], pauses: list[int], broken: bool
+) -> None:
+    world = World(Router(RouterOptions(request_timeout=1)))
+    client = world.connect()
+    services = [world.connect(), world.connect()]
+    for number, service in enumerate(services):
+        service.subscribe(
+            f"to.service{'AB'[number]}",
+            lambda message: {"at once": 1, "error": ForbiddenError("no")}.get(
+                message.payload, Silent
+            ),
+        )
+    client.mute = broken
+    cancelled: list[PendingRequest] = []
+    begun: list[PendingRequest] = []
+    for fate, timeout, number in plan:
+        service = services[number]
+        asked_before = len(service.asked)
+        request = client.ask(f"to.service{'AB'[number]}", fate, timeout)
+        begun.append(request)
+        if fate == "cancel":
+            client.session.cancel(request)
+            # Where its error has come already, there was nothing left to cancel.
+            if not client.outcomes[request]:
+                cancelled.append(request)
+        elif fate == "leave" and service in world.peers:
+            service.leave()
+        elif fate in ("late", "twice") and len(service.asked) > asked_before:
+            if fate == "late":
+                world.pass_time(timeout / 1000)
+            for _ in range(2):
+                service.respond(service.asked[-1], fate)
+            world.settle()
+        if pauses:
+            world.pass_time(pauses.pop() / 1000)
+    world.pass_time(10)
+    for request in begun:
+        assert len(client.outcomes[request]) == (request not in cancelled)
+    assert client.session.pending == 0
+    assert client.session.next_deadline() is None
+    assert world.router.outstanding == 0

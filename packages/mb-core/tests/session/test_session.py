@@ -1,0 +1,494 @@
+"""The Session at work: publishing, responding, heartbeats, and input of every kind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mb_core.codec import error_in
+from mb_core.errors import (
+    ForbiddenError,
+    LocalProtocolError,
+    MalformedMessageError,
+    MessageTooLarge,
+    NoRouteFoundError,
+    RemoteProtocolError,
+    ResponseError,
+)
+from mb_core.header import HeaderPrefix
+from mb_core.message import Message, parse_message
+from mb_core.session import (
+    Answered,
+    Delivered,
+    PendingRequest,
+    Reply,
+    Requested,
+    Session,
+    Subscribed,
+    Unmatched,
+)
+from mb_core.wire import Limits
+
+Ready = Callable[..., Session]
+Answer = Callable[..., bytes]
+Subscribe = Callable[..., Subscribed]
+Picture = Callable[[Session], object]
+
+ID = b"7a0c7a6e-0000-4000-8000-00000000beef"
+PARENT = "7a0c7a6e-0000-4000-8000-000000000001"
+
+
+def asked(topic: str = "a.b", version: str = "1.0.0", request_id: bytes | None = ID) -> Message:
+    tail = b":" + request_id if request_id is not None else b""
+    return parse_message(f"request:{topic}:{version}".encode() + tail + b"\n{}")
+
+
+# Publishing
+
+
+def test_a_publication_has_neither_id_nor_time_limit(session: Session) -> None:
+    assert session.publish("a.b", {"n": 1}) == b'publish:a.b:1.0.0\n{"n":1}'
+    assert session.pending == 0
+    assert session.next_deadline() is None
+
+
+def test_a_publication_may_have_a_version_and_a_parent(session: Session) -> None:
+    expected = f"publish:a.b:2.0.0::{PARENT}\nnull".encode()
+    assert session.publish("a.b", None, version="2.0.0", parent_id=PARENT) == expected
+    assert session.publish("a.b", None, version="2.0.0") == b"publish:a.b:2.0.0\nnull"
+    assert session.publish("a.b", None) == b"publish:a.b:1.0.0\nnull"
+
+
+def test_the_spelling_of_a_topic_is_the_callers(session: Session) -> None:
+    for topic in ("Weather.Oslo", "weather.oslo", "Weather.Oslo"):
+        assert session.publish(topic, 1) == f"publish:{topic}:1.0.0\n1".encode()
+        sent = session.request(topic, 1, now=0.0, timeout=1).message
+        assert sent.startswith(f"request:{topic}:1.0.0:".encode())
+
+
+def test_json_that_is_ready_is_passed_on_as_it_is(session: Session) -> None:
+    assert session.publish("a.b", msgspec.Raw(b'{ "n" : 1 }')).endswith(b'\n{ "n" : 1 }')
+    with pytest.raises(LocalProtocolError, match="line break"):
+        session.publish("a.b", msgspec.Raw(b'{\n"n":1}'))
+
+
+def test_an_unroutable_publication_is_reported_under_an_id_never_seen(session: Session) -> None:
+    session.publish("a.b", {})
+    report = b'response:a.b:1.0.0:%b\n{"error":{"code":"NO_ROUTE_FOUND","message":"nobody"}}' % ID
+    (event,) = session.receive([report])
+    assert isinstance(event, Unmatched)
+    assert isinstance(event.error, NoRouteFoundError)
+    assert event.message is not None
+    assert event.message.topic == "a.b"
+
+
+def test_the_brokers_report_of_a_malformed_message_belongs_to_no_request(
+    session: Session,
+) -> None:
+    session.request("a.b", {}, now=0.0, timeout=1000)
+    report = (
+        b'response:error:1.0.0\n{"error":{"code":"MALFORMED_MESSAGE","message":"Invalid header",'
+        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"header":"x"}}}'
+    )
+    (event,) = session.receive([report])
+    assert isinstance(event, Unmatched)
+    assert isinstance(event.error, MalformedMessageError)
+    assert event.error.details == {"header": "x"}
+    assert session.pending == 1
+
+
+# Responding
+
+
+def test_an_answer_goes_under_the_id_topic_and_version_of_its_request(session: Session) -> None:
+    answer = session.respond(asked("Weather.Oslo", "2.1.0"), {"c": 3})
+    assert answer == b'response:Weather.Oslo:2.1.0:%b\n{"c":3}' % ID
+
+
+def test_an_answer_carries_neither_parent_nor_time_limit(session: Session) -> None:
+    message = parse_message(b"request:a.b:1.0.0:%b:%b:500\n{}" % (ID, PARENT.encode()))
+    assert session.respond(message, None) == b"response:a.b:1.0.0:%b\nnull" % ID
+
+
+def test_an_answer_to_a_request_without_an_id_has_none(session: Session) -> None:
+    assert session.respond(asked(request_id=None), 1) == b"response:a.b:1.0.0\n1"
+
+
+def test_an_error_is_answered_in_the_shape_of_services(session: Session) -> None:
+    error = ForbiddenError("not you", timestamp="2026-01-01T00:00:00.000Z", details={"who": 1})
+    assert session.respond(asked(), error).partition(b"\n")[2] == (
+        b'error:{"code":"FORBIDDEN","message":"not you",'
+        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"who":1}}'
+    )
+
+
+@pytest.mark.parametrize("details", [object(), "\ud800", {1: {2, object()}}], ids=repr)
+def test_details_that_are_no_json_do_not_hide_their_error(session: Session, details: Any) -> None:
+    answer = session.respond(asked(), ForbiddenError("not you", details=details))
+    error = error_in(answer.partition(b"\n")[2])
+    assert isinstance(error, ForbiddenError)
+    assert (error.message, error.details) == ("not you", None)
+
+
+def test_an_answer_at_the_limit_is_sent_and_one_above_is_not(ready: Ready) -> None:
+    session = ready(limits=Limits(max_payload=100))
+    assert len(session.respond(asked(), "x" * 98).partition(b"\n")[2]) == 100
+    with pytest.raises(MessageTooLarge) as caught:
+        session.respond(asked(), "x" * 99)
+    assert (caught.value.size, caught.value.limit) == (101, 100)
+
+
+@pytest.mark.parametrize("payload", [object(), "\ud800", msgspec.Raw(b"[\n]")], ids=repr)
+def test_an_answer_that_is_no_json_is_refused(session: Session, payload: Any) -> None:
+    with pytest.raises(LocalProtocolError):
+        session.respond(asked(), payload)
+
+
+class TooFarError(ResponseError):
+    """A user's error that is made in a way of its own."""
+
+    code = "TOO_FAR_FOR_RESPOND"
+
+    def __init__(self, distance: int, *, details: Any) -> None:
+        super().__init__(f"{distance} km", details=details)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ForbiddenError("not you", details="x" * 100_000),
+        ForbiddenError("x" * 100_000),
+        ForbiddenError("\x01" * 5_000),
+        ForbiddenError("雪" * 100_000, details=["x" * 100_000]),
+        TooFarError(7, details="x" * 100_000),
+        ForbiddenError(["x" * 100_000]),  # type: ignore[arg-type]
+    ],
+    ids=["details", "text", "escapes", "both", "a class of its own", "no text"],
+)
+@pytest.mark.parametrize("limit", [200, 1000, 16_384])
+def test_an_error_over_the_limit_is_shortened_and_keeps_its_code(
+    ready: Ready, error: ResponseError, limit: int
+) -> None:
+    payload = ready(limits=Limits(limit)).respond(asked(), error).partition(b"\n")[2]
+    assert len(payload) <= limit
+    sent = error_in(payload)
+    assert sent is not None
+    assert (sent.code, sent.timestamp) == (error.code, error.timestamp)
+    assert sent.details is None
+    assert str(error.message).startswith(sent.message)
+
+
+def test_an_error_at_the_limit_is_sent_whole(ready: Ready) -> None:
+    error = ForbiddenError("text", details="x" * 100)
+    whole = len(ready().respond(asked(), error).partition(b"\n")[2])
+    sent = error_in(ready(limits=Limits(whole)).respond(asked(), error).partition(b"\n")[2])
+    assert sent is not None
+    assert sent.details == "x" * 100
+    sent = error_in(ready(limits=Limits(whole - 1)).respond(asked(), error).partition(b"\n")[2])
+    assert sent is not None
+    assert (sent.message, sent.details) == ("text", None)
+
+
+def test_an_error_that_no_shortening_makes_fit_is_refused(session: Session) -> None:
+    with pytest.raises(MessageTooLarge, match="without its text"):
+        session.respond(asked(), ResponseError("text", code="X" * 20_000))
+
+
+# Heartbeats
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "reply"),
+    [
+        (b"request:system.heartbeat:1.0.0\n{}", b"response:system.heartbeat:1.0.0\n{}"),
+        (b"request:system.heartbeat:1.0.0\n", b"response:system.heartbeat:1.0.0\n{}"),
+        (b"REQUEST:System.Heartbeat:1.0.0\n{}", b"response:System.Heartbeat:1.0.0\n{}"),
+        (
+            b"request:system.heartbeat:1.0.0:%b\nno JSON" % ID,
+            b"response:system.heartbeat:1.0.0:%b\n{}" % ID,
+        ),
+    ],
+    ids=["plain", "empty", "other case", "with an id"],
+)
+def test_a_heartbeat_is_answered(session: Session, heartbeat: bytes, reply: bytes) -> None:
+    assert session.receive([heartbeat]) == [Reply(reply)]
+
+
+def test_a_response_to_a_heartbeat_is_never_answered(session: Session) -> None:
+    events = session.receive([b'response:system.heartbeat:1.0.0\n{"status":"success"}'])
+    assert [type(event) for event in events] == [Unmatched]
+    request = session.request("system.heartbeat", {}, now=0.0, timeout=1000)
+    response = b'response:system.heartbeat:1.0.0:%b\n{"status":"success"}' % request.request_id
+    (event,) = session.receive([response])
+    assert isinstance(event, Answered)
+
+
+def test_a_published_heartbeat_is_not_answered(session: Session) -> None:
+    assert session.receive([b"publish:system.heartbeat:1.0.0\n{}"]) == []
+
+
+def test_a_heartbeat_goes_to_no_responder(session: Session, subscribe: Subscribe) -> None:
+    subscribe(session, "#", "request")
+    events = session.receive([b"request:system.heartbeat:1.0.0\n{}"])
+    assert [type(event) for event in events] == [Reply]
+
+
+def test_the_sessions_own_replies_are_sent_whatever_the_limit(ready: Ready) -> None:
+    session = ready(limits=Limits(max_payload=1))
+    events = session.receive(
+        [b"request:system.heartbeat:1.0.0\n{}", b"request:a.b:1.0.0:%b\n{}" % ID]
+    )
+    assert [type(event) for event in events] == [Reply, Reply]
+
+
+# Requests
+
+
+def test_a_request_without_an_id_reaches_its_responder(
+    session: Session, subscribe: Subscribe
+) -> None:
+    entry = subscribe(session, "a.b", "request")
+    (event,) = session.receive([b"request:a.b:1.0.0\n{}"])
+    assert isinstance(event, Requested)
+    assert event.subscription is entry
+    assert event.message.request_id is None
+
+
+def test_a_request_without_an_id_that_nobody_answers_is_unmatched(session: Session) -> None:
+    (event,) = session.receive([b"request:a.b:1.0.0\n{}"])
+    assert isinstance(event, Unmatched)
+    assert event.error is None
+    assert event.message is not None
+    assert event.message.topic == "a.b"
+
+
+# Bad input
+
+
+BAD = {
+    "empty": b"",
+    "no newline": b"publish:a.b:1.0.0",
+    "only a newline": b"\n",
+    "one field": b"publish\n{}",
+    "two fields": b"publish:a.b\n{}",
+    "unknown action": b"shout:a.b:1.0.0\n{}",
+    "empty action": b":a.b:1.0.0\n{}",
+    "empty topic": b"publish::1.0.0\n{}",
+    "wildcard": b"publish:a.+:1.0.0\n{}",
+    "six segments": b"publish:a.b.c.d.e.f:1.0.0\n{}",
+    "bad version": b"publish:a.b:1.0\n{}",
+    "carriage return": b"publish:a.b:1.0.0\r\n{}",
+    "short id": b"publish:a.b:1.0.0:7a0c7a6e\n{}",
+    "id in upper case": b"response:a.b:1.0.0:7A0C7A6E-0000-4000-8000-00000000BEEF\n{}",
+    "id of other letters": b"response:a.b:1.0.0:7a0c7a6e-0000-4000-8000-00000000beeg\n{}",
+    "bad parent id": b"publish:a.b:1.0.0::x\n{}",
+    "time limit on a publication": b"publish:a.b:1.0.0:::5000\n{}",
+    "time limit on a response": b"response:a.b:1.0.0:%b::5000\n{}" % ID,
+    "time limit of zero": b"request:a.b:1.0.0:%b::0\n{}" % ID,
+    "huge time limit": b"request:a.b:1.0.0:%b::%b\n{}" % (ID, b"9" * 200),
+    "signed time limit": b"request:a.b:1.0.0:%b::-5\n{}" % ID,
+    "header too long": b"publish:" + b"a" * 400 + b":1.0.0\n{}",
+    "no text": b"\xff\xfe\x00\n\xff",
+    "topic in other letters": "publish:a.ü:1.0.0\n{}".encode(),
+    "a newline first": b"\npublish:a.b:1.0.0\n{}",
+    "leading space": b" publish:a.b:1.0.0\n{}",
+    "NUL": b"publish:a.b\x00:1.0.0\n{}",
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_input_that_can_not_be_read_is_unmatched_and_harms_no_other_message(
+    session: Session, subscribe: Subscribe, answer: Answer, bad: bytes
+) -> None:
+    subscribe(session, "a.b")
+    responds = subscribe(session, "c.d", "request")
+    request = session.request("e.f", {}, now=0.0, timeout=1000)
+    events = session.receive(
+        [
+            bad,
+            b"publish:a.b:1.0.0\n1",
+            bad,
+            b"publish:a.b:1.0.0\n2",
+            bad,
+            answer(request),
+            bad,
+            b"request:c.d:1.0.0:%b\n{}" % ID,
+            bad,
+        ]
+    )
+    unread = [event for event in events if isinstance(event, Unmatched)]
+    assert len(unread) == 5
+    for event in unread:
+        assert isinstance(event.error, RemoteProtocolError)
+        assert event.message is None
+    rest = [event for event in events if not isinstance(event, Unmatched)]
+    delivered = [m.payload for e in rest if isinstance(e, Delivered) for m in e.messages]
+    assert delivered == [1, 2]
+    assert [event.request for event in rest if isinstance(event, Answered)] == [request]
+    assert [event.subscription for event in rest if isinstance(event, Requested)] == [responds]
+    assert session.pending == 0
+
+
+def test_a_payload_that_is_no_text_is_delivered_as_it_is(
+    session: Session, subscribe: Subscribe
+) -> None:
+    subscribe(session, "a.b")
+    (event,) = session.receive([b"publish:a.b:1.0.0\n\xff\xfe\n\n"])
+    assert isinstance(event, Delivered)
+    (message,) = event.messages
+    assert message.raw_payload == b"\xff\xfe\n\n"
+    with pytest.raises(RemoteProtocolError):
+        _ = message.payload
+
+
+_PIECES = st.sampled_from(
+    [
+        *(b"publish", b"request", b"response", b"REQUEST", b":", b":", b":", b"\n", b"\n", b"."),
+        *(b"a.b", b"a", b"system.heartbeat", b"system.initialize", b"error", b"#", b"+"),
+        *(b"1.0.0", b"1.0", b"v1.0.0-a", ID, ID.upper(), b"5000", b"0", b" ", b"\r", b"\xff"),
+        *(b"{}", b'{"error":{"code":"X","message":"m"}}', b"error:", b'{"error":', b"[" * 50),
+    ]
+)
+_JUNK = st.binary(max_size=60) | st.lists(_PIECES, max_size=14).map(b"".join)
+
+
+@given(st.lists(_JUNK, max_size=8))
+def test_nothing_that_is_received_raises_or_hides_what_comes_after_it(junk: list[bytes]) -> None:
+    session = Session()
+    session.link_up()
+    session.receive([b"publish:system.initialize:1.0.0\n{}"])
+    request = session.request("a.b", {}, now=0.0, timeout=1000)
+    last = b"response:a.b:1.0.0:%b\n{}" % request.request_id
+    events = session.receive([*junk, last])
+    assert isinstance(events[-1], Answered)
+    assert events[-1].request is request
+    assert len(events) <= len(junk) + 1
+    assert session.pending == 0
+
+
+def test_an_empty_batch_is_no_event(session: Session) -> None:
+    assert session.receive([]) == []
+
+
+# What is remembered stays bounded
+
+
+def alive(kind: type[object]) -> int:
+    """How many objects of this class there are."""
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+class Topic(str):
+    """A topic whose life can be watched."""
+
+
+@pytest.mark.parametrize("call", ["publish", "request"])
+def test_the_topics_that_are_remembered_for_sending_are_bounded(
+    session: Session, call: str
+) -> None:
+    topics: weakref.WeakSet[Topic] = weakref.WeakSet()
+    for number in range(20_000):
+        topic = Topic(f"topic.n{number}")
+        topics.add(topic)
+        if call == "publish":
+            assert session.publish(topic, 1) == f"publish:topic.n{number}:1.0.0\n1".encode()
+        else:
+            request = session.request(topic, 1, now=0.0, timeout=1)
+            assert request.message.startswith(f"request:topic.n{number}:1.0.0:".encode())
+            session.cancel(request)
+            session.next_deadline()
+        del topic
+    gc.collect()
+    assert len(topics) <= 5_000
+
+
+def test_the_headers_that_are_remembered_for_reading_are_bounded(
+    session: Session, subscribe: Subscribe
+) -> None:
+    subscribe(session, "#")
+    seen = 0
+    before = alive(HeaderPrefix)
+    for number in range(200):
+        batch = [f"publish:topic.n{number}x{n}:1.0.0\n{{}}".encode() for n in range(100)]
+        seen += sum(
+            len(event.messages) for event in session.receive(batch) if isinstance(event, Delivered)
+        )
+    assert seen == 20_000
+    assert alive(HeaderPrefix) - before <= 5_000
+
+
+@pytest.mark.parametrize("end", ["answered", "cancelled"])
+def test_requests_that_are_complete_are_let_go_while_an_older_one_waits(
+    session: Session, answer: Answer, end: str
+) -> None:
+    before = alive(PendingRequest)
+    slow = session.request("slow", {}, now=0.0, timeout=1_000)
+    for _ in range(5_000):
+        request = session.request("a.b", {}, now=0.0, timeout=30_000)
+        if end == "answered":
+            session.receive([answer(request)])
+        else:
+            session.cancel(request)
+    assert session.pending == 1
+    assert alive(PendingRequest) - before <= 200
+    session.cancel(slow)
+    assert session.next_deadline() is None
+
+
+# Nothing changes when a call raises
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda session: session.publish("a.+", {}),
+        lambda session: session.publish("a.b", "x" * 20_000),
+        lambda session: session.request("a.b", "x" * 20_000, now=0.0, timeout=1),
+        lambda session: session.request("a.b", {}, now=0.0, timeout=0),
+        lambda session: session.publish_confirmed("a.b", "x" * 20_000, now=0.0, timeout=1),
+        lambda session: session.publish_confirmed("a.b", {}, now=0.0, timeout=0),
+        lambda session: session.register("", "text", now=0.0, timeout=1),
+        lambda session: session.register("name", "text", now=0.0, timeout=0),
+        lambda session: session.respond(asked(), "x" * 20_000),
+        lambda session: session.respond(asked(), object()),
+        lambda session: session.link_up(),
+    ],
+    ids=[
+        "publish to a pattern",
+        "publish too much",
+        "request too much",
+        "request without time",
+        "confirm too much",
+        "confirm without time",
+        "register nothing",
+        "register without time",
+        "respond too much",
+        "respond with no JSON",
+        "link up again",
+    ],
+)
+def test_a_call_that_raises_leaves_the_session_as_it_was(
+    session: Session,
+    subscribe: Subscribe,
+    picture: Picture,
+    answer: Answer,
+    call: Callable[[Session], object],
+) -> None:
+    subscribe(session, "a.b")
+    subscribe(session, "a.b", "request")
+    session.register("old", "old text", now=0.0, timeout=2000)
+    request = session.request("c.d", {}, now=1.0, timeout=5000)
+    before = picture(session)
+    with pytest.raises((LocalProtocolError, MessageTooLarge)):
+        call(session)
+    assert picture(session) == before
+    (event,) = session.receive([answer(request)])
+    assert isinstance(event, Answered)
