@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import ssl
 import time
@@ -11,7 +10,7 @@ from types import TracebackType
 import anyio
 import anyio.abc
 
-from mb_core.errors import ConnectError, ConnectionLost, MBError
+from mb_core.errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
 from mb_core.header import MAX_HEADER
 from mb_core.link import Backend, DeadlineTimer, Link, Listener, StreamOptions, current_backend
 from mb_core.plugins import Plugins, installed_plugins
@@ -40,7 +39,8 @@ class Broker:
     `ssl_context` with the broker's certificate.
 
     Entering raises ConnectError where a URL can't be listened on, PluginError where no plugin
-    speaks its scheme.  Leaving ends every connection, cancelled or not.
+    speaks its scheme; it may be tried again.  Leaving ends every connection, cancelled or not;
+    a Broker that was left is not entered again.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class Broker:
         return len(self._connections)
 
     async def __aenter__(self) -> Broker:
+        if self.urls:
+            raise LocalProtocolError("a Broker is entered once: make another one")
         backend = current_backend()
         self._timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
         self._tasks = anyio.create_task_group()
@@ -100,11 +102,8 @@ class Broker:
             for url in self._wanted:
                 await self._listen(url, backend)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._stop_listening()
-            self._tasks.cancel_scope.cancel()
-            # Not told of the error, which it would wrap into a group.
-            await self._tasks.__aexit__(None, None, None)
+            self.urls.clear()
+            await self._end()
             raise
         self._tasks.start_soon(self._timer.run)
         return self
@@ -119,18 +118,15 @@ class Broker:
             if kind is None:
                 await self.drain()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._stop_listening()
-                await self._close_connections()
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
+            await self._end()
 
     async def drain(self) -> None:
         """Accept nothing new, and wait for the answers to requests in flight, for a while."""
-        await self._stop_listening()
         self._router.draining = True
+        await self._stop_listening()
         if self._router.outstanding:
-            self._idle = anyio.Event()
+            if self._idle is None:
+                self._idle = anyio.Event()
             with anyio.move_on_after(self._drain_timeout) as scope:
                 await self._idle.wait()
             if scope.cancelled_caught:
@@ -162,14 +158,19 @@ class Broker:
         self.urls.append(str(URL(url.scheme, url.host, listener.address[1], url.path)))
 
     async def _stop_listening(self) -> None:
-        for listener in self._listeners:
-            await listener.close()
-        self._listeners.clear()
+        while self._listeners:
+            listener = self._listeners.pop()
+            try:
+                await listener.close()
+            except Exception:
+                # A bug in its transport; the others are to be closed.
+                _log.exception("internal error: can't stop listening on %s", listener.address)
 
     def _accept(self, link: Link) -> _Connection:
         connection = _Connection(self, link, self._router.connect(time.monotonic()))
         self._connections.add(connection)
         self.flush()
+        self._timer.look()
         return connection
 
     async def _close_connections(self) -> None:
@@ -178,6 +179,14 @@ class Broker:
             connection.link.close("the broker is shutting down")
         for connection in connections:
             await connection.link.wait_closed()
+
+    async def _end(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stop_listening()
+            await self._close_connections()
+        self._tasks.cancel_scope.cancel()
+        # Not told of an error, which it would wrap into a group.
+        await self._tasks.__aexit__(None, None, None)
 
     # What the connections share
 
@@ -195,9 +204,14 @@ class Broker:
         """Send what the Router has put into the outboxes."""
         for service in self._router.take_output():
             messages, service.outbox = service.outbox, []
-            # One that is closing will be reported by link_lost.
-            with contextlib.suppress(ConnectionLost):
+            try:
                 service.link.send_many(messages)
+            except ConnectionLost:
+                pass  # link_lost will say so
+            except Exception:
+                # Of one link, a bug in its transport; the other outboxes are to go out.
+                _log.exception("internal error: the link to %s is given up", service.link.peer)
+                service.link.abort()
         if self._idle is not None and not self._router.outstanding:
             self._idle.set()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
+import logging
+import threading
 from collections import deque
+from enum import Enum
 
 import anyio
 
@@ -14,9 +18,14 @@ from mb_core.wire import Limits
 
 __all__ = ["MemoryTransport"]
 
+_log = logging.getLogger("mb_broker.memory")
+
 
 class MemoryTransport:
-    """A LinkTransport whose addresses are names in this process."""
+    """A LinkTransport whose addresses are names in this process.
+
+    Used from any thread: its tables are the only thing that the event loops share.
+    """
 
     scheme = "memory"
 
@@ -27,29 +36,32 @@ class MemoryTransport:
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
         listener = self._listeners.get(url.host)
         if listener is None:
-            known = ", ".join(f"memory://{name}" for name in self._listeners) or "none"
+            known = ", ".join(f"memory://{name}" for name in list(self._listeners)) or "none"
             raise ConnectError(f"no broker in this process listens at {url} (there: {known})")
-        near = _MemoryLink(backend.poster(), limits, str(url))
+        near = _MemoryLink(_poster(backend), limits, str(url))
         far = _MemoryLink(listener.post, listener.limits, f"client of {url}")
         near.other, far.other = far, near
-        near.be_open(accept)
-        if not listener.post(lambda: far.be_open(listener.accept)):
+        # The far end first: what `accept` sends must find it open.
+        if not listener.admit(far):
             raise ConnectError(f"the broker at {url} has ended")
+        near.be_open(accept)
         return near
 
     async def listen(
         self, url: URL, accept: Accept, *, backend: Backend, limits: Limits
     ) -> Listener:
         """Listen at the URL's name, or at a new one where it has none."""
-        name = url.host or f"broker{next(self._names)}"
-        if name in self._listeners:
-            raise ConnectError(f"can't listen on memory://{name}: another broker does")
-        listener = _MemoryListener(self, name, accept, backend.poster(), limits)
-        self._listeners[name] = listener
-        return listener
+        names = (url.host,) if url.host else (f"broker{number}" for number in self._names)
+        for name in names:
+            listener = _MemoryListener(self, name, accept, _poster(backend), limits)
+            if self._listeners.setdefault(name, listener) is listener:
+                return listener
+        raise ConnectError(f"can't listen on memory://{url.host}: another broker does")
 
-    def forget(self, name: str) -> None:
-        self._listeners.pop(name, None)
+    def forget(self, listener: _MemoryListener) -> None:
+        name = listener.address[0]
+        if self._listeners.get(name) is listener:
+            del self._listeners[name]
 
 
 class _MemoryListener:
@@ -62,13 +74,46 @@ class _MemoryListener:
         limits: Limits,
     ) -> None:
         self.address = (name, 0)
-        self.accept = accept
         self.post = post
         self.limits = limits
+        self._accept = accept
         self._transport = transport
+        # Our ends of connections, on their way from their clients' threads to ours; None once
+        # there are to be no more.
+        self._arriving: set[_MemoryLink] | None = set()
+        self._lock = threading.Lock()
+
+    def admit(self, link: _MemoryLink) -> bool:
+        """Open our end of a connection soon; False where it is too late.  For any thread."""
+        with self._lock:
+            if self._arriving is None:
+                return False
+            self._arriving.add(link)
+        return self.post(lambda: self._open(link))
+
+    def _open(self, link: _MemoryLink) -> None:
+        with self._lock:
+            if self._arriving is None:
+                return
+            self._arriving.discard(link)
+        try:
+            link.be_open(self._accept)
+        except Exception as bug:
+            _log_bug(link.peer, bug)
 
     async def close(self) -> None:
-        self._transport.forget(self.address[0])
+        self._transport.forget(self)
+        with self._lock:
+            arriving, self._arriving = self._arriving or (), None
+        for link in arriving:
+            link.refuse()
+
+
+class _State(Enum):
+    NEW = "new"
+    OPEN = "open"
+    CLOSING = "closing"
+    LOST = "lost"
 
 
 class _MemoryLink:
@@ -79,6 +124,10 @@ class _MemoryLink:
     """
 
     other: _MemoryLink
+    # These belong to the event loop of this end, which is not where it was made.
+    _handler: LinkHandler
+    _relieved: anyio.Event
+    _closed: anyio.Event
 
     def __init__(self, post: Poster, limits: Limits, peer: str) -> None:
         self.peer = peer
@@ -90,19 +139,28 @@ class _MemoryLink:
         self.announced = False
         self._limits = limits
         self._queued = 0
-        self._open = False
-        self._handler: LinkHandler | None = None
-        self._relieved = anyio.Event()
-        self._closed = anyio.Event()
+        self._state = _State.NEW
 
     def be_open(self, accept: Accept) -> None:
-        self._open = True
-        self._handler = accept(self)
+        self._relieved = anyio.Event()
+        self._closed = anyio.Event()
+        self._state = _State.OPEN
+        try:
+            self._handler = accept(self)
+        except BaseException:
+            self._closed.set()
+            self.refuse()
+            raise
+
+    def refuse(self) -> None:
+        """Have no handler: the other end hears the farewell."""
+        self._state = _State.LOST
+        self._put(None)
 
     # The Link
 
     def send(self, message: bytes) -> None:
-        if not self._open:
+        if self._state is not _State.OPEN:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
         self._queued += len(message)
         self.congested = self._queued >= FLUSH_AT
@@ -113,12 +171,12 @@ class _MemoryLink:
             self.send(message)
 
     async def drain(self) -> None:
-        while self.congested and self._open:
+        while self.congested and self._state is _State.OPEN:
             await self._relieved.wait()
 
     def close(self, reason: str = "") -> None:
-        if self._open:
-            self._open = False
+        if self._state is _State.OPEN:
+            self._state = _State.CLOSING
             self._put(None)
             self.post(lambda: self._lose(None))
 
@@ -134,8 +192,11 @@ class _MemoryLink:
         self.output.append(item)
         if not self.announced:
             self.announced = True
-            if not self.other.post(self.other.take):
-                self._lose(ConnectionLost(f"{self.peer} has ended", sent=True))
+            if not self.other.post(self.other.take) and self._state is _State.OPEN:
+                # Its event loop has ended.  Not reported at once: this is the user's call.
+                self._state = _State.CLOSING
+                error = ConnectionLost(f"{self.peer} has ended", sent=True)
+                self.post(lambda: self._lose(error))
 
     def take(self) -> None:
         """Receive what the other end has sent."""
@@ -155,8 +216,13 @@ class _MemoryLink:
         taken = sum(map(len, messages))
         if taken:
             other.post(lambda: other.relieve(taken))
-        if messages and self._handler is not None and not self._closed.is_set():
-            self._handler.messages_received(messages)
+        if messages and self._state is not _State.LOST:
+            try:
+                self._handler.messages_received(messages)
+            except Exception as bug:
+                _log_bug(self.peer, bug)
+                ended = True
+                error = ConnectionLost(f"the connection to {self.peer} broke: {bug!r}", sent=True)
         if ended:
             self.close()
             self._lose(error)
@@ -169,12 +235,28 @@ class _MemoryLink:
             self._relieved = anyio.Event()
 
     def _lose(self, error: MBError | None) -> None:
-        self._open = False
-        if not self._closed.is_set():
+        if self._state is not _State.LOST:
+            self._state = _State.LOST
             self._closed.set()
             self._relieved.set()
-            if self._handler is not None:
+            try:
                 self._handler.link_lost(error)
+            except Exception as bug:
+                _log_bug(self.peer, bug)
+
+
+def _poster(backend: Backend) -> Poster:
+    """The loop's Poster, for functions that run in the context of the task which asks for it.
+
+    Else they would run in that of the thread which posts them, where the name of the event loop
+    is that thread's.
+    """
+    post, context = backend.poster(), contextvars.copy_context()
+    return lambda function: post(lambda: context.run(function))
+
+
+def _log_bug(peer: str, error: Exception) -> None:
+    _log.error("internal error: the link to %s is given up", peer, exc_info=error)
 
 
 def _too_large(size: int, limit: int) -> MessageTooLarge:

@@ -43,7 +43,8 @@ class RouterOptions:
     """Times in seconds; `max_payload` in bytes.
 
     `request_timeout` holds for requests that name no time limit.  A client that is silent for
-    `heartbeat_after` is asked for a sign of life, and dropped after `drop_after`.
+    `heartbeat_after` is asked for a sign of life, again after as long, and dropped after
+    `drop_after`.
     """
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
@@ -102,6 +103,9 @@ class Router:
         """A client is gone; who waits for its answers hears of it at once."""
         self.registry.remove(service)
         self._silences.discard(service)
+        for request in service.asked:
+            request.requester = None
+        service.asked.clear()
         for request in list(service.answering):
             self._forget(request)
             self._answer_error(
@@ -110,8 +114,6 @@ class Router:
                     "the responder disconnected", details={"targetServiceId": service.id}
                 ),
             )
-        for request in service.asked:
-            request.requester = None
         service.outbox.clear()
 
     # Messages
@@ -187,14 +189,17 @@ class Router:
             )
         options = self.options
         for service in self._silences.pop_due(now):
-            silence = now - service.last_seen
-            if silence >= options.drop_after:
+            # The sums by which deadlines are set: `now - last_seen` would round otherwise.
+            ask_at = service.last_seen + options.heartbeat_after
+            drop_at = service.last_seen + options.drop_after
+            if now >= drop_at:
                 self._dropped.append(service)
-            elif silence >= options.heartbeat_after:
+            elif now >= ask_at:
                 self._send(service, HEARTBEAT)
-                self._silences.add(service, service.last_seen + options.drop_after)
+                # It may answer: the next silence is not to be noticed later than this one.
+                self._silences.add(service, min(drop_at, now + options.heartbeat_after))
             else:
-                self._silences.add(service, service.last_seen + options.heartbeat_after)
+                self._silences.add(service, ask_at)
 
     # Within
 
@@ -239,7 +244,6 @@ class Router:
             )
             self._refuse(responder, prefix, request_id, InvalidRequestIdError(text))
             return
-        self._time_limits.discard(request)
         self._forget(request)
         if request.requester_id is not None or payload.startswith(ERROR_PREFIX):
             self._answer(request, payload)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any
 
 from .broker import Broker
@@ -14,7 +14,7 @@ from .broker import Broker
 __all__ = ["running"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(*urls: str, **options: Any) -> Iterator[Broker]:
     """Run a Broker in a thread while the block lasts; arguments as for Broker.
 
@@ -47,5 +47,6 @@ def running(*urls: str, **options: Any) -> Iterator[Broker]:
     try:
         yield broker
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        with contextlib.suppress(RuntimeError):  # the loop has failed; its thread has said how
+            loop.call_soon_threadsafe(stop.set)
         thread.join()

@@ -1,0 +1,137 @@
+"""running(): a Broker in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from mb_broker import Broker, Router, running
+from mb_core import ConnectError, MessageBrokerClient, PluginError
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "mb broker"]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert threads() == []
+
+
+def ask(url: str) -> None:
+    """Ask the broker at `url` something."""
+
+    async def main() -> None:
+        async with MessageBrokerClient(url) as client:
+            await client.request("system.heartbeat", {})
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", ["memory://", "tcp://127.0.0.1:0", "ws://127.0.0.1:0"])
+def test_a_broker_runs_while_the_block_lasts(host: str) -> None:
+    with running(host) as broker:
+        assert len(threads()) == 1
+        ask(broker.url)
+        ask(broker.url)
+    with pytest.raises(ConnectError):
+        ask(broker.url)
+
+
+def test_it_has_the_arguments_of_a_broker() -> None:
+    with running("memory://by-name", "tcp://127.0.0.1:0", max_payload=10) as broker:
+        assert broker.url == "memory://by-name"
+        assert broker.url_of("tcp").startswith("tcp://127.0.0.1:")
+    with pytest.raises(TypeError, match="unknown"):
+        running(unknown=1).__enter__()
+
+
+def test_it_raises_what_entering_a_broker_raises() -> None:
+    with running("tcp://127.0.0.1:0") as broker:
+        with pytest.raises(ConnectError, match="in use"):
+            running(broker.url).__enter__()
+        with pytest.raises(ConnectError, match="ssl_context"):
+            running("tls://127.0.0.1:0").__enter__()
+        with pytest.raises(PluginError, match="carrier-pigeon"):
+            running("carrier-pigeon://roof").__enter__()
+        with pytest.raises(ConnectError, match="invalid URL"):
+            running("nowhere").__enter__()
+        assert len(threads()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("mine"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
+def test_an_error_in_the_block_ends_it_and_goes_on(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, running() as broker:
+        raise error
+    assert caught.value is error
+    with pytest.raises(ConnectError):
+        ask(broker.url)
+
+
+def test_many_at_once_know_nothing_of_each_other() -> None:
+    with ExitStack() as stack:
+        brokers = [stack.enter_context(running()) for _ in range(8)]
+        assert len({broker.url for broker in brokers}) == 8
+        assert len(threads()) == 8
+        for broker in brokers:
+            ask(broker.url)
+
+
+def test_they_may_end_in_any_order() -> None:
+    stacks = [ExitStack() for _ in range(3)]
+    brokers = [stack.enter_context(running()) for stack in stacks]
+    for number in (1, 0, 2):
+        ask(brokers[number].url)
+        stacks[number].close()
+        assert len(threads()) == 2 - (1, 0, 2).index(number)
+
+
+def test_it_may_be_used_within_an_event_loop() -> None:
+    async def main() -> None:
+        with running() as broker:
+            async with MessageBrokerClient(broker.url) as client:
+                await client.request("system.heartbeat", {})
+
+    asyncio.run(main())
+
+
+def test_a_client_that_is_still_connected_does_not_hold_it_up() -> None:
+    async def main() -> None:
+        with running(drain_timeout=0) as broker:
+            client = MessageBrokerClient()
+            await client.connect(broker.url)
+            await client.request("system.heartbeat", {})
+        await client.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["in the block", "in leaving"])
+def test_a_broker_that_fails_says_so_in_its_thread(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+    reported: list[str] = []
+
+    def report(arguments: threading.ExceptHookArgs) -> None:
+        reported.extend(traceback.format_exception(arguments.exc_value))
+        failed.set()
+
+    def fail(*args: object) -> None:
+        raise KeyError("mine")
+
+    monkeypatch.setattr(threading, "excepthook", report)
+    with running():
+        if where == "in leaving":
+            monkeypatch.setattr(Broker, "drain", fail)
+    if where == "in the block":
+        monkeypatch.setattr(Router, "handle_deadline", fail)
+        with running():
+            assert failed.wait(5)
+    assert "KeyError: 'mine'" in "".join(reported)
