@@ -74,3 +74,9 @@ def test_two_sources_do_not_meet() -> None:
     sources = [IdSource() for _ in range(200)]
     made = [source.next() for source in sources for _ in range(20)]
     assert len(set(made)) == len(made)
+
+
+def test_a_source_knows_its_own_ids() -> None:
+    mine, other = IdSource(), IdSource()
+    assert mine.made(mine.next())
+    assert not mine.made(other.next())

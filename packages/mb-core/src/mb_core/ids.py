@@ -33,6 +33,10 @@ class IdSource:
         self._count += 1
         return b"%b%012x" % (self._prefix, self._count)
 
+    def made(self, request_id: bytes) -> bool:
+        """Whether an id is of this source."""
+        return request_id.startswith(self._prefix)
+
 
 def check_id(value: str, what: str) -> bytes:
     """Return the id as bytes, or raise LocalProtocolError; `what` names it in the error."""

@@ -317,7 +317,7 @@ class SessionMachine(RuleBasedStateMachine):
         if not self.complete:
             return self._foreign_answer(True, payload, inboxes)
         request = self.complete[index % len(self.complete)]
-        return response(request.request_id, payload), [unmatched(payload)]
+        return response(request.request_id, payload), [("unmatched", None)]
 
     def _foreign_answer(
         self, with_id: bool, payload: bytes, inboxes: object

@@ -375,7 +375,9 @@ class Session:
         error = error_in(message.raw_payload)
         request = self._pending.take(request_id)
         if request is None:
-            return Unmatched(error, message)
+            # Too late for a request that was given up: its error is nobody's any more.
+            late = request_id is not None and self._ids.made(request_id)
+            return Unmatched(None if late else error, message)
         return Answered(request, message) if error is None else Failed(request, error)
 
     def _requested(self, message: Message) -> Event:
