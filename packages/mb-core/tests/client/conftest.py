@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import gc
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import anyio
 import anyio.abc
 import pytest
 import trio
+import trustme
 
 from mb_broker import Broker
 from mb_core import MessageBrokerClient
@@ -149,6 +153,29 @@ class TcpServer:
         assert self._stream is not None
         await self._stream.send(data)
 
+    @property
+    def messages(self) -> list[bytes]:
+        """The whole messages that were received so far."""
+        found: list[bytes] = []
+        rest = self.received
+        while len(rest) >= 4 and len(rest) >= (end := 4 + int.from_bytes(rest[:4])):
+            found.append(rest[4:end])
+            rest = rest[end:]
+        return found
+
+    async def wait_for(self, start: bytes, *, count: int = 1) -> bytes:
+        """The message that is number `count` of those that begin with `start`, once it is there."""
+        while True:
+            found = [message for message in self.messages if message.startswith(start)]
+            if len(found) >= count:
+                return found[count - 1]
+            await anyio.sleep(0.002)
+
+    async def answer(self, request: bytes, payload: bytes = b'{"status":"success"}') -> None:
+        """Send a response under the id of `request`, a whole message."""
+        topic, version, request_id = request.split(b"\n")[0].split(b":")[1:4]
+        await self.send(b"response:%b:%b:%b\n%b" % (topic, version, request_id, payload))
+
     async def reset(self) -> None:
         """Break the connection: what the client has in flight is lost."""
         assert self._stream is not None
@@ -184,6 +211,48 @@ def start_tcp_server() -> StartTcpServer:
                 tasks.cancel_scope.cancel()
 
     return start
+
+
+@pytest.fixture
+def connect_to_deaf_server() -> Iterator[Callable[..., Any]]:
+    """Connect a client to a TCP server that greets and then reads nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        async def connect(**options: Any) -> MessageBrokerClient:
+            client = MessageBrokerClient(f"tcp://127.0.0.1:{listener.getsockname()[1]}", **options)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.connect)
+                await anyio.wait_readable(listener)
+                accepted = stack.enter_context(listener.accept()[0])
+                accepted.sendall(len(GREETING).to_bytes(4) + GREETING)
+            return client
+
+        yield connect
+
+
+@dataclass
+class Certificates:
+    """An authority of the tests' own, and TLS settings for both sides."""
+
+    authority: trustme.CA
+
+    def server(self, *names: str, expired: bool = False) -> ssl.SSLContext:
+        past = datetime.now(UTC) - timedelta(days=1) if expired else None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert(*names, not_after=past).configure_cert(context)
+        return context
+
+    def client(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    return Certificates(trustme.CA())
 
 
 @pytest.fixture

@@ -516,8 +516,7 @@ async def test_an_answer_that_comes_too_late_is_ignored(
                     b"response:a.b:1.0.0:" + asked + b"\n{}", b"request:system.heartbeat:1.0.0\n{}"
                 )
                 with anyio.fail_after(5):
-                    while b"response:system.heartbeat" not in server.received:
-                        await anyio.sleep(0.005)
+                    await server.wait_for(b"response:system.heartbeat")
         assert "belongs to no request" in caplog.text
     assert errors == []
 

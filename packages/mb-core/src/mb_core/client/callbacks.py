@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +12,7 @@ from ..errors import RemoteProtocolError
 from ..link import Backend, Waiter
 from ..message import Message
 
-__all__ = ["Callbacks", "call"]
+__all__ = ["Callbacks", "call", "failure"]
 
 _log = logging.getLogger("mb_core.client")
 
@@ -24,6 +25,25 @@ async def call(function: Callback, *args: Any) -> Any:
     if result is not None and isinstance(result, Awaitable):
         return await result
     return result
+
+
+def failure(error: BaseException) -> Exception:
+    """What user code raised, to be reported; raises it where it is no failure of that code.
+
+    On asyncio a task that awaits what somebody else has cancelled gets a CancelledError, though
+    nobody cancels the task: that must not end it.
+    """
+    if isinstance(error, Exception):
+        return error
+    # Not imported for this: on trio it may never be.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            fault = RuntimeError("something that was awaited has been cancelled")
+            fault.__cause__ = error
+            return fault
+    raise error
 
 
 class Callbacks:
@@ -92,9 +112,10 @@ class Callbacks:
     async def _call(self, handler: Callback, args: tuple[Any, ...]) -> None:
         try:
             await call(handler, *args)
-        except Exception as error:
+        except BaseException as raised:
+            error = failure(raised)
             name = getattr(handler, "__qualname__", repr(handler))
             if handler in self.error:
-                _log.exception("the error handler %s failed", name)
+                _log.error("the error handler %s failed", name, exc_info=error)
             else:
                 self.report(error, f"the callback {name} failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Callable
@@ -9,12 +10,12 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConnectError, LocalProtocolError
-from ..header import DEFAULT_VERSION, MAX_HEADER, Action, MessageHeader, check_timeout
+from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
 from ..plugins import Plugins
 from ..session import Session
 from ..topic import check_pattern
-from ..wire import DEFAULT_MAX_PAYLOAD, Limits
+from ..wire import DEFAULT_MAX_PAYLOAD
 from .address import broker_url
 from .callbacks import Callbacks, call
 from .connection import Connection
@@ -24,9 +25,6 @@ from .queue import MessageQueue
 from .subscription import Subscription
 
 __all__ = ["MessageBrokerClient"]
-
-# The largest message that a client takes: lists of a broker's services and topics grow with it.
-_MAX_RECEIVED = 16 * 1024 * 1024
 
 _ACTIONS: dict[str, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
@@ -60,15 +58,11 @@ class MessageBrokerClient:
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
     ) -> None:
-        for limit in (connect_timeout, close_timeout):
-            check_timeout(limit)
-        if not isinstance(max_payload, int) or max_payload < 1:
-            raise LocalProtocolError(f"invalid max_payload {max_payload!r}: a number of bytes")
         self._url = url
-        self._options = ConnectionOptions(
-            connect_timeout=connect_timeout / 1000,
-            close_timeout=close_timeout / 1000,
-            limits=Limits(max_payload, max(_MAX_RECEIVED, max_payload + MAX_HEADER)),
+        self._options = ConnectionOptions.of(
+            connect_timeout=connect_timeout,
+            close_timeout=close_timeout,
+            max_payload=max_payload,
             ssl_context=ssl_context,
             plugins=plugins,
         )
@@ -266,7 +260,11 @@ class MessageBrokerClient:
             )
         if not isinstance(concurrency, int) or concurrency < 1:
             raise LocalProtocolError(f"invalid concurrency {concurrency!r}: a number from 1")
-        if isinstance(priority, bool) or not isinstance(priority, int | float):
+        if (
+            isinstance(priority, bool)
+            or not isinstance(priority, int | float)
+            or not math.isfinite(priority)
+        ):
             raise LocalProtocolError(f"invalid priority {priority!r}: a number")
         return Subscription(
             self._connected,
@@ -283,19 +281,22 @@ class MessageBrokerClient:
         """End this client's subscriptions to exactly `topic`; what is queued is still consumed.
 
         `action` narrows it to "publish" or "request".  Raises LocalProtocolError where there is
-        no such subscription.
+        no such subscription.  When cancelled, this side has let go of them.
         """
+        check_pattern(topic)
         actions = _ACTIONS.get(action)
         if actions is None:
             raise LocalProtocolError(
                 f"invalid action {action!r}: one of 'publish', 'request', 'both'"
             )
-        table = self._connected().session.subscriptions
-        found = [entry.consumer for kind in actions for entry in table.of(kind, topic)]
-        if not found:
+        connection = self._connected()
+        table = connection.session.subscriptions
+        entries = [entry for kind in actions for entry in table.of(kind, topic)]
+        if not entries:
             raise LocalProtocolError(f"there is no subscription to {topic!r}")
-        for subscription in dict.fromkeys(found):
-            await subscription.unsubscribe()
+        for entry in entries:
+            entry.consumer.release(entry)
+        await connection.unsubscribe(entries)
 
     # Callbacks: plain or async, called one at a time in the order of events
 
@@ -303,7 +304,8 @@ class MessageBrokerClient:
         """Call `handler(header, payload)` for publications that have no other consumer.
 
         Those are the messages of subscriptions with neither handler nor iteration, including
-        what waits in their queues already.
+        what waits in their queues already.  Those of one subscription come one after the other;
+        subscriptions do not wait for each other.
         """
         self._callbacks.message.append(handler)
         if self._connection is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import anyio
@@ -28,11 +29,15 @@ from ..session import (
 from ..url import URL
 from .callbacks import Callbacks
 from .dial import ConnectionOptions, dial
-from .lifetime import AsyncFunction, Lifetime
+from .interrupt import AsyncFunction
+from .lifetime import Lifetime
 
-__all__ = ["Connection", "Consumer"]
+__all__ = ["Connection", "Consumer", "EndError"]
 
 _log = logging.getLogger("mb_core.client")
+
+EndError = Callable[[], MBError]
+"""Makes the error with which something ended: each who gets it gets one of his own."""
 
 
 class Consumer(Protocol):
@@ -40,7 +45,7 @@ class Consumer(Protocol):
 
     def deliver(self, messages: list[Message]) -> None: ...
     def deliver_request(self, message: Message) -> None: ...
-    def end(self, error: MBError | None) -> None:
+    def end(self, error: EndError | None) -> None:
         """Nothing more will come, because of `error` or in order."""
         ...
 
@@ -60,9 +65,10 @@ class Connection:
         self.backend = self._lifetime.backend
         # The broker answers its own topics at once: milliseconds.
         self._system_limit = int(options.connect_timeout * 1000)
-        self._greeted: Waiter = self.backend.waiter()
+        self._greeting: Waiter = self.backend.waiter()
+        self._greeted = False
         self._over = anyio.Event()
-        self._lost: MBError | None = None
+        self._lost: EndError | None = None
         self._timer = DeadlineTimer(self.backend, session.next_deadline, self._handle_deadline)
 
     # Opening and closing
@@ -88,16 +94,15 @@ class Connection:
                         spawn=lifetime.spawn,
                     )
                     step = "accepted the connection and sent no system.initialize"
-                    greeting = await self._greeted
+                    failure = await self._greeting
             except TimeoutError:
                 raise ConnectError(
                     f"{url} {step} within {seconds:g} s: is an MB broker listening there?"
                 ) from None
-            if isinstance(greeting, MBError):
-                raise ConnectError(f"{url} ended the connection before its greeting: {greeting}")
+            if failure is not None:
+                raise ConnectError(f"{url} ended the connection before its greeting: {failure}")
 
         await lifetime.begin(opening)
-        self._callbacks.post(self._callbacks.connect)
 
     async def close(self) -> None:
         """End the connection in order and wait until it is over; see Lifetime.end."""
@@ -107,7 +112,7 @@ class Connection:
         """Wait for the end of the connection; raises ConnectionLost unless it was closed."""
         await self._over.wait()
         if self._lost is not None:
-            raise self._lost
+            raise self._lost()
 
     def start(self, function: AsyncFunction) -> None:
         """Start a consumer's task; closing cancels it before the Link is closed."""
@@ -121,14 +126,12 @@ class Connection:
         Raises ResponseError or ConnectionLost.  When cancelled, the request may have been sent,
         and its response is ignored.
         """
-        waiter = request.waiter = self.backend.waiter()
         try:
-            self._timer.look()
+            self._send(request)
             link = self.link
-            link.send(request.message)
             if link.congested:
                 await link.drain()
-            outcome = await waiter
+            outcome = await request.waiter
         except BaseException:
             self.session.cancel(request)
             raise
@@ -155,18 +158,28 @@ class Connection:
             self.let_go(entry)
             raise
 
-    async def unsubscribe(self, entry: Subscribed) -> None:
-        """Unsubscribe; when cancelled, the entry is gone here, and the broker was told."""
-        request = self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
-        if request is not None:
-            # A lost connection ends the subscription as well; a status of failure means that
-            # the broker did not know it.
-            with contextlib.suppress(ConnectionLost):
-                await self.complete(request)
+    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
+        # A lost connection ends the subscriptions as well; a status of failure means that the
+        # broker did not know them.
+        with contextlib.suppress(ConnectionLost):
+            requests = [request for entry in entries if (request := self._leave(entry))]
+            try:
+                for request in requests:
+                    self._send(request)
+                if self.link.congested:
+                    await self.link.drain()
+                for request in requests:
+                    outcome = await request.waiter
+                    if isinstance(outcome, MBError):
+                        raise outcome
+            finally:
+                for request in requests:
+                    self.session.cancel(request)
 
     def let_go(self, entry: Subscribed) -> None:
         """Unsubscribe without waiting for the broker's word."""
-        request = self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        request = self._leave(entry)
         if request is not None:
             self.session.cancel(request)
             with contextlib.suppress(ConnectionLost):
@@ -184,10 +197,11 @@ class Connection:
             await self.link.drain()
 
     def answer_now(self, message: Message, payload: Any) -> None:
-        """Answer a received request from the reader, without back-pressure."""
-        if message.request_key is not None and message.responder is not None:
-            message.responder = None
-            self.link.send(self.session.respond(message, payload))
+        """Answer a received request from the reader: without back-pressure, if it still can."""
+        message.responder = None
+        if message.request_key is not None:
+            with contextlib.suppress(ConnectionLost):
+                self.link.send(self.session.respond(message, payload))
 
     # The LinkHandler
 
@@ -197,25 +211,26 @@ class Connection:
     def link_lost(self, error: MBError | None) -> None:
         events = self.session.link_lost(error)
         if not self._lifetime.closing:
-            reason = f": {error}" if error is not None else " by the broker"
-            self._lost = ConnectionLost(f"the connection was closed{reason}", sent=True)
-            self._lost.__cause__ = error
-            _log.info("%s", self._lost)
+            self._lost = _lost_for(error)
+            _log.info("%s", self._lost())
         self._act(events)
         self._end_consumers(self._lost)
-        if not self._greeted.done():
-            self._greeted.set_result(
+        if self._greeted:
+            self._callbacks.post(self._callbacks.disconnect)
+        elif not self._greeting.done():
+            self._greeting.set_result(
                 error if error is not None else ConnectError("no reason was given")
             )
-        else:
-            self._callbacks.post(self._callbacks.disconnect)
         self._over.set()
 
     # Within
 
     def _accept(self, link: Link) -> Connection:
-        self.link = self._lifetime.link = link
-        self.session.link_up()
+        self.link = link
+        if self._lifetime.hold(link):
+            self.session.link_up()
+        else:
+            self.session.close()
         return self
 
     def _ending(self) -> None:
@@ -227,7 +242,15 @@ class Connection:
         self._end_consumers(self._lost)
         self._over.set()
 
-    def _end_consumers(self, error: MBError | None) -> None:
+    def _send(self, request: PendingRequest) -> None:
+        request.waiter = self.backend.waiter()
+        self._timer.look()
+        self.link.send(request.message)
+
+    def _leave(self, entry: Subscribed) -> PendingRequest | None:
+        return self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+
+    def _end_consumers(self, error: EndError | None) -> None:
         for entry in self.session.subscriptions:
             entry.consumer.end(error)
 
@@ -244,12 +267,20 @@ class Connection:
             elif isinstance(event, Failed):
                 _wake(event.request.waiter, event.error)
             elif isinstance(event, Reply):
-                self.link.send(event.message)
+                # Where the connection is closing, link_lost is about to say so.
+                with contextlib.suppress(ConnectionLost):
+                    self.link.send(event.message)
             elif isinstance(event, Initialized):
-                if not self._greeted.done():
-                    self._greeted.set_result(None)
+                self._initialized()
             else:
                 self._unmatched(event)
+
+    def _initialized(self) -> None:
+        if not self._greeted:  # a broker may repeat itself
+            self._greeted = True
+            self._callbacks.post(self._callbacks.connect)
+            if not self._greeting.done():
+                self._greeting.set_result(None)
 
     def _unmatched(self, event: Unmatched) -> None:
         if event.error is None:
@@ -262,6 +293,17 @@ class Connection:
 
     def _handle_deadline(self, now: float) -> None:
         self._act(self.session.handle_deadline(now))
+
+
+def _lost_for(error: MBError | None) -> EndError:
+    reason = f": {error}" if error is not None else " by the broker"
+
+    def lost() -> ConnectionLost:
+        fresh = ConnectionLost(f"the connection was closed{reason}", sent=True)
+        fresh.__cause__ = error
+        return fresh
+
+    return lost
 
 
 def _wake(waiter: Waiter | None, outcome: Message | MBError) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import ConnectError
+from ..errors import ConnectError, LocalProtocolError, MBError, PluginError
+from ..header import MAX_HEADER, check_timeout
 from ..link import Accept, Backend, Link, Spawn, StreamOptions, client_ssl_context
 from ..plugins import Plugins, installed_plugins
 from ..transport import WireTransport
@@ -14,6 +17,9 @@ from ..wire import Limits
 from .address import dial_address
 
 __all__ = ["ConnectionOptions", "dial"]
+
+# The largest message that a client takes: lists of a broker's services and topics grow with it.
+_MAX_RECEIVED = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,32 @@ class ConnectionOptions:
     ssl_context: ssl.SSLContext | None
     plugins: Plugins | None
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        connect_timeout: int,
+        close_timeout: int,
+        max_payload: int,
+        ssl_context: ssl.SSLContext | None,
+        plugins: Plugins | None,
+    ) -> ConnectionOptions:
+        """From a client's arguments, with times in milliseconds.
+
+        Raises LocalProtocolError for what they can't be.
+        """
+        for limit in (connect_timeout, close_timeout):
+            check_timeout(limit)
+        if not isinstance(max_payload, int) or max_payload < 1:
+            raise LocalProtocolError(f"invalid max_payload {max_payload!r}: a number of bytes")
+        return cls(
+            connect_timeout=connect_timeout / 1000,
+            close_timeout=close_timeout / 1000,
+            limits=Limits(max_payload, max(_MAX_RECEIVED, max_payload + MAX_HEADER)),
+            ssl_context=ssl_context,
+            plugins=plugins,
+        )
+
 
 async def dial(
     url: URL, accept: Accept, options: ConnectionOptions, *, backend: Backend, spawn: Spawn
@@ -40,16 +72,22 @@ async def dial(
     """
     plugins = options.plugins if options.plugins is not None else installed_plugins()
     transport = plugins.transport(url.scheme)
-    if not isinstance(transport, WireTransport):
-        return await transport.connect(url, accept, backend=backend, limits=options.limits)
     ssl_context = options.ssl_context
+    if not isinstance(transport, WireTransport):
+        if ssl_context is not None:
+            raise ConnectError(f"an ssl_context was given, and {url} has no use for it")
+        with _blaming(url):
+            return await transport.connect(url, accept, backend=backend, limits=options.limits)
     if transport.secure:
         ssl_context = ssl_context if ssl_context is not None else client_ssl_context()
     elif ssl_context is not None:
         raise ConnectError(f"an ssl_context was given, and {url} is not encrypted")
+    address = dial_address(url, transport)
+    with _blaming(url):
+        wire = transport.client(url, options.limits)
     return await backend.connect(
-        dial_address(url, transport),
-        transport.client(url, options.limits),
+        address,
+        wire,
         accept,
         options=StreamOptions(
             ssl_context=ssl_context,
@@ -59,3 +97,15 @@ async def dial(
         ),
         spawn=spawn,
     )
+
+
+@contextmanager
+def _blaming(url: URL) -> Iterator[None]:
+    """A transport raises errors of the library's, or is at fault."""
+    try:
+        yield
+    except MBError:
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise PluginError(f"the transport of {url.scheme}:// failed at {url}: {text}") from error

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
+from ..errors import ConnectError
 from ..link import Backend, Link, current_backend
 from .callbacks import Callbacks
+from .interrupt import AsyncFunction, pass_interrupt_on, uninterrupted
 
-__all__ = ["AsyncFunction", "Lifetime"]
+__all__ = ["Lifetime"]
 
 _log = logging.getLogger("mb_core.client")
-
-AsyncFunction = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Lifetime:
@@ -44,6 +44,9 @@ class Lifetime:
         self._close_timeout = close_timeout
         self._ending = ending
         self._ended = ended
+        # The callbacks' task belongs to who connects, not to the loop: so do its variables.
+        self._context = copy_context()
+        self._opening = anyio.CancelScope()
         self._asked = anyio.Event()
         self._finished = anyio.Event()
         self._tasks: anyio.abc.TaskGroup
@@ -56,13 +59,22 @@ class Lifetime:
         return self._asked.is_set()
 
     async def begin(self, opening: AsyncFunction) -> None:
-        """Start the root task and await `opening`; if that fails, end everything."""
+        """Start the root task and await `opening`; if that fails, end everything at once.
+
+        Raises ConnectError where the end was asked for meanwhile.
+        """
         started = anyio.Event()
         self._root_task = self.backend.spawn_root(lambda: self._root(started))
         try:
-            await started.wait()
-            await opening()
+            with self._opening:
+                await started.wait()
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                await opening()
+            if self._opening.cancelled_caught:
+                raise ConnectError("the client was closed while it was connecting")
         except BaseException:
+            if self.link is not None:
+                self.link.abort()  # nothing was sent: there is no farewell to wait for
             self._asked.set()
             with anyio.CancelScope(shield=True):
                 await self._finished.wait()
@@ -75,12 +87,20 @@ class Lifetime:
         what waits for them.
         """
         self._asked.set()
+        self._opening.cancel()
         if _own.get() is not self:
             await self._finished.wait()
 
+    def hold(self, link: Link) -> bool:
+        """Take the connection's Link; False where the end was asked for before it came."""
+        self.link = link
+        if self.closing:
+            link.abort()
+        return not self.closing
+
     def spawn(self, function: AsyncFunction) -> None:
         """Start a task that lives until the very end."""
-        self._tasks.start_soon(function)
+        self._tasks.start_soon(uninterrupted(function))
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code; it is cancelled before the Link is closed."""
@@ -96,7 +116,7 @@ class Lifetime:
                     await self._callbacks.run(self.backend)
                     called_back.set()
 
-                self._tasks.start_soon(self._as_own, call_back)
+                self._context.run(self._tasks.start_soon, self._as_own, call_back)
                 async with anyio.create_task_group() as self._consumers:
                     started.set()
                     await self._asked.wait()
@@ -106,6 +126,8 @@ class Lifetime:
         except Exception:
             # A bug of ours; the connection ends, the program does not.
             _log.exception("internal error: the connection is given up")
+        except BaseException as error:
+            pass_interrupt_on(error)
         finally:
             if self.link is not None:
                 self.link.abort()
@@ -126,7 +148,10 @@ class Lifetime:
 
     async def _as_own(self, function: AsyncFunction) -> None:
         _own.set(self)
-        await function()
+        try:
+            await function()
+        except (KeyboardInterrupt, BaseExceptionGroup) as error:
+            pass_interrupt_on(error)
 
 
 # The Lifetime to which the running task belongs.

@@ -6,6 +6,7 @@ For who wants to see the protocol itself: no session, no ids, no heartbeat answe
 from __future__ import annotations
 
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from ..header import MAX_HEADER
 from ..link import Link
 from ..plugins import Plugins, installed_plugins
 from ..transport import WireTransport
-from ..wire import DEFAULT_MAX_PAYLOAD, Limits, Wire
+from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
 from .callbacks import Callbacks
 from .dial import ConnectionOptions, dial
@@ -31,7 +32,10 @@ from .lifetime import Lifetime
 
 __all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
 
-_CLOSE_TIMEOUT = 5.0
+# Milliseconds.
+_CLOSE_TIMEOUT = 5_000
+# How many messages wait for the first handler.
+_WAITING = 1_000
 
 
 class RawClient:
@@ -48,15 +52,15 @@ class RawClient:
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
     ) -> None:
-        self._limits = Limits(max_payload, max_payload + MAX_HEADER)
-        self._options = ConnectionOptions(
-            connect_timeout=connect_timeout / 1000,
+        self._options = ConnectionOptions.of(
+            connect_timeout=connect_timeout,
             close_timeout=_CLOSE_TIMEOUT,
-            limits=self._limits,
+            max_payload=max_payload,
             ssl_context=ssl_context,
             plugins=plugins,
         )
         self._callbacks = Callbacks()
+        self._waiting: deque[str] = deque(maxlen=_WAITING)
         self._lifetime: Lifetime | None = None
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
@@ -90,7 +94,6 @@ class RawClient:
         except BaseException:
             self._lifetime = None
             raise
-        self._callbacks.post(self._callbacks.connect)
 
     async def send(self, message: str) -> None:
         """Send the text of a message, as it is.
@@ -119,8 +122,14 @@ class RawClient:
     # Callbacks: plain or async, called one at a time in the order of events
 
     def on_message(self, handler: Callable[[str], Any]) -> None:
-        """Call `handler(text)` with each received message."""
+        """Call `handler(text)` with each received message.
+
+        What came before the first handler was there waits for it, up to 1000 messages; of more,
+        the oldest are lost.
+        """
         self._callbacks.message.append(handler)
+        while self._waiting:
+            self._callbacks.post(self._callbacks.message, self._waiting.popleft())
 
     def on_connect(self, handler: Callable[[], Any]) -> None:
         """Call `handler()` when the connection has come about."""
@@ -143,8 +152,11 @@ class RawClient:
             except UnicodeDecodeError as error:
                 fault = RemoteProtocolError(f"a received message is no UTF-8: {error}")
                 self._callbacks.report(fault, "ignored")
-            else:
+                continue
+            if self._callbacks.message:
                 self._callbacks.post(self._callbacks.message, text)
+            else:
+                self._waiting.append(text)
 
     def link_lost(self, error: MBError | None) -> None:
         if error is not None:
@@ -154,15 +166,18 @@ class RawClient:
     # Within
 
     def _encode(self, message: str) -> bytes:
+        if not isinstance(message, str):
+            raise LocalProtocolError(f"a message is a text, not {type(message).__name__}")
         try:
             encoded = message.encode()
         except UnicodeEncodeError as error:
             raise LocalProtocolError(f"the message can't be written as UTF-8: {error}") from error
-        if len(encoded) > self._limits.max_message:
+        limit = self._options.limits.max_payload + MAX_HEADER
+        if len(encoded) > limit:
             raise MessageTooLarge(
-                f"the message has {len(encoded)} bytes, the limit is {self._limits.max_message}",
+                f"the message has {len(encoded)} bytes, the limit is {limit}",
                 size=len(encoded),
-                limit=self._limits.max_message,
+                limit=limit,
             )
         return encoded
 
@@ -173,11 +188,13 @@ class RawClient:
         transport = plugins.transport(self.scheme)
         if not isinstance(transport, WireTransport):
             raise PluginError(f"{self.scheme}:// is no byte stream")
-        return transport.client(broker_url("localhost", 0, False, self.scheme), self._limits)
+        url = broker_url("localhost", 0, False, self.scheme)
+        return transport.client(url, self._options.limits)
 
     def _accept(self, link: Link) -> RawClient:
         assert self._lifetime is not None
-        self._lifetime.link = link
+        if self._lifetime.hold(link):
+            self._callbacks.post(self._callbacks.connect)
         return self
 
 

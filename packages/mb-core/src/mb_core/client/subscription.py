@@ -9,7 +9,6 @@ from typing import Any
 from warnings import warn
 
 from ..errors import (
-    ConnectionLost,
     InternalError,
     LocalProtocolError,
     MBError,
@@ -23,8 +22,8 @@ from ..header import Action
 from ..link import Waiter
 from ..message import Message
 from ..session import Subscribed
-from .callbacks import Callbacks, call
-from .connection import Connection
+from .callbacks import Callbacks, call, failure
+from .connection import Connection, EndError
 from .queue import MessageQueue
 
 __all__ = ["Subscription"]
@@ -71,18 +70,19 @@ class Subscription:
         self._handler = handler
         self._concurrency = concurrency
         self._queue = queue
+        self._actions = actions
+        # What the broker sends for this subscription: empty when it has been let go.
         self._entries = [Subscribed(topic, action, priority, self) for action in actions]
         self._idle: list[Waiter] = []
         self._connection: Connection | None = None
         self._iterated = False
-        self._released = False
         self._ended = False
-        self._error: MBError | None = None
+        self._error: EndError | None = None
         self._taken = 0
         self._reported_at = float("-inf")
 
     def __repr__(self) -> str:
-        actions = "+".join(entry.action.value for entry in self._entries)
+        actions = "+".join(self._actions)
         state = "ended" if self._ended else "active" if self._connection else "not awaited"
         return f"<Subscription {actions} {self.topic!r} {state}>"
 
@@ -111,20 +111,24 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.unsubscribe()
+        try:
+            await self.unsubscribe()
+        finally:
+            if self._iterated:
+                self._refuse_queued()
 
     async def _start(self) -> Subscription:
-        if self._connection is not None:
-            raise LocalProtocolError(f"{self!r} is in force already")
+        if self._connection is not None or self._ended:
+            raise LocalProtocolError(
+                f"{self!r} was awaited before: each takes a client.subscribe(...) of its own"
+            )
         try:
             connection = self._connection = self._connected()
             for entry in self._entries:
                 await connection.subscribe(entry)
         except BaseException:
-            self._ended = self._released = True
-            if self._connection is not None:
-                for entry in self._entries:
-                    self._connection.let_go(entry)
+            self._ended = True
+            self._let_go()
             raise
         if self._handler is not None:
             self._start_pumps(connection)
@@ -135,33 +139,34 @@ class Subscription:
     async def unsubscribe(self) -> None:
         """Receive no more.  What is queued still goes to its consumer.
 
-        When cancelled, this side has let go; the broker may still send, which is ignored.
+        Leaving an `async with` block does the same; requests that nobody has taken are answered
+        with SERVICE_UNAVAILABLE then.  When cancelled, this side has let go; the broker may still
+        send, which is ignored.
         """
-        if self._released or self._connection is None:
-            return
-        self._released = True
-        self.end(None)
-        for entry in self._entries:
-            await self._connection.unsubscribe(entry)
+        if self._connection is not None:
+            entries = self._entries
+            for entry in entries:
+                self.release(entry)
+            await self._connection.unsubscribe(entries)
+
+    def release(self, entry: Subscribed) -> None:
+        """Have done with `entry`; the caller tells the broker."""
+        self._entries = [other for other in self._entries if other is not entry]
+        if not self._entries:
+            self.end(None)
 
     # The Consumer: called by the reader
 
     def deliver(self, messages: list[Message]) -> None:
         dropped = self._queue.put(messages)
         if dropped:
-            self._overflow()
+            self._overflow(dropped)
         self._wake(len(messages))
 
     def deliver_request(self, message: Message) -> None:
-        for refused in self._queue.put([message]):
-            self._overflow()
-            if self._connection is not None:
-                self._connection.answer_now(
-                    refused, ServiceUnavailableError("the service has too many requests waiting")
-                )
-        self._wake(1)
+        self.deliver([message])
 
-    def end(self, error: MBError | None) -> None:
+    def end(self, error: EndError | None) -> None:
         if not self._ended:
             self._ended = True
             self._error = error
@@ -174,7 +179,7 @@ class Subscription:
             and not self._iterated
             and self._connection is not None
             and self._callbacks.message
-            and all(entry.action is Action.PUBLISH for entry in self._entries)
+            and self._actions == (Action.PUBLISH,)
         ):
             self._handler = self._callbacks.take_message
             self._start_pumps(self._connection)
@@ -196,6 +201,8 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Message:
+        if not self._iterated:
+            self.__aiter__()
         assert self._connection is not None
         self._taken += 1
         if self._taken >= _TAKEN_IN_A_ROW:
@@ -204,7 +211,7 @@ class Subscription:
         while not self._queue:
             if self._ended:
                 if self._error is not None:
-                    raise self._error
+                    raise self._error()
                 raise StopAsyncIteration
             await self._wait()
         return self._queue.take()
@@ -234,8 +241,8 @@ class Subscription:
                         result = handler(message)
                         if result is not None and hasattr(result, "__await__"):
                             await result
-                    except Exception as error:
-                        self._failed(error)
+                    except BaseException as error:
+                        self._failed(failure(error))
                 if clock() > until:
                     await checkpoint()
                     until = clock() + _SLICE
@@ -251,8 +258,8 @@ class Subscription:
             result = await call(self._handler, message)
         except ResponseError as error:
             result = error
-        except Exception as error:
-            self._failed(error)
+        except BaseException as error:
+            self._failed(failure(error))
             result = InternalError("the service failed; its log says why")
         if message.responder is None:
             return  # the handler has responded itself
@@ -262,7 +269,7 @@ class Subscription:
             except (ProtocolError, MessageTooLarge) as error:
                 self._failed(error)
                 await message.respond(InternalError("the service's answer can't be sent"))
-        except ConnectionLost as error:
+        except MBError as error:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
@@ -293,14 +300,38 @@ class Subscription:
                 waiter.set_result(None)
                 count -= 1
 
-    def _overflow(self) -> None:
-        error = SlowConsumer(self.topic, self._queue.dropped)
+    def _overflow(self, dropped: list[Message]) -> None:
+        for message in dropped:
+            self._refuse(message, "the service has too many requests waiting")
+        count = self._queue.dropped
+        error = SlowConsumer(self.topic, count)
         if self._queue.overflowed:
-            self.end(error)
+            self.end(lambda: SlowConsumer(self.topic, count))
+            self._let_go()
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY:
             self._reported_at = now
             self._callbacks.report(error, "messages dropped")
+
+    def _refuse(self, message: Message, reason: str) -> None:
+        if message.responder is not None and self._connection is not None:
+            self._connection.answer_now(message, ServiceUnavailableError(reason))
+
+    def _refuse_queued(self) -> None:
+        """Nobody iterates any more: who waits for an answer need not wait for a time limit."""
+        if Action.REQUEST not in self._actions:
+            return
+        messages = [self._queue.take() for _ in range(len(self._queue))]
+        for message in messages:
+            self._refuse(message, "the service has just stopped answering this topic")
+        self._queue.put([message for message in messages if message.action is Action.PUBLISH])
+
+    def _let_go(self) -> None:
+        """Unsubscribe without waiting for the broker's word."""
+        entries, self._entries = self._entries, []
+        if self._connection is not None:
+            for entry in entries:
+                self._connection.let_go(entry)
 
     def __del__(self) -> None:
         if getattr(self, "_connection", self) is None and not self._ended:

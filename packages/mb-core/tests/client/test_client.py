@@ -1,0 +1,610 @@
+"""Requests and publications: what reaches the other side, and every way in which they can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from mb_broker import Broker
+from mb_core import (
+    ConnectionLost,
+    ForbiddenError,
+    InternalError,
+    InvalidRequestError,
+    InvalidRequestIdError,
+    LocalProtocolError,
+    MalformedMessageError,
+    MBError,
+    Message,
+    MessageBrokerClient,
+    MessageTooLarge,
+    NoRouteFoundError,
+    RemoteProtocolError,
+    RequestTimeoutError,
+    ResponseError,
+    ServiceUnavailableError,
+    TopicNotSupportedError,
+    UnauthorizedError,
+    VersionNotSupportedError,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+Start = Callable[..., AbstractAsyncContextManager[Any]]
+
+PARENT = "0f8fad5b-d9cb-469f-a165-70867728950e"
+MAX_PAYLOAD = 16_384
+
+
+# Asking and answering
+
+
+async def test_an_answer_comes_back_over_every_transport(url: str) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as service, MessageBrokerClient(url) as client:
+            await service.subscribe("echo.it", action="request", handler=lambda m: m.payload)
+            payload = {"text": "grüße 😀", "numbers": [1, -2.5, 2**53], "none": None}
+            answer = await client.request("echo.it", payload)
+            assert answer.payload == payload
+            assert answer.topic == "echo.it"
+
+
+async def test_a_client_may_ask_itself(client: MessageBrokerClient) -> None:
+    await client.subscribe("double", action="request", handler=lambda m: 2 * m.payload)
+    with anyio.fail_after(5):
+        assert (await client.request("double", 21)).payload == 42
+
+
+async def test_answers_find_their_requests_in_any_order(mb_broker: Broker) -> None:
+    async with MessageBrokerClient(mb_broker.url) as service:
+        waiting: list[Message] = []
+        answers: dict[int, Any] = {}
+
+        async with (
+            service.subscribe("later", action="request") as requests,
+            MessageBrokerClient(mb_broker.url) as client,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def ask(number: int) -> None:
+                answers[number] = (await client.request("later", number)).payload
+
+            for number in range(50):
+                tasks.start_soon(ask, number)
+            with anyio.fail_after(5):
+                while len(waiting) < 50:
+                    waiting.append(await anext(requests))
+                for message in reversed(waiting):
+                    await message.respond(message.payload * 10)
+        assert answers == {number: number * 10 for number in range(50)}
+
+
+@pytest.mark.parametrize("payload", [None, {}, [], "", 0, False, "ü\n\u2028", [[[]]], 10**18])
+async def test_any_json_is_a_payload_and_an_answer(
+    client: MessageBrokerClient, payload: Any
+) -> None:
+    await client.subscribe("echo", action="request", handler=lambda m: m.payload)
+    with anyio.fail_after(5):
+        assert (await client.request("echo", payload)).payload == payload
+
+
+async def test_an_answer_is_decoded_into_a_type(client: MessageBrokerClient) -> None:
+    @dataclasses.dataclass
+    class Weather:
+        city: str
+        degrees: float
+
+    await client.subscribe("weather", action="request", handler=lambda m: Weather("Oslo", -3.5))
+    with anyio.fail_after(5):
+        answer = await client.request("weather", {})
+    assert answer.decode(Weather) == Weather("Oslo", -3.5)
+    with pytest.raises(RemoteProtocolError):
+        answer.decode(list[int])
+
+
+async def test_topics_are_matched_without_regard_to_case(client: MessageBrokerClient) -> None:
+    await client.subscribe("Weather.Current", action="request", handler=lambda m: m.topic)
+    with anyio.fail_after(5):
+        assert (await client.request("wEATHER.cURRENT", {})).payload == "wEATHER.cURRENT"
+
+
+async def test_version_parent_id_and_time_limit_stand_on_the_wire(start_tcp_server: Start) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(
+                    lambda: client.request(
+                        "a.b", {"x": 1}, timeout=777, version="2.1.0-beta", parent_id=PARENT
+                    )
+                )
+                request = await server.wait_for(b"request:a.b:")
+                await server.answer(request)
+        head, _, body = request.partition(b"\n")
+        fields = head.decode().split(":")
+        assert fields[:3] == ["request", "a.b", "2.1.0-beta"]
+        assert fields[4:] == [PARENT, "777"]
+        assert body == b'{"x":1}'
+
+
+@pytest.mark.parametrize("timeout", [1, 3_600_000])
+async def test_time_limits_may_be_at_their_limits(
+    client: MessageBrokerClient, timeout: int
+) -> None:
+    with anyio.fail_after(5):
+        await client.request("system.heartbeat", {}, timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 3_600_001, 1.5, "5", True, None, math.inf])
+async def test_bad_time_limits_are_refused(client: MessageBrokerClient, timeout: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="invalid timeout"):
+        await client.request("a.b", {}, timeout=timeout)
+    with pytest.raises(LocalProtocolError, match="invalid timeout"):
+        await client.publish("a.b", {}, confirm=True, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"version": "1.0"}, {"version": ""}, {"parent_id": "1"}, {"parent_id": PARENT.upper()}],
+    ids=str,
+)
+async def test_bad_header_fields_are_refused(
+    client: MessageBrokerClient, options: dict[str, Any]
+) -> None:
+    for confirm in (False, True):
+        with pytest.raises(LocalProtocolError):
+            await client.publish("a.b", {}, confirm=confirm, **options)
+    with pytest.raises(LocalProtocolError):
+        await client.request("a.b", {}, **options)
+
+
+@pytest.mark.parametrize("topic", ["", "a..b", "a.+", "#", "1a", "a.b.c.d.e.f", "a b", "ä", None])
+async def test_bad_topics_are_refused(client: MessageBrokerClient, topic: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="topic"):
+        await client.request(topic, {})
+    with pytest.raises(LocalProtocolError, match="topic"):
+        await client.publish(topic, {})
+    with pytest.raises(LocalProtocolError, match="topic"):
+        await client.publish(topic, {}, confirm=True)
+
+
+@pytest.mark.parametrize(
+    "payload", [object(), {1: {2: object()}}, msgspec.Raw(b"{\n}"), "\ud800"], ids=repr
+)
+async def test_payloads_that_are_no_json_are_refused(
+    client: MessageBrokerClient, payload: Any
+) -> None:
+    for send in (client.request, client.publish):
+        with pytest.raises(LocalProtocolError):
+            await send("a.b", payload)
+
+
+async def test_a_payload_may_have_the_limit_and_not_a_byte_more(url: str) -> None:
+    largest = "x" * (MAX_PAYLOAD - 2)
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client:
+            await client.subscribe("echo", action="request", handler=lambda m: m.payload)
+            assert (await client.request("echo", largest)).payload == largest
+            for send in (client.request, client.publish):
+                with pytest.raises(MessageTooLarge) as refused:
+                    await send("echo", largest + "x")
+                assert (refused.value.size, refused.value.limit) == (MAX_PAYLOAD + 1, MAX_PAYLOAD)
+            await client.request("system.heartbeat", {})
+
+
+async def test_a_broker_with_a_lower_limit_says_so(start_broker: Start) -> None:
+    async with (
+        start_broker("tcp://127.0.0.1:0") as broker,
+        MessageBrokerClient(broker.url, max_payload=MAX_PAYLOAD + 100) as client,
+    ):
+        with anyio.fail_after(5), pytest.raises(MalformedMessageError, match="limit is 16384"):
+            await client.request("a.b", "x" * MAX_PAYLOAD)
+
+
+async def test_a_registered_service_is_listed_by_its_last_name(mb_broker: Broker) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(mb_broker.url) as client:
+            await client.register_service("one", "the first name")
+            await client.register_service("x" * 36, "y" * 1024)
+            listed = (await client.request("system.service.list", {})).payload["services"]
+            assert [service["name"] for service in listed] == ["x" * 36]
+
+
+@pytest.mark.parametrize(
+    ("name", "description"),
+    [("", "d"), ("n", ""), ("n" * 37, "d"), ("n", "d" * 1025), (1, "d"), ("n", None)],
+)
+async def test_bad_service_names_are_refused(
+    client: MessageBrokerClient, name: Any, description: Any
+) -> None:
+    with pytest.raises(LocalProtocolError, match="invalid service"):
+        await client.register_service(name, description)
+
+
+# The response handler
+
+
+async def test_a_plain_response_handler_gets_the_payload_before_request_returns(
+    client: MessageBrokerClient,
+) -> None:
+    await client.subscribe("echo", action="request", handler=lambda m: m.payload)
+    got: list[Any] = []
+    with anyio.fail_after(5):
+        answer = await client.request("echo", {"a": 1}, got.append)
+    assert got == [{"a": 1}]
+    assert answer.payload == {"a": 1}
+
+
+async def test_an_async_response_handler_is_awaited(client: MessageBrokerClient) -> None:
+    await client.subscribe("echo", action="request", handler=lambda m: m.payload)
+    got: list[Any] = []
+
+    async def handler(payload: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+        got.append(payload)
+
+    with anyio.fail_after(5):
+        await client.request("echo", [1], response_handler=handler)
+    assert got == [[1]]
+
+
+async def test_a_response_handler_is_not_called_for_an_error(client: MessageBrokerClient) -> None:
+    got: list[Any] = []
+    with anyio.fail_after(5), pytest.raises(NoRouteFoundError):
+        await client.request("nobody", {}, got.append)
+    assert got == []
+
+
+async def test_what_a_response_handler_raises_reaches_the_caller(
+    client: MessageBrokerClient,
+) -> None:
+    def handler(payload: Any) -> None:
+        raise KeyError("mine")
+
+    with anyio.fail_after(5), pytest.raises(KeyError, match="mine"):
+        await client.request("system.heartbeat", {}, handler)
+
+
+async def test_an_answer_that_is_no_json_raises_where_it_is_read(
+    client: MessageBrokerClient,
+) -> None:
+    async def respond(message: Message) -> Any:
+        return msgspec.Raw(b"so much for JSON")
+
+    await client.subscribe("prose", action="request", handler=respond)
+    with anyio.fail_after(5):
+        answer = await client.request("prose", {})
+        assert answer.raw_payload == b"so much for JSON"
+        with pytest.raises(RemoteProtocolError, match="no JSON"):
+            _ = answer.payload
+        with pytest.raises(RemoteProtocolError, match="no JSON"):
+            await client.request("prose", {}, lambda payload: None)
+
+
+# Errors: each is one exception, with its attributes
+
+
+CODES = [
+    InvalidRequestError,
+    MalformedMessageError,
+    InvalidRequestIdError,
+    VersionNotSupportedError,
+    UnauthorizedError,
+    ForbiddenError,
+    TopicNotSupportedError,
+    NoRouteFoundError,
+    ServiceUnavailableError,
+    RequestTimeoutError,
+    InternalError,
+]
+
+
+@pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.code)
+async def test_an_error_of_the_service_is_the_class_of_its_code(
+    client: MessageBrokerClient, kind: type[ResponseError]
+) -> None:
+    sent = kind("because", details={"n": [1]})
+
+    def refuse(message: Message) -> None:
+        raise sent
+
+    await client.subscribe("refuse", action="request", handler=refuse)
+    with anyio.fail_after(5), pytest.raises(ResponseError) as raised:
+        await client.request("refuse", {})
+    error = raised.value
+    assert type(error) is kind
+    assert (error.code, error.message, error.timestamp, error.details) == (
+        kind.code,
+        "because",
+        sent.timestamp,
+        {"n": [1]},
+    )
+
+
+async def test_a_code_of_the_services_own_arrives_as_it_is(client: MessageBrokerClient) -> None:
+    def refuse(message: Message) -> None:
+        raise ResponseError("no money", code="PAYMENT_REQUIRED")
+
+    await client.subscribe("refuse", action="request", handler=refuse)
+    with anyio.fail_after(5), pytest.raises(ResponseError, match="PAYMENT_REQUIRED: no money"):
+        await client.request("refuse", {})
+
+
+async def test_a_request_that_nobody_answers_has_no_route(url: str) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client:
+            with pytest.raises(NoRouteFoundError, match=r"nobody\.here"):
+                await client.request("nobody.here", {})
+
+
+async def test_a_service_that_takes_too_long_is_a_timeout(mb_broker: Broker) -> None:
+    async def slow(message: Message) -> None:
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(mb_broker.url) as client:
+            await client.subscribe("slow", action="request", handler=slow)
+            with pytest.raises(RequestTimeoutError) as raised:
+                await client.request("slow", {}, timeout=20)
+            assert "targetServiceId" in raised.value.details  # the broker's word, not ours
+
+
+async def test_a_service_that_leaves_is_unavailable_at_once(mb_broker: Broker) -> None:
+    asked = anyio.Event()
+
+    async def never(message: Message) -> None:
+        asked.set()
+        await anyio.sleep_forever()
+
+    service = MessageBrokerClient(mb_broker.url)
+    await service.connect()
+    await service.subscribe("leave", action="request", handler=never)
+    async with MessageBrokerClient(mb_broker.url) as client:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+
+                async def ask() -> None:
+                    with pytest.raises(ServiceUnavailableError):
+                        await client.request("leave", {})
+
+                tasks.start_soon(ask)
+                await asked.wait()
+                await service.close()
+
+
+async def test_a_system_request_that_is_refused_is_the_brokers_error(
+    client: MessageBrokerClient,
+) -> None:
+    with anyio.fail_after(5), pytest.raises(ResponseError) as raised:
+        await client.request("system.service.register", {"name": ""})
+    assert isinstance(raised.value, InvalidRequestError)
+
+
+async def test_an_answer_with_an_error_key_is_data(client: MessageBrokerClient) -> None:
+    await client.subscribe("echo", action="request", handler=lambda m: m.payload)
+    for payload in ({"error": "none"}, {"error": {"code": 1, "message": "x"}}, "error:"):
+        with anyio.fail_after(5):
+            assert (await client.request("echo", payload)).payload == payload
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"status":"failure"}', b"[]", b"null", b'"success"', b"{}"],
+    ids=bytes.decode,
+)
+async def test_a_status_that_is_no_success_is_an_error(
+    start_tcp_server: Start, answer: bytes
+) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        calls: list[tuple[bytes, Callable[[], Any]]] = [
+            (b"request:system.service.register", lambda: client.register_service("a", "b")),
+            (b"request:system.topic.subscribe", lambda: client.subscribe("a.b")),
+            (b"publish:a.b:", lambda: client.publish("a.b", {}, confirm=True)),
+        ]
+        for start, call in calls:
+
+            async def attempt(call: Callable[[], Any] = call) -> None:
+                with pytest.raises(ResponseError):
+                    await call()
+
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(attempt)
+                    await server.answer(await server.wait_for(start), answer)
+
+
+async def test_the_errors_of_a_dead_connection_are_not_shared(doomed: Any) -> None:
+    """Each caller gets an exception of its own: one that is raised twice grows its traceback."""
+    errors: list[BaseException] = []
+    async with MessageBrokerClient(doomed.url) as client:
+        await client.subscribe("never", action="request")
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+
+                async def fail(call: Callable[[], Any]) -> None:
+                    with pytest.raises(ConnectionLost) as lost:
+                        await call()
+                    errors.append(lost.value)
+
+                for _ in range(3):
+                    tasks.start_soon(fail, lambda: client.request("never", {}))
+                    tasks.start_soon(fail, client.run)
+                await client.request("system.heartbeat", {})
+                await doomed.kill()
+            await fail(client.run)
+            await fail(client.run)
+    assert len(errors) == 8
+    assert len({id(error) for error in errors}) == 8
+
+
+# Publishing
+
+
+async def test_a_publication_reaches_every_subscriber_and_its_publisher(url: str) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(url) as one,
+            MessageBrokerClient(url) as two,
+            one.subscribe("news") as first,
+            two.subscribe("news") as second,
+        ):
+            await one.publish("news", {"n": 1})
+            for events in (first, second):
+                message = await anext(events)
+                assert message.payload == {"n": 1}
+                assert message.header.action == "publish"
+
+
+async def test_a_confirmed_publication_was_passed_on(url: str) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client, client.subscribe("news") as events:
+            await client.publish("news", 1, confirm=True)
+            # It lies in the queue already: the broker's word comes behind it.
+            assert events.queued == 1
+
+
+async def test_a_confirmed_publication_without_subscribers_raises(url: str) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client:
+            with pytest.raises(NoRouteFoundError):
+                await client.publish("nobody.listens", {}, confirm=True)
+
+
+async def test_a_publication_without_subscribers_is_told_to_on_error(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    told = anyio.Event()
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client:
+            client.on_error(lambda error: (errors.append(error), told.set()))
+            await client.publish("nobody.listens", {})
+            await told.wait()
+            assert [type(error) for error in errors] == [NoRouteFoundError]
+            await client.request("system.heartbeat", {})
+    # It is usual where events have no listeners yet: no warning for each.
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_a_confirmation_that_never_comes_is_a_timeout(start_tcp_server: Start) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        with anyio.fail_after(5), pytest.raises(RequestTimeoutError, match="within 20 ms"):
+            await client.publish("a.b", {}, confirm=True, timeout=20)
+        # A time limit on a publication would be refused by the broker.
+        assert (await server.wait_for(b"publish:")).partition(b"\n")[0].count(b":") == 3
+
+
+async def test_version_and_parent_id_of_a_publication_stand_on_the_wire(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        with anyio.fail_after(5):
+            await client.publish("a.b", 1, version="3.0.0", parent_id=PARENT)
+            message = await server.wait_for(b"publish:a.b:")
+    assert message == f"publish:a.b:3.0.0::{PARENT}\n1".encode()
+
+
+async def test_publishing_without_end_lets_other_tasks_run(url: str) -> None:
+    ran = 0
+    with anyio.fail_after(10):
+        async with MessageBrokerClient(url) as client, anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                nonlocal ran
+                while True:
+                    await anyio.lowlevel.checkpoint()
+                    ran += 1
+
+            tasks.start_soon(watch)
+            for _ in range(500):
+                await client.publish("a.b", "x" * 1000)
+            tasks.cancel_scope.cancel()
+    assert ran >= 5
+
+
+# Cancellation
+
+
+async def test_a_cancelled_request_leaves_the_connection_usable(url: str) -> None:
+    async def slow(message: Message) -> Any:
+        if message.payload == "slow":
+            await anyio.sleep_forever()
+        return message.payload
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client:
+            await client.subscribe("a.b", action="request", handler=slow, concurrency=100)
+            for turns in range(8):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.request, "a.b", "slow")
+                    for _ in range(turns):
+                        await anyio.lowlevel.checkpoint()
+                    tasks.cancel_scope.cancel()
+            assert (await client.request("a.b", "quick")).payload == "quick"
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'error:{"code":"FORBIDDEN","message":"no"}'])
+async def test_the_answer_to_a_cancelled_request_is_ignored(
+    start_tcp_server: Start, caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    errors: list[Exception] = []
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+        client.on_error(errors.append)
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.request, "a.b", {})
+                request = await server.wait_for(b"request:a.b:")
+                tasks.cancel_scope.cancel()
+            await server.answer(request, answer)
+            await server.send(b"request:system.heartbeat:1.0.0\n{}")
+            await server.wait_for(b"response:system.heartbeat")
+            await anyio.wait_all_tasks_blocked()
+    assert errors == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_request_cancelled_before_its_first_turn_may_have_been_sent(
+    client: MessageBrokerClient,
+) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await client.request("system.heartbeat", {})
+    assert scope.cancelled_caught
+    with anyio.fail_after(5):
+        await client.request("system.heartbeat", {})
+
+
+async def test_who_sends_to_a_deaf_broker_waits_and_can_be_cancelled(
+    connect_to_deaf_server: Any,
+) -> None:
+    with anyio.fail_after(5):
+        client = await connect_to_deaf_server(close_timeout=100)
+        sent = 0
+        with anyio.move_on_after(0.2):
+            while True:
+                await client.publish("a.b", "x" * 10_000)
+                sent += 1
+        assert sent < 2_000  # bounded: by the system's buffers and ours
+        for call in (
+            lambda: client.publish("a.b", {}),
+            lambda: client.request("a.b", {}),
+            lambda: client.subscribe("a.b"),
+        ):
+            with anyio.move_on_after(0.01) as scope:
+                await call()
+            assert scope.cancelled_caught
+        await client.close()
+
+
+async def test_every_error_is_of_one_tree() -> None:
+    for kind in [*CODES, ConnectionLost, MessageTooLarge, LocalProtocolError, RemoteProtocolError]:
+        assert issubclass(kind, MBError)
+        assert not issubclass(kind, ExceptionGroup)

@@ -1,0 +1,548 @@
+"""Handlers: when they are called, what becomes of what they return and raise."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from mb_broker import Broker
+from mb_core import (
+    ConnectionLost,
+    ForbiddenError,
+    InternalError,
+    LocalProtocolError,
+    Message,
+    MessageBrokerClient,
+    RemoteProtocolError,
+    RequestTimeoutError,
+    Subscription,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+Start = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+async def settle(client: MessageBrokerClient) -> None:
+    """What the broker had for `client` so far has been received: its answer comes behind it."""
+    await client.request("system.heartbeat", {})
+
+
+async def until(fact: Callable[[], Any]) -> None:
+    while not fact():  # noqa: ASYNC110
+        await anyio.sleep(0.002)
+
+
+# Handlers
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_handler_gets_each_message_in_order(url: str, kind: str) -> None:
+    got: list[Any] = []
+
+    def plain(message: Message) -> None:
+        got.append(message.payload)
+
+    async def waiting(message: Message) -> None:
+        await anyio.lowlevel.checkpoint()
+        got.append(message.payload)
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as client:
+            await client.subscribe("a.b", handler=plain if kind == "plain" else waiting)
+            for number in range(200):
+                await client.publish("a.b", number)
+            await until(lambda: len(got) == 200)
+    assert got == list(range(200))
+
+
+async def test_a_failing_handler_is_logged_told_to_on_error_and_called_again(
+    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    got: list[int] = []
+
+    def handler(message: Message) -> None:
+        got.append(message.payload)
+        if message.payload % 2:
+            raise ValueError(f"odd: {message.payload}")
+
+    client.on_error(errors.append)
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", handler=handler)
+        for number in range(4):
+            await client.publish("a.b", number)
+        await until(lambda: len(errors) == 2)
+    assert got == [0, 1, 2, 3]
+    assert [str(error) for error in errors] == ["odd: 1", "odd: 3"]
+    assert "handler of 'a.b' failed: odd: 1" in caplog.text
+
+
+async def test_a_group_that_a_handler_raises_is_reported_as_it_is(
+    client: MessageBrokerClient,
+) -> None:
+    errors: list[Exception] = []
+
+    async def handler(message: Message) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail)
+
+    async def fail() -> None:
+        raise ForbiddenError("in a task")
+
+    client.on_error(errors.append)
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", action="both", handler=handler)
+        await client.publish("a.b", {})
+        with pytest.raises(InternalError):
+            await client.request("a.b", {})
+    assert [type(error) for error in errors] == [ExceptionGroup, ExceptionGroup]
+
+
+async def test_a_handler_that_awaits_what_was_cancelled_goes_on(
+    client: MessageBrokerClient, anyio_backend_name: str
+) -> None:
+    """On asyncio such an await raises CancelledError, which looks like the end of the task."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("on trio, nobody but the task's own scopes cancels it")
+    errors: list[Exception] = []
+
+    async def handler(message: Message) -> str:
+        if message.payload == "wait":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+        return "well"
+
+    client.on_error(errors.append)
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", action="both", handler=handler)
+        await client.publish("a.b", "wait")
+        with pytest.raises(InternalError):
+            await client.request("a.b", "wait")
+        assert (await client.request("a.b", {})).payload == "well"
+    assert len(errors) == 2
+
+
+async def test_a_handler_sees_the_context_variables_of_who_subscribed(
+    client: MessageBrokerClient,
+) -> None:
+    variable = ContextVar("variable", default="unset")
+    seen: list[str] = []
+
+    def handler(message: Message) -> None:
+        seen.append(variable.get())
+        variable.set("the handler's own")
+
+    async def subscribe() -> None:
+        variable.set("subscriber")
+        await client.subscribe("a.b", handler=handler)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(subscribe)
+    with anyio.fail_after(5):
+        await client.publish("a.b", {})
+        await until(lambda: seen)
+    assert seen == ["subscriber"]
+    assert variable.get() == "unset"
+
+
+async def test_a_handler_that_never_awaits_starves_nobody(client: MessageBrokerClient) -> None:
+    handled = 0
+
+    def busy(message: Message) -> None:
+        nonlocal handled
+        handled += 1
+        until = time.monotonic() + 0.0005
+        while time.monotonic() < until:
+            pass
+
+    await client.subscribe("busy", handler=busy)
+    with anyio.fail_after(10):
+        for number in range(1000):
+            await client.publish("busy", number)
+        await settle(client)  # half a second of work lies in the queue
+        assert handled < 1000
+        turns = 0
+        while handled < 1000:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+    # It gives way after each slice of five milliseconds; a handler that starves others, never.
+    assert turns >= 5
+
+
+async def test_iterating_without_awaiting_starves_nobody(client: MessageBrokerClient) -> None:
+    turns = 0
+
+    async def watch() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    with anyio.fail_after(5):
+        async with client.subscribe("a.b") as events:
+            for number in range(2000):
+                await client.publish("a.b", number)
+            await settle(client)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                await anyio.lowlevel.checkpoint()
+                turns = 0
+                async for message in events:
+                    if message.payload == 1999:
+                        break
+                assert turns >= 20
+                tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_a_burst_arrives_whole_and_in_order(mb_broker: Broker, scheme: str) -> None:
+    url = mb_broker.url_of(scheme)
+    got: list[int] = []
+    with anyio.fail_after(30):
+        async with MessageBrokerClient(url) as listener, MessageBrokerClient(url) as client:
+            events = await listener.subscribe(
+                "burst", handler=lambda message: got.append(message.payload), queue_size=20_000
+            )
+            for number in range(20_000):
+                await client.publish("burst", number)
+            await until(lambda: len(got) + events.dropped == 20_000)
+    assert events.dropped == 0
+    assert got == list(range(20_000))
+
+
+# Concurrency
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_as_many_handlers_run_as_were_asked_for(
+    client: MessageBrokerClient, concurrency: int
+) -> None:
+    running = most = 0
+    order: list[int] = []
+    go_on = anyio.Event()
+
+    async def handler(message: Message) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        order.append(message.payload)
+        await go_on.wait()
+        running -= 1
+
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", handler=handler, concurrency=concurrency)
+        for number in range(10):
+            await client.publish("a.b", number)
+        await settle(client)
+        await until(lambda: running == concurrency)
+        await anyio.wait_all_tasks_blocked()
+        assert running == concurrency
+        go_on.set()
+        await until(lambda: len(order) == 10)
+    assert most == concurrency
+    if concurrency == 1:
+        assert order == list(range(10))
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 1.5, "2", None])
+async def test_bad_concurrency_is_refused(client: MessageBrokerClient, concurrency: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="concurrency"):
+        client.subscribe("a.b", concurrency=concurrency)
+
+
+# Answering
+
+
+async def test_what_a_handler_returns_is_the_answer(url: str) -> None:
+    async def waiting(message: Message) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return [message.payload]
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as service, MessageBrokerClient(url) as client:
+            await service.subscribe("plain", action="request", handler=lambda m: [m.payload])
+            await service.subscribe("async", action="request", handler=waiting)
+            await service.subscribe("nothing", action="request", handler=lambda m: None)
+            for topic, answer in (("plain", [1]), ("async", [1]), ("nothing", None)):
+                assert (await client.request(topic, 1)).payload == answer
+
+
+async def test_a_returned_error_is_sent_like_a_raised_one(client: MessageBrokerClient) -> None:
+    await client.subscribe("a.b", action="request", handler=lambda m: ForbiddenError("no"))
+    with anyio.fail_after(5), pytest.raises(ForbiddenError, match="no"):
+        await client.request("a.b", {})
+
+
+async def test_any_other_exception_is_an_internal_error_without_its_text(
+    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    client.on_error(errors.append)
+
+    async def handler(message: Message) -> None:
+        raise RuntimeError("the password is 1234")
+
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", action="request", handler=handler)
+        with pytest.raises(InternalError) as raised:
+            await client.request("a.b", {})
+        await until(lambda: errors)
+    assert "1234" not in str(raised.value)
+    assert raised.value.details is None
+    assert str(errors[0]) == "the password is 1234"
+    assert "RuntimeError: the password is 1234" in caplog.text  # with its traceback
+
+
+@pytest.mark.parametrize(
+    "answer", [object(), "x" * 20_000, msgspec.Raw(b"{\n}")], ids=["object", "large", "lines"]
+)
+async def test_an_answer_that_cant_be_sent_is_an_internal_error(
+    client: MessageBrokerClient, answer: Any
+) -> None:
+    errors: list[Exception] = []
+    client.on_error(errors.append)
+    await client.subscribe("a.b", action="request", handler=lambda m: answer)
+    with anyio.fail_after(5):
+        with pytest.raises(InternalError, match="can't be sent"):
+            await client.request("a.b", {})
+        await until(lambda: errors)
+    assert "1234" not in str(errors[0])
+
+
+async def test_a_service_whose_limit_is_below_any_error_goes_on(mb_broker: Broker) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(mb_broker.url, max_payload=60) as service,
+            MessageBrokerClient(mb_broker.url) as client,
+        ):
+            handler: Callable[[Message], Any] = lambda m: "x" * m.payload  # noqa: E731
+            await service.subscribe("x", action="request", handler=handler)
+            with pytest.raises(RequestTimeoutError):
+                await client.request("x", 100, timeout=50)
+            assert (await client.request("x", 1)).payload == "x"
+
+
+async def test_answers_wait_where_the_connection_is_congested(url: str) -> None:
+    answers: list[int] = []
+
+    async def ask(client: MessageBrokerClient) -> None:
+        answers.append(len((await client.request("large", {})).payload))
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(url) as service, MessageBrokerClient(url) as client:
+            await service.subscribe("large", action="request", handler=lambda m: "x" * 16_000)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(ask, client)
+    assert answers == [16_000] * 50
+
+
+async def test_a_large_error_arrives_without_its_details(client: MessageBrokerClient) -> None:
+    def refuse(message: Message) -> None:
+        raise ForbiddenError("no" * 20_000, details=["x" * 20_000])
+
+    await client.subscribe("a.b", action="request", handler=refuse)
+    with anyio.fail_after(5), pytest.raises(ForbiddenError, match="nono"):
+        await client.request("a.b", {})
+
+
+async def test_a_handler_may_respond_itself_and_then_work_on(
+    client: MessageBrokerClient,
+) -> None:
+    worked_on = anyio.Event()
+    errors: list[Exception] = []
+
+    async def handler(message: Message) -> str:
+        await message.respond("at once")
+        with pytest.raises(LocalProtocolError, match="once"):
+            await message.respond("again")
+        worked_on.set()
+        return "too late"
+
+    client.on_error(errors.append)
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", action="request", handler=handler)
+        assert (await client.request("a.b", {})).payload == "at once"
+        await worked_on.wait()
+        await settle(client)
+    assert errors == []
+
+
+async def test_an_answer_that_was_refused_may_be_given_again(client: MessageBrokerClient) -> None:
+    async def handler(message: Message) -> None:
+        with pytest.raises(LocalProtocolError):
+            await message.respond(object())
+        await message.respond("fits")
+
+    await client.subscribe("a.b", action="request", handler=handler)
+    with anyio.fail_after(5):
+        assert (await client.request("a.b", {})).payload == "fits"
+
+
+async def test_a_publication_cant_be_answered(client: MessageBrokerClient) -> None:
+    with anyio.fail_after(5):
+        async with client.subscribe("a.b") as events:
+            await client.publish("a.b", {})
+            message = await anext(events)
+            with pytest.raises(LocalProtocolError, match="only a received request"):
+                await message.respond({})
+        answer = await client.request("system.heartbeat", {})
+        with pytest.raises(LocalProtocolError, match="only a received request"):
+            await answer.respond({})
+
+
+async def test_an_answer_after_the_connection_is_lost_is_not_sent(doomed: Any) -> None:
+    got: list[Message] = []
+    errors: list[Exception] = []
+    go_on = anyio.Event()
+
+    async def handler(message: Message) -> str:
+        got.append(message)
+        await go_on.wait()
+        return "too late"
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(doomed.url) as service:
+            service.on_error(errors.append)
+            await service.subscribe("a.b", action="request", handler=handler)
+            async with (
+                MessageBrokerClient(doomed.url) as client,
+                anyio.create_task_group() as tasks,
+            ):
+
+                async def ask() -> None:
+                    with pytest.raises(ConnectionLost):
+                        await client.request("a.b", {})
+
+                tasks.start_soon(ask)
+                await until(lambda: got)
+                await doomed.kill()
+            with pytest.raises(ConnectionLost) as lost:
+                await got[0].respond({})
+            assert not lost.value.sent
+            go_on.set()
+            await until(lambda: any(isinstance(error, ConnectionLost) for error in errors))
+
+
+async def test_a_request_without_an_id_is_handled_and_not_answered(
+    start_tcp_server: Start,
+) -> None:
+    async with start_tcp_server() as server, MessageBrokerClient(server.url) as service:
+        got: list[Any] = []
+
+        def handler(message: Message) -> str:
+            got.append(message.payload)
+            return "nobody waits for this"
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+
+                async def subscribe() -> None:
+                    await service.subscribe("a.b", action="request", handler=handler)
+
+                tasks.start_soon(subscribe)
+                await server.answer(await server.wait_for(b"request:system.topic.subscribe"))
+            await server.send(b"request:a.b:1.0.0\n1", b"request:a.b:1.0.0\n2")
+            await until(lambda: got == [1, 2])
+            await server.send(b"request:system.heartbeat:1.0.0\n{}")
+            await server.wait_for(b"response:system.heartbeat")
+            assert not [each for each in server.messages if each.startswith(b"response:a.b")]
+
+
+async def test_requests_can_be_iterated_and_answered(client: MessageBrokerClient) -> None:
+    async def serve(events: Subscription) -> None:
+        async for message in events:
+            await message.respond(message.payload + 1)
+
+    with anyio.fail_after(5):
+        async with (
+            client.subscribe("a.b", action="request") as requests,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(serve, requests)
+            for number in range(5):
+                assert (await client.request("a.b", number)).payload == number + 1
+            tasks.cancel_scope.cancel()
+
+
+async def test_the_highest_priority_answers(mb_broker: Broker) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(mb_broker.url) as low,
+            MessageBrokerClient(mb_broker.url) as high,
+        ):
+            await low.subscribe("a.b", 1, action="request", handler=lambda m: "low")
+            await high.subscribe("a.b", 2.5, action="request", handler=lambda m: "high")
+            for _ in range(10):
+                assert (await low.request("a.b", {})).payload == "high"
+
+
+@pytest.mark.parametrize("priority", ["1", None, True, float("nan"), float("inf")])
+async def test_bad_priorities_are_refused(client: MessageBrokerClient, priority: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="priority"):
+        client.subscribe("a.b", priority)
+
+
+# Payloads that are no JSON
+
+
+async def test_a_payload_that_is_no_json_reaches_the_handler_and_raises_when_read(
+    client: MessageBrokerClient,
+) -> None:
+    raw: list[bytes] = []
+    errors: list[Exception] = []
+
+    def handler(message: Message) -> None:
+        raw.append(message.raw_payload)
+        _ = message.payload
+
+    client.on_error(errors.append)
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", handler=handler)
+        await client.publish("a.b", msgspec.Raw(b"{not: JSON}"))
+        await client.publish("a.b", msgspec.Raw(b""))
+        await until(lambda: len(raw) == 2 and errors)
+    assert raw == [b"{not: JSON}", b""]
+    assert [type(error) for error in errors] == [RemoteProtocolError]
+
+
+async def test_a_service_that_cant_read_a_request_answers_with_an_error(
+    client: MessageBrokerClient,
+) -> None:
+    await client.subscribe("a.b", action="request", handler=lambda m: m.payload)
+    with anyio.fail_after(5), pytest.raises(InternalError):
+        await client.request("a.b", msgspec.Raw(b"]["))
+
+
+async def test_handlers_that_run_are_cancelled_when_the_client_is_closed(
+    mb_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = anyio.Event()
+    ended: list[str] = []
+
+    async def handler(message: Message) -> None:
+        try:
+            running.set()
+            await anyio.sleep_forever()
+        finally:
+            ended.append("cancelled")
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(mb_broker.url) as client:
+            await client.subscribe("a.b", action="both", handler=handler)
+            await client.publish("a.b", {})
+            await running.wait()
+    assert ended == ["cancelled"]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
