@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import InvalidURI, PayloadTooBig
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, Side, State
@@ -34,8 +34,12 @@ _MAX_REASON = 123
 
 
 def client_wire(url: URL, limits: Limits) -> WebSocketWire:
-    """The client's side; its handshake is ready to be sent."""
-    protocol = ClientProtocol(parse_uri(str(url)), max_size=limits.max_message, logger=_log)
+    """The client's side; its handshake is ready to be sent.  Raises ConnectError for a bad URL."""
+    try:
+        uri = parse_uri(str(url))
+    except (InvalidURI, UnicodeError) as error:
+        raise ConnectError(f"invalid URL {url}: {error}") from error
+    protocol = ClientProtocol(uri, max_size=limits.max_message, logger=_log)
     protocol.send_request(protocol.connect())
     return WebSocketWire(protocol)
 
@@ -53,7 +57,7 @@ class WebSocketWire:
         self._protocol = protocol
         self._ended = False
         # Of a message in several frames, those that came.
-        self._fragments: list[bytes] = []
+        self._fragments = bytearray()
 
     @property
     def state(self) -> WireState:
@@ -65,17 +69,17 @@ class WebSocketWire:
 
     def receive_data(self, data: bytes) -> list[bytes]:
         protocol = self._protocol
-        if self.state is WireState.CLOSED:
-            return []
-        protocol.receive_data(data)
         messages: list[bytes] = []
+        if self.state is WireState.CLOSED:
+            return messages
+        if isinstance(protocol, ServerProtocol) and protocol.state is State.CONNECTING:
+            data = self._answer_request(protocol, data)
+        protocol.receive_data(data)
         for event in protocol.events_received():
             if isinstance(event, Frame):
                 self._frame(event, messages)
-            elif isinstance(event, Request) and isinstance(protocol, ServerProtocol):
-                protocol.send_response(protocol.accept(event))
-            elif isinstance(event, Response) and protocol.handshake_exc is not None:
-                self.error = ConnectError(_refusal(event))
+            elif isinstance(event, Response):
+                self._look_at_response(event)
             if self.error is not None:
                 break
         self._look_for_faults()
@@ -88,13 +92,21 @@ class WebSocketWire:
         self._ended = True
         self._protocol.receive_eof()
         if state is WireState.HANDSHAKE:
-            self.error = ConnectError("the connection was closed during the WebSocket handshake")
+            for event in self._protocol.events_received():
+                if isinstance(event, Response):  # whose body ended with the stream
+                    self._look_at_response(event)
+            if self.error is None:
+                text = "the connection was closed during the WebSocket handshake"
+                self.error = ConnectError(text)
         elif state is WireState.OPEN:
             self.error = RemoteProtocolError("the connection ended without a WebSocket close")
 
     def send(self, message: bytes) -> int:
-        self._protocol.send_text(message)
-        return len(message) + 8  # a frame's header and mask; exact only for most messages
+        protocol = self._protocol
+        protocol.send_text(message)
+        size = len(message)
+        header = 2 if size < 126 else 4 if size < 65_536 else 10
+        return header + size + (4 if protocol.side is Side.CLIENT else 0)  # the mask
 
     def close(self, reason: str = "") -> None:
         protocol = self._protocol
@@ -107,18 +119,42 @@ class WebSocketWire:
         # An empty item asks for the end of our side of the stream: `state` says the same.
         return b"".join(self._protocol.data_to_send())
 
+    def _answer_request(self, protocol: ServerProtocol, data: bytes) -> bytes:
+        """Read and answer the request, which ends with a line; give the bytes behind it.
+
+        They are frames of a connection that this answer opens: websockets must not see them
+        before.
+        """
+        position = 0
+        while (
+            position < len(data)
+            and protocol.state is State.CONNECTING
+            and protocol.handshake_exc is None
+        ):
+            stop = data.find(b"\n", position) + 1 or len(data)
+            protocol.receive_data(data[position:stop])
+            position = stop
+            for event in protocol.events_received():
+                if isinstance(event, Request):
+                    protocol.send_response(protocol.accept(event))
+        return data[position:]
+
+    def _look_at_response(self, response: Response) -> None:
+        if self._protocol.handshake_exc is not None:
+            self.error = ConnectError(_refusal(response))
+
     def _frame(self, frame: Frame, messages: list[bytes]) -> None:
         opcode = frame.opcode
         if opcode is Opcode.TEXT:
             if frame.fin:
                 self._take(bytes(frame.data), messages)
             else:
-                self._fragments = [bytes(frame.data)]
+                self._fragments += frame.data
         elif opcode is Opcode.CONT:
-            self._fragments.append(bytes(frame.data))
+            self._fragments += frame.data
             if frame.fin:
-                self._take(b"".join(self._fragments), messages)
-                self._fragments = []
+                self._take(bytes(self._fragments), messages)
+                self._fragments.clear()
         elif opcode is Opcode.BINARY:
             self._fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames, this is a binary one")
 
@@ -142,7 +178,7 @@ class WebSocketWire:
             exc = protocol.parser_exc
             if isinstance(exc, PayloadTooBig):
                 limit = protocol.max_message_size or 0
-                size = exc.size or limit + 1
+                size = (exc.size or limit + 1) + (exc.current_size or 0)
                 self.error = MessageTooLarge(
                     f"a message of {size} bytes came, the limit is {limit}", size=size, limit=limit
                 )

@@ -20,6 +20,9 @@ def current_backend() -> Backend:
         from .trio_link import TrioBackend
 
         return TrioBackend()
+    import asyncio
+
     from .asyncio_link import AsyncioBackend
 
+    asyncio.get_running_loop()
     return AsyncioBackend()

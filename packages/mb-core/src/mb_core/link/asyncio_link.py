@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from ..errors import ConnectError, ConnectionLost, MBError
+from ..errors import ConnectionLost, MBError
 from ..wire import Wire, WireState
 from .contract import (
     FLUSH_AT,
@@ -24,7 +24,17 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
-from .streams import bind, closed_error, connect_error, peer_name
+from .streams import (
+    bind,
+    connect_error,
+    end_error,
+    late_close,
+    late_handshake,
+    log_refusal,
+    peer_name,
+    refusal,
+)
+from .tls import dialled_wire, wire_factory
 
 __all__ = ["AsyncioBackend"]
 
@@ -41,22 +51,24 @@ class _StreamLink(asyncio.Protocol):
         wire: Wire,
         accept: Accept,
         options: StreamOptions,
-        handshakes: set[_StreamLink] | None = None,
+        listener: _Listener | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._wire = wire
         self._accept = accept
         self._options = options
-        # The listener's, of accepted Links that have no handler (yet); None where we dialled.
-        self._handshakes = handshakes
+        self._listener = listener  # None where we dialled
         self._transport: asyncio.Transport | None = None
         self._handler: LinkHandler | None = None
         self._queued = 0
         self._scheduled = False
         self._paused = False
         self._turn_is_full = False
+        self._shaken = False  # whether the handshake is complete
         self._open = False
         self._ended = False  # the other side's half of the stream
+        self._aborted = False
+        self._fault: Exception | None = None  # why it was aborted, where that is an error
         self._drained: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         # Why the handshake failed, or None where it is complete.
@@ -90,13 +102,13 @@ class _StreamLink(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def close(self, reason: str = "") -> None:
-        if self._closed.done() or self._transport is None:
-            return
-        self._wire.close(reason)
-        self._after_wire()
+        if not self._closed.done():
+            self._wire.close(reason)
+            self._after_wire()
 
     def abort(self) -> None:
         self._open = False
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -109,18 +121,29 @@ class _StreamLink(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=4 * FLUSH_AT)
         self.peer = peer_name(transport.get_extra_info("socket"))
-        if self._handshakes is not None:
-            self._handshakes.add(self)
+        if self._listener is not None:
+            if self._listener.closed:
+                self.abort()
+                return
+            self._listener.handshakes.add(self)
         self._timer = self._loop.call_later(self._options.handshake_timeout, self._too_late)
-        self._after_wire()
+        try:
+            self._after_wire()
+        except Exception as error:
+            self._give_up(error)
 
     def data_received(self, data: bytes) -> None:
-        messages = self._wire.receive_data(data)
-        if self._handler is None:
+        try:
+            messages = self._wire.receive_data(data)
+            if not self._shaken:
+                self._after_wire()
+            if messages and self._handler is not None:
+                if self._wire.state is not WireState.OPEN:
+                    self._open = False  # the farewell came with them
+                self._handler.messages_received(messages)
             self._after_wire()
-        if messages and self._handler is not None:
-            self._handler.messages_received(messages)
-        self._after_wire()
+        except Exception as error:
+            self._give_up(error)
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -137,19 +160,21 @@ class _StreamLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
-        self._wire.receive_eof()
-        if self._handshakes is not None:
-            self._handshakes.discard(self)
+        if self._listener is not None:
+            self._listener.handshakes.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._paused = self._turn_is_full = False
         self._relieve()
-        error = closed_error(self.peer, self._wire, exc)
-        if self._handler is not None:
-            self._handler.link_lost(error)
-        else:
-            self._refuse(error)
-        if not self._closed.done():
+        error = end_error(self.peer, self._wire, exc or self._fault, aborted=self._aborted)
+        try:
+            if self._handler is not None:
+                self._handler.link_lost(error)
+            else:
+                self._refuse(error)
+        except Exception as fault:
+            self._log_bug(fault)
+        finally:
             self._closed.set_result(None)
 
     # What they share
@@ -158,16 +183,16 @@ class _StreamLink(asyncio.Protocol):
         """What is due after every call of the Wire: output, and the changes of its state."""
         state = self._wire.state
         if state is WireState.OPEN:
-            if self._handler is None:
+            if not self._shaken:
                 self._be_open()
         elif state is not WireState.HANDSHAKE:
             self._open = False
         self._flush()
         if state is WireState.CLOSED:
-            if self._handler is None:
+            if not self._shaken:
                 self._refuse(self._wire.error)
             self._end_stream()
-        if not self._open and self._handler is not None:
+        if self._shaken and not self._open:
             self._limit_closing()
 
     def _end_stream(self) -> None:
@@ -179,40 +204,50 @@ class _StreamLink(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        owes_nothing = self._handler is None and self._handshakes is None
-        if self._ended or owes_nothing or not transport.can_write_eof():
+        owes_nothing = not self._shaken and self._listener is None
+        if self._ended or owes_nothing:
             transport.close()
         else:
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError as error:  # a reset of which the loop has not told us yet
+                self._fault = error
+                self.abort()
 
     def _be_open(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._handshakes is not None:
-            self._handshakes.discard(self)
-        self._open = True
+        if self._listener is not None:
+            self._listener.handshakes.discard(self)
+        self._shaken = self._open = True
         self._handler = self._accept(self)
         self._settle(None)
 
     def _limit_closing(self) -> None:
         if self._timer is None and not self._closed.done():
-            self._timer = self._loop.call_later(self._options.close_timeout, self.abort)
+            self._timer = self._loop.call_later(self._options.close_timeout, self._never_ended)
 
     def _too_late(self) -> None:
-        seconds = self._options.handshake_timeout
-        self._refuse(ConnectError(f"{self.peer} did not complete its handshake in {seconds:g} s"))
+        self._refuse(late_handshake(self.peer, self._options))
         self.abort()
 
-    def _refuse(self, error: MBError | None) -> None:
-        if error is None:
-            error = ConnectError(f"{self.peer} closed the connection during the handshake")
-            level = logging.DEBUG
-        else:
-            level = logging.WARNING
-        if self._handshakes is not None and not self.opened.done():
-            _log.log(level, "connection from %s refused: %s", self.peer, error)
-        self._settle(error if isinstance(error, ConnectError) else ConnectError(str(error)))
+    def _never_ended(self) -> None:
+        self._fault = late_close(self._options)
+        self.abort()
+
+    def _give_up(self, error: Exception) -> None:
+        self._log_bug(error)
+        self._fault = error
+        self.abort()
+
+    def _log_bug(self, error: Exception) -> None:
+        _log.error("internal error: the link to %s is given up", self.peer, exc_info=error)
+
+    def _refuse(self, reason: MBError | None) -> None:
+        if self._listener is not None and not self.opened.done():
+            log_refusal(self.peer, reason)
+        self._settle(refusal(self.peer, reason))
 
     def _settle(self, error: MBError | None) -> None:
         if not self.opened.done():
@@ -228,8 +263,7 @@ class _StreamLink(asyncio.Protocol):
         if self.congested and not self._paused and not self._turn_is_full:
             self.congested = False
             if self._drained is not None:
-                if not self._drained.done():
-                    self._drained.set_result(None)
+                self._drained.set_result(None)
                 self._drained = None
 
     def _flush(self) -> None:
@@ -240,17 +274,17 @@ class _StreamLink(asyncio.Protocol):
 
 
 class _Listener:
-    def __init__(
-        self, servers: list[asyncio.Server], handshakes: set[_StreamLink], address: Address
-    ) -> None:
-        self._servers = servers
-        self._handshakes = handshakes
+    def __init__(self, address: Address) -> None:
         self.address = address
+        self.servers: list[asyncio.Server] = []
+        self.handshakes: set[_StreamLink] = set()
+        self.closed = False
 
     async def close(self) -> None:
-        for server in self._servers:
+        self.closed = True  # some may have been accepted of which we have not heard yet
+        for server in self.servers:
             server.close()
-        for link in list(self._handshakes):
+        for link in list(self.handshakes):
             link.abort()
 
 
@@ -288,23 +322,17 @@ class AsyncioBackend:
         self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
     ) -> Link:
         loop = asyncio.get_running_loop()
-        link = _StreamLink(wire, accept, options)
+        link = _StreamLink(dialled_wire(wire, address, options), accept, options)
         try:
-            await loop.create_connection(
-                lambda: link,
-                *address,
-                ssl=options.ssl_context,
-                server_hostname=options.server_hostname if options.ssl_context else None,
-            )
-            refusal = await link.opened
-        except OSError as error:
-            secure = options.ssl_context is not None
-            raise connect_error(address, _first_of(error), secure=secure) from error
+            await loop.create_connection(lambda: link, *address)
+            reason = await link.opened
+        except (OSError, UnicodeError) as error:
+            raise connect_error(address, _first_of(error)) from error
         except BaseException:
             link.abort()
             raise
-        if refusal is not None:
-            raise refusal
+        if reason is not None:
+            raise reason
         return link
 
     async def listen(
@@ -317,22 +345,23 @@ class AsyncioBackend:
         spawn: Spawn,
     ) -> Listener:
         loop = asyncio.get_running_loop()
-        handshakes: set[_StreamLink] = set()
+        make_wire = wire_factory(wire, options)
         sockets = await bind(address)
-        servers = [
-            await loop.create_server(
-                lambda: _StreamLink(wire(), accept, options, handshakes),
-                sock=sock,
-                ssl=options.ssl_context,
-                ssl_handshake_timeout=options.handshake_timeout if options.ssl_context else None,
-            )
-            for sock in sockets
-        ]
         name = sockets[0].getsockname()
-        return _Listener(servers, handshakes, (name[0], name[1]))
+        listener = _Listener((name[0], name[1]))
+
+        def protocol() -> _StreamLink:
+            return _StreamLink(make_wire(), accept, options, listener)
+
+        for sock in sockets:
+            listener.servers.append(await loop.create_server(protocol, sock=sock))
+        return listener
 
 
-def _first_of(error: OSError) -> OSError:
+def _first_of(error: OSError | UnicodeError) -> OSError | UnicodeError:
     """The first error where asyncio has joined those of several addresses into a text."""
-    found = _ERRNO.search(str(error)) if error.errno is None else None
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found is not None else error
+    if isinstance(error, OSError) and error.errno is None:
+        found = _ERRNO.search(str(error))
+        if found is not None:
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+    return error

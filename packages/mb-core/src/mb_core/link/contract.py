@@ -31,7 +31,7 @@ FLUSH_AT = 65_536
 class LinkHandler(Protocol):
     """Receives what a Link receives; called from the event loop, so it must not block.
 
-    What it raises is a bug: the Link reports it to the loop and ends the connection.
+    What it raises is a bug: the Link logs it and ends the connection.
     """
 
     def messages_received(self, messages: list[bytes]) -> None:
@@ -41,7 +41,7 @@ class LinkHandler(Protocol):
     def link_lost(self, error: MBError | None) -> None:
         """The connection has ended; called exactly once.
 
-        `error` says why, None for an orderly end, whichever side began it.
+        `error` says why, None for an orderly end, whichever side began it, and for `abort`.
         """
         ...
 
@@ -83,8 +83,8 @@ class Link(Protocol):
     def close(self, reason: str = "") -> None:
         """End the connection in order: what was sent goes out, then the transport's farewell.
 
-        Takes at most the close time limit, then aborts.  Safe to call at any time and twice;
-        `link_lost` is called when it is over.
+        Takes at most the close time limit; a connection that is given up then is lost with an
+        error.  Safe to call at any time and twice; `link_lost` is called when it is over.
         """
         ...
 
@@ -119,7 +119,11 @@ class Waiter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """How byte streams are opened and closed; times in seconds."""
+    """How byte streams are opened and closed; times in seconds.
+
+    `server_hostname` is the name that the server's certificate has to have; by default, the
+    host that is dialled.
+    """
 
     ssl_context: ssl.SSLContext | None = None
     server_hostname: str | None = None
@@ -132,7 +136,10 @@ Address = tuple[str, int]
 
 
 class Listener(Protocol):
-    """Accepts connections until it is closed; the accepted Links live on."""
+    """Accepts connections until it is closed; the accepted Links live on.
+
+    Closing ends the handshakes that are under way: nothing is accepted after it.
+    """
 
     @property
     def address(self) -> Address: ...

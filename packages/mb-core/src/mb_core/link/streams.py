@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import logging
 import socket
-import ssl
 from typing import Any, Protocol
 
 import anyio
 
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire
-from .contract import Address
+from .contract import Address, StreamOptions
 
-__all__ = ["bind", "broken", "closed_error", "connect_error", "peer_name"]
+__all__ = [
+    "bind",
+    "connect_error",
+    "end_error",
+    "late_close",
+    "late_handshake",
+    "log_refusal",
+    "peer_name",
+    "refusal",
+]
+
+_log = logging.getLogger("mb_core.link")
 
 
 class _Socket(Protocol):
@@ -24,6 +35,7 @@ async def bind(address: Address) -> list[socket.socket]:
     """Listening sockets for all addresses of a host, with one port; raises ConnectError."""
     host, port = address
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         found = await anyio.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -31,64 +43,93 @@ async def bind(address: Address) -> list[socket.socket]:
         for family, kind, protocol, _, target in dict.fromkeys(found):
             try:
                 sock = socket.socket(family, kind, protocol)
-            except OSError:
+            except OSError as error:
+                missing = error
                 continue  # the machine has no such family (IPv6 switched off)
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Port 0: the first socket gets a free one, the others the same.
-            sock.bind((target[0], port, *target[2:]))
+            try:
+                # Port 0: the first socket gets a free one, the others the same.
+                sock.bind((target[0], port, *target[2:]))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                # The family is there and its address is not (localhost where IPv6 is switched
+                # off): the host's other addresses do.
+                missing = error
+                sockets.pop().close()
+                continue
             sock.listen(1024)
             port = sock.getsockname()[1]
-    except OSError as error:
+        if not sockets and missing is not None:
+            raise missing
+    except (OSError, UnicodeError) as error:
         for sock in sockets:
             sock.close()
-        raise ConnectError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConnectError(f"can't listen on {host}:{port}: {reason}") from error
     return sockets
 
 
-def connect_error(address: Address, error: BaseException, *, secure: bool) -> ConnectError:
+def connect_error(address: Address, error: BaseException) -> ConnectError:
     """Why no stream came about, and what to do about it."""
     where = f"{address[0]}:{address[1]}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectError(
-            f"the certificate of {where} is not trusted: {error.verify_message} "
-            "(pass an ssl_context that trusts it)"
-        )
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or str(error)
-        return ConnectError(f"no TLS with {where}: {reason} (is this a TLS port?)")
     if isinstance(error, ConnectionRefusedError):
         return ConnectError(f"nobody listens on {where}: is the broker running there?")
-    if isinstance(error, socket.gaierror):
-        return ConnectError(f"unknown host {address[0]!r}: {error.strerror}")
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    hint = " (is this a TLS port?)" if secure else ""
-    return ConnectError(f"can't connect to {where}: {text}{hint}")
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return ConnectError(f"unknown host {address[0]!r}: {_words(error)}")
+    return ConnectError(f"can't connect to {where}: {_words(error)}")
 
 
-def closed_error(peer: str, wire: Wire, error: BaseException | None) -> MBError | None:
-    """Why an open stream ended, for `link_lost`: the Wire's reason before the stream's."""
-    if wire.error is not None:
-        return wire.error
-    if error is None:
-        return None
-    return broken(peer, error)
+def end_error(
+    peer: str, wire: Wire, error: BaseException | None, *, aborted: bool
+) -> MBError | None:
+    """Why a stream ended, for `link_lost`.
+
+    In this order: what the Wire has found wrong; what broke the stream, or was wrong on our
+    side; what the Wire finds wrong with the end, unless that was ours.
+    """
+    if wire.error is None:
+        if error is not None:
+            return ConnectionLost(f"the connection to {peer} broke: {_words(error)}", sent=True)
+        if not aborted:
+            wire.receive_eof()
+    return wire.error
 
 
-def broken(peer: str, error: BaseException) -> ConnectionLost:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ConnectionLost(f"the connection to {peer} broke: {text}", sent=True)
+def late_handshake(peer: str, options: StreamOptions) -> ConnectError:
+    seconds = options.handshake_timeout
+    return ConnectError(f"{peer} did not complete its handshake in {seconds:g} s")
 
 
-def peer_name(sock: _Socket | None) -> str:
-    """`host:port` of the other side, for logs."""
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            name = sock.getpeername()
-            if isinstance(name, tuple):
-                host, port = name[:2]
-                return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return "peer"
+def late_close(options: StreamOptions) -> TimeoutError:
+    return TimeoutError(f"the other side did not end it in {options.close_timeout:g} s")
+
+
+def refusal(peer: str, reason: MBError | None) -> ConnectError:
+    """The error of who waits for a handshake that failed."""
+    if isinstance(reason, ConnectError):
+        return reason
+    return ConnectError(str(reason or f"{peer} closed the connection during the handshake"))
+
+
+def log_refusal(peer: str, reason: MBError | None) -> None:
+    """Tell of an accepted stream whose handshake failed; one that just ended is no news."""
+    level = logging.DEBUG if reason is None else logging.WARNING
+    _log.log(level, "connection from %s refused: %s", peer, refusal(peer, reason))
+
+
+def peer_name(sock: _Socket) -> str:
+    """`host:port` of the other side, for logs; "peer" where it is gone already."""
+    try:
+        host, port = sock.getpeername()[:2]
+    except OSError:
+        return "peer"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _words(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

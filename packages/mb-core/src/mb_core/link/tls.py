@@ -1,10 +1,24 @@
-"""TLS settings that are safe unless the user chose others."""
+"""TLS as a Wire around another one, and settings for it that are safe.
+
+The event loops' own TLS differs where it matters here: in who hears of a failed handshake, in
+the time that one may take, and in what closing does while data is on its way.  Without I/O it is
+the same everywhere, and its time limits, its log and its closing are those of every Wire.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+from collections.abc import Callable
 
-__all__ = ["client_ssl_context"]
+from ..errors import ConnectError, MBError, RemoteProtocolError
+from ..wire import Wire, WireState
+from .contract import Address, StreamOptions
+
+__all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "wire_factory"]
+
+# No TLS record holds more than 16 KiB.
+_RECORD = 16_384
 
 
 def client_ssl_context() -> ssl.SSLContext:
@@ -12,3 +26,145 @@ def client_ssl_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def dialled_wire(wire: Wire, address: Address, options: StreamOptions) -> Wire:
+    """The Wire for a stream to `address`: within TLS where the options say so."""
+    context = options.ssl_context
+    if context is None:
+        return wire
+    name = options.server_hostname if options.server_hostname is not None else address[0]
+    return TlsWire(wire, context, server_hostname=name, where=f"{address[0]}:{address[1]}")
+
+
+def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[], Wire]:
+    """What makes the Wires of accepted streams: within TLS where the options say so."""
+    context = options.ssl_context
+    if context is None:
+        return make
+    secure = context
+
+    def make_secure() -> Wire:
+        return TlsWire(make(), secure, server_side=True)
+
+    make_secure()  # what is wrong with the settings is wrong for each stream: raised at once
+    return make_secure
+
+
+class TlsWire:
+    """A Wire whose stream carries another Wire's, encrypted.
+
+    Its handshake comes first, its close_notify last; a stream that ends without one has ended
+    all the same, as the Wire within has a framing of its own.  Raises ConnectError for settings
+    with which there is no TLS.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        where: str | None = None,
+    ) -> None:
+        self._wire = wire
+        self._where = where  # the address of a server, for errors
+        self._fault: MBError | None = None
+        self._shaken = False  # whether the handshake is complete
+        self._parted = False  # whether close_notify was sent
+        self._unsent = b""
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        try:
+            if context.check_hostname and not server_side and server_hostname is None:
+                raise ValueError("the certificate's name can't be checked without a server's name")
+            self._tls = context.wrap_bio(
+                self._incoming,
+                self._outgoing,
+                server_side=server_side,
+                server_hostname=server_hostname,
+            )
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()  # a client's first words
+        except (ValueError, ssl.SSLError) as error:
+            raise ConnectError(f"no TLS with these settings: {error}") from error
+
+    @property
+    def state(self) -> WireState:
+        if self._fault is not None:
+            return WireState.CLOSED
+        state = self._wire.state
+        return state if self._shaken or state is WireState.CLOSED else WireState.HANDSHAKE
+
+    @property
+    def error(self) -> MBError | None:
+        return self._fault or self._wire.error
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        messages: list[bytes] = []
+        if self.state is WireState.CLOSED:
+            return messages
+        self._incoming.write(data)
+        try:
+            if not self._shaken:
+                self._tls.do_handshake()
+                self._shaken = True
+            while self._wire.state is not WireState.CLOSED:
+                decrypted = self._tls.read(_RECORD)
+                if not decrypted:  # the other side's close_notify
+                    self._wire.receive_eof()
+                    break
+                messages += self._wire.receive_data(decrypted)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._fault = self._in_words(error)
+        return messages
+
+    def receive_eof(self) -> None:
+        if self.state is WireState.CLOSED:
+            return
+        if self._shaken:
+            self._wire.receive_eof()
+        else:
+            hint = " (is this a TLS port?)" if self._where is not None else ""
+            self._fault = ConnectError(f"the connection ended during the TLS handshake{hint}")
+
+    def send(self, message: bytes) -> int:
+        return self._wire.send(message)
+
+    def close(self, reason: str = "") -> None:
+        self._wire.close(reason)
+
+    def data_to_send(self) -> bytes:
+        if self._shaken and self._fault is None and not self._parted:
+            self._encrypt(self._wire.data_to_send())
+            if self._wire.state is WireState.CLOSED and not self._unsent:
+                self._parted = True
+                # Sends ours; that the other side's has not come is what it then complains of.
+                with contextlib.suppress(ssl.SSLError):
+                    self._tls.unwrap()
+        return self._outgoing.read()
+
+    def _encrypt(self, data: bytes) -> None:
+        data = self._unsent + data
+        rest = memoryview(data)
+        # A handshake within the connection, which TLS 1.2 allows, makes output wait for input.
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while rest:
+                rest = rest[self._tls.write(rest) :]
+        self._unsent = bytes(rest)
+
+    def _in_words(self, error: ssl.SSLError) -> MBError:
+        reason = error.reason or str(error)
+        if self._shaken:
+            return RemoteProtocolError(f"the encrypted connection failed: {reason}")
+        if self._where is None:
+            return ConnectError(f"no TLS: {reason}")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return ConnectError(
+                f"the certificate of {self._where} is not trusted: {error.verify_message} "
+                "(pass an ssl_context that trusts it)"
+            )
+        return ConnectError(f"no TLS with {self._where}: {reason} (is this a TLS port?)")

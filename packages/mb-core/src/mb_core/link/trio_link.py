@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from ..errors import ConnectError, ConnectionLost, MBError
+from ..errors import ConnectionLost, MBError
 from ..wire import Wire, WireState
 from .contract import (
     FLUSH_AT,
@@ -22,7 +22,17 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
-from .streams import bind, closed_error, connect_error, peer_name
+from .streams import (
+    bind,
+    connect_error,
+    end_error,
+    late_close,
+    late_handshake,
+    log_refusal,
+    peer_name,
+    refusal,
+)
+from .tls import dialled_wire, wire_factory
 
 __all__ = ["TrioBackend"]
 
@@ -38,29 +48,28 @@ class _StreamLink:
         self,
         wire: Wire,
         accept: Accept,
-        tcp: trio.SocketStream,
-        stream: trio.abc.Stream,
+        stream: trio.SocketStream,
         options: StreamOptions,
-        *,
-        accepted: bool,
+        listener: _Listener | None = None,
     ) -> None:
         self._wire = wire
         self._accept = accept
-        self._tcp = tcp
-        self._stream = stream  # the same, or TLS over it
+        self._stream = stream
         self._options = options
-        self._accepted = accepted
+        self._listener = listener  # None where we dialled
         self._handler: LinkHandler | None = None
         self._queued = 0
+        self._shaken = False  # whether the handshake is complete
         self._open = False
         self._ended = False  # the other side's half of the stream
+        self._aborted = False
         self._has_output = trio.Event()
         self._written = trio.Event()
-        self._opened = trio.Event()
+        self.opened = trio.Event()
         self._closed = trio.Event()
         self._scope = trio.CancelScope()
-        self._refusal: MBError | None = None
-        self.peer = peer_name(tcp.socket)
+        self.refusal: MBError | None = None  # why the handshake failed
+        self.peer = peer_name(stream.socket)
 
     # The Link
 
@@ -83,11 +92,13 @@ class _StreamLink:
             await self._written.wait()
 
     def close(self, reason: str = "") -> None:
-        self._wire.close(reason)
-        self._after_wire()
+        if not self._closed.is_set():
+            self._wire.close(reason)
+            self._after_wire()
 
     def abort(self) -> None:
         self._open = False
+        self._aborted = True
         self._scope.cancel()
 
     async def wait_closed(self) -> None:
@@ -97,8 +108,12 @@ class _StreamLink:
 
     async def run(self) -> None:
         """Read and write until the connection ends."""
-        error: BaseException | None = None
+        fault: BaseException | None = None
         self._scope.deadline = trio.current_time() + self._options.handshake_timeout
+        if self._listener is not None:
+            self._listener.handshakes.add(self)
+            if self._listener.scope.cancel_called:
+                self.abort()
         try:
             with self._scope:
                 # The writer ends last: when it has written all that there will be.
@@ -107,29 +122,25 @@ class _StreamLink:
                     await self._write()
                     nursery.cancel_scope.cancel()
                 await self._linger()
-            if self._scope.cancelled_caught and self._handler is None and not self._wire.error:
-                seconds = self._options.handshake_timeout
-                self._refusal = ConnectError(
-                    f"{self.peer} did not complete its handshake in {seconds:g} s"
-                )
-        except _STREAM_FAULTS as fault:
-            error = fault.__cause__ or fault
+            if self._scope.cancelled_caught and not self._aborted:
+                fault = self._too_late()
+        except _STREAM_FAULTS as error:
+            fault = error.__cause__ or error
         except BaseExceptionGroup as group:
-            error = self._sort_out(group)
+            fault = self._sort_out(group)
+        except BaseException:
+            self._aborted = True  # by whoever cancels the tasks
+            raise
         finally:
-            try:
-                # Nothing is owed to the other side any more: the farewell, if any, is written.
+            # Nothing is owed to the other side any more: the farewell, if any, is written.
+            with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
-            finally:
-                self._lost(error)
+            self._lost(fault)
 
-    async def opened(self) -> None:
-        """Wait for the handshake; raises ConnectError where it failed."""
-        await self._opened.wait()
-        if self._refusal is not None:
-            raise self._refusal
-
+    # Ctrl-C is for the program's main task, not for the one that happens to run.
+    @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # then nothing is to be accepted
         self._after_wire()
         while self._wire.state is not WireState.CLOSED:
             data = await self._stream.receive_some()
@@ -142,9 +153,11 @@ class _StreamLink:
                 self._after_wire()
                 return
             messages = self._wire.receive_data(bytes(data))
-            if self._handler is None:
+            if not self._shaken:
                 self._after_wire()
             if messages and self._handler is not None:
+                if self._wire.state is not WireState.OPEN:
+                    self._open = False  # the farewell came with them
                 self._handler.messages_received(messages)
             self._after_wire()
 
@@ -166,10 +179,10 @@ class _StreamLink:
         Closing with input unread would reset the connection: the other side might not read what
         it was sent, nor why it was refused.
         """
-        owes_nothing = self._handler is None and not self._accepted
+        owes_nothing = not self._shaken and self._listener is None
         if not self._ended and not owes_nothing:
-            await self._tcp.send_eof()
-            while await self._tcp.receive_some():
+            await self._stream.send_eof()
+            while await self._stream.receive_some():
                 pass
 
     def _sort_out(self, group: BaseExceptionGroup[BaseException]) -> BaseException | None:
@@ -177,8 +190,9 @@ class _StreamLink:
         faults, rest = group.split(_STREAM_FAULTS)
         bugs, rest = rest.split(Exception) if rest is not None else (None, None)
         if bugs is not None:
-            _log.error("internal error: the link to %s is given up", self.peer, exc_info=bugs)
+            self._log_bug(bugs)
         if rest is not None:
+            self._aborted = True
             raise rest from None
         reason: BaseException | None = faults or bugs
         while isinstance(reason, BaseExceptionGroup):
@@ -189,41 +203,69 @@ class _StreamLink:
         """What is due after every call of the Wire: output, and the changes of its state."""
         state = self._wire.state
         if state is WireState.OPEN:
-            if self._handler is None:
-                self._scope.deadline = float("inf")
-                self._open = True
-                self._handler = self._accept(self)
-                self._opened.set()
-        elif state is not WireState.HANDSHAKE and (self._open or self._handler is None):
-            self._open = False
-            self._scope.deadline = trio.current_time() + self._options.close_timeout
+            if not self._shaken:
+                self._be_open()
+        elif state is not WireState.HANDSHAKE:
+            if state is WireState.CLOSED and not self._shaken:
+                self._refuse(self._wire.error)
+            if self._open:
+                self._open = False
+                self._scope.deadline = trio.current_time() + self._options.close_timeout
         self._has_output.set()
 
-    def _lost(self, error: BaseException | None) -> None:
-        self._open = False
-        self._wire.receive_eof()
-        self._written.set()
-        reason = closed_error(self.peer, self._wire, error)
-        if self._handler is not None:
-            self._handler.link_lost(reason)
-        elif self._refusal is None:
-            text = reason or f"{self.peer} closed the connection during the handshake"
-            self._refusal = reason if isinstance(reason, ConnectError) else ConnectError(str(text))
-        self._opened.set()
-        self._closed.set()
+    def _be_open(self) -> None:
+        self._scope.deadline = float("inf")
+        if self._listener is not None:
+            self._listener.handshakes.discard(self)
+        self._shaken = self._open = True
+        self._handler = self._accept(self)
+        self.opened.set()
 
-    @property
-    def refusal(self) -> MBError | None:
-        return self._refusal
+    def _too_late(self) -> Exception | None:
+        if self._shaken:
+            return late_close(self._options)
+        self._refuse(late_handshake(self.peer, self._options))
+        return None
+
+    def _lost(self, fault: BaseException | None) -> None:
+        self._open = False
+        if self._listener is not None:
+            self._listener.handshakes.discard(self)
+        self._written.set()
+        error = end_error(self.peer, self._wire, fault, aborted=self._aborted)
+        try:
+            if self._handler is not None:
+                self._handler.link_lost(error)
+            else:
+                self._refuse(error)
+        except Exception as bug:
+            self._log_bug(bug)
+        finally:
+            self._closed.set()
+
+    def _refuse(self, reason: MBError | None) -> None:
+        if not self.opened.is_set():
+            if self._listener is not None:
+                log_refusal(self.peer, reason)
+            self.refusal = refusal(self.peer, reason)
+            self.opened.set()
+
+    def _log_bug(self, error: BaseException) -> None:
+        _log.error("internal error: the link to %s is given up", self.peer, exc_info=error)
 
 
 class _Listener:
-    def __init__(self, scope: trio.CancelScope, address: Address) -> None:
-        self._scope = scope
+    def __init__(self, address: Address) -> None:
         self.address = address
+        self.scope = trio.CancelScope()
+        self.closed = trio.Event()
+        self.handshakes: set[_StreamLink] = set()
 
     async def close(self) -> None:
-        self._scope.cancel()
+        self.scope.cancel()
+        for link in list(self.handshakes):
+            link.abort()
+        await self.closed.wait()
 
 
 class _TrioWaiter:
@@ -293,33 +335,20 @@ class TrioBackend:
     async def connect(
         self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
     ) -> Link:
-        secure = options.ssl_context is not None
+        secured = dialled_wire(wire, address, options)
         try:
-            tcp = await trio.open_tcp_stream(*address)
-        except OSError as error:
-            raise connect_error(address, _first_of(error), secure=secure) from error
-        stream: trio.abc.Stream = tcp
-        try:
-            if options.ssl_context is not None:
-                stream = trio.SSLStream(
-                    tcp,
-                    options.ssl_context,
-                    server_hostname=options.server_hostname,
-                    https_compatible=True,
-                )
-                await stream.do_handshake()
-        except BaseException as error:
-            await trio.aclose_forcefully(tcp)
-            if isinstance(error, _STREAM_FAULTS):
-                raise connect_error(address, error.__cause__ or error, secure=secure) from error
-            raise
-        link = _StreamLink(wire, accept, tcp, stream, options, accepted=False)
+            stream = await trio.open_tcp_stream(*address)
+        except (OSError, UnicodeError) as error:
+            raise connect_error(address, _first_of(error)) from error
+        link = _StreamLink(secured, accept, stream, options)
         spawn(link.run)
         try:
-            await link.opened()
+            await link.opened.wait()
         except BaseException:
             link.abort()
             raise
+        if link.refusal is not None:
+            raise link.refusal
         return link
 
     async def listen(
@@ -331,35 +360,33 @@ class TrioBackend:
         options: StreamOptions,
         spawn: Spawn,
     ) -> Listener:
+        make_wire = wire_factory(wire, options)
         sockets = await bind(address)
-        scope = trio.CancelScope()
+        name = sockets[0].getsockname()
+        listener = _Listener((name[0], name[1]))
 
-        async def serve_stream(tcp: trio.SocketStream) -> None:
-            stream: trio.abc.Stream = tcp
-            if options.ssl_context is not None:
-                stream = trio.SSLStream(
-                    tcp, options.ssl_context, server_side=True, https_compatible=True
-                )
-            link = _StreamLink(wire(), accept, tcp, stream, options, accepted=True)
-            await link.run()
-            if link.refusal is not None:
-                _log.warning("connection from %s refused: %s", link.peer, link.refusal)
+        async def serve_stream(stream: trio.SocketStream) -> None:
+            await _StreamLink(make_wire(), accept, stream, options, listener).run()
 
         async def serve() -> None:
             async with trio.open_nursery() as connections:
-                with scope:
+                with listener.scope:
                     listeners = [
                         trio.SocketListener(trio.socket.from_stdlib_socket(sock))
                         for sock in sockets
                     ]
-                    await trio.serve_listeners(serve_stream, listeners, handler_nursery=connections)
+                    try:
+                        await trio.serve_listeners(
+                            serve_stream, listeners, handler_nursery=connections
+                        )
+                    finally:
+                        listener.closed.set()
 
         spawn(serve)
-        name = sockets[0].getsockname()
-        return _Listener(scope, (name[0], name[1]))
+        return listener
 
 
-def _first_of(error: OSError) -> BaseException:
+def _first_of(error: OSError | UnicodeError) -> BaseException:
     """The first error where trio has joined those of several addresses into a group."""
     cause = error.__cause__
     return cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else error

@@ -1,0 +1,972 @@
+"""Links over real sockets: every promise of the contract, on each event loop, of each kind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+
+from mb_core.errors import ConnectError, ConnectionLost, MessageTooLarge, RemoteProtocolError
+from mb_core.link import FLUSH_AT, Link
+from mb_tcp import LengthPrefixWire
+
+pytestmark = pytest.mark.anyio
+
+of_tcp = pytest.mark.parametrize("kind", ["tcp"])
+of_ws = pytest.mark.parametrize("kind", ["ws"])
+of_plain = pytest.mark.parametrize("kind", ["tcp", "ws"])
+of_secure = pytest.mark.parametrize("kind", ["tls", "wss"])
+of_framed = pytest.mark.parametrize("kind", ["tcp", "tls"])
+with_handshake = pytest.mark.parametrize("kind", ["ws", "tls", "wss"])
+
+BLOCK = b"x" * 10_000
+
+
+def framed(*messages: bytes) -> bytes:
+    return b"".join(len(message).to_bytes(4, "big") + message for message in messages)
+
+
+# Opening
+
+
+async def test_messages_go_both_ways_in_order(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        numbers = [b"%d" % n for n in range(1000)]
+        for number in numbers[:500]:
+            client.link.send(number)
+        client.link.send_many(numbers[500:])
+        server.link.send_many(numbers)
+        assert await server.receive(1000) == numbers
+        assert await client.receive(1000) == numbers
+
+
+async def test_messages_of_many_sizes_arrive_whole(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        sent = [b"x" * size for size in (0, 1, 125, 126, 16_383, 16_384, 65_535, 65_536, 100_000)]
+        for one, other in [(client, server), (server, client)]:
+            one.link.send_many(sent)
+            assert await other.receive(len(sent)) == sent
+
+
+async def test_what_accept_sends_arrives_before_all_else(net: Any, tools: Any) -> None:
+    def greet(link: Link) -> Any:
+        link.send(b"hello")
+        return tools.Handler(link)
+
+    with anyio.fail_after(5):
+        server = await net.listen(greet)
+        client = await net.connect(server.address, greet)
+        accepted = await server.handler()
+        client.link.send(b"more")
+        accepted.link.send(b"more")
+        assert await client.receive(2) == [b"hello", b"more"]
+        assert await accepted.receive(2) == [b"hello", b"more"]
+
+
+async def test_a_link_knows_its_peer(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        client = await net.connect(server.address)
+        accepted = await server.handler()
+        assert client.link.peer == f"127.0.0.1:{server.address[1]}"
+        assert accepted.link.peer.startswith("127.0.0.1:")
+        assert accepted.link.peer != client.link.peer
+
+
+async def test_a_listener_accepts_many(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        clients = [await net.connect(server.address) for _ in range(10)]
+        for n, client in enumerate(clients):
+            client.link.send(b"%d" % n)
+        accepted = [await server.handler(n) for n in range(10)]
+        assert sorted([(await each.receive())[0] for each in accepted]) == [
+            b"%d" % n for n in range(10)
+        ]
+
+
+# Sending
+
+
+class CountingWire(LengthPrefixWire):
+    """Counts how often it was asked for output and had some: each time is one write."""
+
+    writes = 0
+
+    def data_to_send(self) -> bytes:
+        data = super().data_to_send()
+        self.writes += bool(data)
+        return data
+
+
+@of_tcp
+async def test_all_that_is_sent_in_one_turn_leaves_in_one_write(net: Any, tools: Any) -> None:
+    wire = CountingWire(tools.limits)
+    with anyio.fail_after(5):
+        server = await net.listen()
+        client = await net.connect(server.address, wire=wire)
+        accepted = await server.handler()
+        for n in range(100):
+            client.link.send(b"%d" % n)
+        client.link.send_many([b"x"] * 100)
+        await accepted.receive(200)
+        assert wire.writes == 1
+        client.link.send(b"later")
+        await accepted.receive(201)
+        assert wire.writes == 2
+
+
+@of_tcp
+async def test_a_turn_with_much_to_send_is_congested_until_the_loop_had_its_turn(
+    net: Any,
+) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        assert not client.link.congested
+        await client.link.drain()  # at once
+        sent = 0
+        while not client.link.congested:
+            client.link.send(BLOCK)
+            sent += 1
+        assert FLUSH_AT <= sent * (len(BLOCK) + 4) < FLUSH_AT + len(BLOCK) + 4
+        await client.link.drain()
+        assert not client.link.congested
+        assert await server.receive(sent) == [BLOCK] * sent
+
+
+@of_framed
+async def test_a_sender_that_drains_is_held_by_a_peer_that_does_not_read(
+    net: Any, tools: Any
+) -> None:
+    sent = 0
+
+    async def send(link: Link) -> None:
+        nonlocal sent
+        while not stopped:
+            link.send(BLOCK)
+            sent += 1
+            if link.congested:
+                await link.drain()
+
+    stopped = False
+    with anyio.fail_after(10):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, accepted.link)
+            await anyio.wait_all_tasks_blocked()
+            assert accepted.link.congested
+            # What the kernel holds, and a little more.
+            assert sent * len(BLOCK) < 32 * 1024 * 1024
+            stopped = True
+            received = 0
+            while received < sent * (len(BLOCK) + 4):
+                received += len(await peer.receive())
+        assert not accepted.link.congested
+        await peer.aclose()
+        assert await accepted.end() is None
+
+
+async def congest(link: Link) -> int:
+    """Fill a link to a peer that does not read; gives how many messages that takes."""
+    sent = 0
+    with anyio.move_on_after(0.1) as scope:
+        while True:
+            link.send(BLOCK)
+            sent += 1
+            if link.congested:
+                await link.drain()
+    assert scope.cancelled_caught
+    return sent
+
+
+@of_framed
+@pytest.mark.parametrize("how", ["abort", "reset", "close timeout"])
+async def test_a_lost_connection_ends_the_wait_of_drain(net: Any, tools: Any, how: str) -> None:
+    drained = []
+
+    async def drain(link: Link) -> None:
+        await link.drain()
+        drained.append(link)
+
+    with anyio.fail_after(5):
+        server = await net.listen(close_timeout=0.05)
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        await congest(accepted.link)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(drain, accepted.link)
+            await anyio.wait_all_tasks_blocked()
+            assert drained == []
+            if how == "abort":
+                accepted.link.abort()
+            elif how == "close timeout":
+                accepted.link.close()
+            else:
+                tools.reset(peer)
+                await anyio.aclose_forcefully(peer)
+        assert len(drained) == 3
+        await accepted.end()
+        await accepted.link.drain()
+        await anyio.aclose_forcefully(peer)
+
+
+@of_tcp
+async def test_of_several_that_drain_one_may_be_cancelled(net: Any) -> None:
+    drained = []
+
+    async def drain(name: str, scope: anyio.CancelScope) -> None:
+        with scope:
+            await accepted.link.drain()
+            drained.append(name)
+
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        sent = await congest(accepted.link)
+        scopes = {name: anyio.CancelScope() for name in ("one", "two", "three")}
+        async with anyio.create_task_group() as tasks:
+            for name, scope in scopes.items():
+                tasks.start_soon(drain, name, scope)
+            await anyio.wait_all_tasks_blocked()
+            scopes["two"].cancel()
+            await anyio.wait_all_tasks_blocked()
+            assert drained == []
+            received = b""
+            while len(received) < sent * (len(BLOCK) + 4):
+                received += await peer.receive()
+        assert sorted(drained) == ["one", "three"]
+        assert received == framed(BLOCK) * sent  # a cancelled drain loses nothing
+        await peer.aclose()
+
+
+async def test_sending_on_a_closing_or_lost_link_says_that_it_was_not_sent(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        client.link.close()
+        with pytest.raises(ConnectionLost, match=r"127\.0\.0\.1:\d+ is closed") as closing:
+            client.link.send(b"late")
+        assert not closing.value.sent
+        assert await server.end() is None
+        for handler in (client, server):
+            await handler.end()
+            with pytest.raises(ConnectionLost) as lost:
+                handler.link.send_many([b"late"])
+            assert not lost.value.sent
+        assert server.messages == client.messages == []
+
+
+# Closing
+
+
+@pytest.mark.parametrize("closer", ["client", "server"])
+async def test_an_orderly_end_has_no_error_on_either_side(net: Any, closer: str) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        one, other = (client, server) if closer == "client" else (server, client)
+        one.link.send(b"last words")
+        one.link.close("bye")
+        assert await other.end() is None
+        assert other.messages == [b"last words"]
+        assert await one.end() is None
+
+
+async def test_both_sides_may_close_at_once(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        client.link.close()
+        server.link.close()
+        assert await client.end() is None
+        assert await server.end() is None
+
+
+@pytest.mark.parametrize("closer", ["client", "server"])
+async def test_what_was_sent_before_close_arrives_though_both_have_much_in_flight(
+    net: Any, closer: str
+) -> None:
+    # With input unread, a close of the whole socket would reset the connection.
+    with anyio.fail_after(10):
+        client, server = await net.pair()
+        one, other = (client, server) if closer == "client" else (server, client)
+        messages = [b"%d" % n + BLOCK for n in range(300)]
+        other.link.send_many(messages)
+        one.link.send_many(messages)
+        one.link.close()
+        assert await other.end() is None
+        assert other.messages == messages
+        assert await one.end() is None
+
+
+@of_framed
+async def test_what_was_sent_before_close_arrives_at_a_peer_that_goes_on_sending(
+    net: Any, tools: Any
+) -> None:
+    async def send(stream: anyio.abc.ByteStream) -> None:
+        with anyio.CancelScope() as sending:
+            scopes.append(sending)
+            while True:
+                await stream.send(framed(BLOCK))
+
+    scopes: list[anyio.CancelScope] = []
+    with anyio.fail_after(10):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, peer)
+            await accepted.receive(10)
+            accepted.link.send_many([BLOCK] * 300)
+            accepted.link.close()
+            assert await tools.read_to_end(peer) == framed(BLOCK) * 300
+            scopes[0].cancel()
+        await peer.aclose()
+        assert await accepted.end() is None
+
+
+@of_framed
+async def test_a_peer_that_never_ends_is_given_up_at_the_close_time_limit(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(close_timeout=0.05)
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        accepted.link.close()
+        error = await accepted.end()
+        assert isinstance(error, ConnectionLost)
+        assert error.sent
+        assert "did not end it in 0.05 s" in str(error)
+        await anyio.aclose_forcefully(peer)
+
+
+@of_framed
+async def test_a_peer_that_does_not_read_is_given_up_at_the_close_time_limit(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(close_timeout=0.05)
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        await congest(accepted.link)
+        accepted.link.close()
+        assert isinstance(await accepted.end(), ConnectionLost)
+        await anyio.aclose_forcefully(peer)
+
+
+@of_framed
+async def test_a_reset_while_closing_is_a_lost_connection(net: Any, tools: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        accepted.link.close()
+        assert await tools.read_to_end(peer) == b""
+        tools.reset(peer)
+        await anyio.aclose_forcefully(peer)
+        assert isinstance(await accepted.end(), ConnectionLost)
+
+
+@of_tcp
+@pytest.mark.parametrize("queued", [0, 1, 300])
+async def test_closing_behind_a_reset_that_nobody_has_seen_yet_raises_nothing(
+    net: Any, queued: int
+) -> None:
+    with anyio.fail_after(5):
+        for _ in range(20):
+            server = await net.listen()
+            with socket.socket() as peer:
+                peer.connect(server.address)
+                accepted = await server.handler()
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.link.send_many([BLOCK] * queued)
+            accepted.link.close()
+            accepted.link.close()
+            assert isinstance(await accepted.end(), ConnectionLost)
+
+
+@of_ws
+async def test_a_websocket_peer_that_answers_no_close_is_given_up(net: Any) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            wire = net.server_wire()
+            wire.receive_data(await stream.receive())
+            await stream.send(wire.data_to_send())
+            await release.wait()
+
+    release = anyio.Event()
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            client = await net.connect(address, close_timeout=0.05)
+            client.link.close()
+            assert isinstance(await client.end(), ConnectionLost)
+            release.set()
+
+
+async def test_closing_and_aborting_are_safe_at_any_time_and_twice(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        client.link.close()
+        client.link.close("again")
+        assert await client.end() is None
+        client.link.close()
+        client.link.abort()
+        await server.end()
+        server.link.abort()
+        server.link.abort()
+        server.link.close()
+        client, server = await net.pair()
+        client.link.abort()
+        client.link.close()
+        client.link.abort()
+        assert await client.end() is None
+        await server.end()
+
+
+async def test_an_abort_ends_at_once_without_an_error_of_our_own(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        client.link.abort()
+        with pytest.raises(ConnectionLost):
+            client.link.send(b"late")
+        assert await client.end() is None
+        error = await server.end()
+        if net.kind in ("ws", "wss"):
+            assert isinstance(error, RemoteProtocolError | ConnectionLost)
+
+
+@of_tcp
+async def test_an_accepted_link_may_be_closed_by_accept(net: Any, tools: Any) -> None:
+    def accept(link: Link) -> Any:
+        link.send(b"we are full")
+        link.close()
+        return tools.Handler(link)
+
+    with anyio.fail_after(5):
+        server = await net.listen(accept)
+        client = await net.connect(server.address)
+        assert await client.end() is None
+        assert client.messages == [b"we are full"]
+        assert await (await server.handler()).end() is None
+
+
+@pytest.mark.parametrize("method", ["close", "abort"])
+async def test_a_dialled_link_may_be_ended_by_accept(net: Any, tools: Any, method: str) -> None:
+    def accept(link: Link) -> Any:
+        getattr(link, method)()
+        return tools.Handler(link)
+
+    with anyio.fail_after(5):
+        server = await net.listen()
+        client = await net.connect(server.address, accept)
+        assert await client.end() is None
+
+
+@pytest.mark.parametrize("method", ["close", "abort"])
+async def test_a_link_may_be_ended_from_messages_received(
+    net: Any, tools: Any, method: str
+) -> None:
+    def end_on_message(link: Link) -> Any:
+        def messages_received(messages: list[bytes]) -> None:
+            getattr(link, method)()
+
+        handler = tools.Handler(link)
+        handler.messages_received = messages_received
+        return handler
+
+    with anyio.fail_after(5):
+        server = await net.listen(end_on_message)
+        client = await net.connect(server.address)
+        client.link.send_many([b"one", b"two"])
+        assert await (await server.handler()).end() is None
+        await client.end()
+
+
+async def test_several_may_wait_for_the_end_and_one_be_cancelled(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, _ = await net.pair()
+        with anyio.move_on_after(0) as scope:
+            await client.link.wait_closed()
+        assert scope.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.link.wait_closed)
+            tasks.start_soon(client.link.wait_closed)
+            await anyio.wait_all_tasks_blocked()
+            client.link.close()
+        assert client.lost.is_set()
+
+
+# Why a link was lost
+
+
+@of_framed
+async def test_a_peers_plain_end_between_messages_is_in_order(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        await peer.send(framed(b"one", b"two"))
+        await peer.aclose()
+        accepted = await server.handler()
+        assert await accepted.end() is None
+        assert accepted.messages == [b"one", b"two"]
+
+
+@of_framed
+async def test_a_peers_end_within_a_message_is_a_protocol_error(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        await peer.send(framed(b"one", b"two")[:-1])
+        await peer.aclose()
+        accepted = await server.handler()
+        assert isinstance(await accepted.end(), RemoteProtocolError)
+        assert accepted.messages == [b"one"]
+
+
+@of_tcp
+async def test_what_was_sent_goes_out_behind_the_other_sides_end(net: Any, tools: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        accepted.link.send_many([BLOCK] * 300)
+        await peer.send_eof()
+        assert await tools.read_to_end(peer) == framed(BLOCK) * 300
+        await peer.aclose()
+        assert await accepted.end() is None
+
+
+async def test_a_reset_is_a_lost_connection_whatever_the_wire_makes_of_it(
+    net: Any, tools: Any
+) -> None:
+    async def pipe(stream: anyio.abc.SocketStream) -> None:
+        async with stream, await anyio.connect_tcp(*server.address) as other:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(copy, stream, other)
+                tasks.start_soon(copy, other, stream)
+                await broken.wait()
+                tasks.cancel_scope.cancel()
+            tools.reset(stream)
+            tools.reset(other)
+
+    async def copy(one: anyio.abc.ByteStream, other: anyio.abc.ByteStream) -> None:
+        async for chunk in one:
+            await other.send(chunk)
+
+    broken = anyio.Event()
+    with anyio.fail_after(5):
+        server = await net.listen()
+        async with net.raw_server(pipe) as address:
+            client = await net.connect(address)
+            accepted = await server.handler()
+            broken.set()
+            for handler in (client, accepted):
+                error = await handler.end()
+                assert isinstance(error, ConnectionLost)
+                assert error.sent
+                assert "reset" in str(error)
+
+
+@pytest.mark.parametrize("from_client", [True, False], ids=["from a client", "from a server"])
+async def test_a_message_above_the_limit_ends_the_link_behind_those_before_it(
+    net: Any, from_client: bool
+) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        sender, receiver = (client, server) if from_client else (server, client)
+        sender.link.send_many([b"one", b"x" * 100_001, b"three"])
+        error = await receiver.end()
+        assert isinstance(error, MessageTooLarge)
+        assert error.size == 100_001
+        assert receiver.messages == [b"one"]
+        told = await sender.end()
+        if net.kind in ("ws", "wss"):
+            assert isinstance(told, RemoteProtocolError)
+            assert "1009" in str(told)
+        else:
+            assert told is None
+
+
+# Handshakes
+
+
+async def send_forever(stream: anyio.abc.ByteStream) -> None:
+    while True:
+        await stream.send(b"still here")
+        await anyio.wait_all_tasks_blocked()
+
+
+@with_handshake
+async def test_a_client_that_says_nothing_is_closed_and_logged(
+    net: Any, tools: Any, logged: Callable[[], list[str]]
+) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(handshake_timeout=0.05)
+        async with await anyio.connect_tcp(*server.address) as peer:
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await peer.receive()
+        assert server.handlers == []
+        (line,) = logged()
+        assert "did not complete its handshake in 0.05 s" in line
+        # The listener lives on.
+        client = await net.connect(server.address)
+        client.link.send(b"one")
+        await (await server.handler()).receive()
+
+
+@with_handshake
+async def test_a_server_that_says_nothing_is_a_connect_error(net: Any, tools: Any) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await tools.read_to_end(stream)
+        ended.set()
+
+    ended = anyio.Event()
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            with pytest.raises(ConnectError, match=r"did not complete its handshake in 0.05 s"):
+                await net.connect(address, handshake_timeout=0.05)
+            await ended.wait()
+
+
+@with_handshake
+async def test_a_server_that_closes_at_once_is_a_connect_error(net: Any) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        await stream.receive()
+        await stream.aclose()
+
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            with pytest.raises(ConnectError, match="handshake"):
+                await net.connect(address)
+
+
+@with_handshake
+async def test_a_server_that_resets_the_handshake_is_a_connect_error(net: Any, tools: Any) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        await stream.receive()
+        tools.reset(stream)
+        await anyio.aclose_forcefully(stream)
+
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            with pytest.raises(ConnectError, match="reset"):
+                await net.connect(address)
+
+
+@with_handshake
+async def test_a_handshake_that_is_none_is_closed_and_logged(
+    net: Any, tools: Any, logged: Callable[[], list[str]]
+) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        async with await anyio.connect_tcp(*server.address) as peer:
+            await peer.send(b"\0\0\0\x06framed\r\n")
+            await tools.read_to_end(peer)
+        (line,) = logged()
+        assert line.startswith("connection from 127.0.0.1:")
+        assert "refused" in line
+        assert server.handlers == []
+
+
+@of_ws
+async def test_a_refused_client_can_read_why_though_it_sent_more(
+    net: Any, tools: Any, logged: Callable[[], list[str]]
+) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        async with await anyio.connect_tcp(*server.address) as peer:
+            await peer.send(b"GET / HTTP/1.1\r\nHost: a.b\r\n\r\n" + bytes(100_000))
+            await peer.send(bytes(100_000))
+            await peer.send_eof()
+            assert (await tools.read_to_end(peer)).startswith(b"HTTP/1.1 426 ")
+        (line,) = logged()
+        assert "no WebSocket handshake: missing Connection header" in line
+
+
+@of_ws
+async def test_a_refused_client_that_never_ends_is_given_up(net: Any, tools: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(handshake_timeout=0.1, close_timeout=0.1)
+        async with await anyio.connect_tcp(*server.address) as peer:
+            await peer.send(b"GET / HTTP/1.1\r\nHost: a.b\r\n\r\n")
+            assert (await tools.read_to_end(peer)).startswith(b"HTTP/1.1 426 ")
+            with pytest.raises(anyio.BrokenResourceError):
+                await send_forever(peer)
+
+
+@of_ws
+async def test_a_refusal_reaches_the_client_with_status_and_body(net: Any) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 403 No\r\nContent-Length: 7\r\n\r\nmembers")
+
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            with pytest.raises(ConnectError, match="HTTP status 403: members"):
+                await net.connect(address)
+
+
+@of_ws
+async def test_a_server_that_accepts_and_closes_in_one_chunk_is_a_connect_error(net: Any) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            wire = net.server_wire()
+            wire.receive_data(await stream.receive())
+            wire.close("try again later")
+            await stream.send(wire.data_to_send())
+
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            with pytest.raises(ConnectError, match="closed the connection during the handshake"):
+                await net.connect(address)
+
+
+@pytest.mark.parametrize("stage", ["connected", "answered"])
+@with_handshake
+async def test_a_cancelled_connect_leaves_nothing(net: Any, tools: Any, stage: str) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            received = await stream.receive()
+            if stage == "answered" and net.secure:
+                # The server's half of the TLS handshake, cut.
+                await stream.send(bytes.fromhex("16030300") + bytes([100]) + b"\x02")
+            elif stage == "answered":
+                assert received.startswith(b"GET ")
+                await stream.send(b"HTTP/1.1 101 Switching")
+            arrived.set()
+            await tools.read_to_end(stream)
+        ended.set()
+
+    arrived, ended = anyio.Event(), anyio.Event()
+    accepted: list[Link] = []
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(net.connect, address, accepted.append)
+                await arrived.wait()
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+            await ended.wait()
+    assert accepted == []
+
+
+@of_tcp
+async def test_a_connect_may_be_cancelled_before_it_begins(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await net.connect(server.address)
+        assert scope.cancelled_caught
+
+
+# Listeners
+
+
+@with_handshake
+async def test_closing_a_listener_ends_handshakes_and_its_links_live_on(
+    net: Any, tools: Any
+) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        client = await net.connect(server.address)
+        accepted = await server.handler()
+        async with await anyio.connect_tcp(*server.address) as slow:
+            await anyio.wait_all_tasks_blocked()
+            await server.listener.close()
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await slow.receive()
+        assert server.handlers == [accepted]
+        client.link.send(b"still")
+        accepted.link.send(b"here")
+        assert await accepted.receive() == [b"still"]
+        assert await client.receive() == [b"here"]
+        await server.listener.close()
+
+
+async def test_nothing_is_accepted_after_the_listener_was_closed(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        # In the kernel's queue, or on its way through the event loop.
+        with socket.socket() as waiting:
+            waiting.setblocking(False)
+            waiting.connect_ex(server.address)
+            await net.backend.checkpoint()
+            await server.listener.close()
+            await anyio.wait_all_tasks_blocked()
+        assert server.handlers == []
+        with pytest.raises(ConnectError, match="nobody listens"):
+            await net.connect(server.address)
+
+
+# asyncio forgets a socket that it is just accepting when its server is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_connection_that_was_just_accepted_is_not_opened_by_a_closed_listener(
+    net: Any,
+) -> None:
+    with anyio.fail_after(5):
+        for turns in range(6):
+            server = await net.listen()
+            with socket.socket() as waiting:
+                waiting.connect(server.address)
+                for _ in range(turns):
+                    await net.backend.checkpoint()
+                before = len(server.handlers)
+                await server.listener.close()
+                await anyio.wait_all_tasks_blocked()
+                assert len(server.handlers) == before
+                for handler in server.handlers:
+                    handler.link.abort()
+
+
+@of_plain
+async def test_a_listeners_port_is_free_once_it_is_closed(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        await server.listener.close()
+        again = await net.listen(address=server.address)
+        assert again.address == server.address
+        client = await net.connect(again.address)
+        client.link.send(b"one")
+        await (await again.handler()).receive()
+
+
+# Bugs of handlers
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("method", ["messages_received", "link_lost"])
+async def test_a_handler_that_raises_is_logged_and_ends_its_connection_only(
+    net: Any, tools: Any, logged: Callable[[], list[str]], side: str, method: str
+) -> None:
+    def bad(link: Link) -> Any:
+        handler = tools.Handler(link)
+        if made or side == "client":  # the server's first connection has a good handler
+            original = getattr(handler, method)
+
+            def raising(argument: Any) -> None:
+                original(argument)
+                raise RuntimeError("a bug")
+
+            setattr(handler, method, raising)
+        made.append(handler)
+        return handler
+
+    made: list[Any] = []
+    with anyio.fail_after(5):
+        server = await net.listen(bad if side == "server" else tools.Handler)
+        bystander = await net.connect(server.address)
+        await server.handler(0)
+        client = await net.connect(server.address, bad if side == "client" else tools.Handler)
+        accepted = await server.handler(1)
+        one, other = (client, accepted) if side == "client" else (accepted, client)
+        other.link.send(b"one")
+        await one.receive()
+        if method == "link_lost":
+            other.link.close()
+        error = await one.end()
+        if method == "messages_received":
+            assert isinstance(error, ConnectionLost)
+            assert "a bug" in str(error)
+        else:
+            assert error is None
+        await other.end()
+        (line,) = logged()
+        assert line.startswith("internal error: the link to 127.0.0.1:")
+        bystander.link.send(b"still here")
+        assert await server.handlers[0].receive() == [b"still here"]
+        await net.connect(server.address)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_an_accept_that_raises_is_logged_and_ends_its_connection_only(
+    net: Any, tools: Any, logged: Callable[[], list[str]], side: str
+) -> None:
+    def bad(link: Link) -> Any:
+        calls.append(link)
+        if len(calls) == 1:
+            raise RuntimeError("a bug")
+        return greet(link)
+
+    def greet(link: Link) -> Any:
+        link.send(b"hello")
+        return tools.Handler(link)
+
+    calls: list[Link] = []
+    with anyio.fail_after(5):
+        if side == "client":
+            server = await net.listen(greet)
+            with pytest.raises(ConnectError, match="a bug"):
+                await net.connect(server.address, bad)
+        else:
+            server = await net.listen(bad)
+            with contextlib.suppress(ConnectError):
+                await (await net.connect(server.address)).end()
+        await calls[0].wait_closed()
+        assert len(calls) == 1
+        assert logged()[0].startswith("internal error: the link to 127.0.0.1:")
+        client = await net.connect(server.address, bad if side == "client" else tools.Handler)
+        assert await client.receive() == [b"hello"]
+
+
+class BrokenWire(LengthPrefixWire):
+    """A third party's Wire with a bug."""
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        raise RuntimeError("a bug")
+
+
+@of_tcp
+async def test_a_wire_that_raises_is_logged_and_ends_its_connection_only(
+    net: Any, tools: Any, logged: Callable[[], list[str]]
+) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        bystander = await net.connect(server.address)
+        await server.handler(0)
+        client = await net.connect(server.address, wire=BrokenWire(tools.limits))
+        accepted = await server.handler(1)
+        accepted.link.send(b"one")
+        error = await client.end()
+        assert isinstance(error, ConnectionLost)
+        assert len(logged()) == 1
+        bystander.link.send(b"still here")
+        assert await server.handlers[0].receive() == [b"still here"]
+
+
+@of_plain
+@pytest.mark.parametrize("closing", [False, True], ids=["open", "closing"])
+async def test_a_link_ends_with_the_tasks_that_hold_it_and_blames_nobody(
+    net: Any, anyio_backend_name: str, closing: bool
+) -> None:
+    """On trio a Link runs in tasks of its owner; on asyncio it needs none."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            if net.kind == "ws":
+                wire = net.server_wire()
+                wire.receive_data(await stream.receive())
+                await stream.send(wire.data_to_send())
+            await release.wait()
+
+    release = anyio.Event()
+    with anyio.fail_after(5):
+        async with net.raw_server(serve) as address:
+            async with anyio.create_task_group() as tasks:
+                client = await net.connect(address, spawn=tasks.start_soon)
+                if closing:
+                    client.link.close()
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+            if anyio_backend_name == "asyncio":
+                client.link.abort()
+            assert await client.end() is None
+            release.set()

@@ -1,0 +1,219 @@
+"""Addresses: where listeners listen, and why connections do not come about."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+from mb_core.errors import ConnectError
+from mb_core.link.streams import peer_name
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("kind", ["tcp"])]
+
+
+async def meets(net: Any, server: Any, host: str) -> None:
+    """A client that dials `host` reaches the server."""
+    count = len(server.handlers)
+    client = await net.connect((host, server.address[1]))
+    client.link.send(b"one")
+    assert await (await server.handler(count)).receive() == [b"one"]
+
+
+# Listening
+
+
+async def test_port_0_is_a_free_port_that_the_address_tells(net: Any) -> None:
+    with anyio.fail_after(5):
+        one, two = await net.listen(), await net.listen()
+        assert one.address[0] == "127.0.0.1"
+        assert 0 != one.address[1] != two.address[1]
+        await meets(net, one, "127.0.0.1")
+        await meets(net, two, "127.0.0.1")
+
+
+@pytest.mark.usefixtures("has_ipv6")
+async def test_ipv6(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(address=("::1", 0))
+        assert server.address[0] == "::1"
+        client = await net.connect(server.address)
+        assert client.link.peer == f"[::1]:{server.address[1]}"
+        client.link.send(b"one")
+        assert await (await server.handler()).receive() == [b"one"]
+
+
+@pytest.mark.usefixtures("has_ipv6")
+async def test_an_empty_host_is_all_addresses_with_one_port(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(address=("", 0))
+        await meets(net, server, "127.0.0.1")
+        await meets(net, server, "::1")
+        await server.listener.close()
+        for host in ("127.0.0.1", "::1"):
+            with pytest.raises(ConnectError):
+                await net.connect((host, server.address[1]))
+
+
+async def test_a_name_is_listened_on(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen(address=("localhost", 0))
+        await meets(net, server, "localhost")
+
+
+async def test_a_port_in_use_is_a_connect_error(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        with pytest.raises(ConnectError, match=r"can't listen on 127\.0\.0\.1:\d+: .*in use"):
+            await net.listen(address=server.address)
+
+
+@pytest.mark.parametrize(
+    "host", ["no.such.host.invalid", "192.0.2.1", "a..b"], ids=["unknown", "not ours", "no name"]
+)
+async def test_a_host_that_is_not_here_can_not_be_listened_on(net: Any, host: str) -> None:
+    with anyio.fail_after(10), pytest.raises(ConnectError, match="can't listen on"):
+        await net.listen(address=(host, 0))
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let every name stand for these IPv4 addresses."""
+
+    def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
+        port = args[1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+async def test_an_address_of_a_host_that_is_not_here_is_passed_over(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As ::1 for localhost, where IPv6 is switched off.
+    with anyio.fail_after(5):
+        resolve_to(monkeypatch, "192.0.2.1", "127.0.0.1")
+        server = await net.listen(address=("some.name", 0))
+        assert server.address[0] == "127.0.0.1"
+        await meets(net, server, "127.0.0.1")
+
+
+async def test_a_family_that_the_machine_lacks_is_passed_over(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
+        families = [(12345, ("::1", args[1], 0, 0)), (socket.AF_INET, ("127.0.0.1", args[1]))]
+        return [(family, socket.SOCK_STREAM, 6, "", to) for family, to in families[:count]]
+
+    with anyio.fail_after(5):
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        count = 2
+        server = await net.listen(address=("some.name", 0))
+        assert server.address[0] == "127.0.0.1"
+        count = 1
+        with pytest.raises(ConnectError, match=r"can't listen on some\.name:0"):
+            await net.listen(address=("some.name", 0))
+
+
+async def test_a_failure_on_a_second_address_leaves_no_socket_of_the_first(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with anyio.fail_after(5):
+        taken = await net.listen(address=("127.0.0.2", 0))
+        resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+        with pytest.raises(ConnectError, match="in use"):
+            await net.listen(address=("some.name", taken.address[1]))
+        resolve_to(monkeypatch, "127.0.0.1")
+        await net.listen(address=("some.name", taken.address[1]))
+
+
+# Connecting
+
+
+async def test_a_port_on_which_nobody_listens(net: Any, free_port: int) -> None:
+    with (
+        anyio.fail_after(5),
+        pytest.raises(ConnectError, match=rf"nobody listens on 127\.0\.0\.1:{free_port}"),
+    ):
+        await net.connect(("127.0.0.1", free_port))
+
+
+async def test_a_name_with_several_addresses_on_which_nobody_listens(
+    net: Any, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with anyio.fail_after(5):
+        resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+        with pytest.raises(ConnectError, match=rf"nobody listens on some\.name:{free_port}"):
+            await net.connect(("some.name", free_port))
+
+
+async def test_a_name_is_tried_at_all_its_addresses(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+        await meets(net, server, "some.name")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["no.such.host.invalid", "", "a..b", "x" * 64 + ".example", "\N{SNOWMAN}..b"],
+    ids=["unknown", "empty", "empty label", "long label", "bad unicode"],
+)
+async def test_a_name_that_is_none_is_an_unknown_host(net: Any, host: str) -> None:
+    with anyio.fail_after(10), pytest.raises(ConnectError, match="unknown host"):
+        await net.connect((host, 8081))
+
+
+async def test_another_failure_says_where_and_why(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with anyio.fail_after(5):
+        resolve_to(monkeypatch, "255.255.255.255")
+        with pytest.raises(ConnectError, match=r"can't connect to some\.name:8081: \w+"):
+            await net.connect(("some.name", 8081))
+
+
+async def test_a_connect_may_be_cancelled_while_the_name_is_looked_up(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def getaddrinfo(*args: Any, **kwargs: Any) -> list[Any]:
+        flags = args[5] if len(args) > 5 else kwargs.get("flags", 0)
+        if args[0] not in ("some.name", b"some.name") or flags & socket.AI_NUMERICHOST:
+            return real(*args, **kwargs)
+        looking.set()
+        release.wait(5)
+        return real("127.0.0.1", *args[1:], **kwargs)
+
+    real = socket.getaddrinfo
+    looking, release = threading.Event(), threading.Event()
+    with anyio.fail_after(5):
+        server = await net.listen()
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(net.connect, ("some.name", server.address[1]))
+                await anyio.to_thread.run_sync(looking.wait)
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+        finally:
+            release.set()
+        await anyio.wait_all_tasks_blocked()
+        assert server.handlers == []
+
+
+async def test_a_peer_that_is_gone_before_it_is_accepted_harms_nobody(net: Any, tools: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        gone = await anyio.connect_tcp(*server.address)
+        tools.reset(gone)
+        await anyio.aclose_forcefully(gone)
+        await meets(net, server, "127.0.0.1")
+
+
+async def test_a_socket_whose_peer_is_gone_has_a_name_all_the_same(net: Any) -> None:
+    with socket.socket() as sock:
+        assert peer_name(sock) == "peer"
