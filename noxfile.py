@@ -52,8 +52,8 @@ def types(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """All tests, async ones on one event loop; arguments after -- go to pytest."""
-    install(session, "coverage", "hypothesis", "pytest", "trio", "trustme")
-    pytest = ["pytest", "--backend", backend, *session.posargs]
+    install(session, "coverage", "hypothesis", "pytest", "pytest-xdist", "trio", "trustme")
+    pytest = ["pytest", "--numprocesses=auto", "--backend", backend, *session.posargs]
     if session.python == NEWEST:
         session.run("coverage", "run", "-m", *pytest)
     else:
