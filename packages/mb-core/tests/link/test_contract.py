@@ -335,6 +335,23 @@ async def test_what_was_sent_before_close_arrives_at_a_peer_that_goes_on_sending
 
 
 @of_framed
+async def test_what_was_sent_before_close_arrives_at_a_peer_that_sends_all_before_it_reads(
+    net: Any, tools: Any
+) -> None:
+    with anyio.fail_after(20):
+        server = await net.listen(close_timeout=20)
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        accepted.link.send_many([BLOCK] * 1500)
+        accepted.link.close()
+        for _ in range(20):
+            await peer.send(framed(BLOCK) * 100)
+        assert await tools.read_to_end(peer) == framed(BLOCK) * 1500
+        await peer.aclose()
+        assert await accepted.end() is None
+
+
+@of_framed
 async def test_a_peer_that_never_ends_is_given_up_at_the_close_time_limit(net: Any) -> None:
     with anyio.fail_after(5):
         server = await net.listen(close_timeout=0.05)

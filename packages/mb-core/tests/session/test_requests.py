@@ -146,7 +146,7 @@ def test_ids_are_uuids_and_all_different(session: Session) -> None:
         ({"topic": None}, "invalid topic"),
         ({"topic": b"a.b"}, "invalid topic"),
         ({"topic": "a" * 256}, "invalid topic"),
-        ({"payload": object()}, "can't be written as JSON"),
+        ({"payload": object}, "can't be written as JSON"),
         ({"payload": "\ud800"}, "can't be written as JSON"),
         ({"timeout": 0}, "invalid timeout"),
         ({"timeout": -1}, "invalid timeout"),

@@ -129,7 +129,7 @@ def test_an_error_is_answered_in_the_shape_of_services(session: Session) -> None
     )
 
 
-@pytest.mark.parametrize("details", [object(), "\ud800", {1: {2, object()}}], ids=repr)
+@pytest.mark.parametrize("details", [object, "\ud800", {1: {2, object}}], ids=repr)
 def test_details_that_are_no_json_do_not_hide_their_error(session: Session, details: Any) -> None:
     answer = session.respond(asked(), ForbiddenError("not you", details=details))
     error = error_in(answer.partition(b"\n")[2])
@@ -145,7 +145,9 @@ def test_an_answer_at_the_limit_is_sent_and_one_above_is_not(ready: Ready) -> No
     assert (caught.value.size, caught.value.limit) == (101, 100)
 
 
-@pytest.mark.parametrize("payload", [object(), "\ud800", msgspec.Raw(b"[\n]")], ids=repr)
+@pytest.mark.parametrize(
+    "payload", [object, "\ud800", msgspec.Raw(b"[\n]")], ids=["a type", "a surrogate", "two lines"]
+)
 def test_an_answer_that_is_no_json_is_refused(session: Session, payload: Any) -> None:
     with pytest.raises(LocalProtocolError):
         session.respond(asked(), payload)
