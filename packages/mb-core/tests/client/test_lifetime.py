@@ -215,7 +215,7 @@ async def test_a_program_that_forgets_to_close_ends_without_complaint(
     """The root task ends with the loop, also where nothing but the loop knows of it."""
     body = "pass" if forgotten == "client" else "del client; import gc; gc.collect()"
     result = subprocess.run(  # noqa: ASYNC221
-        [sys.executable, "-X", "dev", "-c", PROGRAM.replace("BODY", body), anyio_backend_name],
+        [sys.executable, "-W", "always", "-c", PROGRAM.replace("BODY", body), anyio_backend_name],
         capture_output=True,
         text=True,
         timeout=30,
