@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .link import Accept, Backend, Link, Listener
 from .url import URL
-from .wire import Limits, Wire
+from .wire import Limits, Site, Wire
 
 __all__ = ["LinkTransport", "Transport", "WireTransport"]
 
@@ -17,14 +17,15 @@ __all__ = ["LinkTransport", "Transport", "WireTransport"]
 class WireTransport:
     """A transport over a byte stream (TCP, with TLS where `secure`): core does the I/O.
 
-    `client` and `server` build a Wire for one connection.
+    `client` and `server` build a Wire for one connection.  `server` also gets what the broker
+    serves over HTTP, for transports that speak it.
     """
 
     scheme: str
     default_port: int
     secure: bool
     client: Callable[[URL, Limits], Wire]
-    server: Callable[[Limits], Wire]
+    server: Callable[[Limits, Site | None], Wire]
 
 
 class LinkTransport(Protocol):

@@ -6,14 +6,15 @@ connection, for the client's side or the broker's, under asyncio, trio and threa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from .errors import MBError
 from .header import MAX_HEADER
 
-__all__ = ["DEFAULT_MAX_PAYLOAD", "Limits", "Wire", "WireState"]
+__all__ = ["DEFAULT_MAX_PAYLOAD", "Limits", "Page", "Site", "Wire", "WireState"]
 
 DEFAULT_MAX_PAYLOAD = 16_384
 """Bytes of the largest payload that a broker takes unless it is configured otherwise."""
@@ -30,6 +31,28 @@ class Limits:
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
     max_message: int = DEFAULT_MAX_PAYLOAD + MAX_HEADER
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The answer to an HTTP GET."""
+
+    body: bytes
+    content_type: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a broker serves beside messages, where its transport speaks HTTP (WebSocket does).
+
+    `get` gives the page of a path, None where there is none.  `origins` are those of the pages
+    that may connect from a browser, None for any.
+    """
+
+    get: Callable[[str], Page | None]
+    origins: frozenset[str] | None = None
 
 
 class WireState(Enum):

@@ -176,6 +176,26 @@ async def test_a_sender_that_drains_is_held_by_a_peer_that_does_not_read(
         assert await accepted.end() is None
 
 
+@of_framed
+async def test_unsent_is_what_the_system_has_not_taken_yet(net: Any, tools: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        assert accepted.link.unsent == 0
+        sent = await congest(accepted.link)
+        assert 0 < accepted.link.unsent <= sent * (len(BLOCK) + 100)
+        received = 0
+        while received < sent * (len(BLOCK) + 4):
+            received += len(await peer.receive())
+        await accepted.link.drain()
+        await anyio.wait_all_tasks_blocked()
+        assert accepted.link.unsent == 0
+        await peer.aclose()
+        await accepted.end()
+        assert accepted.link.unsent == 0
+
+
 async def congest(link: Link) -> int:
     """Fill a link to a peer that does not read; gives how many messages that takes."""
     sent = 0
@@ -265,6 +285,84 @@ async def test_sending_on_a_closing_or_lost_link_says_that_it_was_not_sent(net: 
                 handler.link.send_many([b"late"])
             assert not lost.value.sent
         assert server.messages == client.messages == []
+
+
+# What is unsent
+
+
+async def test_all_that_was_sent_is_unsent_until_it_is_written(net: Any) -> None:
+    with anyio.fail_after(5):
+        client, server = await net.pair()
+        assert client.link.unsent == server.link.unsent == 0
+        for count in (1, 2, 3):
+            client.link.send(BLOCK)
+            # The frame's header comes on top.
+            assert 0 <= client.link.unsent - count * len(BLOCK) <= count * 14
+        await server.receive(3)
+        assert client.link.unsent == 0
+        client.link.send(b"")
+        await server.receive(4)
+        assert client.link.unsent == 0
+
+
+@of_plain
+async def test_what_a_peer_does_not_read_is_unsent_and_less_when_it_reads(
+    net: Any, tools: Any
+) -> None:
+    with anyio.fail_after(10):
+        server = await net.listen()
+        peer = await net.raw(server)
+        if net.kind == "ws":
+            await peer.send(
+                b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                b"Sec-WebSocket-Version: 13\r\n\r\n"
+            )
+        accepted = await server.handler()
+        await congest(accepted.link)
+        stalled = accepted.link.unsent
+        assert stalled >= FLUSH_AT
+        # One that ignores it: nothing is lost count of.
+        for _ in range(100):
+            accepted.link.send(BLOCK)
+        await anyio.wait_all_tasks_blocked()
+        assert accepted.link.unsent >= stalled + 100 * len(BLOCK)
+        while accepted.link.unsent:
+            await peer.receive()
+        assert not accepted.link.congested
+        await peer.aclose()
+
+
+@of_tcp
+async def test_what_was_written_is_not_unsent_though_more_is_sent_all_the_time(net: Any) -> None:
+    with anyio.fail_after(10):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        # More than the kernel ever takes: there is always something on its way.
+        accepted.link.send_many([BLOCK] * 1000)
+        backlog = accepted.link.unsent
+        received = 0
+        for count in range(1, 3001):
+            accepted.link.send(BLOCK)
+            while received < count * (len(BLOCK) + 4):
+                received += len(await peer.receive())
+        # One write of all that there is may count until it is through.
+        assert 0 < accepted.link.unsent < 2.5 * backlog
+        await peer.aclose()
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "reset"])
+async def test_nothing_is_unsent_on_a_link_that_is_over(net: Any, tools: Any, how: str) -> None:
+    with anyio.fail_after(10):
+        client, server = await net.pair(close_timeout=0.05)
+        server.link.send_many([BLOCK] * 500)
+        if how == "reset":
+            client.link.abort()
+        else:
+            getattr(server.link, how)()
+        await server.end()
+        assert server.link.unsent == 0
 
 
 # Closing
@@ -505,6 +603,29 @@ async def test_a_link_may_be_ended_from_messages_received(
         await client.end()
 
 
+@pytest.mark.parametrize("kind", ["ws", "wss"])
+async def test_what_came_with_the_farewell_can_not_be_answered(net: Any, tools: Any) -> None:
+    def answer(link: Link) -> Any:
+        def messages_received(messages: list[bytes]) -> None:
+            received(messages)
+            with pytest.raises(ConnectionLost) as lost:
+                link.send(b"an answer")
+            assert not lost.value.sent
+
+        handler = tools.Handler(link)
+        received, handler.messages_received = handler.messages_received, messages_received
+        return handler
+
+    with anyio.fail_after(5):
+        server = await net.listen(answer)
+        client = await net.connect(server.address)
+        accepted = await server.handler()
+        client.link.send(b"last words")
+        client.link.close()  # in one piece with them
+        assert await accepted.end() is None
+        assert accepted.messages == [b"last words"]
+
+
 async def test_several_may_wait_for_the_end_and_one_be_cancelled(net: Any) -> None:
     with anyio.fail_after(5):
         client, _ = await net.pair()
@@ -631,10 +752,6 @@ async def test_a_client_that_says_nothing_is_closed_and_logged(
         assert server.handlers == []
         (line,) = logged()
         assert "did not complete its handshake in 0.05 s" in line
-        # The listener lives on.
-        client = await net.connect(server.address)
-        client.link.send(b"one")
-        await (await server.handler()).receive()
 
 
 @with_handshake
@@ -690,6 +807,30 @@ async def test_a_handshake_that_is_none_is_closed_and_logged(
         assert line.startswith("connection from 127.0.0.1:")
         assert "refused" in line
         assert server.handlers == []
+        # The listener lives on.
+        client = await net.connect(server.address)
+        client.link.send(b"one")
+        await (await server.handler()).receive()
+
+
+@with_handshake
+@pytest.mark.parametrize("says", [b"\0\0\0\x06framed\r\n", b""], ids=["garbage", "nothing"])
+async def test_who_asks_for_it_hears_of_failed_handshakes_instead_of_the_log(
+    net: Any, tools: Any, logged: Callable[[], list[str]], says: bytes
+) -> None:
+    refused: list[tuple[str, Any]] = []
+    with anyio.fail_after(5):
+        server = await net.listen(
+            handshake_timeout=0.1, refused=lambda peer, error: refused.append((peer, error))
+        )
+        async with await anyio.connect_tcp(*server.address) as peer:
+            await peer.send(says)
+            with contextlib.suppress(anyio.BrokenResourceError):
+                await tools.read_to_end(peer)
+        ((name, error),) = refused
+        assert name.startswith("127.0.0.1:")
+        assert isinstance(error, ConnectError)
+        assert logged() == []
 
 
 @of_ws
@@ -710,7 +851,7 @@ async def test_a_refused_client_can_read_why_though_it_sent_more(
 @of_ws
 async def test_a_refused_client_that_never_ends_is_given_up(net: Any, tools: Any) -> None:
     with anyio.fail_after(5):
-        server = await net.listen(handshake_timeout=0.1, close_timeout=0.1)
+        server = await net.listen(handshake_timeout=0.5, close_timeout=0.1)
         async with await anyio.connect_tcp(*server.address) as peer:
             await peer.send(b"GET / HTTP/1.1\r\nHost: a.b\r\n\r\n")
             assert (await tools.read_to_end(peer)).startswith(b"HTTP/1.1 426 ")
@@ -742,7 +883,7 @@ async def test_a_server_that_accepts_and_closes_in_one_chunk_is_a_connect_error(
 
     with anyio.fail_after(5):
         async with net.raw_server(serve) as address:
-            with pytest.raises(ConnectError, match="closed the connection during the handshake"):
+            with pytest.raises(ConnectError, match="ended the connection at once: try again later"):
                 await net.connect(address)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mb_core.hookspecs import hookimpl
 from mb_core.transport import WireTransport
 from mb_core.url import URL
-from mb_core.wire import Limits
+from mb_core.wire import Limits, Site
 
 from .wire import LengthPrefixWire
 
@@ -24,4 +24,5 @@ def _client(url: URL, limits: Limits) -> LengthPrefixWire:
     return LengthPrefixWire(limits)
 
 
-_server = LengthPrefixWire
+def _server(limits: Limits, site: Site | None = None) -> LengthPrefixWire:
+    return LengthPrefixWire(limits)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from email.utils import formatdate
+from http import HTTPStatus
 
 from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidURI, PayloadTooBig
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
+from websockets.typing import Origin
 from websockets.uri import parse_uri
 
 from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
 from mb_core.message import is_text
 from mb_core.url import URL
-from mb_core.wire import Limits, WireState
+from mb_core.wire import Limits, Page, Site, WireState
 
 __all__ = ["WebSocketWire", "client_wire", "server_wire"]
 
@@ -44,17 +48,22 @@ def client_wire(url: URL, limits: Limits) -> WebSocketWire:
     return WebSocketWire(protocol)
 
 
-def server_wire(limits: Limits) -> WebSocketWire:
-    """The broker's side: any path and any origin."""
-    return WebSocketWire(ServerProtocol(max_size=limits.max_message, logger=_log))
+def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
+    """The broker's side: any path; a GET that is no handshake gets a page of the site."""
+    origins = [Origin(o) for o in site.origins] if site is not None and site.origins else None
+    # A client that is no browser has no origin.
+    allowed = [None, *origins] if origins is not None else None
+    protocol = ServerProtocol(origins=allowed, max_size=limits.max_message, logger=_log)
+    return WebSocketWire(protocol, site)
 
 
 class WebSocketWire:
     """A Wire over one of websockets' sans-I/O protocols."""
 
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: Protocol, site: Site | None = None) -> None:
         self.error: MBError | None = None
         self._protocol = protocol
+        self._site = site
         self._ended = False
         # Of a message in several frames, those that came.
         self._fragments = bytearray()
@@ -72,6 +81,7 @@ class WebSocketWire:
         messages: list[bytes] = []
         if self.state is WireState.CLOSED:
             return messages
+        dialling = protocol.state is State.CONNECTING and protocol.side is Side.CLIENT
         if isinstance(protocol, ServerProtocol) and protocol.state is State.CONNECTING:
             data = self._answer_request(protocol, data)
         protocol.receive_data(data)
@@ -83,6 +93,10 @@ class WebSocketWire:
             if self.error is not None:
                 break
         self._look_for_faults()
+        if dialling and self.error is None and protocol.close_rcvd is not None:
+            # Nobody has seen it open, to hear what it was told: a broker that is full says so.
+            reason = protocol.close_rcvd.reason or "no reason given"
+            self.error = ConnectError(f"the server ended the connection at once: {reason}")
         return messages
 
     def receive_eof(self) -> None:
@@ -130,14 +144,24 @@ class WebSocketWire:
             position < len(data)
             and protocol.state is State.CONNECTING
             and protocol.handshake_exc is None
+            and not self._ended
         ):
             stop = data.find(b"\n", position) + 1 or len(data)
             protocol.receive_data(data[position:stop])
             position = stop
             for event in protocol.events_received():
                 if isinstance(event, Request):
-                    protocol.send_response(protocol.accept(event))
+                    protocol.send_response(self._answer(protocol, event))
         return data[position:]
+
+    def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
+        site = self._site
+        if site is not None and request.method == "GET" and not _wants_websocket(request):
+            page = site.get(request.path.partition("?")[0])
+            if page is not None:
+                self._ended = True
+                return _response(page)
+        return protocol.accept(request)
 
     def _look_at_response(self, response: Response) -> None:
         if self._protocol.handshake_exc is not None:
@@ -202,6 +226,25 @@ def _is_abnormal(close: Close | None) -> bool:
         CloseCode.GOING_AWAY,
         CloseCode.NO_STATUS_RCVD,
     )
+
+
+def _wants_websocket(request: Request) -> bool:
+    """Whether this is meant as a handshake; an offer to speak HTTP/2 is none."""
+    return any("websocket" in value.lower() for value in request.headers.get_all("Upgrade"))
+
+
+def _response(page: Page) -> Response:
+    headers = Headers(
+        {
+            "Date": formatdate(usegmt=True),
+            "Connection": "close",
+            "Content-Type": page.content_type,
+            "Content-Length": str(len(page.body)),
+            "X-Content-Type-Options": "nosniff",
+            **page.headers,
+        }
+    )
+    return Response(page.status, HTTPStatus(page.status).phrase, headers, page.body)
 
 
 def _refusal(response: Response) -> str:

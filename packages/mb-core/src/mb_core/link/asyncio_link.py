@@ -79,6 +79,11 @@ class _StreamLink(asyncio.Protocol):
 
     # The Link
 
+    @property
+    def unsent(self) -> int:
+        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._queued + buffered
+
     def send(self, message: bytes) -> None:
         if not self._open:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
@@ -135,11 +140,9 @@ class _StreamLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             messages = self._wire.receive_data(data)
-            if not self._shaken:
-                self._after_wire()
+            if not self._shaken or self._wire.state is not WireState.OPEN:
+                self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
-                if self._wire.state is not WireState.OPEN:
-                    self._open = False  # the farewell came with them
                 self._handler.messages_received(messages)
             self._after_wire()
         except Exception as error:
@@ -246,7 +249,7 @@ class _StreamLink(asyncio.Protocol):
 
     def _refuse(self, reason: MBError | None) -> None:
         if self._listener is not None and not self.opened.done():
-            log_refusal(self.peer, reason)
+            (self._options.refused or log_refusal)(self.peer, reason)
         self._settle(refusal(self.peer, reason))
 
     def _settle(self, error: MBError | None) -> None:

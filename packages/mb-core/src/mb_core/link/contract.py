@@ -59,6 +59,11 @@ class Link(Protocol):
         """Whether `drain` has something to wait for: see there."""
         ...
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were sent and that the operating system has not taken yet, roughly."""
+        ...
+
     def send(self, message: bytes) -> None:
         """Send a message.  All that is sent in one turn of the loop leaves in one write.
 
@@ -122,13 +127,15 @@ class StreamOptions:
     """How byte streams are opened and closed; times in seconds.
 
     `server_hostname` is the name that the server's certificate has to have; by default, the
-    host that is dialled.
+    host that is dialled.  `refused` hears of each accepted stream that never became a Link: who
+    it was, and why, None where it just ended; without it, the log does.
     """
 
     ssl_context: ssl.SSLContext | None = None
     server_hostname: str | None = None
     handshake_timeout: float = 10.0
     close_timeout: float = 5.0
+    refused: Callable[[str, MBError | None], None] | None = None
 
 
 Address = tuple[str, int]

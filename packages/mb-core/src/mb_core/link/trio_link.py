@@ -77,6 +77,10 @@ class _StreamLink:
     def congested(self) -> bool:
         return self._queued >= FLUSH_AT
 
+    @property
+    def unsent(self) -> int:
+        return self._queued
+
     def send(self, message: bytes) -> None:
         if not self._open:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
@@ -109,6 +113,7 @@ class _StreamLink:
     async def run(self) -> None:
         """Read and write until the connection ends."""
         fault: BaseException | None = None
+        cancelled = True  # by whoever holds the tasks, unless it turns out otherwise
         self._scope.deadline = trio.current_time() + self._options.handshake_timeout
         if self._listener is not None:
             self._listener.handshakes.add(self)
@@ -116,22 +121,19 @@ class _StreamLink:
                 self.abort()
         try:
             with self._scope:
-                # The writer ends last: when it has written all that there will be.
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read)
                     await self._write()
-                    nursery.cancel_scope.cancel()
-                await self._linger()
+                    if not await self._end_half():
+                        nursery.cancel_scope.cancel()
+            cancelled = False
             if self._scope.cancelled_caught and not self._aborted:
                 fault = self._too_late()
-        except _STREAM_FAULTS as error:
-            fault = error.__cause__ or error
         except BaseExceptionGroup as group:
             fault = self._sort_out(group)
-        except BaseException:
-            self._aborted = True  # by whoever cancels the tasks
-            raise
+            cancelled = False
         finally:
+            self._aborted = self._aborted or cancelled
             # Nothing is owed to the other side any more: the farewell, if any, is written.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
@@ -142,48 +144,54 @@ class _StreamLink:
     async def _read(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()  # then nothing is to be accepted
         self._after_wire()
-        while self._wire.state is not WireState.CLOSED:
-            data = await self._stream.receive_some()
-            if not data:
-                self._ended = True
-                self._wire.receive_eof()
-                self._after_wire()
-                # What is left to write goes out; then the connection is over.
-                self._wire.close()
-                self._after_wire()
-                return
+        while data := await self._stream.receive_some():
+            # Read on when the Wire is CLOSED: the other side may read only what is sent to it
+            # when it has sent all of its own.
             messages = self._wire.receive_data(bytes(data))
-            if not self._shaken:
-                self._after_wire()
+            if not self._shaken or self._wire.state is not WireState.OPEN:
+                self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
-                if self._wire.state is not WireState.OPEN:
-                    self._open = False  # the farewell came with them
                 self._handler.messages_received(messages)
             self._after_wire()
+        self._ended = True
+        self._wire.receive_eof()
+        self._after_wire()
+        # What is left to write goes out; then the connection is over.
+        self._wire.close()
+        self._after_wire()
 
     async def _write(self) -> None:
         while True:
             await self._has_output.wait()
             self._has_output = trio.Event()
-            while data := self._wire.data_to_send():
+            while True:
+                queued = self._queued
+                data = self._wire.data_to_send()
+                if not data:
+                    break
                 await self._stream.send_all(data)
-            self._queued = 0
-            self._written.set()
-            self._written = trio.Event()
+                self._relieve(queued)
+            self._relieve(self._queued)
             if self._wire.state is WireState.CLOSED:
                 return
 
-    async def _linger(self) -> None:
-        """Close our half of the stream, and wait until the other side has closed its own.
+    def _relieve(self, written: int) -> None:
+        # More may have been sent meanwhile.
+        self._queued -= written
+        self._written.set()
+        self._written = trio.Event()
+
+    async def _end_half(self) -> bool:
+        """Close our half of the stream; whether there is the other side's half to wait for.
 
         Closing with input unread would reset the connection: the other side might not read what
         it was sent, nor why it was refused.
         """
         owes_nothing = not self._shaken and self._listener is None
-        if not self._ended and not owes_nothing:
-            await self._stream.send_eof()
-            while await self._stream.receive_some():
-                pass
+        if self._ended or owes_nothing:
+            return False
+        await self._stream.send_eof()
+        return True
 
     def _sort_out(self, group: BaseExceptionGroup[BaseException]) -> BaseException | None:
         """The reason to give for the end of the tasks; raises what is no error (cancellation)."""
@@ -192,7 +200,6 @@ class _StreamLink:
         if bugs is not None:
             self._log_bug(bugs)
         if rest is not None:
-            self._aborted = True
             raise rest from None
         reason: BaseException | None = faults or bugs
         while isinstance(reason, BaseExceptionGroup):
@@ -231,7 +238,7 @@ class _StreamLink:
         self._open = False
         if self._listener is not None:
             self._listener.handshakes.discard(self)
-        self._written.set()
+        self._relieve(self._queued)
         error = end_error(self.peer, self._wire, fault, aborted=self._aborted)
         try:
             if self._handler is not None:
@@ -246,7 +253,7 @@ class _StreamLink:
     def _refuse(self, reason: MBError | None) -> None:
         if not self.opened.is_set():
             if self._listener is not None:
-                log_refusal(self.peer, reason)
+                (self._options.refused or log_refusal)(self.peer, reason)
             self.refusal = refusal(self.peer, reason)
             self.opened.set()
 
