@@ -170,6 +170,30 @@ async def test_the_dialled_address_can_be_changed_from_outside(
         await client.request("system.heartbeat", {})
 
 
+# A broker that is full
+
+
+@pytest.mark.parametrize("scheme", ["memory", "tcp", "ws"])
+async def test_a_full_brokers_words_are_in_the_connect_error(scheme: str) -> None:
+    urls = ("memory://", "tcp://127.0.0.1:0", "ws://127.0.0.1:0")
+    with anyio.fail_after(10):
+        async with Broker(*urls, max_connections=1) as broker:
+            url = broker.url_of(scheme)
+            async with MessageBrokerClient(url) as first:
+                for _ in range(3):
+                    refused = MessageBrokerClient()
+                    with pytest.raises(ConnectError) as error:
+                        await refused.connect(url)
+                    assert "the broker has 1 clients (max_connections)" in str(error.value)
+                    # It may try again.
+                await first.request("system.heartbeat", {})
+            while broker.connections:
+                await anyio.lowlevel.checkpoint()
+            await refused.connect(url)
+            await refused.request("system.heartbeat", {})
+            await refused.close()
+
+
 # A broker that does not behave
 
 

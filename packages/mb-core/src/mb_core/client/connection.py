@@ -211,7 +211,7 @@ class Connection:
     def link_lost(self, error: MBError | None) -> None:
         events = self.session.link_lost(error)
         if not self._lifetime.closing:
-            self._lost = _lost_for(error)
+            self._lost = _lost_for(self.link.peer, error)
             _log.info("%s", self._lost())
         self._act(events)
         self._end_consumers(self._lost)
@@ -283,7 +283,10 @@ class Connection:
                 self._greeting.set_result(None)
 
     def _unmatched(self, event: Unmatched) -> None:
-        if event.error is None:
+        if event.error is not None and not self._greeting.done():
+            # In place of a greeting: why there is none.
+            self._greeting.set_result(event.error)
+        elif event.error is None:
             _log.debug("ignored: %r belongs to no request", event.message)
         elif isinstance(event.error, NoRouteFoundError):
             # Usual where events have no listeners yet: no warning for each of them.
@@ -295,11 +298,11 @@ class Connection:
         self._act(self.session.handle_deadline(now))
 
 
-def _lost_for(error: MBError | None) -> EndError:
+def _lost_for(peer: str, error: MBError | None) -> EndError:
     reason = f": {error}" if error is not None else " by the broker"
 
     def lost() -> ConnectionLost:
-        fresh = ConnectionLost(f"the connection was closed{reason}", sent=True)
+        fresh = ConnectionLost(f"the connection to {peer} was closed{reason}", sent=True)
         fresh.__cause__ = error
         return fresh
 
