@@ -110,16 +110,20 @@ ReadHeader = tuple[HeaderPrefix, bytes | None, bytes | None, int | None, int]
 
 
 class HeaderReader:
-    """Reads headers and remembers their prefixes; one for each table that routes by them."""
+    """Reads headers and remembers their prefixes; one for each table that routes by them.
 
-    __slots__ = ("_known",)
+    `limit` is in bytes, the newline included.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_known", "_limit")
+
+    def __init__(self, limit: int = MAX_HEADER) -> None:
+        self._limit = limit
         self._known: dict[bytes, HeaderPrefix] = {}
 
     def read(self, data: bytes) -> ReadHeader:
         """Read the header of a whole message; raises RemoteProtocolError where it has none."""
-        end = data.find(b"\n", 0, MAX_HEADER)
+        end = data.find(b"\n", 0, self._limit)
         known = self._known
         start = end - 37
         if start > 0 and data[start] == _COLON:
@@ -135,7 +139,7 @@ class HeaderReader:
         return self._read(data, end)
 
     def _read(self, data: bytes, end: int) -> ReadHeader:
-        fields = _split(data, end)
+        fields = _split(data, end, self._limit)
         prefix = self._known.get(b":".join(fields[:3]))
         if prefix is None:
             prefix = self._learn(_read_prefix(fields))
@@ -207,10 +211,10 @@ def check_timeout(timeout: int) -> int:
     )
 
 
-def _split(data: bytes, end: int) -> list[bytes]:
+def _split(data: bytes, end: int, limit: int = MAX_HEADER) -> list[bytes]:
     if end < 0:
         raise RemoteProtocolError(
-            f"invalid message: no newline ends the header within its limit of {MAX_HEADER} bytes"
+            f"invalid message: no newline ends the header within its limit of {limit} bytes"
         )
     return data[:end].split(b":")
 

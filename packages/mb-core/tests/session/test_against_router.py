@@ -103,7 +103,7 @@ class Peer:
     def leave(self) -> None:
         """The connection breaks."""
         self.world.peers.remove(self)
-        self.world.router.disconnect(self.service)
+        self.world.router.disconnect(self.service, self.world.now)
         self.act(self.session.link_lost(None))
         self.world.settle()
 
