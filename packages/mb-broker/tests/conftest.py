@@ -87,7 +87,7 @@ class Peer:
         return self
 
     def leave(self) -> None:
-        self.bench.router.disconnect(self.service)
+        self.bench.router.disconnect(self.service, self.bench.now)
         self.bench.peers.pop(self.service)
         self.bench.deliver()
 

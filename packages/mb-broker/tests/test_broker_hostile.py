@@ -270,7 +270,7 @@ async def test_who_asks_and_closes_at_once_is_no_internal_error(target: Target) 
 @pytest.mark.parametrize(
     ("data", "status"),
     [
-        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"426", id="a web page"),
+        pytest.param(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n", b"426", id="a web page"),
         pytest.param(UPGRADE.replace(b": 13", b": 12"), b"400", id="version 12"),
         pytest.param(UPGRADE.replace(b"Sec-WebSocket-Key", b"X"), b"400", id="no key"),
         pytest.param(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"", id="POST"),

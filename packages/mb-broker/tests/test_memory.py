@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -554,7 +555,7 @@ async def test_a_request_to_a_client_whose_loop_ended_fails_at_once(
         await anyio.to_thread.run_sync(in_thread, other, come_and_go)
         requester = await connect(broker.url)
         with anyio.fail_after(2):  # the time limit of a request is 5 s
-            requester.send("request:a.b:1.0.0\n1")
+            requester.send(f"request:a.b:1.0.0:{uuid4()}\n1")
             assert b"SERVICE_UNAVAILABLE" in await requester.receive()
 
 

@@ -92,7 +92,7 @@ class RouterMachine(RuleBasedStateMachine):
         }
         for request in [request for request in self.waiting if request.responder is peer]:
             self.waiting.remove(request)
-            if self.is_here(request.requester):
+            if self.is_here(request.requester) and request.requester_id is not None:
                 self.expect_error(
                     request.requester, request.topic, request.requester_id, "SERVICE_UNAVAILABLE"
                 )
@@ -184,7 +184,7 @@ class RouterMachine(RuleBasedStateMachine):
         # Of those that end at the same time, the first one asked comes first.
         for request in sorted(due, key=lambda request: request.deadline):
             self.waiting.remove(request)
-            if self.is_here(request.requester):
+            if self.is_here(request.requester) and request.requester_id is not None:
                 self.expect_error(request.requester, request.topic, request.requester_id, "TIMEOUT")
 
     # What holds at all times

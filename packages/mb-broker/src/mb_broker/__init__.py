@@ -1,7 +1,8 @@
 """The embedded MB broker: memory://, a server, a pytest fixture."""
 
 from .broker import Broker
+from .options import BrokerOptions
 from .router import Router, RouterOptions
 from .thread import running
 
-__all__ = ["Broker", "Router", "RouterOptions", "running"]
+__all__ = ["Broker", "BrokerOptions", "Router", "RouterOptions", "running"]

@@ -5,21 +5,34 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from dataclasses import replace
 from types import TracebackType
+from typing import Unpack
 
 import anyio
 import anyio.abc
 
 from mb_core.errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
-from mb_core.header import MAX_HEADER
-from mb_core.link import Backend, DeadlineTimer, Link, Listener, StreamOptions, current_backend
+from mb_core.link import (
+    Backend,
+    DeadlineTimer,
+    Link,
+    LinkHandler,
+    Listener,
+    StreamOptions,
+    current_backend,
+)
 from mb_core.plugins import Plugins, installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import URL, parse_url
-from mb_core.wire import DEFAULT_MAX_PAYLOAD, Limits
+from mb_core.wire import Limits, Site
 
+from .host import host_metrics
+from .options import BrokerOptions, complete_options
 from .registry import Service
+from .replies import busy_reply
 from .router import Router, RouterOptions
+from .site import broker_pages
 
 __all__ = ["Broker"]
 
@@ -33,42 +46,51 @@ class Broker:
             print(broker.urls)
 
     Without URLs it listens on memory:// under a new name.  Port 0 asks for a free one; `urls`
-    has the real ones.  Times are in milliseconds: `request_timeout` for requests that name no
-    limit; `heartbeat_after` and `drop_after` for silent clients; `drain_timeout` for requests in
-    flight when the block is left.  `max_payload` is in bytes.  tls:// and wss:// need an
-    `ssl_context` with the broker's certificate.
+    has the real ones.  tls:// and wss:// need an `ssl_context` with the broker's certificate.
+    `options` are those of BrokerOptions: limits on what one client may take, and time limits,
+    in milliseconds.  What a client does over a limit ends with an error or with its connection,
+    never at the cost of others, and the log says which limit it was.
 
-    Entering raises ConnectError where a URL can't be listened on, PluginError where no plugin
-    speaks its scheme; it may be tried again.  Leaving ends every connection, cancelled or not;
-    a Broker that was left is not entered again.
+    Raises LocalProtocolError for an option that can't be.  Entering raises ConnectError where a
+    URL can't be listened on, PluginError where no plugin speaks its scheme; it may be tried
+    again.  Leaving ends every connection, cancelled or not; a Broker that was left is not
+    entered again.
     """
 
     def __init__(
         self,
         *urls: str,
         ssl_context: ssl.SSLContext | None = None,
-        max_payload: int = DEFAULT_MAX_PAYLOAD,
-        request_timeout: int = 5_000,
-        heartbeat_after: int = 30_000,
-        drop_after: int = 60_000,
-        drain_timeout: int = 5_000,
         plugins: Plugins | None = None,
+        **options: Unpack[BrokerOptions],
     ) -> None:
         self.urls: list[str] = []
+        self.options = given = complete_options(options)
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
-        self._ssl_context = ssl_context
-        self._limits = Limits(max_payload, max_payload + MAX_HEADER)
         self._plugins = plugins
-        self._drain_timeout = drain_timeout / 1000
+        self._limits = Limits(given["max_payload"], given["max_payload"] + given["max_header"])
+        self._streams = StreamOptions(
+            handshake_timeout=given["handshake_timeout"] / 1000,
+            close_timeout=given["close_timeout"] / 1000,
+            refused=self._refused,
+        )
+        self._ssl_context = ssl_context
         self._router = Router(
             RouterOptions(
-                max_payload=max_payload,
-                request_timeout=request_timeout / 1000,
-                heartbeat_after=heartbeat_after / 1000,
-                drop_after=drop_after / 1000,
-            )
+                max_payload=given["max_payload"],
+                max_header=given["max_header"],
+                max_subscriptions=given["max_subscriptions"],
+                max_outstanding=given["max_outstanding"],
+                request_timeout=given["request_timeout"] / 1000,
+                heartbeat_after=given["heartbeat_after"] / 1000,
+                drop_after=given["drop_after"] / 1000,
+            ),
+            host_metrics(),
         )
+        pages = broker_pages(self._router, with_page=given["page"], with_metrics=given["metrics"])
+        self._site = Site(pages, frozenset(given["origins"]) or None)
         self._connections: set[_Connection] = set()
+        self._turned_away: set[Link] = set()
         self._listeners: list[Listener] = []
         self._idle: anyio.Event | None = None
         self._tasks: anyio.abc.TaskGroup
@@ -127,10 +149,12 @@ class Broker:
         if self._router.outstanding:
             if self._idle is None:
                 self._idle = anyio.Event()
-            with anyio.move_on_after(self._drain_timeout) as scope:
+            with anyio.move_on_after(self.options["drain_timeout"] / 1000) as scope:
                 await self._idle.wait()
             if scope.cancelled_caught:
-                _log.warning("%d requests in flight are given up", self._router.outstanding)
+                given_up = f"{self._router.outstanding} requests in flight are given up"
+                self._router.journal.write("warn", "broker", given_up)
+                self.flush()
 
     # Listening
 
@@ -149,9 +173,11 @@ class Broker:
         port = url.port if url.port is not None else transport.default_port
         listener = await backend.listen(
             (url.host, port),
-            lambda: transport.server(self._limits),
+            lambda: transport.server(self._limits, self._site),
             self._accept,
-            options=StreamOptions(ssl_context=self._ssl_context if transport.secure else None),
+            options=replace(
+                self._streams, ssl_context=self._ssl_context if transport.secure else None
+            ),
             spawn=self._tasks.start_soon,
         )
         self._listeners.append(listener)
@@ -166,12 +192,34 @@ class Broker:
                 # A bug in its transport; the others are to be closed.
                 _log.exception("internal error: can't stop listening on %s", listener.address)
 
-    def _accept(self, link: Link) -> _Connection:
+    def _accept(self, link: Link) -> LinkHandler:
+        if len(self._connections) >= self.options["max_connections"]:
+            return self._turn_away(link)
         connection = _Connection(self, link, self._router.connect(time.monotonic()))
         self._connections.add(connection)
         self.flush()
         self._timer.look()
         return connection
+
+    def _turn_away(self, link: Link) -> LinkHandler:
+        """Refuse a client in words that it can show its user."""
+        limit = self.options["max_connections"]
+        text = f"the broker has {limit} clients (max_connections)"
+        self._router.metrics.rejected.add(int(time.monotonic()))
+        self._router.journal.write("warn", "broker", f"{link.peer} refused: {text}")
+        self.flush()
+        self._turned_away.add(link)
+        link.send(busy_reply(text))
+        link.close(text)
+        return _TurnedAway(self._turned_away, link)
+
+    def _refused(self, peer: str, reason: MBError | None) -> None:
+        """A connection came to nothing before it was one."""
+        if reason is not None:
+            self._router.metrics.failed.add(int(time.monotonic()))
+            text = str(reason).removeprefix(f"{peer} ")
+            self._router.journal.write("warn", "broker", f"{peer} refused: {text}")
+            self.flush()
 
     async def _close_connections(self) -> None:
         connections = list(self._connections)
@@ -179,6 +227,10 @@ class Broker:
             connection.link.close("the broker is shutting down")
         for connection in connections:
             await connection.link.wait_closed()
+        # They had their answer, and owe us an end: not to be waited for.
+        for link in list(self._turned_away):
+            link.abort()
+            await link.wait_closed()
 
     async def _end(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -195,31 +247,56 @@ class Broker:
         self.flush()
         self._timer.look()
 
-    def leave(self, connection: _Connection) -> None:
+    def leave(self, connection: _Connection, error: MBError | None) -> None:
         self._connections.discard(connection)
-        self._router.disconnect(connection.service)
+        self._router.disconnect(connection.service, time.monotonic())
+        if error is not None:
+            text = f"the connection of {connection.link.peer} ended: {error}"
+            self._router.journal.write("warn", "broker", text, serviceId=connection.service.id)
         self.flush()
 
     def flush(self) -> None:
         """Send what the Router has put into the outboxes."""
-        for service in self._router.take_output():
-            messages, service.outbox = service.outbox, []
-            try:
-                service.link.send_many(messages)
-            except ConnectionLost:
-                pass  # link_lost will say so
-            except Exception:
-                # Of one link, a bug in its transport; the other outboxes are to go out.
-                _log.exception("internal error: the link to %s is given up", service.link.peer)
-                service.link.abort()
+        # Again for what was written meanwhile: that a client was cut off.
+        while services := self._router.take_output():
+            for service in services:
+                self._send_outbox(service)
         if self._idle is not None and not self._router.outstanding:
             self._idle.set()
 
+    def _send_outbox(self, service: Service) -> None:
+        messages, service.outbox = service.outbox, []
+        link: Link = service.link
+        try:
+            link.send_many(messages)
+            if link.congested and link.unsent > self.options["max_unread"]:
+                self._cut_off(service)
+        except ConnectionLost:
+            pass  # link_lost will say so
+        except Exception:
+            # Of one link, a bug in its transport; the other outboxes are to go out.
+            _log.exception("internal error: the link to %s is given up", link.peer)
+            link.abort()
+
+    def _cut_off(self, service: Service) -> None:
+        """End a connection whose client does not read what it is sent."""
+        link: Link = service.link
+        text = (
+            f"{link.peer} does not read: {link.unsent} bytes wait for it, "
+            f"the limit is {self.options['max_unread']} (max_unread); it is cut off"
+        )
+        link.abort()
+        self._router.metrics.cut_off.add(int(time.monotonic()))
+        self._router.journal.write("warn", "broker", text, serviceId=service.id)
+
     def _handle_deadline(self, now: float) -> None:
         self._router.handle_deadline(now)
+        dropped = self._router.take_dropped()
+        for service in dropped:
+            text = f"{service.link.peer} was silent for too long: dropped"
+            self._router.journal.write("info", "broker", text, serviceId=service.id)
         self.flush()
-        for service in self._router.take_dropped():
-            _log.info("%s was silent for too long: dropped", service.link.peer)
+        for service in dropped:
             service.link.close("no sign of life")
 
 
@@ -236,6 +313,18 @@ class _Connection:
         self._broker.receive(self.service, messages)
 
     def link_lost(self, error: MBError | None) -> None:
-        if error is not None:
-            _log.warning("connection from %s ended: %s", self.link.peer, error)
-        self._broker.leave(self)
+        self._broker.leave(self, error)
+
+
+class _TurnedAway:
+    """The handler of a client for which there is no room: whatever it says is ignored."""
+
+    def __init__(self, turned_away: set[Link], link: Link) -> None:
+        self._turned_away = turned_away
+        self._link = link
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        pass
+
+    def link_lost(self, error: MBError | None) -> None:
+        self._turned_away.discard(self._link)

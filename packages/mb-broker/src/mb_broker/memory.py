@@ -159,6 +159,10 @@ class _MemoryLink:
 
     # The Link
 
+    @property
+    def unsent(self) -> int:
+        return self._queued
+
     def send(self, message: bytes) -> None:
         if self._state is not _State.OPEN:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)

@@ -10,7 +10,11 @@ from typing import Any
 from mb_core.header import Action
 from mb_core.topic import TopicTable
 
-__all__ = ["Registry", "Service", "Subscription", "is_system"]
+from .counter import Counter
+
+__all__ = ["AUDIT_TOPIC", "Registry", "Service", "Subscription", "is_system"]
+
+AUDIT_TOPIC = "system.message"
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +37,8 @@ class Service:
 
     `last_seen` is when it last sent anything, `connected_at` when it came, both in the clock of
     the Router's driver.  `outbox` holds what is to be sent to it.  `link` is the driver's.
-    `asked` and `answering` are the outstanding requests that it waits for and works on.
+    `asked` and `answering` are the outstanding requests that it waits for and works on; `errors`
+    counts the errors that it was answered with.
     """
 
     connected_at: float
@@ -46,12 +51,14 @@ class Service:
     subscriptions: dict[tuple[Action, str], Subscription] = field(default_factory=dict)
     asked: dict[Any, None] = field(default_factory=dict)
     answering: dict[Any, None] = field(default_factory=dict)
+    errors: Counter = field(default_factory=Counter)
 
 
 class Registry:
     """Services by id, and their subscriptions by topic.
 
-    `generation` changes with every subscription, so that routes can be remembered.
+    `generation` changes with every subscription, so that routes can be remembered.  `auditors`
+    are the services that follow the feed `system.message`.
     """
 
     def __init__(self) -> None:
@@ -60,6 +67,7 @@ class Registry:
             Action.PUBLISH: TopicTable(),
             Action.REQUEST: TopicTable(),
         }
+        self.auditors: tuple[Service, ...] = ()
         self.generation = 0
 
     def add(self, service: Service) -> None:
@@ -82,7 +90,7 @@ class Registry:
             subscription = Subscription(service, action, key[1], priority)
             service.subscriptions[key] = subscription
             self._tables[action].add(key[1], subscription)
-        self.generation += 1
+        self._changed()
 
     def unsubscribe(self, service: Service, action: Action, pattern: str) -> bool:
         """Unsubscribe; False where there was no such subscription."""
@@ -90,7 +98,7 @@ class Registry:
         if subscription is None:
             return False
         self._tables[action].remove(subscription.pattern, subscription)
-        self.generation += 1
+        self._changed()
         return True
 
     def receivers(self, topic: str) -> tuple[Service, ...]:
@@ -108,6 +116,10 @@ class Registry:
         """All subscriptions, in no particular order."""
         for service in self.services.values():
             yield from service.subscriptions.values()
+
+    def _changed(self) -> None:
+        self.generation += 1
+        self.auditors = self.receivers(AUDIT_TOPIC)
 
 
 def is_system(topic: str) -> bool:

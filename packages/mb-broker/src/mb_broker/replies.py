@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from mb_core.codec import encode_payload
-from mb_core.errors import ResponseError
+from mb_core.errors import LocalProtocolError, ResponseError, ServiceUnavailableError
 from mb_core.header import HeaderPrefix
 
-__all__ = ["GREETING", "HEARTBEAT", "malformed_reply", "reply", "reply_error", "response"]
+__all__ = [
+    "GREETING",
+    "HEARTBEAT",
+    "busy_reply",
+    "malformed_reply",
+    "reply",
+    "reply_error",
+    "response",
+]
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
 HEARTBEAT = b"request:system.heartbeat:1.0.0\n{}"
@@ -25,9 +33,23 @@ def response(prefix: HeaderPrefix, request_id: bytes, payload: bytes) -> bytes:
 
 
 def reply_error(prefix: HeaderPrefix, request_id: bytes, error: ResponseError) -> bytes:
-    return reply(prefix, request_id, {"error": error.as_json()})
+    return response(prefix, request_id, _error_payload(error))
 
 
 def malformed_reply(error: ResponseError) -> bytes:
     """The answer to a message whose header can't be read: it has no topic and no id."""
-    return b"response:error:1.0.0\n" + encode_payload({"error": error.as_json()})
+    return b"response:error:1.0.0\n" + _error_payload(error)
+
+
+def busy_reply(text: str) -> bytes:
+    """What a client is told for whom there is no room; it has asked nothing yet."""
+    return malformed_reply(ServiceUnavailableError(text))
+
+
+def _error_payload(error: ResponseError) -> bytes:
+    """What a client sent may be nested too deep to be written again among the details."""
+    try:
+        return encode_payload({"error": error.as_json()})
+    except LocalProtocolError:
+        plain = ResponseError(error.message, code=error.code, timestamp=error.timestamp)
+        return encode_payload({"error": plain.as_json()})

@@ -13,6 +13,7 @@ of its responder.  Nothing that a client sends makes the Router raise (docs/prot
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mb_core.codec import ERROR_PREFIX
@@ -26,13 +27,17 @@ from mb_core.errors import (
     ResponseError,
     ServiceUnavailableError,
 )
-from mb_core.header import Action, HeaderPrefix, HeaderReader
+from mb_core.header import MAX_HEADER, Action, HeaderPrefix, HeaderReader
 from mb_core.ids import IdSource
 from mb_core.message import is_text
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
+from .audit import received_event, sent_event
+from .journal import Journal
+from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
+from .requests import Outstanding, OutstandingRequests
 from .system import SystemTopics
 
 __all__ = ["Router", "RouterOptions"]
@@ -40,28 +45,21 @@ __all__ = ["Router", "RouterOptions"]
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """Times in seconds; `max_payload` in bytes.
+    """Times in seconds; `max_payload` and `max_header` in bytes.
 
     `request_timeout` holds for requests that name no time limit.  A client that is silent for
     `heartbeat_after` is asked for a sign of life, again after as long, and dropped after
-    `drop_after`.
+    `drop_after`.  One client has at most `max_subscriptions`; at most `max_outstanding` requests
+    wait for their responders at a time, then the oldest fails.
     """
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
+    max_header: int = MAX_HEADER
+    max_subscriptions: int = 10_000
+    max_outstanding: int = 10_000
     request_timeout: float = 5.0
     heartbeat_after: float = 30.0
     drop_after: float = 60.0
-
-
-@dataclass(eq=False, slots=True)
-class _Outstanding:
-    """A request that was passed on.  `requester` is None once nobody waits for it any more."""
-
-    id: bytes
-    prefix: HeaderPrefix
-    requester: Service | None
-    requester_id: bytes | None
-    responder: Service
 
 
 # Stands in a prefix's route for topics that the broker answers itself.
@@ -71,43 +69,57 @@ _SYSTEM = object()
 class Router:
     """Routes messages between the connected services."""
 
-    def __init__(self, options: RouterOptions | None = None) -> None:
+    def __init__(
+        self,
+        options: RouterOptions | None = None,
+        host_metrics: Callable[[], Iterable[Metric]] = tuple,
+    ) -> None:
         self.options = options if options is not None else RouterOptions()
         self.registry = Registry()
+        self.metrics = BrokerMetrics(self.registry, host_metrics)
+        self.journal = Journal(self._send)
         self.draining = False
-        self._system = SystemTopics(self.registry)
-        self._reader = HeaderReader()
+        self._system = SystemTopics(
+            self.registry, self.metrics, self.journal, self.options.max_subscriptions
+        )
+        self._reader = HeaderReader(self.options.max_header)
         self._ids = IdSource()
-        self._outstanding: dict[bytes, _Outstanding] = {}
-        self._time_limits: Deadlines[_Outstanding] = Deadlines()
+        self._requests = OutstandingRequests()
         self._silences: Deadlines[Service] = Deadlines()
         self._with_output: list[Service] = []
         self._dropped: list[Service] = []
+        self._second = 0  # of the driver's clock, for the counters
+        self._full_at = -1  # the second in which the log was told of max_outstanding
 
     @property
     def outstanding(self) -> int:
         """How many requests wait for their responder."""
-        return len(self._outstanding)
+        return len(self._requests)
 
     # Connections
 
     def connect(self, now: float) -> Service:
         """A client has connected: greet it."""
+        self._second = int(now)
         service = Service(connected_at=now, last_seen=now)
         self.registry.add(service)
+        self.metrics.connected.add(self._second)
         self._silences.add(service, now + self.options.heartbeat_after)
         self._send(service, GREETING)
         return service
 
-    def disconnect(self, service: Service) -> None:
+    def disconnect(self, service: Service, now: float) -> None:
         """A client is gone; who waits for its answers hears of it at once."""
+        self._second = int(now)
         self.registry.remove(service)
+        self.journal.forget(service)
+        self.metrics.disconnected.add(self._second)
+        if service.name:
+            self.metrics.unregistration.add(self._second)
         self._silences.discard(service)
-        for request in service.asked:
-            request.requester = None
-        service.asked.clear()
+        self._requests.abandon(service)
         for request in list(service.answering):
-            self._forget(request)
+            self._requests.forget(request)
             self._answer_error(
                 request,
                 ServiceUnavailableError(
@@ -121,44 +133,64 @@ class Router:
     def receive(self, service: Service, messages: list[bytes], now: float) -> None:
         """Take whole messages of one client, in order."""
         service.last_seen = now
+        self._second = int(now)
+        self.metrics.count_sizes(self._second, messages)
         read = self._reader.read
         max_payload = self.options.max_payload
+        default_limit = self.options.request_timeout
         registry = self.registry
+        published = 0
         for data in messages:
             try:
                 prefix, request_id, _, timeout, end = read(data)
             except RemoteProtocolError as error:
                 text = MalformedMessageError(str(error), details=error.details)
+                self.metrics.count_error(self._second, service, None)
                 self._send(service, malformed_reply(text))
                 continue
+            if registry.auditors:
+                self._audit(received_event(service.id, data, default_limit))
             if len(data) - end - 1 > max_payload or not is_text(data):
+                self.metrics.of(prefix.action).add(self._second)
                 self._refuse(service, prefix, request_id, self._bad_payload(data, end))
                 continue
             if prefix.generation != registry.generation:
                 self._look_up(prefix)
             route = prefix.route
             if route is _SYSTEM:
+                if published:  # the question may be how many
+                    self.metrics.publish.add(self._second, published)
+                    published = 0
                 self._answer_system(service, prefix, request_id, data[end + 1 :], now)
             elif prefix.action is Action.PUBLISH:
+                published += 1
                 if route:
                     message = b"%b:%b%b" % (prefix.encoded, self._ids.next(), data[end:])
-                    for receiver in route:
-                        if not receiver.outbox:
-                            self._with_output.append(receiver)
-                        receiver.outbox.append(message)
+                    if registry.auditors:
+                        for receiver in route:
+                            self._send(receiver, message, request_id)
+                    else:
+                        for receiver in route:
+                            if not receiver.outbox:
+                                self._with_output.append(receiver)
+                            receiver.outbox.append(message)
                     if request_id is not None:
                         self._send(service, reply(prefix, request_id, {"status": "success"}))
                 else:
                     self._no_route(service, prefix, request_id)
             elif prefix.action is Action.REQUEST:
+                self.metrics.request.add(self._second)
                 if route:
                     responder = route[0] if len(route) == 1 else random.choice(route)
-                    limit = timeout / 1000 if timeout is not None else self.options.request_timeout
+                    limit = timeout / 1000 if timeout is not None else default_limit
                     self._pass_on(service, prefix, request_id, data[end:], responder, now + limit)
                 else:
                     self._no_route(service, prefix, request_id)
             else:
+                self.metrics.response.add(self._second)
                 self._pass_back(service, prefix, request_id, data[end + 1 :])
+        if published:
+            self.metrics.publish.add(self._second, published)
 
     def take_output(self) -> list[Service]:
         """The services whose outboxes have something; the driver sends and clears them."""
@@ -174,16 +206,18 @@ class Router:
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` is due next, if at all."""
-        limit, silence = self._time_limits.next(), self._silences.next()
+        limit, silence = self._requests.next_deadline(), self._silences.next()
         if limit is None or silence is None:
             return limit if silence is None else silence
         return min(limit, silence)
 
     def handle_deadline(self, now: float) -> None:
         """End requests that took too long; ask the silent for a sign of life, or drop them."""
-        for request in self._time_limits.pop_due(now):
-            self._forget(request)
+        self._second = int(now)
+        for request in self._requests.take_due(now):
+            self.metrics.request_timeout.add(self._second)
             details = {"targetServiceId": request.responder.id}
+            self.journal.write("warn", "router", f"{request.prefix.topic} timed out", **details)
             self._answer_error(
                 request, RequestTimeoutError("the request timed out", details=details)
             )
@@ -225,18 +259,28 @@ class Router:
             error = ServiceUnavailableError("the broker is shutting down")
             self._refuse(requester, prefix, requester_id, error)
             return
-        request = _Outstanding(self._ids.next(), prefix, requester, requester_id, responder)
-        self._outstanding[request.id] = request
-        self._time_limits.add(request, deadline)
-        requester.asked[request] = None
-        responder.answering[request] = None
-        self._send(responder, b"%b:%b%b" % (prefix.encoded, request.id, rest))
+        if len(self._requests) >= self.options.max_outstanding:
+            self._drop_oldest()
+        request = Outstanding(self._ids.next(), prefix, requester, requester_id, responder)
+        self._requests.add(request, deadline)
+        self._send(responder, b"%b:%b%b" % (prefix.encoded, request.id, rest), requester_id)
+
+    def _drop_oldest(self) -> None:
+        request = self._requests.oldest()
+        self._requests.forget(request)
+        self.metrics.request_dropped.add(self._second)
+        limit = self.options.max_outstanding
+        text = f"more than {limit} requests are outstanding (max_outstanding)"
+        if self._full_at != self._second:  # one entry for the thousands that fail in a second
+            self._full_at = self._second
+            self.journal.write("warn", "router", f"{request.prefix.topic} failed: {text}")
+        self._answer_error(request, ServiceUnavailableError(text))
 
     def _pass_back(
         self, responder: Service, prefix: HeaderPrefix, request_id: bytes | None, payload: bytes
     ) -> None:
-        request = self._outstanding.get(request_id) if request_id is not None else None
-        if request is None or request.responder is not responder:
+        request = self._requests.of(request_id, responder)
+        if request is None:
             text = (
                 "a response needs the id of its request"
                 if request_id is None
@@ -244,30 +288,27 @@ class Router:
             )
             self._refuse(responder, prefix, request_id, InvalidRequestIdError(text))
             return
-        self._forget(request)
-        if request.requester_id is not None or payload.startswith(ERROR_PREFIX):
-            self._answer(request, payload)
+        self._requests.forget(request)
+        failed = payload.startswith(ERROR_PREFIX)
+        if failed:
+            self.metrics.response_error.add(self._second)
+        if request.requester is not None and (request.requester_id is not None or failed):
+            requester_id = request.requester_id or self._ids.next()
+            self._send(request.requester, response(request.prefix, requester_id, payload))
 
-    def _answer(self, request: _Outstanding, payload: bytes) -> None:
-        """Pass an answer back under the requester's own id, topic and version."""
-        if request.requester is not None:
-            request_id = request.requester_id or self._ids.next()
-            self._send(request.requester, response(request.prefix, request_id, payload))
-
-    def _answer_error(self, request: _Outstanding, error: ResponseError) -> None:
-        if request.requester is not None:
-            self._refuse(request.requester, request.prefix, request.requester_id, error)
-
-    def _forget(self, request: _Outstanding) -> None:
-        del self._outstanding[request.id]
-        self._time_limits.discard(request)
-        del request.responder.answering[request]
-        if request.requester is not None:
-            del request.requester.asked[request]
+    def _answer_error(self, request: Outstanding, error: ResponseError) -> None:
+        """End a request with an error of the broker's; one without an id waits for no word."""
+        if request.requester is not None and request.requester_id is not None:
+            self._send(request.requester, reply_error(request.prefix, request.requester_id, error))
 
     def _no_route(self, service: Service, prefix: HeaderPrefix, request_id: bytes | None) -> None:
         error = NoRouteFoundError(f"nobody is subscribed to {prefix.action.value} {prefix.topic}")
-        self._refuse(service, prefix, request_id, error)
+        if prefix.action is Action.PUBLISH:
+            # Usual where events have no listeners yet: dropped, and no error.
+            self.metrics.publish_dropped.add(self._second)
+            self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
+        else:
+            self._refuse(service, prefix, request_id, error)
 
     def _refuse(
         self,
@@ -277,6 +318,7 @@ class Router:
         error: ResponseError,
     ) -> None:
         """Answer with an error; where the message had no id, under a new one."""
+        self.metrics.count_error(self._second, service, prefix.action)
         self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
 
     def _bad_payload(self, data: bytes, end: int) -> ResponseError:
@@ -284,7 +326,8 @@ class Router:
         if size <= limit:
             return MalformedMessageError("the message is no UTF-8")
         return MalformedMessageError(
-            f"the payload has {size} bytes, the limit is {limit}", details={"payloadLength": size}
+            f"the payload has {size} bytes, the limit is {limit} (max_payload)",
+            details={"payloadLength": size},
         )
 
     def _answer_system(
@@ -295,11 +338,25 @@ class Router:
         payload: bytes,
         now: float,
     ) -> None:
-        answer = self._system.answer(service, prefix, payload, now)
+        self.metrics.of(prefix.action).add(self._second)
+        try:
+            answer = self._system.answer(service, prefix, payload, now)
+        except ResponseError as error:
+            self._refuse(service, prefix, request_id, error)
+            return
         if answer is not None:
             self._send(service, reply(prefix, request_id or self._ids.next(), answer))
 
-    def _send(self, service: Service, message: bytes) -> None:
+    def _send(self, service: Service, message: bytes, masked_id: bytes | None = None) -> None:
+        """Put a message into an outbox; `masked_id` is its sender's id, where it was replaced."""
         if not service.outbox:
             self._with_output.append(service)
         service.outbox.append(message)
+        if self.registry.auditors:
+            self._audit(sent_event(service.id, message, masked_id))
+
+    def _audit(self, event: bytes) -> None:
+        for auditor in self.registry.auditors:
+            if not auditor.outbox:
+                self._with_output.append(auditor)
+            auditor.outbox.append(event)

@@ -11,12 +11,15 @@ from mb_core.errors import (
     InvalidRequestError,
     MalformedMessageError,
     RemoteProtocolError,
-    ResponseError,
+    ServiceUnavailableError,
     TopicNotSupportedError,
+    timestamp_now,
 )
 from mb_core.header import Action, HeaderPrefix
 from mb_core.topic import is_pattern
 
+from .journal import Journal
+from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, Subscription, is_system
 
 __all__ = ["SystemTopics"]
@@ -51,10 +54,15 @@ Answer = dict[str, Any]
 
 
 class SystemTopics:
-    """Answers requests to system topics from the Registry."""
+    """Answers requests to system topics."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(
+        self, registry: Registry, metrics: BrokerMetrics, journal: Journal, max_subscriptions: int
+    ) -> None:
         self._registry = registry
+        self._metrics = metrics
+        self._journal = journal
+        self._max_subscriptions = max_subscriptions
         self._handlers: dict[str, Callable[[Service, Answer, float], Answer]] = {
             _HEARTBEAT: self._heartbeat,
             "system.service.register": self._register,
@@ -64,26 +72,26 @@ class SystemTopics:
             "system.topic.unsubscribe": self._unsubscribe,
             "system.topic.list": self._list_topics,
             "system.topic.subscriptions": self._list_topic_subscriptions,
+            "system.log.subscribe": self._follow_log,
+            "system.log.unsubscribe": self._leave_log,
+            "system.metrics": self._list_metrics,
         }
 
     def answer(
         self, service: Service, prefix: HeaderPrefix, payload: bytes, now: float
     ) -> Answer | None:
-        """The payload of the answer; None where none is due."""
+        """The payload of the answer; None where none is due.  Raises ResponseError."""
         handler = self._handlers.get(prefix.key)
-        try:
-            if handler is None:
-                raise TopicNotSupportedError(f"there is no system topic {prefix.topic}")
-            if prefix.action is not Action.REQUEST:
-                if prefix.action is Action.RESPONSE and prefix.key == _HEARTBEAT:
-                    return None  # a sign of life, as any message is
-                raise InvalidRequestError(
-                    f"{prefix.topic} takes requests, not a {prefix.action.value}",
-                    details={"action": prefix.action.value, "topic": prefix.topic},
-                )
-            return handler(service, _read(payload), now)
-        except ResponseError as error:
-            return {"error": error.as_json()}
+        if handler is None:
+            raise TopicNotSupportedError(f"there is no system topic {prefix.topic}")
+        if prefix.action is not Action.REQUEST:
+            if prefix.action is Action.RESPONSE and prefix.key == _HEARTBEAT:
+                return None  # a sign of life, as any message is
+            raise InvalidRequestError(
+                f"{prefix.topic} takes requests, not a {prefix.action.value}",
+                details={"action": prefix.action.value, "topic": prefix.topic},
+            )
+        return handler(service, _read(payload), now)
 
     def _heartbeat(self, service: Service, payload: Answer, now: float) -> Answer:
         return _SUCCESS
@@ -105,9 +113,12 @@ class SystemTopics:
                     details={key: text},
                 )
         service.name, service.description = name, description
+        self._metrics.registration.add(int(now))
+        self._journal.write("info", "registry", f"{name} registered", serviceId=service.id)
         return _SUCCESS
 
     def _list_services(self, service: Service, payload: Answer, now: float) -> Answer:
+        self._metrics.discovery.add(int(now))
         wall = datetime.now(UTC)
 
         def iso(moment: float) -> str:
@@ -159,6 +170,19 @@ class SystemTopics:
             isinstance(priority, bool) or not isinstance(priority, int | float)
         ):
             raise InvalidRequestError("a priority is a number", details={"priority": priority})
+        added = [each for each in actions if (each, pattern) not in service.subscriptions]
+        if len(service.subscriptions) + len(added) > self._max_subscriptions:
+            self._journal.write(
+                "warn",
+                "registry",
+                f"{_named(service)} has {len(service.subscriptions)} subscriptions, "
+                f"max_subscriptions is {self._max_subscriptions}",
+                serviceId=service.id,
+            )
+            raise ServiceUnavailableError(
+                f"a client has at most {self._max_subscriptions} subscriptions (max_subscriptions)",
+                details={"topic": topic},
+            )
         for each in actions:
             self._registry.subscribe(service, each, pattern, priority)
         return _SUCCESS
@@ -180,6 +204,46 @@ class SystemTopics:
 
     def _list_topic_subscriptions(self, service: Service, payload: Answer, now: float) -> Answer:
         return {"subscriptions": self._topics()}
+
+    def _follow_log(self, service: Service, payload: Answer, now: float) -> Answer:
+        levels = payload.get("levels")
+        self._journal.follow(
+            service, levels if levels is not None else ["error"], payload.get("regex")
+        )
+        self._registry.subscribe(service, Action.PUBLISH, _LOG, None)
+        return _SUCCESS
+
+    def _leave_log(self, service: Service, payload: Answer, now: float) -> Answer:
+        self._journal.forget(service)
+        self._registry.unsubscribe(service, Action.PUBLISH, _LOG)
+        return _SUCCESS
+
+    def _list_metrics(self, service: Service, payload: Answer, now: float) -> Answer:
+        show_all, wanted = payload.get("showAll"), payload.get("paramFilter")
+        if wanted is not None and not isinstance(wanted, dict):
+            raise InvalidRequestError(
+                "paramFilter is an object of parameters and their values",
+                details={"paramFilter": wanted},
+            )
+        found = [
+            metric
+            for metric in self._metrics.snapshot(now)
+            if _has_parameters(metric, wanted or {})
+        ]
+        if show_all is not True:
+            return {"metrics": {metric.name: metric.value for metric in found}}
+        timestamp = timestamp_now()
+        return {
+            "metrics": {
+                metric.name: {
+                    "name": metric.name,
+                    "type": metric.type.value,
+                    "timestamp": timestamp,
+                    "value": metric.value,
+                }
+                for metric in found
+            }
+        }
 
     def _topics(self) -> list[Answer]:
         """Who is subscribed to what, by topic and action, the highest priority first."""
@@ -234,6 +298,17 @@ def _read_pattern(payload: Answer) -> str:
 
 def _given(payload: Answer, *keys: str) -> Answer:
     return {key: payload[key] for key in keys if key in payload}
+
+
+def _has_parameters(metric: Metric, wanted: Answer) -> bool:
+    """Whether the metric has all wanted parameters; their names in any case, as topics."""
+    return all(
+        metric.parameters.get(str(name).lower()) == str(value) for name, value in wanted.items()
+    )
+
+
+def _named(service: Service) -> str:
+    return service.name or service.id
 
 
 def _priority(entry: Subscription) -> Answer:

@@ -1,0 +1,80 @@
+"""The feed `system.message`: every message that the broker takes or sends, as an event.
+
+Whoever subscribes to it can follow each request to its response.  The order of events and their
+form are the protocol's (docs/protocol.md, "The audit feed").  Without subscribers it costs one
+look at an empty tuple for each message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mb_core.codec import encode_payload
+from mb_core.errors import RemoteProtocolError, timestamp_now
+from mb_core.header import read_header
+from mb_core.message import Message
+
+__all__ = ["received_event", "sent_event"]
+
+_HEADER = b"publish:system.message:1.0.0\n"
+
+
+def received_event(service_id: str, data: bytes, default_limit: float) -> bytes:
+    """The event for a message of a client; `default_limit` is in seconds."""
+    message = _read(data)
+    timeout = message.header.timeout
+    return _event(
+        {
+            "from": service_id,
+            "timeout": timeout if timeout is not None else round(default_limit * 1000),
+            "message": _shown(message),
+        }
+    )
+
+
+def sent_event(service_id: str, data: bytes, masked_id: bytes | None) -> bytes:
+    """The event for a message to a client.
+
+    `masked_id` is the sender's id of a message that was passed on under one of the broker's.
+    """
+    event: dict[str, Any] = {"to": service_id, "message": _shown(_read(data))}
+    if masked_id is not None:
+        event["maskedId"] = masked_id.decode()
+    return _event(event)
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return _HEADER + encode_payload({"timestamp": timestamp_now(), **content})
+
+
+def _read(data: bytes) -> Message:
+    prefix, request_id, parent_id, timeout, end = read_header(data)
+    return Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
+
+
+def _shown(message: Message) -> dict[str, Any]:
+    header = message.header
+    fields = {
+        "action": header.action,
+        "topic": header.topic,
+        "version": header.version,
+        "requestId": header.request_id,
+        "parentRequestId": header.parent_id,
+        "timeout": header.timeout,
+    }
+    shown = {name: value for name, value in fields.items() if value is not None}
+    return {"header": shown, "payload": _payload(message)}
+
+
+def _payload(message: Message) -> Any:
+    """The payload as it is: JSON as JSON, anything else as a text."""
+    raw = message.raw_payload
+    try:
+        value = message.payload
+    except RemoteProtocolError:
+        return raw.decode(errors="replace")
+    # Not encoded again: numbers keep their spelling, and there is no depth that is too much.  In
+    # JSON a line break is a space.
+    return msgspec.Raw(raw.replace(b"\n", b" ")) if raw else value

@@ -1,0 +1,34 @@
+"""A number that only grows, and how fast it does."""
+
+from __future__ import annotations
+
+__all__ = ["Counter"]
+
+
+class Counter:
+    """A number that only grows, and how much it grew within the last whole second.
+
+    Seconds are whole numbers of the caller's clock; nothing has to happen at their ends.
+    """
+
+    __slots__ = ("_before", "_count", "_second", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._second = 0
+        self._count = 0  # within _second
+        self._before = 0  # within the second before it
+
+    def add(self, second: int, count: int = 1) -> None:
+        self.total += count
+        if second != self._second:
+            self._before = self.rate(second)
+            self._second = second
+            self._count = 0
+        self._count += count
+
+    def rate(self, second: int) -> int:
+        """What was added in the second before `second`."""
+        if second == self._second:
+            return self._before
+        return self._count if second == self._second + 1 else 0

@@ -1,0 +1,65 @@
+"""Metrics of this process and this machine, read through psutil where it is installed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .metrics import Metric, MetricType
+
+__all__ = ["host_metrics"]
+
+# Seconds for which what was read is given again: shares of processor time need a while to be
+# meaningful, and reading takes milliseconds.
+_KEEP = 1.0
+
+
+def host_metrics() -> Callable[[], Iterable[Metric]]:
+    """A function that gives the metrics; without psutil, only the process's uptime."""
+    started = time.monotonic()
+
+    def uptime() -> Metric:
+        return Metric("process.uptime", MetricType.UPTIME, int(time.monotonic() - started))
+
+    try:
+        import psutil
+    except ImportError:
+        return lambda: (uptime(),)
+
+    process = psutil.Process()
+    process.cpu_percent()  # shares count from the call before
+    psutil.cpu_percent(percpu=True)
+    kept: list[Metric] = []
+    read_at = float("-inf")
+
+    def read() -> Iterable[Metric]:
+        nonlocal kept, read_at
+        now = time.monotonic()
+        if now - read_at >= _KEEP:
+            kept, read_at = list(_read(process)), now
+        return (*kept, uptime())
+
+    return read
+
+
+def _read(process: Any) -> Iterator[Metric]:
+    import psutil
+
+    cores = psutil.cpu_percent(percpu=True)
+    memory = psutil.virtual_memory()
+    with process.oneshot():
+        # Over a very short time, psutil has more than there is.
+        own_share = min(process.cpu_percent() / 100 / max(len(cores), 1), 1.0)
+        own_memory = process.memory_info().rss
+    gauge, percent = MetricType.GAUGE, MetricType.PERCENT
+    yield Metric("process.cpu.percent", percent, own_share)
+    yield Metric("process.memory.bytes", gauge, own_memory)
+    yield Metric("process.memory.percent", percent, own_memory / memory.total)
+    yield Metric("system.cpu.percent", percent, sum(cores) / max(len(cores), 1) / 100)
+    for number, share in enumerate(cores):
+        name = f"system.cpu.{{core:{number}}}.percent"
+        yield Metric(name, percent, share / 100, {"core": str(number)})
+    yield Metric("system.memory.bytes", gauge, memory.total - memory.available)
+    yield Metric("system.memory.percent", percent, memory.percent / 100)
+    yield Metric("system.uptime", MetricType.UPTIME, int(time.time() - psutil.boot_time()))

@@ -1,0 +1,515 @@
+"""What a client may take: each limit ends with a word to it and to the log, never for others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+
+from mb_broker import Broker
+from mb_core import ConnectError
+from mb_core.hookspecs import hookimpl
+from mb_core.link import Link, LinkHandler
+from mb_core.plugins import Plugins
+from mb_core.url import URL
+
+pytestmark = pytest.mark.anyio
+
+Connect = Callable[..., Awaitable[Any]]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+ID = "123e4567-e89b-42d3-a456-426614174000"
+LEAST_UNREAD = 256 * 1024
+BLOCK = "x" * 16_000
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+kinds = pytest.mark.parametrize("scheme", ["memory", "tcp", "ws"])
+streams = pytest.mark.parametrize("scheme", ["tcp", "ws"])
+
+
+def urls() -> list[str]:
+    return ["memory://", "tcp://127.0.0.1:0", "ws://127.0.0.1:0"]
+
+
+def port_of(broker: Broker, scheme: str) -> int:
+    return int(broker.url_of(scheme).strip("/").rpartition(":")[2])
+
+
+def framed(*messages: bytes) -> bytes:
+    return b"".join(len(message).to_bytes(4) + message for message in messages)
+
+
+def subscription(topic: str, request_id: str = ID) -> bytes:
+    payload = json.dumps({"action": "publish", "topic": topic})
+    return f"request:system.topic.subscribe:1.0.0:{request_id}\n{payload}".encode()
+
+
+async def read_to_end(stream: anyio.abc.ByteStream) -> bytes:
+    """All that comes until the broker ends it, in order or not."""
+    received = b""
+    with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+        while True:
+            received += await stream.receive()
+    return received
+
+
+async def send_until_refused(stream: anyio.abc.ByteStream) -> None:
+    """Send on a stream whose other end is gone: the system says so soon."""
+    with contextlib.suppress(anyio.BrokenResourceError):
+        while True:
+            await stream.send(b"x")
+            await anyio.sleep(0.001)
+
+
+async def metric(client: Any, name: str) -> float:
+    value: float = (await client.ask("metrics", {}))["metrics"][name]
+    return value
+
+
+# max_connections
+
+
+async def what_is_said(connect: Connect, url: str) -> str:
+    """What a client is told that is turned away."""
+    try:
+        client = await connect(url, greeted=False)
+    except ConnectError as error:
+        # Over WebSocket it may come in one piece: then there never was a connection.
+        return str(error)
+    header, _, payload = (await client.receive()).partition(b"\n")
+    assert header == b"response:error:1.0.0"
+    error = json.loads(payload)["error"]
+    assert error["code"] == "SERVICE_UNAVAILABLE"
+    await client.lost.wait()
+    return str(error["message"])
+
+
+@kinds
+async def test_one_too_many_is_turned_away_with_the_limit_and_the_others_stay(
+    scheme: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(*urls(), max_connections=2) as broker:
+            first, second = [await connect(broker.url_of(scheme)) for _ in range(2)]
+            limit = "the broker has 2 clients (max_connections)"
+            words = await what_is_said(connect, broker.url_of(scheme))
+            assert words.endswith(limit)
+            assert broker.connections == 2
+            (text,) = caplog.messages
+            assert text.endswith(f" refused: {limit}")
+            await first.is_served()
+            assert await metric(first, "connection.rejected.total") == 1
+            # A place that becomes free can be taken.
+            await second.close()
+            await until(lambda: broker.connections == 1)
+            await (await connect(broker.url_of(scheme))).is_served()
+
+
+async def test_what_a_client_says_that_was_turned_away_is_ignored(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker(*urls(), max_connections=1) as broker:
+            client = await connect(broker.url_of("memory"))
+            await client.subscribe("a.b")
+            async with await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")) as stranger:
+                await stranger.send(framed(b"publish:a.b:1.0.0\n{}", subscription("a.b")))
+                assert (await read_to_end(stranger)).count(b"response:") == 1
+            await client.is_served()
+
+
+@streams
+async def test_who_was_turned_away_and_stays_is_gone_when_the_broker_ends(
+    scheme: str, connect: Connect
+) -> None:
+    async with AsyncExitStack() as stack:
+        with anyio.fail_after(3):  # and not after the close time limit
+            async with Broker(*urls(), max_connections=1, close_timeout=60_000) as broker:
+                await connect(broker.url_of("memory"))
+                stranger = await stack.enter_async_context(
+                    await anyio.connect_tcp("127.0.0.1", port_of(broker, scheme))
+                )
+                await stranger.send(UPGRADE if scheme == "ws" else b"\0\0\0\1")
+                while b"max_connections" not in await stranger.receive():
+                    pass
+            await send_until_refused(stranger)
+
+
+async def test_who_was_turned_away_and_stays_is_cut_off_at_the_close_time_limit(
+    connect: Connect,
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(*urls(), max_connections=1, close_timeout=50) as broker:
+            client = await connect(broker.url_of("memory"))
+            async with await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")) as stranger:
+                assert b"max_connections" in await read_to_end(stranger)
+                await send_until_refused(stranger)
+            await client.is_served()
+
+
+# max_unread
+
+
+class Deaf:
+    """A client that subscribes over TCP and then reads nothing."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.socket = socket.socket()
+        # A small buffer: what the kernel takes is not counted as unread.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.connect(("127.0.0.1", port_of(broker, "tcp")))
+
+    def say(self, *messages: bytes) -> None:
+        self.socket.sendall(framed(*messages))
+
+
+@pytest.fixture
+async def deaf() -> AsyncIterator[Callable[[Broker], Deaf]]:
+    made: list[Deaf] = []
+
+    def make(broker: Broker) -> Deaf:
+        made.append(Deaf(broker))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.socket.close()
+
+
+async def subscribers(client: Any) -> int:
+    topics = (await client.ask("topic.list", {}))["topics"]
+    return sum(len(topic["subscribers"]) for topic in topics)
+
+
+async def flood(publisher: Any, topic: str, until_fact: Callable[[], bool]) -> int:
+    """Publish until something is the case; how many messages that took."""
+    sent = 0
+    while not until_fact():
+        publisher.send(f"publish:{topic}:1.0.0\n{BLOCK}")
+        sent += 1
+        await publisher.link.drain()
+        await anyio.lowlevel.checkpoint()
+        assert sent < 20_000
+    return sent
+
+
+async def test_a_subscriber_that_does_not_read_is_cut_off_and_its_neighbour_gets_all(
+    connect: Connect, deaf: Callable[[Broker], Deaf], until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    unread = 1_000_000
+    with anyio.fail_after(15):
+        async with Broker(*urls(), max_unread=unread) as broker:
+            publisher = await connect(broker.url_of("memory"))
+            neighbour = await connect(broker.url_of("tcp"))
+            await neighbour.subscribe("a.b")
+            deaf(broker).say(subscription("a.b"))
+            while await subscribers(publisher) < 2:
+                pass
+            assert broker.connections == 3
+            sent = await flood(publisher, "a.b", lambda: broker.connections == 2)
+            for _ in range(sent):
+                assert (await neighbour.receive()).endswith(BLOCK.encode())
+            await neighbour.is_served()
+            (text,) = caplog.messages
+            found = re.fullmatch(
+                r"127\.0\.0\.1:\d+ does not read: (\d+) bytes wait for it, "
+                r"the limit is 1000000 \(max_unread\); it is cut off",
+                text,
+            )
+            assert found is not None
+            # Not many more than one turn of the loop adds.
+            assert unread < int(found[1]) < unread + 500_000
+            assert await metric(neighbour, "connection.cutoff.total") == 1
+            assert await metric(neighbour, "connection.active") == 2
+
+
+async def test_an_auditor_that_does_not_read_is_cut_off(
+    connect: Connect, deaf: Callable[[Broker], Deaf], caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(15):
+        async with Broker(*urls(), max_unread=LEAST_UNREAD) as broker:
+            client = await connect(broker.url_of("memory"))
+            deaf(broker).say(subscription("system.message"))
+            while await subscribers(client) < 1:
+                pass
+            while broker.connections == 2:
+                await client.is_served()
+            assert "it is cut off" in caplog.text
+            assert await subscribers(client) == 0
+            await client.is_served()
+
+
+async def test_a_follower_of_the_log_that_does_not_read_is_cut_off_and_others_are_told(
+    connect: Connect, deaf: Callable[[Broker], Deaf]
+) -> None:
+    follow = f'request:system.log.subscribe:1.0.0:{ID}\n{{"levels":["info","warn"]}}'.encode()
+    with anyio.fail_after(15):
+        async with Broker(*urls(), max_unread=LEAST_UNREAD) as broker:
+            follower, client = [await connect(broker.url_of("memory")) for _ in range(2)]
+            follower.send(follow)
+            await follower.receive()
+            deaf(broker).say(follow)
+            while await subscribers(client) < 2:
+                pass
+            register = b'request:system.service.register:1.0.0\n{"name":"%b","description":"x"}'
+            while broker.connections == 3:
+                client.send(*[register % (b"\xe2\x98\x83" * 36)] * 100)
+                while len(client.inbox) < 100:
+                    await anyio.lowlevel.checkpoint()
+                client.inbox.clear()
+            while b"it is cut off" not in await follower.receive():
+                pass
+            await client.is_served()
+
+
+async def test_an_entry_about_a_cut_off_needs_no_other_traffic(
+    connect: Connect, deaf: Callable[[Broker], Deaf]
+) -> None:
+    with anyio.fail_after(15):
+        async with Broker(*urls(), max_unread=LEAST_UNREAD) as broker:
+            publisher, follower = [await connect(broker.url_of("memory")) for _ in range(2)]
+            await follower.ask("log.subscribe", {"levels": ["warn"]})
+            deaf(broker).say(subscription("a.b"))
+            while await subscribers(publisher) < 2:
+                pass
+            await flood(publisher, "a.b", lambda: bool(follower.inbox))
+            assert b"(max_unread); it is cut off" in await follower.receive()
+
+
+async def test_who_reads_slowly_is_not_cut_off_for_what_it_has_read(connect: Connect) -> None:
+    with anyio.fail_after(20):
+        async with Broker(*urls(), max_unread=LEAST_UNREAD) as broker:
+            publisher = await connect(broker.url_of("memory"))
+            reader = await connect(broker.url_of("tcp"))
+            await reader.subscribe("a.b")
+            # Never without something on its way, and never with much of it.
+            for _ in range(8):
+                publisher.send(f"publish:a.b:1.0.0\n{BLOCK}")
+            for _ in range(400):
+                publisher.send(f"publish:a.b:1.0.0\n{BLOCK}")
+                await reader.receive()
+            for _ in range(8):
+                await reader.receive()
+            await reader.is_served()
+            assert await metric(reader, "connection.cutoff.total") == 0
+
+
+# Time limits of connections
+
+
+async def test_a_handshake_that_takes_too_long_is_a_failed_connection(
+    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(*urls(), handshake_timeout=50) as broker:
+            client = await connect(broker.url_of("memory"))
+            await client.ask("log.subscribe", {"levels": ["warn"]})
+            async with await anyio.connect_tcp("127.0.0.1", port_of(broker, "ws")) as stranger:
+                await stranger.send(UPGRADE[:50])
+                entry = json.loads((await client.receive()).partition(b"\n")[2])
+                assert re.fullmatch(
+                    r"127\.0\.0\.1:\d+ refused: did not complete its handshake in 0\.05 s",
+                    entry["message"],
+                )
+                await read_to_end(stranger)
+            assert await metric(client, "connection.failed.total") == 1
+
+
+async def test_who_comes_and_goes_without_a_word_is_no_news(
+    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(*urls()) as broker:
+            client = await connect(broker.url_of("memory"))
+            for _ in range(3):
+                async with await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")) as probe:
+                    assert b"initialize" in await probe.receive()
+                await until(lambda: broker.connections == 1)
+            assert await metric(client, "connection.failed.total") == 0
+            assert await metric(client, "connection.disconnected.total") == 3
+            assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+async def test_a_client_that_does_not_end_is_given_up_at_the_close_time_limit(
+    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: Any = {"heartbeat_after": 20, "drop_after": 40, "close_timeout": 50}
+    with anyio.fail_after(5):
+        async with (
+            Broker("tcp://127.0.0.1:0", **options) as broker,
+            await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")),
+        ):
+            await until(lambda: broker.connections == 1)
+            await until(lambda: broker.connections == 0)
+    assert "did not end it in 0.05 s" in caplog.text
+
+
+# max_subscriptions
+
+
+@pytest.mark.parametrize("registered", [True, False])
+async def test_one_subscription_too_many_is_refused_with_the_limit(
+    registered: bool, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(max_subscriptions=2) as broker:
+            client, other = [await connect(broker.url) for _ in range(2)]
+            if registered:
+                await client.ask("service.register", {"name": "Greedy", "description": "x"})
+            await client.subscribe("a.b")
+            # Both at once would be three: neither is made.
+            answers = [
+                await client.ask("topic.subscribe", {"action": action, "topic": "c.d"})
+                for action in ("both", "publish", "request")
+            ]
+            refused, taken, refused_again = answers
+            assert taken == {"status": "success"}
+            for answer in (refused, refused_again):
+                error = answer["error"]
+                assert error["code"] == "SERVICE_UNAVAILABLE"
+                assert error["message"] == (
+                    "a client has at most 2 subscriptions (max_subscriptions)"
+                )
+                assert error["details"] == {"topic": "c.d"}
+            texts = [text for text in caplog.messages if "max_subscriptions" in text]
+            name = "Greedy" if registered else r"[0-9a-f-]{36}"
+            assert re.fullmatch(f"{name} has 1 subscriptions, max_subscriptions is 2", texts[0])
+            assert re.fullmatch(f"{name} has 2 subscriptions, max_subscriptions is 2", texts[1])
+            # Again is an update; the limit is each client's own; one that ends makes room.
+            await client.subscribe("a.b")
+            await other.subscribe("a.b")
+            await client.ask("topic.unsubscribe", {"action": "publish", "topic": "a.b"})
+            await client.subscribe("e.f")
+
+
+# max_outstanding
+
+
+async def test_one_request_too_many_fails_the_oldest_at_once(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(*urls(), max_outstanding=1) as broker:
+            responder = await connect(broker.url_of("memory"))
+            await responder.subscribe("a.b", "request")
+            one, other = [await connect(broker.url_of("tcp")) for _ in range(2)]
+            one.send(f"request:a.b:1.0.0:{ID}\n1")
+            await responder.receive()
+            other.send(f"request:a.b:1.0.0:{ID}\n2")
+            header, _, payload = (await one.receive()).partition(b"\n")
+            assert header == f"response:a.b:1.0.0:{ID}".encode()
+            assert json.loads(payload)["error"]["code"] == "SERVICE_UNAVAILABLE"
+            passed_on = (await responder.receive()).partition(b"\n")[0]
+            responder.send(b"response" + passed_on.removeprefix(b"request") + b"\n3")
+            assert await other.receive() == f"response:a.b:1.0.0:{ID}\n3".encode()
+            assert "a.b failed: more than 1 requests are outstanding (max_outstanding)" in (
+                caplog.messages
+            )
+
+
+# A transport of somebody else's
+
+
+class FaultyLink:
+    """A Link that accepts everything and says that nothing of it was taken."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.congested = True
+        self.unsent = 0
+        self.aborted = 0
+        self.handler: LinkHandler
+        self._closed = anyio.Event()
+
+    def send(self, message: bytes) -> None:
+        self.unsent += len(message)
+
+    def send_many(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self.send(message)
+
+    async def drain(self) -> None:
+        raise NotImplementedError
+
+    def close(self, reason: str = "") -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        # From within, which no Link of ours does.
+        self.aborted += 1
+        if not self._closed.is_set():
+            self._closed.set()
+            self.handler.link_lost(None)
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
+
+class FaultyTransport:
+    """A LinkTransport that gives the broker FaultyLinks."""
+
+    scheme = "faulty"
+
+    def __init__(self) -> None:
+        self.accept: Callable[[Link], LinkHandler]
+
+    async def connect(self, url: URL, accept: Any, **_: Any) -> Link:
+        raise NotImplementedError
+
+    async def listen(self, url: URL, accept: Any, **_: Any) -> Any:
+        self.accept = accept
+
+        class Listener:
+            address = ("here", 0)
+
+            async def close(self) -> None:
+                pass
+
+        return Listener()
+
+    def join(self, peer: str) -> FaultyLink:
+        link = FaultyLink(peer)
+        link.handler = self.accept(link)
+        return link
+
+
+class FaultyPlugin:
+    def __init__(self, transport: FaultyTransport) -> None:
+        self._transport = transport
+
+    @hookimpl
+    def mb_register_transports(self) -> list[FaultyTransport]:
+        return [self._transport]
+
+
+async def test_a_link_that_ends_within_its_abort_is_cut_off_once_and_others_are_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    with anyio.fail_after(5):
+        async with Broker("faulty://", plugins=plugins, max_unread=LEAST_UNREAD) as broker:
+            stalled = [transport.join(f"stalled {n}") for n in range(3)]
+            reader = transport.join("reader")
+            for link in (*stalled, reader):
+                link.handler.messages_received([subscription("a.b")])
+            reader.congested = False
+            publish = f"publish:a.b:1.0.0\n{BLOCK}".encode()
+            reader.handler.messages_received([publish] * 17)
+            assert [link.aborted for link in stalled] == [1, 1, 1]
+            assert reader.aborted == 0
+            assert broker.connections == 1
+            texts = [text for text in caplog.messages if "does not read" in text]
+            assert [text.partition(" does")[0] for text in texts] == [
+                f"stalled {n}" for n in range(3)
+            ]

@@ -1,0 +1,426 @@
+"""The journal: entries for the log, and for the clients that follow it (`system.log`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from mb_broker import Broker
+from mb_broker.journal import LEVELS, Journal
+from mb_broker.registry import Service
+from mb_core.errors import InvalidRequestError
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+SUCCESS = {"status": "success"}
+
+Connect = Callable[..., Awaitable[Any]]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_reported(reports: Callable[[], list[str]]) -> Iterator[None]:
+    """As everywhere, but for the errors that these tests write themselves."""
+    yield
+    assert [text for text in reports() if text not in ("text", "x", "100 % of %s")] == []
+
+
+class Book:
+    """A Journal, and what it has sent to whom."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Service, bytes]] = []
+        self.journal = Journal(lambda service, message: self.sent.append((service, message)))
+
+    def follow(self, levels: Any = None, regex: Any = None) -> Service:
+        service = Service(connected_at=0.0)
+        self.journal.follow(service, [*LEVELS] if levels is None else levels, regex)
+        return service
+
+    def entries(self) -> list[dict[str, Any]]:
+        return [entry_of(message) for _, message in self.sent]
+
+
+def entry_of(message: bytes) -> dict[str, Any]:
+    header, _, payload = message.partition(b"\n")
+    assert header == b"response:system.log:1.0.0"
+    entry: dict[str, Any] = json.loads(payload)
+    return entry
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+# What is written
+
+
+def test_an_entry_has_its_level_module_text_time_and_fields(book: Book) -> None:
+    book.follow()
+    book.journal.write("warn", "router", "a.b timed out", targetServiceId="x", count=3)
+    (entry,) = book.entries()
+    assert TIME.fullmatch(entry.pop("timestamp"))
+    assert entry == {
+        "level": "warn",
+        "module": "router",
+        "message": "a.b timed out",
+        "targetServiceId": "x",
+        "count": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "number"),
+    [
+        ("debug", logging.DEBUG),
+        ("info", logging.INFO),
+        ("warn", logging.WARNING),
+        ("error", logging.ERROR),
+    ],
+)
+def test_the_log_gets_it_at_its_own_level_with_the_fields(
+    level: str, number: int, book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "mb_broker")
+    book.journal.write(level, "router", "100 % of %s", serviceId="x")
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("mb_broker.router", number)
+    assert record.getMessage() == "100 % of %s"
+    assert record.__dict__["mb"] == {"serviceId": "x"}
+
+
+def test_followers_are_told_whatever_the_logs_own_level(
+    book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mb_broker")
+    book.follow(["debug"])
+    book.journal.write("debug", "router", "detail")
+    assert [entry["message"] for entry in book.entries()] == ["detail"]
+    assert caplog.records == []
+
+
+def test_the_text_is_one_line_on_the_wire(book: Book) -> None:
+    book.follow()
+    book.journal.write("info", "broker", "two\nlines \N{SNOWMAN}")
+    ((_, message),) = book.sent
+    assert message.count(b"\n") == 1
+    assert entry_of(message)["message"] == "two\nlines \N{SNOWMAN}"
+
+
+def test_fields_that_can_not_be_written_are_left_out(book: Book) -> None:
+    nested: Any = []
+    for _ in range(100_000):
+        nested = [nested]
+    book.follow()
+    book.journal.write("info", "broker", "text", details=nested)
+    (entry,) = book.entries()
+    assert entry["message"] == "text"
+    assert "details" not in entry
+    while nested:  # taken apart by hand: the interpreter would do it by recursion
+        nested = nested[0]
+
+
+def test_a_field_does_not_hide_what_every_entry_has(book: Book) -> None:
+    book.follow()
+    book.journal.write("info", "broker", "text", timestamp="never")
+    assert TIME.fullmatch(book.entries()[0]["timestamp"])
+
+
+# Who is told what
+
+
+@pytest.mark.parametrize(
+    ("levels", "told"),
+    [
+        ([], []),
+        (["error"], ["error"]),
+        (["debug", "warn"], ["debug", "warn"]),
+        (["info", "info"], ["info"]),
+        ([*LEVELS], [*LEVELS]),
+    ],
+    ids=str,
+)
+def test_a_follower_gets_the_levels_that_it_asked_for(
+    levels: list[str], told: list[str], book: Book
+) -> None:
+    book.follow(levels)
+    for level in LEVELS:
+        book.journal.write(level, "broker", "text")
+    assert [entry["level"] for entry in book.entries()] == told
+
+
+def test_a_follower_gets_the_texts_in_which_its_regex_is_found(book: Book) -> None:
+    book.follow(["info"], "a[0-9]$")
+    for text in ("a1", "b1", "a1 ", "xa2"):
+        book.journal.write("info", "broker", text)
+    book.journal.write("warn", "broker", "a3")
+    assert [entry["message"] for entry in book.entries()] == ["a1", "xa2"]
+
+
+def test_followers_are_told_each_by_its_own_wishes(book: Book) -> None:
+    one, other = book.follow(["info"]), book.follow(["error", "info"], "x")
+    book.journal.write("info", "broker", "y")
+    book.journal.write("info", "broker", "x")
+    book.journal.write("error", "broker", "x")
+    told = [(service, entry_of(message)["message"]) for service, message in book.sent]
+    assert told == [(one, "y"), (one, "x"), (other, "x"), (other, "x")]
+
+
+def test_following_again_replaces_the_wishes(book: Book) -> None:
+    service = book.follow(["info"], "x")
+    book.journal.follow(service, ["warn"], None)
+    book.journal.write("info", "broker", "x")
+    book.journal.write("warn", "broker", "y")
+    assert [entry["message"] for entry in book.entries()] == ["y"]
+
+
+def test_wishes_that_are_refused_leave_those_before(book: Book) -> None:
+    service = book.follow(["info"])
+    for levels, regex in ((["trace"], None), (["warn"], "(")):
+        with pytest.raises(InvalidRequestError):
+            book.journal.follow(service, levels, regex)
+    book.journal.write("info", "broker", "still")
+    book.journal.write("warn", "broker", "not")
+    assert [entry["message"] for entry in book.entries()] == ["still"]
+
+
+def test_who_is_forgotten_is_told_nothing(book: Book) -> None:
+    service = book.follow()
+    book.journal.forget(service)
+    book.journal.forget(service)
+    book.journal.write("error", "broker", "text")
+    assert book.sent == []
+
+
+def test_a_follower_may_be_forgotten_while_others_are_told() -> None:
+    services = [Service(connected_at=0.0) for _ in range(3)]
+    told: list[Service] = []
+
+    def send(service: Service, message: bytes) -> None:
+        told.append(service)
+        journal.forget(services[0])
+
+    journal = Journal(send)
+    for service in services:
+        journal.follow(service, ["info"], None)
+    journal.write("info", "broker", "text")
+    assert told == services
+
+
+@pytest.mark.parametrize(
+    ("levels", "regex", "details"),
+    [
+        ("info", None, {"levels": "info"}),
+        ({"info": 1}, None, {"levels": {"info": 1}}),
+        (5, None, {"levels": 5}),
+        (["trace"], None, {"level": "trace"}),
+        (["INFO"], None, {"level": "INFO"}),
+        (["info", None], None, {"level": None}),
+        ([["info"]], None, {"level": ["info"]}),
+        ([{}], None, {"level": {}}),
+        (["info"], "(", {"regex": "("}),
+        (["info"], 5, {"regex": 5}),
+        (["info"], "(?=a)", {"regex": "(?=a)"}),
+    ],
+    ids=str,
+)
+def test_wishes_that_can_not_be_are_refused_with_what_is_wrong(
+    levels: Any, regex: Any, details: dict[str, Any], book: Book
+) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        book.follow(levels, regex)
+    assert refused.value.details == details
+
+
+# As the Router has it
+
+
+def ask_error(peer: Any, topic: str, payload: Any) -> dict[str, Any]:
+    error: dict[str, Any] = peer.ask(topic, payload)["error"]
+    return error
+
+
+def test_by_default_a_follower_is_told_of_errors(bench: Any) -> None:
+    peer = bench.join()
+    for payload in ({}, {"levels": None, "regex": None}):
+        assert peer.ask("log.subscribe", payload) == SUCCESS
+        for level in LEVELS:
+            bench.router.journal.write(level, "broker", "text")
+        bench.deliver()
+        assert entry_of(peer.take_one())["level"] == "error"
+
+
+def test_a_log_subscription_is_listed_and_ends(bench: Any) -> None:
+    peer = bench.join()
+    assert peer.ask("log.subscribe", {"levels": ["warn"]}) == SUCCESS
+    expected = {"subscriptions": [{"action": "publish", "topic": "system.log"}]}
+    assert peer.ask("service.subscriptions", {}) == expected
+    assert peer.ask("log.unsubscribe", {}) == SUCCESS
+    assert peer.ask("service.subscriptions", {}) == {"subscriptions": []}
+    bench.router.journal.write("warn", "broker", "text")
+    bench.deliver()
+    assert peer.take() == []
+    assert peer.ask("log.unsubscribe", {}) == SUCCESS  # as the reference broker has it
+
+
+def test_a_regex_that_is_refused_says_why_and_subscribes_nothing(bench: Any) -> None:
+    peer = bench.join()
+    error = ask_error(peer, "log.subscribe", {"regex": "(a+)+("})
+    assert error["code"] == "INVALID_REQUEST"
+    assert error["details"] == {"regex": "(a+)+("}
+    assert "missing )" in error["message"]
+    assert peer.ask("service.subscriptions", {}) == {"subscriptions": []}
+
+
+def test_without_re2_following_works_and_a_regex_says_what_to_install(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    peer = bench.join()
+    assert peer.ask("log.subscribe", {"levels": ["info"]}) == SUCCESS
+    error = ask_error(peer, "log.subscribe", {"levels": ["info"], "regex": "a"})
+    assert "pip install 'mb-broker[server]'" in error["message"]
+
+
+def test_an_entry_of_the_messages_that_are_routed_comes_among_them_in_order(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(max_subscriptions=1)
+    peer = bench.join()
+    assert peer.ask("log.subscribe", {"levels": ["warn"]}) == SUCCESS
+    ids = [f"123e4567-e89b-42d3-a456-42661417400{n}" for n in range(3)]
+    peer.send(
+        f"request:system.heartbeat:1.0.0:{ids[0]}\n{{}}",
+        f'request:system.topic.subscribe:1.0.0:{ids[1]}\n{{"action":"publish","topic":"a.b"}}',
+        f"request:system.heartbeat:1.0.0:{ids[2]}\n{{}}",
+    )
+    first, entry, refusal, last = peer.take()
+    assert ids[0].encode() in first
+    assert "max_subscriptions is 1" in entry_of(entry)["message"]
+    assert ids[1].encode() in refusal
+    assert ids[2].encode() in last
+
+
+def test_who_leaves_follows_no_more(bench: Any) -> None:
+    peer, other = bench.join(), bench.join()
+    for each in (peer, other):
+        assert each.ask("log.subscribe", {"levels": ["info"]}) == SUCCESS
+    peer.leave()
+    bench.router.journal.write("info", "broker", "text")
+    assert bench.router.take_output() == [other.service]
+
+
+# As a broker has it: an entry needs no other traffic to arrive
+
+
+async def follow(connect: Connect, broker: Broker, *levels: str, regex: Any = None) -> Any:
+    """A client that follows the broker's log."""
+    client = await connect(broker.url_of("memory"))
+    wishes = {"levels": [*levels], "regex": regex}
+    assert await client.ask("log.subscribe", wishes) == SUCCESS
+    return client
+
+
+@pytest.mark.anyio
+async def test_a_timeout_is_told_at_once(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker(request_timeout=20) as broker:
+            follower = await follow(connect, broker, "warn")
+            client = await connect(broker.url)
+            await client.subscribe("a.b", "request")
+            client.send("request:a.b:1.0.0:123e4567-e89b-42d3-a456-426614174000\n{}")
+            entry = entry_of(await follower.receive())
+            assert entry["message"] == "a.b timed out"
+            assert entry["targetServiceId"]
+
+
+@pytest.mark.anyio
+async def test_a_client_that_is_turned_away_is_told_of_at_once(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://", "tcp://127.0.0.1:0", max_connections=1) as broker:
+            follower = await follow(connect, broker, "warn")
+            client = await connect(broker.url_of("tcp"), greeted=False)
+            text = entry_of(await follower.receive())["message"]
+            assert text.startswith("127.0.0.1:")
+            assert text.endswith(" refused: the broker has 1 clients (max_connections)")
+            await client.close()
+
+
+@pytest.mark.anyio
+async def test_a_silent_client_is_told_of_when_it_is_dropped(
+    connect: Connect, until: Until
+) -> None:
+    options = {"heartbeat_after": 300, "drop_after": 600}
+    with anyio.fail_after(10):
+        async with Broker("memory://", "tcp://127.0.0.1:0", **options) as broker:  # type: ignore[arg-type]
+            follower = await follow(connect, broker, "info")
+            port = int(broker.url_of("tcp").rpartition(":")[2])
+            async with await anyio.connect_tcp("127.0.0.1", port):
+                text = ""
+                while not text:
+                    message = await follower.receive()
+                    if message.startswith(b"request:system.heartbeat"):
+                        follower.send("response:system.heartbeat:1.0.0\n{}")
+                    else:
+                        text = entry_of(message)["message"]
+                assert re.fullmatch(r"127\.0\.0\.1:\d+ was silent for too long: dropped", text)
+                # It has not ended its half: the connection is still there.
+                assert broker.connections == 2
+
+
+@pytest.mark.anyio
+async def test_requests_that_are_given_up_at_the_end_are_told_of(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://", drain_timeout=20) as broker:
+            follower = await follow(connect, broker, "warn")
+            client = await connect(broker.url)
+            await client.subscribe("a.b", "request")
+            client.send("request:a.b:1.0.0:123e4567-e89b-42d3-a456-426614174000\n{}")
+            assert (await client.receive()).startswith(b"request:a.b:")
+        assert entry_of(await follower.receive())["message"] == (
+            "1 requests in flight are given up"
+        )
+
+
+@pytest.mark.anyio
+async def test_a_broken_connection_is_told_of_but_not_to_itself(
+    connect: Connect, until: Until
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://", "tcp://127.0.0.1:0") as broker:
+            follower = await follow(connect, broker, "warn")
+            port = int(broker.url_of("tcp").rpartition(":")[2])
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                ask = b'request:system.log.subscribe:1.0.0\n{"levels":["warn"]}'
+                await stream.send(len(ask).to_bytes(4) + ask)
+                while b"success" not in await stream.receive():
+                    pass
+                await stream.send(b"\0\0\0\5ab")
+            entry = entry_of(await follower.receive())
+            assert "ended within a message: 6 of 9 bytes came" in entry["message"]
+            assert entry["serviceId"]
+            await until(lambda: broker.connections == 1)
+            await follower.is_served()
+
+
+@pytest.mark.anyio
+async def test_a_pathological_regex_does_not_stall_the_broker(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://", "tcp://127.0.0.1:0") as broker:
+            follower = await follow(connect, broker, "info", regex="(.*)*(.+)+x(a+)+$")
+            client = await connect(broker.url_of("tcp"))
+            started = time.monotonic()
+            for n in range(20):
+                name = f"{'a' * 34}{n:02}"
+                payload = {"name": name, "description": "long"}
+                assert await client.ask("service.register", payload) == SUCCESS
+            assert time.monotonic() - started < 2
+            await follower.is_served()

@@ -1,0 +1,225 @@
+"""Requests on their way: by id, by age, by deadline; and at most so many of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mb_broker.registry import Service
+from mb_broker.requests import Outstanding, OutstandingRequests
+from mb_core.header import Action, HeaderPrefix
+
+PREFIX = HeaderPrefix(Action.REQUEST, "a.b", "1.0.0")
+
+
+def id_of(number: int) -> str:
+    return f"123e4567-e89b-42d3-a456-{number:012}"
+
+
+def service() -> Service:
+    return Service(connected_at=0.0)
+
+
+def make(number: int, responder: Service, requester: Service | None = None) -> Outstanding:
+    return Outstanding(id_of(number).encode(), PREFIX, requester, b"", responder)
+
+
+# The table
+
+
+def test_a_request_is_found_by_its_id_and_its_responder_only() -> None:
+    table, responder = OutstandingRequests(), service()
+    request = make(1, responder)
+    table.add(request, 5.0)
+    assert table.of(request.id, responder) is request
+    assert table.of(request.id, service()) is None
+    assert table.of(id_of(2).encode(), responder) is None
+    assert table.of(None, responder) is None
+
+
+def test_the_oldest_is_the_one_that_came_first_whatever_its_deadline() -> None:
+    table, responder = OutstandingRequests(), service()
+    requests = [make(n, responder) for n in range(3)]
+    for request, deadline in zip(requests, (9.0, 1.0, 5.0), strict=True):
+        table.add(request, deadline)
+    assert table.oldest() is requests[0]
+    table.forget(requests[0])
+    assert table.oldest() is requests[1]
+    assert len(table) == 2
+
+
+def test_services_know_what_they_ask_and_answer_until_it_is_forgotten() -> None:
+    table, requester, responder = OutstandingRequests(), service(), service()
+    request = make(1, responder, requester)
+    table.add(request, 5.0)
+    assert list(requester.asked) == list(responder.answering) == [request]
+    table.forget(request)
+    assert not requester.asked
+    assert not responder.answering
+    assert table.next_deadline() is None
+    assert len(table) == 0
+
+
+def test_a_service_that_asks_itself_is_both(bench: Any) -> None:
+    table, both = OutstandingRequests(), service()
+    request = make(1, both, both)
+    table.add(request, 5.0)
+    table.forget(request)
+    assert not both.asked
+    assert not both.answering
+
+
+def test_an_abandoned_request_is_still_answered_and_still_ends() -> None:
+    table, requester, responder = OutstandingRequests(), service(), service()
+    requests = [make(n, responder, requester) for n in range(3)]
+    for request in requests:
+        table.add(request, 5.0)
+    table.abandon(requester)
+    assert not requester.asked
+    assert [request.requester for request in requests] == [None] * 3
+    table.forget(requests[0])
+    assert table.take_due(5.0) == requests[1:]
+    assert not responder.answering
+    assert len(table) == 0
+
+
+def test_what_is_due_is_taken_in_the_order_of_deadlines() -> None:
+    table, responder = OutstandingRequests(), service()
+    requests = [make(n, responder) for n in range(4)]
+    for request, deadline in zip(requests, (3.0, 1.0, 2.0, 4.0), strict=True):
+        table.add(request, deadline)
+    assert table.next_deadline() == 1.0
+    assert table.take_due(0.9) == []
+    assert table.take_due(3.0) == [requests[1], requests[2], requests[0]]
+    assert table.next_deadline() == 4.0
+
+
+# The limit, as the Router has it
+
+
+def asked(bench: Any, requester: Any, numbers: range) -> None:
+    requester.send(*(f"request:a.b:1.0.0:{id_of(n)}\n{n}" for n in numbers))
+
+
+def test_at_the_limit_all_wait_and_one_more_fails_the_oldest(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(max_outstanding=3)
+    requester, responder = bench.join(), bench.join().subscribe("a.b", "request")
+    asked(bench, requester, range(3))
+    assert requester.take() == []
+    asked(bench, requester, range(3, 4))
+    header, _, payload = requester.take_one().partition(b"\n")
+    assert header == f"response:a.b:1.0.0:{id_of(0)}".encode()
+    error = json.loads(payload)["error"]
+    assert error["code"] == "SERVICE_UNAVAILABLE"
+    assert error["message"] == "more than 3 requests are outstanding (max_outstanding)"
+    assert len(responder.take()) == 4
+    assert bench.router.outstanding == 3
+
+
+def test_the_default_limit_is_ten_thousand(bench: Any) -> None:
+    requester = bench.join()
+    bench.join().subscribe("a.b", "request")
+    asked(bench, requester, range(10_000))
+    assert requester.take() == []
+    asked(bench, requester, range(10_000, 10_050))
+    answers = requester.take()
+    assert [answer.partition(b"\n")[0].decode().split(":")[3] for answer in answers] == [
+        id_of(n) for n in range(50)
+    ]
+    assert bench.router.outstanding == 10_000
+
+
+def test_what_failed_is_answered_too_late_and_what_waits_is_not(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(max_outstanding=1)
+    requester, responder = bench.join(), bench.join().subscribe("a.b", "request")
+    asked(bench, requester, range(2))
+    requester.take()
+    first, second = (m.partition(b"\n")[0].decode().split(":")[3] for m in responder.take())
+    responder.send(f"response:a.b:1.0.0:{first}\n1")
+    assert responder.take_error()["code"] == "INVALID_REQUEST_ID"
+    responder.send(f"response:a.b:1.0.0:{second}\n2")
+    assert requester.take_one() == f"response:a.b:1.0.0:{id_of(1)}\n2".encode()
+
+
+def test_each_of_several_requesters_hears_of_its_own(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(max_outstanding=2)
+    one, other = bench.join(), bench.join()
+    bench.join().subscribe("a.b", "request")
+    asked(bench, one, range(2))
+    asked(bench, other, range(2, 5))
+    failed = {peer: [m.split(b":")[3][:36].decode() for m in peer.take()] for peer in (one, other)}
+    assert failed == {one: [id_of(0), id_of(1)], other: [id_of(2)]}
+
+
+@pytest.mark.parametrize("how", ["without an id", "its requester left"])
+def test_an_oldest_for_which_nobody_waits_goes_without_a_word(
+    how: str, new_bench: Callable[..., Any]
+) -> None:
+    bench = new_bench(max_outstanding=1)
+    first, second = bench.join(), bench.join()
+    bench.join().subscribe("a.b", "request")
+    if how == "without an id":
+        first.send("request:a.b:1.0.0\n{}")
+    else:
+        asked(bench, first, range(1))
+        first.leave()
+    asked(bench, second, range(1, 2))
+    assert first.take() == second.take() == []
+    assert bench.router.outstanding == 1
+
+
+def test_an_answered_request_makes_room(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(max_outstanding=1)
+    requester, responder = bench.join(), bench.join().subscribe("a.b", "request")
+    for n in range(5):
+        asked(bench, requester, range(n, n + 1))
+        broker_id = responder.take_one().partition(b"\n")[0].decode().split(":")[3]
+        responder.send(f"response:a.b:1.0.0:{broker_id}\n{n}")
+        assert requester.take_one().endswith(b"\n%d" % n)
+    assert bench.router.metrics.request_dropped.total == 0
+
+
+def test_the_log_says_once_a_second_which_limit_it_was_and_the_metrics_count_all(
+    new_bench: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = new_bench(max_outstanding=1, request_timeout=100.0)
+    requester = bench.join()
+    bench.join().subscribe("a.b", "request")
+
+    def entries() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "max_outstanding" in r.getMessage()]
+
+    asked(bench, requester, range(100))
+    text = "a.b failed: more than 1 requests are outstanding (max_outstanding)"
+    assert entries() == [text]
+    bench.advance(0.9)
+    asked(bench, requester, range(100, 200))
+    assert entries() == [text]
+    bench.advance(0.1)
+    asked(bench, requester, range(200, 300))
+    assert entries() == [text, text]
+    assert bench.router.metrics.request_dropped.total == 299
+
+
+def test_however_they_end_nothing_is_left(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(max_outstanding=5, request_timeout=1.0)
+    requester, responder = bench.join(), bench.join().subscribe("a.b", "request")
+    asked(bench, requester, range(12))
+    ids = [m.partition(b"\n")[0].decode().split(":")[3] for m in responder.take()]
+    responder.send(f"response:a.b:1.0.0:{ids[-1]}\n{{}}")
+    bench.advance(1)
+    ends = Counter(
+        json.loads(m.partition(b"\n")[2]).get("error", {}).get("code") for m in requester.take()
+    )
+    assert ends == {"SERVICE_UNAVAILABLE": 7, "TIMEOUT": 4, None: 1}
+    assert bench.router.outstanding == 0
+    assert not requester.service.asked
+    assert not responder.service.answering
