@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,12 +11,25 @@ from click.testing import CliRunner
 
 from mb_tools.cli import main
 
+COMMANDS = {
+    *("serve", "demo", "top", "pub", "sub", "request", "reply", "ping", "services", "topics"),
+    *("metrics", "log", "trace", "plugins", "completion"),
+}
+
 
 def test_help_names_the_commands() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    assert "serve" in result.output
-    assert "demo" in result.output
+    named = {line.split()[0] for line in result.output.split("Commands:\n")[1].splitlines()}
+    assert named == COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_each_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: main {command} ")
+    assert CliRunner().invoke(main, [command, "-h"]).output == result.output
 
 
 def test_version_is_the_distribution_s() -> None:
@@ -26,17 +40,45 @@ def test_version_is_the_distribution_s() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(["serve", "--tcp-port", "70000"], id="port out of range"),
-        pytest.param(["serve", "--ws-port", "http"], id="port no number"),
         pytest.param(["demo", "--requests", "0"], id="no requests"),
         pytest.param(["demo", "--backend", "curio"], id="unknown loop"),
         pytest.param(["dance"], id="unknown command"),
+        pytest.param(["sub"], id="no pattern"),
+        pytest.param(["sub", "a.b", "-n", "0"], id="no messages"),
+        pytest.param(["log", "--level", "loud"], id="unknown level"),
+        pytest.param(["completion", "tcsh"], id="unknown shell"),
+        pytest.param(["services", "--url", "localhost"], id="no URL"),
     ],
 )
-def test_wrong_usage_is_status_2_and_one_message(arguments: list[str]) -> None:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 2
-    assert "Error: " in result.output
+def test_wrong_usage_is_status_2_and_one_line(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments, prog_name="mb")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("mb")
+    assert result.stderr.endswith(" --help tells more)\n")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_shell_s_script(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0
+    assert "_MB_COMPLETE=" + shell in result.output
+
+
+def test_the_script_completes_commands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mb_tools"],
+        env={
+            **os.environ,
+            "_MB_COMPLETE": "bash_complete",
+            "COMP_WORDS": "mb se",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "plain,serve\nplain,services\n"
 
 
 def test_a_missing_event_loop_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +92,21 @@ def test_help_imports_neither_the_client_nor_an_event_loop() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from mb_tools.cli import main; "
         "CliRunner().invoke(main, ['--help']); "
-        "print([name for name in ('mb_core', 'rich', 'anyio') if name in sys.modules])"
+        "heavy = {'mb_core', 'rich', 'anyio', 'asyncio', 'msgspec', 'textual', 'ssl'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_top_gets_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, bool]] = []
+
+    def show(url: str, *, audit: bool) -> int:
+        calls.append((url, audit))
+        return 0
+
+    monkeypatch.setattr("mb_tools.top.run", show)
+    arguments = ["top", "--url", "ws://localhost", "--no-audit"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert calls == [("ws://localhost", False)]

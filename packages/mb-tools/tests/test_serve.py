@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import anyio
 import anyio.to_thread
 import pytest
+from websockets.exceptions import ConnectionClosedOK
+from websockets.sync.client import connect
 
 from mb_client import ConnectionLost, Message, MessageBrokerClient
 
@@ -66,7 +68,24 @@ async def test_a_signal_ends_it_with_status_0(number: signal.Signals) -> None:
             with pytest.raises(ConnectionLost):
                 await client.run()
         out, err = await anyio.to_thread.run_sync(process.communicate)
-        assert (process.returncode, out, err) == (0, "", "")
+        assert (process.returncode, out) == (0, "")
+        said, ended = err.splitlines()
+        assert said.endswith(
+            f"INFO {number.name}: no new connections; the requests in flight have 5000 ms"
+        )
+        assert ended.endswith("INFO the broker has ended")
+
+
+def test_a_client_is_told_why_the_connection_ends() -> None:
+    with serving() as process:
+        _, ws = urls(process)
+        with connect(ws) as client:
+            client.recv(10)  # the greeting: it is connected
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosedOK) as caught:
+                client.recv(10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.reason == "the broker is shutting down"
 
 
 async def test_requests_in_flight_are_answered_before_it_ends() -> None:
@@ -117,16 +136,57 @@ async def test_a_second_signal_ends_it_at_once() -> None:
                 await asked.wait()
                 process.send_signal(signal.SIGTERM)
                 await refused(tcp)
+                process.send_signal(signal.SIGINT)
+        _, err = await anyio.to_thread.run_sync(process.communicate)
+        assert process.returncode == 0
+        assert "WARNING SIGINT: the broker ends at once\n" in err
+
+
+async def test_a_request_that_outlasts_drain_timeout_is_given_up() -> None:
+    with anyio.fail_after(30), serving("--drain-timeout", "50") as process:
+        tcp, ws = urls(process)
+        asked = anyio.Event()
+
+        async def never(message: Message) -> None:
+            asked.set()
+            await anyio.sleep_forever()
+
+        async with MessageBrokerClient(tcp) as service, MessageBrokerClient(ws) as client:
+            await service.subscribe("never", action="request", handler=never)
+            async with anyio.create_task_group() as tasks:
+
+                async def ask() -> None:
+                    with pytest.raises(ConnectionLost):
+                        await client.request("never", {}, timeout=3_600_000)
+
+                tasks.start_soon(ask)
+                await asked.wait()
                 process.send_signal(signal.SIGTERM)
-        assert await anyio.to_thread.run_sync(process.wait) == 0
+        _, err = await anyio.to_thread.run_sync(process.communicate)
+        assert process.returncode == 0
+        assert "WARNING 1 requests in flight are given up\n" in err
+        assert err.endswith("INFO the broker has ended\n")
 
 
-async def test_a_port_that_is_taken_is_one_line_and_status_1() -> None:
+async def test_it_listens_on_ipv6_and_prints_urls_that_can_be_used() -> None:
+    with anyio.fail_after(30), serving("--host", "::1") as process:
+        tcp, ws = urls(process)
+        assert tcp.startswith("tcp://[::1]:")
+        async with (
+            MessageBrokerClient(tcp) as one,
+            MessageBrokerClient(ws) as other,
+            one.subscribe("a") as events,
+        ):
+            await other.publish("a", 1)
+            assert (await anext(events)).payload == 1
+
+
+async def test_a_port_that_is_taken_is_one_line_and_status_3() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with anyio.fail_after(30), serving("--tcp-port", str(port)) as process:
             out, err = await anyio.to_thread.run_sync(process.communicate)
-    assert process.returncode == 1
+    assert process.returncode == 3
     assert out == ""
     assert err == f"mb serve: can't listen on 127.0.0.1:{port}: Address already in use\n"
 

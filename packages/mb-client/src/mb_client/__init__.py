@@ -3,7 +3,7 @@
 Everything here is re-exported; `mb_core` alone has the client, `mb_broker` the broker.
 """
 
-from mb_broker import Broker, running
+from mb_broker import Broker, BrokerOptions, running
 from mb_core import (
     URL,
     Action,
@@ -53,6 +53,7 @@ __all__ = [
     "URL",
     "Action",
     "Broker",
+    "BrokerOptions",
     "ConnectError",
     "ConnectionLost",
     "ForbiddenError",

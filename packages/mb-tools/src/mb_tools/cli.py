@@ -1,47 +1,33 @@
-"""The command `mb`.  A subcommand's module is imported when it is called: `mb --help` is fast."""
+"""The command `mb`.
+
+What a command does is in a module of its own, imported when the command is called: `mb --help` is
+fast.  How commands end is in exits.py.
+"""
 
 from __future__ import annotations
 
-import logging
-import sys
 from importlib.util import find_spec
 
 import click
 
+from . import cli_look, cli_serve, cli_talk
+from .exits import Program
+from .options import url_option
+
 __all__ = ["main"]
 
-_PORT = click.IntRange(0, 65_535)
 _COUNT = click.IntRange(1)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mb-tools", prog_name="mb")
 def main() -> None:
-    """MB: ask, answer, publish and listen through a message broker."""
+    """MB: ask, answer, publish and listen through a message broker.
 
-
-@main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--tcp-port", type=_PORT, default=8081, show_default=True, help="Port of tcp://; 0: a free one."
-)
-@click.option(
-    "--ws-port", type=_PORT, default=8080, show_default=True, help="Port of ws://; 0: a free one."
-)
-def serve(host: str, tcp_port: int, ws_port: int) -> None:
-    """Run a broker until Ctrl-C or SIGTERM.
-
-    Prints the URLs on which it listens, one a line.  A signal makes it stop accepting, wait for
-    the answers to requests in flight, and end; a second one ends it at once.
+    \b
+    Exit status: 0 success, 1 the answer is an error or something did not come,
+    2 wrong usage, 3 no connection, 130 interrupted.
     """
-    import anyio
-
-    from .serve import run
-
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    _exit(anyio.run(run, host, tcp_port, ws_port))
 
 
 @main.command()
@@ -58,7 +44,7 @@ def serve(host: str, tcp_port: int, ws_port: int) -> None:
     show_default=True,
     help="The event loop to run on.",
 )
-def demo(requests: int, events: int, backend: str) -> None:
+def demo(requests: int, events: int, backend: str) -> int:
     """Show MB at work: a broker, a service over TCP, a client over WebSocket.
 
     Exit status 0 means that every request was answered and every event arrived.
@@ -69,9 +55,25 @@ def demo(requests: int, events: int, backend: str) -> None:
 
     if find_spec(backend) is None:
         raise click.UsageError(f"{backend} is not installed: pip install 'mb-core[{backend}]'")
-    _exit(anyio.run(run, requests, events, backend=backend))
+    return anyio.run(run, requests, events, backend=backend)
 
 
-def _exit(status: int) -> None:
-    if status:
-        sys.exit(status)
+@main.command()
+@url_option
+@click.option(
+    "--audit/--no-audit", default=True, show_default=True, help="Watch each message go by."
+)
+def top(url: str, audit: bool) -> int:
+    """Show a live screen of services, rates, latencies, topics and errors."""
+    from .top import run
+
+    return run(url, audit=audit)
+
+
+for _command in (
+    cli_serve.serve,
+    *(cli_talk.pub, cli_talk.sub, cli_talk.request, cli_talk.reply, cli_talk.ping),
+    *(cli_look.services, cli_look.topics, cli_look.metrics, cli_look.log, cli_look.trace),
+    *(cli_look.plugins, cli_look.completion),
+):
+    main.add_command(_command)

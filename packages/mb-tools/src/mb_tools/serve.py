@@ -1,39 +1,119 @@
-"""`mb serve`: a broker on TCP and WebSocket."""
+"""`mb serve`: a broker on TCP and WebSocket, with and without TLS."""
 
 from __future__ import annotations
 
+import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import anyio
 import click
 
-from mb_client import Broker, MBError
+from mb_broker.options import option_table
+from mb_client import Broker, BrokerOptions
 
-__all__ = ["run"]
+from .config import OFF, PORTS, Configuration, ServeOptions
+from .exits import Failure, Status
+
+__all__ = ["serve", "server_context", "urls"]
 
 
-async def run(host: str, tcp_port: int, ws_port: int) -> int:
-    """Serve until SIGINT or SIGTERM; gives the exit status."""
-    host = f"[{host}]" if ":" in host else host
-    broker = Broker(f"tcp://{host}:{tcp_port}", f"ws://{host}:{ws_port}")
-    status = 0
+_log = logging.getLogger("mb_tools.serve")
+
+
+async def serve(configuration: Configuration) -> None:
+    """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line."""
+    options = configuration.options
+    broker = Broker(*urls(options), ssl_context=server_context(options), **_of_broker(options))
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
-            try:
-                async with broker:
-                    for url in broker.urls:
-                        click.echo(url)
-                    await anext(signals)
-                    tasks.start_soon(_end_at_once, signals, tasks.cancel_scope)
-            except MBError as error:
-                click.echo(f"mb serve: {error}", err=True)
-                status = 1
+            async with broker:
+                for url in broker.urls:
+                    click.echo(url)
+                name = (await anext(signals)).name
+                _log.info(
+                    "%s: no new connections; the requests in flight have %d ms",
+                    name,
+                    options["drain_timeout"],
+                    extra={"mb": {"signal": name}},
+                )
+                tasks.start_soon(_end_at_once, signals, tasks.cancel_scope)
             tasks.cancel_scope.cancel()
-    return status
+    _log.info("the broker has ended")
+
+
+def urls(options: ServeOptions) -> list[str]:
+    """Where to listen."""
+    host = options["host"]
+    host = f"[{host}]" if ":" in host else host
+    return [
+        f"{name.removesuffix('_port')}://{host}:{options[name]}"
+        for name in PORTS
+        if options[name] != OFF
+    ]
+
+
+def _of_broker(options: ServeOptions) -> BrokerOptions:
+    """The options that are the broker's own."""
+    own: Any = {
+        option.name: options[option.name]  # type: ignore[literal-required]
+        for option in option_table()
+    }
+    given: BrokerOptions = own
+    return given
+
+
+def server_context(options: ServeOptions) -> ssl.SSLContext | None:
+    """The TLS context for these files, None without a certificate; raises Failure."""
+    cert, key, client_ca = options["tls_cert"], options["tls_key"], options["tls_client_ca"]
+    if cert is None or key is None:
+        return None
+    _expect("certificate", "tls_cert", cert)
+    _expect("private key", "tls_key", key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    def password() -> str:  # without this, OpenSSL would ask on the terminal
+        raise _unusable("tls_key", key, "it has a password, and must have none")
+
+    try:
+        context.load_cert_chain(cert, key, password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            text = f"it does not belong to the certificate in tls_cert {cert}"
+            raise _unusable("tls_key", key, text) from error
+        text = f"OpenSSL can't use it with tls_key {key}: {error}"
+        raise _unusable("tls_cert", cert, text) from error
+    if client_ca is not None:
+        _expect("certificate", "tls_client_ca", client_ca)
+        try:
+            context.load_verify_locations(client_ca)
+        except ssl.SSLError as error:
+            text = f"OpenSSL can't use it: {error}"
+            raise _unusable("tls_client_ca", client_ca, text) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _expect(what: str, name: str, file: str) -> None:
+    """OpenSSL names neither the file that it can't read nor what it misses in it."""
+    try:
+        text = Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unusable(name, file, getattr(error, "strerror", None) or str(error)) from error
+    if what.upper().encode() + b"-----" not in text:
+        raise _unusable(name, file, f"there is no {what} in it, in PEM")
+
+
+def _unusable(name: str, file: str, why: str) -> Failure:
+    return Failure(f"{name} {file}: {why}", Status.USAGE)
 
 
 async def _end_at_once(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
     """A second signal: wait for nothing more."""
-    await anext(signals)
+    name = (await anext(signals)).name
+    _log.warning("%s: the broker ends at once", name, extra={"mb": {"signal": name}})
     scope.cancel()

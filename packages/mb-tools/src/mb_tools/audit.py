@@ -1,0 +1,108 @@
+"""The broker's audit feed, `system.message`, as values (docs/protocol.md, "The audit feed")."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from mb_core import ResponseError
+from mb_core.codec import error_in
+
+__all__ = ["AuditEvent", "AuditHeader", "AuditMessage", "error_of", "read_event", "registered_name"]
+
+
+class AuditHeader(msgspec.Struct, gc=False, rename="camel"):
+    """The header of a message that the broker got or sent."""
+
+    action: str
+    topic: str
+    request_id: str | None = None
+    parent_request_id: str | None = None
+
+
+class AuditMessage(msgspec.Struct):
+    """A message that the broker got or sent; its payload stays JSON until it is looked at."""
+
+    header: AuditHeader
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class AuditEvent(msgspec.Struct):
+    """One message on its way: `sender` is set on what the broker got, `to` on what it sent.
+
+    `timeout` is a request's time limit in milliseconds; `masked_id` the sender's request id where
+    the broker put one of its own in its place.
+    """
+
+    timestamp: datetime
+    message: AuditMessage
+    sender: str | None = msgspec.field(name="from", default=None)
+    to: str | None = None
+    timeout: int | None = None
+    masked_id: str | None = msgspec.field(name="maskedId", default=None)
+
+    @property
+    def seconds(self) -> float:
+        """The broker's clock, in seconds since 1970."""
+        return self.timestamp.timestamp()
+
+
+class _Buffer(msgspec.Struct, tag="Buffer"):
+    """Bytes, as the reference broker shows them."""
+
+    data: list[int]
+
+
+class _Registration(msgspec.Struct):
+    name: str
+
+
+_decode = msgspec.json.Decoder(AuditEvent).decode
+
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_event(raw: bytes) -> AuditEvent | None:
+    """The event in a message of the feed; None where it can't be read.
+
+    The feed shows payloads as they came, and they need not be JSON: a broker may fail to quote
+    one.  That event is lost, and nothing else.
+    """
+    try:
+        return _decode(raw)
+    except _NO_JSON:
+        return None
+
+
+def error_of(event: AuditEvent) -> ResponseError | None:
+    """The error that an audited response is, or None."""
+    return error_in(_payload_of(event))
+
+
+def registered_name(event: AuditEvent) -> tuple[str, str] | None:
+    """The id and the name of a service that registers; None for any other event."""
+    header = event.message.header
+    if event.sender is None or header.topic.lower() != "system.service.register":
+        return None
+    try:
+        return event.sender, msgspec.json.decode(_payload_of(event), type=_Registration).name
+    except _NO_JSON:
+        return None
+
+
+def _payload_of(event: AuditEvent) -> bytes:
+    """The payload as it was sent.
+
+    What is no JSON, as a service's `error:{...}`, stands in the feed as a text, or as the list of
+    its bytes, which is the reference broker's way.
+    """
+    raw = bytes(event.message.payload)
+    try:
+        if raw.startswith(b'"error:'):
+            return msgspec.json.decode(raw, type=str).encode(errors="replace")
+        if b'"Buffer"' in raw[:40]:
+            return bytes(msgspec.json.decode(raw, type=_Buffer).data)
+    except (*_NO_JSON, ValueError):
+        pass
+    return raw

@@ -1,0 +1,156 @@
+"""The commands that show what the broker knows and does, and what is installed."""
+
+from __future__ import annotations
+
+import click
+
+from .exits import Status, run
+from .options import SECONDS, count_option, json_option, timeout_option, url_option
+
+__all__ = ["completion", "log", "metrics", "plugins", "services", "topics", "trace"]
+
+_LEVELS = ["debug", "info", "warn", "error"]
+_SHELLS = ["bash", "zsh", "fish"]
+
+
+@click.command()
+@url_option
+@json_option
+def services(url: str, as_json: bool) -> Status | None:
+    """List the services that are connected to the broker."""
+    from .lists import run_services
+
+    return run(run_services, url, as_json=as_json)
+
+
+@click.command()
+@url_option
+@json_option
+def topics(url: str, as_json: bool) -> Status | None:
+    """List the topics that are subscribed to, and by whom."""
+    from .lists import run_topics
+
+    return run(run_topics, url, as_json=as_json)
+
+
+@click.command()
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option(
+    "--watch", type=SECONDS, metavar="SECONDS", help="Again every so many seconds, until Ctrl-C."
+)
+@url_option
+@json_option
+def metrics(
+    url: str, patterns: tuple[str, ...], watch: float | None, as_json: bool
+) -> Status | None:
+    """Print the broker's metrics, all or those whose names match.
+
+    A PATTERN is that of file names: 'router.*', '*.rate'; quote it for the shell.
+    """
+    from .metrics import run as run_metrics
+
+    return run(
+        run_metrics, url, patterns, watch=watch, as_json=as_json, following=watch is not None
+    )
+
+
+@click.command()
+@click.option(
+    "--level",
+    "levels",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    multiple=True,
+    default=["error"],
+    show_default=True,
+    help="Entries of this level; may be given several times.",
+)
+@click.option("--regex", help="Entries whose text matches.")
+@count_option("entries")
+@timeout_option("End after so many milliseconds; before COUNT entries came: status 1.")
+@url_option
+@json_option
+def log(
+    url: str,
+    levels: tuple[str, ...],
+    regex: str | None,
+    count: int | None,
+    timeout: int | None,
+    as_json: bool,
+) -> Status | None:
+    """Print the broker's log as it is written, from now on."""
+    from .log import run as run_log
+
+    return run(
+        run_log,
+        url,
+        levels=levels,
+        regex=regex,
+        count=count,
+        timeout=timeout,
+        as_json=as_json,
+        following=True,
+    )
+
+
+@click.command()
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--errors", is_flag=True, help="Only where something failed or timed out.")
+@click.option("--system", is_flag=True, help="Requests to the broker's own topics as well.")
+@count_option("trees")
+@url_option
+@json_option
+def trace(
+    url: str,
+    patterns: tuple[str, ...],
+    errors: bool,
+    system: bool,
+    count: int | None,
+    as_json: bool,
+) -> Status | None:
+    """Show who asks whom, what that causes, and how long it takes, as it happens.
+
+    Each message that is caused by another (its parent id says so) stands below it.  With
+    PATTERNs, only trees in which a topic matches.  On a pipe each tree is a line of JSON.
+    """
+    from .trace import run as run_trace
+
+    return run(
+        run_trace,
+        url,
+        patterns,
+        count=count,
+        errors=errors,
+        system=system,
+        as_json=as_json,
+        following=True,
+    )
+
+
+@click.command()
+@json_option
+def plugins(as_json: bool) -> Status | None:
+    """List the installed plugins, the URL schemes they speak, and what fails."""
+    from .plugins import run as run_plugins
+
+    return run(run_plugins, as_json=as_json)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(_SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a script that completes `mb` commands and options with the Tab key.
+
+    \b
+    Put it where the shell looks for it, and open a new shell:
+      mb completion bash > ~/.local/share/bash-completion/completions/mb
+      mb completion zsh > ~/.zfunc/_mb
+      mb completion fish > ~/.config/fish/completions/mb.fish
+
+    For zsh, ~/.zshrc needs before compinit: fpath+=(~/.zfunc)
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.find_root().command, {}, "mb", "_MB_COMPLETE").source())

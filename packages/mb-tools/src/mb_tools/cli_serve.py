@@ -1,0 +1,94 @@
+"""The command `mb serve`; its options are made from the broker's table when it is called."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import click
+
+if TYPE_CHECKING:
+    from mb_broker.options import Option
+
+__all__ = ["serve"]
+
+
+class _FromTable(click.Command):
+    """A command whose options are those of a table, read when somebody needs them."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if not self.params:
+            self.params = [*_parameters()]
+        return super().get_params(ctx)
+
+
+@click.command(cls=_FromTable)
+def serve(**given: Any) -> Any:
+    """Run a broker until Ctrl-C or SIGTERM.
+
+    Prints the URLs on which it listens, one a line; its log goes to stderr.  A signal makes it
+    stop accepting, wait for the answers to requests in flight, and end; a second one ends it at
+    once.
+
+    Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
+    (tcp_port = 9081): the command line comes before the environment, and that before the file.
+    """
+    from .config import configure, show
+    from .exits import run
+    from .logs import set_up
+    from .serve import serve as serve_
+
+    file, only_show = given.pop("config"), given.pop("show_config")
+    configuration = configure({k: v for k, v in given.items() if v is not None}, file)
+    set_up(configuration.options["log_level"], configuration.options["log_format"])
+    for warning in configuration.warnings:
+        logging.getLogger("mb_tools.serve").warning(warning)
+    if only_show:
+        click.echo(show(configuration))
+        return None
+    return run(serve_, configuration)
+
+
+def _parameters() -> list[click.Parameter]:
+    from .config import serve_table, split
+
+    def option(entry: Option) -> click.Option:
+        name = entry.name.replace("_", "-")
+        default = "" if entry.default in (None, [], "off") else f"  [default: {_shown(entry)}]"
+        if entry.kind is bool:
+            return click.Option(
+                [f"--{name}/--no-{name}"], default=None, help=f"{entry.about}{default}"
+            )
+        return click.Option(
+            [f"--{name}"],
+            metavar=_metavar(entry),
+            help=f"{entry.about}{default}",
+            callback=lambda ctx, param, text: None if text is None else split(entry.kind, text),
+        )
+
+    return [
+        *map(option, serve_table()),
+        click.Option(
+            ["--config"],
+            envvar="MB_CONFIG",
+            metavar="FILE",
+            show_envvar=True,
+            help="TOML file with these options.",
+        ),
+        click.Option(["--show-config"], is_flag=True, help="Print what holds, and do not serve."),
+    ]
+
+
+def _shown(entry: Option) -> str:
+    default = entry.default
+    if isinstance(default, bool):
+        return entry.name if default else f"no-{entry.name}"
+    return str(default)
+
+
+def _metavar(entry: Option) -> str:
+    if entry.kind == list[str]:
+        return "LIST"
+    if get_origin(entry.kind) is Literal:
+        return "|".join(get_args(entry.kind))
+    return (entry.unit or ("NUMBER" if entry.kind is int else "TEXT")).upper()

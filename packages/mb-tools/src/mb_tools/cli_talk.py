@@ -1,0 +1,197 @@
+"""The commands that send and receive: pub, sub, request, reply, ping."""
+
+from __future__ import annotations
+
+import click
+
+from .exits import Status, run
+from .options import (
+    COUNT,
+    SECONDS,
+    count_option,
+    json_option,
+    patterns_argument,
+    payload_argument,
+    timeout_option,
+    topic_argument,
+    url_option,
+)
+
+__all__ = ["ping", "pub", "reply", "request", "sub"]
+
+
+@click.command()
+@topic_argument
+@payload_argument
+@click.option("--lines", is_flag=True, help="Each line of stdin is one message, as it comes.")
+@click.option(
+    "--confirm", is_flag=True, help="Wait for the broker's word; nobody listens: status 1."
+)
+@url_option
+def pub(
+    url: str, topic: str, payload: str | None, text: bool, lines: bool, confirm: bool
+) -> Status | None:
+    """Publish a message to everybody who subscribed to TOPIC.
+
+    PAYLOAD is JSON.  Without it, or with -, it is read from stdin; on a terminal it is {}.
+    """
+    if lines and payload not in (None, "-"):
+        raise click.UsageError("--lines reads the payloads from stdin: no PAYLOAD beside it")
+    if lines:
+        from .pub import run_lines
+
+        return run(run_lines, url, topic, confirm=confirm, text=text)
+    from .pub import run as run_pub
+    from .stdin import read_payload
+
+    return run(run_pub, url, topic, read_payload(payload, text=text), confirm=confirm)
+
+
+@click.command()
+@patterns_argument
+@count_option("messages")
+@timeout_option("End after so many milliseconds; before COUNT messages came: status 1.")
+@url_option
+@json_option
+def sub(
+    url: str, patterns: tuple[str, ...], count: int | None, timeout: int | None, as_json: bool
+) -> Status | None:
+    """Print what is published to topics that match a PATTERN.
+
+    In a pattern, + is any one segment and a closing # any number of them; quote it for the shell.
+    On a pipe each message is a line of JSON with topic, action, requestId and payload.
+    """
+    from .sub import run as run_sub
+
+    return run(
+        run_sub, url, patterns, count=count, timeout=timeout, as_json=as_json, following=True
+    )
+
+
+@click.command()
+@topic_argument
+@payload_argument
+@timeout_option("The request's time limit.", default=30_000)
+@url_option
+@json_option
+def request(
+    url: str, topic: str, payload: str | None, text: bool, timeout: int, as_json: bool
+) -> Status | None:
+    """Ask whoever answers TOPIC, and print the answer's payload.
+
+    PAYLOAD is JSON.  Without it, or with -, it is read from stdin; on a terminal it is {}.
+    An answer that is an error goes to stderr, as CODE: message, with exit status 1.
+    """
+    from .request import run as run_request
+    from .stdin import read_payload
+
+    content = read_payload(payload, text=text)
+    return run(run_request, url, topic, content, timeout=timeout, as_json=as_json)
+
+
+@click.command()
+@topic_argument
+@click.option("--value", metavar="JSON", help="Answer with this.")
+@click.option("--echo", is_flag=True, help="Answer with the request's payload.")
+@click.option(
+    "--exec",
+    "command",
+    metavar="'PROGRAM ARGS'",
+    help="Answer with the JSON that a program prints; it gets the payload on stdin.",
+)
+@timeout_option("How long a program may take for one answer.", default=30_000)
+@click.option(
+    "--name", default="mb reply", show_default=True, metavar="NAME", help="The service's name."
+)
+@click.option(
+    "--priority",
+    type=float,
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Requests go to the highest priority.",
+)
+@click.option(
+    "--concurrency",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    metavar="COUNT",
+    help="How many requests are answered at a time.",
+)
+@count_option("requests")
+@url_option
+@json_option
+def reply(
+    url: str,
+    topic: str,
+    value: str | None,
+    echo: bool,
+    command: str | None,
+    timeout: int,
+    name: str,
+    priority: float,
+    concurrency: int,
+    count: int | None,
+    as_json: bool,
+) -> Status | None:
+    """Answer requests to TOPIC, which may be a pattern, and print each.
+
+    With --exec the program runs once for each request, without a shell, with MB_TOPIC and
+    MB_REQUEST_ID in its environment.  Its failure is an error answer.
+    """
+    if [value is not None, echo, command is not None].count(True) != 1:
+        raise click.UsageError("what to answer? Give one of --value, --echo, --exec")
+    from . import reply as module
+
+    if value is not None:
+        answer = module.constant(value)
+    else:
+        answer = module.echo if command is None else module.program(command, timeout)
+    return run(
+        module.run,
+        url,
+        topic,
+        answer,
+        name=name,
+        priority=priority,
+        concurrency=concurrency,
+        count=count,
+        as_json=as_json,
+        following=True,
+    )
+
+
+@click.command()
+@count_option("heartbeats")
+@click.option(
+    "--interval",
+    "-i",
+    type=SECONDS,
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two heartbeats.",
+)
+@timeout_option("How long to wait for each answer.", default=5_000)
+@url_option
+@json_option
+def ping(
+    url: str, count: int | None, interval: float, timeout: int, as_json: bool
+) -> Status | None:
+    """Measure how long a heartbeat takes to the broker and back.
+
+    The end, by Ctrl-C or -n, prints how many were answered and min/avg/max.  No answer at all is
+    exit status 1.
+    """
+    from .ping import run as run_ping
+
+    return run(
+        run_ping,
+        url,
+        count=count,
+        interval=interval,
+        timeout=timeout,
+        as_json=as_json,
+        following=True,
+    )

@@ -1,0 +1,54 @@
+"""How the commands connect to a broker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mb_core import MessageBrokerClient, SlowConsumer
+
+from .exits import note
+from .output import Output
+
+__all__ = ["ask", "connected", "hint", "staying"]
+
+_MAX_DESCRIPTION = 1024
+
+
+def connected(url: str) -> MessageBrokerClient:
+    """A connection for a moment: use it as a context."""
+    return MessageBrokerClient(url)
+
+
+@asynccontextmanager
+async def staying(url: str, name: str, description: str) -> AsyncIterator[MessageBrokerClient]:
+    """A connection of a command that stays: others see who it is, and its troubles are told."""
+    client = MessageBrokerClient(url)
+    client.on_error(_tell)
+    async with client:
+        await client.register_service(name, description[:_MAX_DESCRIPTION])
+        yield client
+
+
+async def ask(client: MessageBrokerClient, topic: str, payload: Any, key: str) -> Any:
+    """What the broker's answer has under `key`, or an empty list where it has nothing."""
+    answer = (await client.request(topic, payload)).payload
+    return answer.get(key, []) if isinstance(answer, dict) else []
+
+
+def hint(output: Output, text: str) -> None:
+    """Tell people at a terminal why nothing happens yet."""
+    if output.people and sys.stderr.isatty():
+        note(f"{text}; Ctrl-C ends it")
+
+
+def _tell(error: Exception) -> None:
+    if isinstance(error, SlowConsumer):
+        note(
+            f"{error.dropped} messages of {error.topic} are lost so far: "
+            "they come faster than the output is read"
+        )
+    else:
+        note(str(error))

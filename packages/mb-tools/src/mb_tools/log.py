@@ -1,0 +1,90 @@
+"""`mb log`: the broker's log as it is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import anyio
+import msgspec
+
+from mb_core import Message
+
+from .connect import hint
+from .exits import Failure, Status, note, one_line
+from .feed import ResponseFeed
+from .output import Output, clock, json_line, raw_json
+
+__all__ = ["run"]
+
+_BATCH = 256
+_COLOURS = {"error": "red", "warn": "yellow", "info": "green", "debug": "blue"}
+_KNOWN = ("level", "module", "message", "timestamp")
+
+
+async def run(
+    url: str,
+    *,
+    levels: Sequence[str],
+    regex: str | None,
+    count: int | None,
+    timeout: int | None,
+    as_json: bool,
+) -> Status | None:
+    """Print entries until `count` were printed, or for `timeout` milliseconds, or for ever."""
+    output = Output(as_json)
+    payload: dict[str, Any] = {"levels": list(dict.fromkeys(levels))}
+    if regex is not None:
+        payload["regex"] = regex
+    left = count
+    dropped = 0
+    async with ResponseFeed(
+        url, "system.log", "system.log.subscribe", payload, name="mb log"
+    ) as feed:
+        hint(output, f"the log of {url} ({', '.join(payload['levels'])})")
+        with anyio.move_on_after(timeout / 1000 if timeout is not None else math.inf):
+            while left is None or left > 0:
+                lines = [_line(await anext(feed), output)]
+                while feed.queued and len(lines) < (_BATCH if left is None else min(_BATCH, left)):
+                    lines.append(_line(await anext(feed), output))
+                if left is not None:
+                    left -= len(lines)
+                await output.write("".join(lines))
+                if feed.dropped > dropped:
+                    dropped = feed.dropped
+                    note(f"{dropped} entries are lost so far: they come faster than they are read")
+    if left:
+        raise Failure(f"{count} entries were awaited, {left} did not come in {timeout} ms")
+    return None
+
+
+def _line(message: Message, output: Output) -> str:
+    payload = raw_json(message.raw_payload)
+    entry = msgspec.json.decode(payload) if payload is not None else None
+    if not isinstance(entry, dict):
+        entry = {"message": message.raw_payload.decode(errors="backslashreplace")}
+        payload = None
+    if not output.people:
+        return json_line(entry if payload is None else payload)
+    level = str(entry.get("level", ""))
+    rest = "".join(f"  {key}={_value(value)}" for key, value in entry.items() if key not in _KNOWN)
+    return (
+        f"{output.style(_time(entry.get('timestamp')), dim=True)}  "
+        f"{output.style(f'{one_line(level).upper():<5}', fg=_COLOURS.get(level.lower()))}  "
+        f"{output.style(one_line(str(entry.get('module', '-'))), fg='cyan')}  "
+        f"{one_line(str(entry.get('message', '')))}"
+        f"{output.style(one_line(rest), dim=True) if rest else ''}\n"
+    )
+
+
+def _time(timestamp: object) -> str:
+    try:
+        return clock(datetime.fromisoformat(str(timestamp)))
+    except ValueError:
+        return clock()
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,86 @@
+"""Options and arguments that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "COUNT",
+    "MILLISECONDS",
+    "SECONDS",
+    "count_option",
+    "json_option",
+    "patterns_argument",
+    "payload_argument",
+    "timeout_option",
+    "topic_argument",
+    "url_option",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]*")
+
+
+def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if _URL.fullmatch(value):
+        return value
+    raise click.BadParameter(
+        f"{value!r} is no URL: expected scheme://host:port, for example tcp://localhost:8081"
+    )
+
+
+COUNT = click.IntRange(1)
+MILLISECONDS = click.IntRange(1, 3_600_000)
+SECONDS = click.FloatRange(0.001, 86_400)
+
+url_option = click.option(
+    "--url",
+    callback=_check_url,
+    default="tcp://localhost:8081",
+    envvar="MB_URL",
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="The broker.",
+)
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON value a line, as on a pipe; without it, a terminal gets it made for people.",
+)
+
+
+def count_option(what: str) -> Callable[[F], F]:
+    """`-n`: end after so many."""
+    return click.option("-n", "count", type=COUNT, metavar="COUNT", help=f"End after COUNT {what}.")
+
+
+def timeout_option(text: str, default: int | None = None) -> Callable[[F], F]:
+    """`--timeout`, in milliseconds as on the wire."""
+    return click.option(
+        "--timeout",
+        type=MILLISECONDS,
+        default=default,
+        show_default=default is not None,
+        metavar="MS",
+        help=text,
+    )
+
+
+topic_argument = click.argument("topic")
+patterns_argument = click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+
+
+def payload_argument(function: F) -> F:
+    """PAYLOAD and `--text`."""
+    function = click.option(
+        "--text", is_flag=True, help="The payload is text: send it as a JSON string."
+    )(function)
+    return click.argument("payload", required=False, metavar="[PAYLOAD]")(function)

@@ -1,0 +1,31 @@
+"""`mb request`: ask, and print the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .connect import connected
+from .exits import one_line
+from .output import Output, raw_json
+
+__all__ = ["run"]
+
+
+async def run(url: str, topic: str, payload: Any, *, timeout: int, as_json: bool) -> None:
+    """Print the answer's payload; the errors are those of MessageBrokerClient.request."""
+    output = Output(as_json)
+    async with connected(url) as client:
+        answer = await client.request(topic, payload, timeout=timeout)
+    await output.write(_shown(answer.raw_payload, output.people) + "\n")
+
+
+def _shown(payload: bytes, people: bool) -> str:
+    if raw_json(payload) is None:
+        return one_line(payload.decode(errors="backslashreplace"))
+    payload = payload or b"null"
+    if not people:
+        return msgspec.json.format(payload, indent=-1).decode()
+    text = msgspec.json.format(payload, indent=2).decode()
+    return "\n".join(one_line(line) for line in text.split("\n"))

@@ -1,0 +1,45 @@
+"""`mb top`: what the command line calls."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+__all__ = ["run"]
+
+
+def run(url: str, *, audit: bool = True) -> int:
+    """Show what the broker at `url` does until the user quits; gives the exit status.
+
+    `audit` is whether the audit feed is on at first.  Raises click.UsageError where textual is
+    not installed, or there is no terminal to draw on; ConnectError or PluginError where no first
+    connection comes about.
+    """
+    try:
+        import textual  # noqa: F401
+    except ModuleNotFoundError:
+        raise click.UsageError(
+            "the screen needs the package textual: pip install 'mb-tools[top]'"
+        ) from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            "this draws on a terminal, and here is none (for a program: mb metrics, mb services)"
+        )
+    asyncio.run(_run(url, audit))
+    return 0
+
+
+async def _run(url: str, audit: bool) -> None:
+    from .app import TopApp
+    from .feed import Feed
+    from .model import Model
+
+    model = Model()
+    feed = Feed(url, model, audit=audit)
+    await feed.connect()
+    try:
+        await TopApp(feed, model).run_async()
+    finally:
+        await feed.close()

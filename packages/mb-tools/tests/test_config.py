@@ -1,0 +1,220 @@
+"""What `mb serve` makes of command line, environment and file, without serving."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mb_tools.config import Configuration, configure, serve_table, show, split
+from mb_tools.exits import Failure, Status
+from mb_tools.serve import urls
+
+FILES = {"tls_port": 0, "tls_cert": "cert.pem", "tls_key": "key.pem"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "mb.toml"
+
+
+def failure(given: dict[str, Any] | None = None, file: Path | None = None, **environ: str) -> str:
+    """The line with which this is refused."""
+    with pytest.raises(Failure) as caught:
+        configure(given or {}, str(file) if file else None, environ)
+    assert caught.value.status is Status.USAGE
+    return str(caught.value)
+
+
+def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
+    file: Path,
+) -> None:
+    file.write_text("tcp_port = 1\nws_port = 1\nmax_payload = 1\n")
+    environ = {"MB_TCP_PORT": "2", "MB_WS_PORT": "2", "MB_MAX_CONNECTIONS": "2"}
+    made = configure({"tcp_port": "3", "close_timeout": "3"}, str(file), environ)
+    names = (
+        "tcp_port",
+        "ws_port",
+        "max_payload",
+        "max_connections",
+        "close_timeout",
+        "request_timeout",
+    )
+    assert {
+        name: (made.options[name], made.sources.get(name))  # type: ignore[literal-required]
+        for name in names
+    } == {
+        "tcp_port": (3, "command line"),
+        "ws_port": (2, "environment"),
+        "max_payload": (1, str(file)),
+        "max_connections": (2, "environment"),
+        "close_timeout": (3, "command line"),
+        "request_timeout": (5000, None),
+    }
+
+
+def test_every_option_can_come_from_every_source(file: Path) -> None:
+    environ = {
+        f"MB_{option.name.upper()}": "a, b" if option.kind == list[str] else str(option.default)
+        for option in serve_table()
+        if option.default is not None
+    }
+    made = configure({}, None, environ)
+    assert made.options["origins"] == ["a", "b"]
+    given = {name: made.options[name] for name in made.sources}  # type: ignore[literal-required]
+    assert given == {o.name: o.default for o in serve_table() if o.name in given} | {
+        "origins": ["a", "b"]
+    }
+    file.write_text(show(made))
+    assert configure({}, str(file), {}).options == made.options
+    texts = {
+        option.name: split(option.kind, environ[f"MB_{option.name.upper()}"])
+        for option in serve_table()
+        if option.name in given
+    }
+    assert configure(texts, None, {}).options == made.options
+
+
+def test_an_empty_variable_is_as_good_as_none(file: Path) -> None:
+    file.write_text("max_payload = 7\norigins = ['a']\n")
+    made = configure({}, str(file), {"MB_MAX_PAYLOAD": "", "MB_ORIGINS": "", "MB_TCP_PORT": ""})
+    assert (made.options["max_payload"], made.options["origins"]) == (7, ["a"])
+    assert made.options["tcp_port"] == 8081
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("max_payload", "abc", "a whole number of bytes, 1 or more"),
+        ("max_payload", "0", "a whole number of bytes, 1 or more"),
+        ("max_payload", "1.5", "a whole number of bytes, 1 or more"),
+        ("max_payload", "9" * 5000, "a whole number of bytes, 1 or more"),
+        ("max_connections", "-1", "a whole number, 1 or more"),
+        ("drain_timeout", "-1", "a whole number of milliseconds from 0 to 86400000"),
+        ("close_timeout", "86400001", "a whole number of milliseconds from 1 to 86400000"),
+        ("page", "maybe", "true or false"),
+        ("tcp_port", "65536", "a whole number from 0 to 65535 or off"),
+        ("tls_port", "none", "a whole number from 0 to 65535 or off"),
+        ("log_level", "loud", "debug or info or warning or error"),
+        ("log_format", "xml", "text or json"),
+        (
+            "host",
+            "127.0.0.1:80",
+            "a host name or an IP address, without a port and without brackets",
+        ),
+    ],
+)
+def test_a_bad_value_is_told_as_it_was_written_and_what_it_must_be(
+    name: str, text: str, wanted: str, file: Path
+) -> None:
+    assert failure({name: text}) == f"--{name.replace('_', '-')} {text!r}: must be {wanted}"
+    variable = f"MB_{name.upper()}"
+    assert failure(**{variable: text}) == f"{variable} {text!r}: must be {wanted}"
+    file.write_text(f"{name} = '{text}'\n")
+    assert failure(file=file) == f"{file}: {name} {text!r}: must be {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("origins = 'a'", "origins 'a': must be a list of texts"),
+        ("origins = [1]", "origins [1]: must be a list of texts"),
+        ("host = 3", "host 3: must be a host name or an IP address, without a port and without"),
+        ("tls_cert = ''", "tls_cert '': must be the name of a file"),
+        ("max_payload = true", "max_payload True: must be a whole number of bytes, 1 or more"),
+        ("max_payload = 2020-01-01", "max_payload datetime.date(2020, 1, 1): must be a whole"),
+        ("[broker]\nmax_payload = 1", "there is no section [broker]; options stand at the top"),
+        ("max_payloda = 1", "there is no option 'max_payloda'; did you mean 'max_payload'?"),
+        ("tcp-port = 1", "there is no option 'tcp-port'; did you mean 'tcp_port'?"),
+        ("zzz = 1", "there is no option 'zzz'; there are: max_connections, max_payload, "),
+    ],
+)
+def test_what_only_a_file_can_say_wrong(line: str, told: str, file: Path) -> None:
+    file.write_text(line)
+    assert failure(file=file).startswith(f"{file}: {told}")
+
+
+def test_a_file_that_cant_be_read_or_is_no_toml_is_told(file: Path) -> None:
+    assert failure(file=file) == f"can't read {file}: No such file or directory"
+    assert failure(file=file.parent) == f"can't read {file.parent}: Is a directory"
+    file.write_text("max_payload =")
+    assert failure(file=file).startswith(f"{file} is no TOML: Invalid value (at ")
+    file.write_bytes(b"host = '\xff'")
+    assert failure(file=file) == f"{file} is no TOML: it is not in UTF-8"
+
+
+def test_a_file_is_utf_8_with_or_without_a_mark(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + "origins = ['\u00e9']".encode())
+    assert configure({}, str(file), {}).options["origins"] == ["\u00e9"]
+
+
+def test_a_variable_that_is_no_utf_8_is_told() -> None:
+    assert failure(MB_TLS_CERT="\udcff") == r"MB_TLS_CERT '\udcff': must be in UTF-8"
+    assert failure(MB_ORIGINS="\udcff") == r"MB_ORIGINS ['\udcff']: must be in UTF-8"
+
+
+def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
+    environ = {"MB_TCP_PROT": "1", "MB_URL": "tcp://a", "MB_CONFIG": "", "MB_X": "", "TCP_PORT": ""}
+    assert configure({}, None, environ).warnings == (
+        "MB_TCP_PROT in the environment is no option; did you mean MB_TCP_PORT?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"tcp_port": "off", "ws_port": "off"},
+            "tcp_port, ws_port, tls_port, wss_port are all off: there is nothing to listen on",
+        ),
+        (
+            {"drop_after": 10, "heartbeat_after": 10},
+            (
+                "drop_after (10 ms) must be longer than heartbeat_after (10 ms): "
+                "clients need time for a sign of life"
+            ),
+        ),
+        ({"tls_port": 0}, "tls_port needs tls_cert and tls_key"),
+        ({"wss_port": 0, "tls_key": "k"}, "wss_port needs tls_cert"),
+        ({"tls_key": "k"}, "tls_key is for tls_port or wss_port, and both are off"),
+        ({"tls_client_ca": "k"}, "tls_client_ca is for tls_port or wss_port, and both are off"),
+    ],
+)
+def test_options_that_dont_go_together_are_told(given: dict[str, Any], told: str) -> None:
+    assert failure(given) == told
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "my_host-1.lan", "0.0.0.0", "::", "::1", "fe80::1%eth0"]
+)
+def test_hosts_are_names_and_addresses(host: str) -> None:
+    configure({"host": host}, None, {})
+
+
+def test_ports_that_are_off_have_no_url() -> None:
+    options = configure(
+        {"host": "::1", "tcp_port": "off", "ws_port": 1, "wss_port": 2} | FILES | {"tls_port": 3},
+        None,
+        {},
+    ).options
+    assert urls(options) == ["ws://[::1]:1", "tls://[::1]:3", "wss://[::1]:2"]
+
+
+def test_what_is_shown_is_toml_that_shows_itself(file: Path) -> None:
+    given = FILES | {"origins": ['"\u2028\x7f\\', "\U0001f600"], "page": False, "tcp_port": "off"}
+    made = configure(given, None, {})
+    file.write_text(show(made))
+    assert tomllib.loads(show(made)).items() >= given.items()
+    again = configure({}, str(file), {})
+    assert again.options == made.options
+    assert show(again) == show(configure({}, str(file), {}))
+    assert "# tls_client_ca is not set" in show(again).splitlines()
+
+
+def test_each_line_that_is_shown_has_its_source() -> None:
+    made = configure({"page": False}, None, {"MB_TCP_PORT": "1"})
+    lines = show(Configuration(made.options, {**made.sources, "ws_port": "a\nb"})).splitlines()
+    assert {"page = false  # command line", "tcp_port = 1  # environment"} <= {*lines}
+    assert {'host = "127.0.0.1"  # default', r"ws_port = 8080  # a\nb"} <= {*lines}

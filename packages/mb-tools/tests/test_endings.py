@@ -1,0 +1,266 @@
+"""How `mb` ends: statuses, one line on stderr, Ctrl-C, closed pipes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import anyio
+import click
+import pytest
+from click.testing import CliRunner
+
+from mb_broker import running
+from mb_core import (
+    ConnectError,
+    ConnectionLost,
+    InternalError,
+    LocalProtocolError,
+    MessageTooLarge,
+    PluginError,
+    RemoteProtocolError,
+    RequestTimeoutError,
+    ResponseError,
+    SlowConsumer,
+)
+from mb_tools.connect import _tell
+from mb_tools.exits import Failure, Program, Status, note, one_line, run
+
+
+def program(body: Callable[[], Any]) -> Program:
+    """A program `mb` with one command, `do`."""
+    main = Program(name="mb")
+    main.add_command(click.Command("do", callback=body))
+    return main
+
+
+def outcome(body: Callable[[], Any]) -> tuple[int, str, str]:
+    result = CliRunner().invoke(program(body), ["do"], prog_name="mb")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (InternalError("oh\nno"), 1, "INTERNAL_ERROR: oh\\nno"),
+        (RequestTimeoutError("late", details={"a": 1}), 1, 'TIMEOUT: late {"a":1}'),
+        (ResponseError("\x1b[31m", code="MINE"), 1, "MINE: \\x1b[31m"),
+        (RemoteProtocolError("no JSON"), 1, "no JSON"),
+        (LocalProtocolError("bad topic"), 2, "bad topic"),
+        (MessageTooLarge("too much", size=2, limit=1), 2, "too much"),
+        (ConnectError("refused"), 3, "refused"),
+        (ConnectionLost("gone", sent=True), 3, "gone"),
+        (PluginError("pip install mb-x"), 3, "pip install mb-x"),
+        (Failure("nothing came"), 1, "nothing came"),
+        (Failure("what?", Status.USAGE), 2, "what?"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_an_error_is_one_line_and_a_status(error: Exception, status: int, text: str) -> None:
+    assert outcome(raising(error)) == (status, "", f"mb do: {text}\n")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        outcome(raising(ZeroDivisionError()))
+
+
+def test_wrong_usage_is_one_line_that_names_the_help() -> None:
+    assert outcome(raising(click.UsageError("what?"))) == (
+        2,
+        "",
+        "mb do: what? (mb do --help tells more)\n",
+    )
+    result = CliRunner().invoke(program(lambda: None), ["--what"], prog_name="mb")
+    assert result.exit_code == 2
+    assert result.stderr == "mb: No such option '--what' (mb --help tells more)\n"
+
+
+@pytest.mark.parametrize("given", [None, Status.SUCCESS, Status.FAILED])
+def test_what_a_command_returns_is_the_status(given: Status | None) -> None:
+    assert outcome(lambda: given) == (given or 0, "", "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+def test_an_interrupted_command_says_nothing(error: BaseException) -> None:
+    assert outcome(raising(error)) == (130, "", "")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    assert outcome(raising(BrokenPipeError())) == (0, "", "")
+
+
+def test_a_program_that_is_called_by_another_raises() -> None:
+    with pytest.raises(Failure, match="no"):
+        program(raising(Failure("no"))).main(["do"], standalone_mode=False)
+
+
+def test_of_several_errors_the_first_is_told() -> None:
+    async def fail() -> None:
+        raise ExceptionGroup("", [ExceptionGroup("", [ConnectError("refused")])])
+
+    with pytest.raises(ConnectError, match="refused"):
+        run(fail)
+
+
+@pytest.mark.parametrize(("following", "status"), [(True, 0), (False, 130)])
+def test_ctrl_c_is_the_usual_end_of_what_follows(following: bool, status: int) -> None:
+    async def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+        await anyio.sleep_forever()
+
+    assert run(interrupt, following=following) == status
+
+
+def test_a_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    note("a\tb")
+    assert capsys.readouterr().err == "mb: a\\tb\n"
+
+
+def test_a_line_holds_no_control_characters() -> None:
+    assert one_line("a\x1b[0m\x85\u2028b \N{SNOWMAN}") == "a\\x1b[0m\\x85\\u2028b \N{SNOWMAN}"
+
+
+# Commands
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pub", "a.b", "1"],
+        ["request", "a.b", "1"],
+        ["sub", "a.b"],
+        ["reply", "a.b", "--echo"],
+        ["services"],
+        ["topics"],
+        ["metrics"],
+        ["log"],
+        ["trace"],
+        ["ping"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_no_broker_is_status_3(mb: Any, arguments: list[str]) -> None:
+    call = mb.process if arguments == ["topics"] else mb
+    done = call(*arguments, "--url", "tcp://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (3, "")
+    command = f"mb {arguments[0]}"
+    assert (
+        done.stderr == f"{command}: nobody listens on 127.0.0.1:1: is the broker running there?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["sub", "a.b"], "mb sub"),
+        (["reply", "a.b", "--echo"], "mb reply"),
+        (["trace"], "mb trace"),
+        (["log"], "mb log"),
+        (["ping", "--interval", "0.01"], None),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_lost_connection_is_status_3(
+    mb: Any, peer_of: Any, arguments: list[str], name: str | None
+) -> None:
+    with ExitStack() as broker:
+        url = broker.enter_context(running("tcp://127.0.0.1:0")).url
+        with mb.started(*arguments, "--url", url) as process:
+            if name is None:
+                assert process.stdout is not None
+                process.stdout.readline()
+            else:
+                with peer_of(url) as peer:
+                    peer.wait_for_service(name)
+            broker.close()
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert err.startswith(f"mb {arguments[0]}: ")
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_ends_a_request_with_status_130(mb: Any, peer: Any) -> None:
+    asked, release = peer.event(), peer.event()
+
+    async def slow(message: Any) -> None:
+        asked.set()
+        await release.wait()
+
+    peer.answer("a.slow", slow)
+    with mb.started("request", "a.slow") as process:
+        peer.call(asked.wait)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_help_that_nobody_reads_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mb_tools", "services", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "said"),
+    [
+        ("amqp://localhost", 3, "no installed plugin speaks amqp://"),
+        ("localhost:8081", 2, "is no URL: expected scheme://host:port"),
+        ("tcp://localhost:nix", 3, "invalid URL"),
+    ],
+)
+def test_a_url_that_leads_nowhere_says_why(mb: Any, url: str, status: int, said: str) -> None:
+    done = mb("services", "--url", url)
+    assert done.returncode == status
+    assert done.stderr.startswith("mb services: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert mb("services", MB_URL=url).returncode == status
+
+
+def test_a_scheme_that_is_not_installed_names_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from importlib import metadata
+
+    from mb_core import installed_plugins
+    from mb_tools.cli import main
+
+    others = [entry for entry in metadata.entry_points(group="mb") if entry.name != "mb-ws"]
+    monkeypatch.setattr("mb_core.plugins._entry_points", lambda: others)
+    installed_plugins.cache_clear()
+    try:
+        result = CliRunner().invoke(main, ["services", "--url", "ws://localhost"], prog_name="mb")
+    finally:
+        monkeypatch.undo()
+        installed_plugins.cache_clear()
+    assert result.exit_code == 3
+    assert result.stderr == "mb services: ws:// needs the package mb-ws: pip install mb-ws\n"
+
+
+def test_what_goes_wrong_beside_a_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell(SlowConsumer("a.#", 7))
+    _tell(InternalError("oh no"))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("mb: 7 messages of a.# are lost so far: they come faster than")
+    assert second == "mb: INTERNAL_ERROR: oh no"

@@ -1,0 +1,224 @@
+"""`mb services`, `mb topics`, `mb plugins`, `mb ping`: what they print where."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from mb_core import InvalidRequestError, MessageBrokerClient, WireTransport, hookimpl
+from mb_tools import ping, plugins
+from mb_tools.lists import age
+from mb_tools.names import Names
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def test_services_are_lines_of_json_on_a_pipe(mb: Any, peer: Any) -> None:
+    peer.call(peer.client.register_service, "Weather", "Answers")
+    done = mb("services")
+    assert (done.returncode, done.stderr) == (0, "")
+    services = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {service["name"] for service in services} == {"Weather", "mb services"}
+    assert set(services[0]) == {"id", "name", "description", "connectedAt", "lastHeartbeat"}
+
+
+def test_services_are_a_table_on_a_terminal(mb: Any, peer: Any) -> None:
+    peer.call(peer.client.register_service, "Weather\x1b", "Answers\n[red]")
+    status, shown = mb.on_terminal("services", COLUMNS="160")
+    assert status == 0
+    assert re.search(r"Weather\\x1b +│ \d s +│ \d s +│ Answers\\n\[red\] +│ [0-9a-f]{8} ", shown)
+    status, shown = mb.on_terminal("services", "--json")
+    assert [json.loads(line)["name"] for line in shown.splitlines()][-1] == "mb services"
+
+
+def test_topics_name_their_subscribers(mb: Any, peer: Any) -> None:
+    peer.call(peer.client.register_service, "Weather", "Answers")
+    peer.answer("weather.current", lambda message: 1)
+
+    async def subscribe() -> None:
+        await peer.client.subscribe("weather.#")
+
+    peer.call(subscribe)
+    listed = [json.loads(line) for line in mb("topics").stdout.splitlines()]
+    assert [(entry["topic"], entry["action"]) for entry in listed] == [
+        ("weather.#", "publish"),
+        ("weather.current", "request"),
+    ]
+    status, shown = mb.on_terminal("topics")
+    assert status == 0
+    assert re.search(r"weather\.# +│ publish │ Weather +│", shown)
+    assert re.search(r"weather\.current │ request │ Weather \(1\) +│", shown)
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"),
+    [
+        (timedelta(seconds=-3), "0 s"),
+        (timedelta(seconds=59.9), "59 s"),
+        (timedelta(minutes=2, seconds=5), "2 min 5 s"),
+        (timedelta(hours=3, minutes=59), "3 h 59 min"),
+        (timedelta(days=2, hours=1), "2 d 1 h"),
+    ],
+)
+def test_an_age_has_two_units(passed: timedelta, text: str) -> None:
+    assert age((NOW - passed).isoformat(), NOW) == text
+
+
+@pytest.mark.parametrize("moment", [None, "yesterday", "2026-01-01T00:00:00", 7])
+def test_a_time_that_can_t_be_read_has_no_age(moment: object) -> None:
+    assert age(moment, NOW) == "-"
+
+
+def test_names_are_learned_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mb_tools.names._MAX_NAMES", 2)
+    names = Names([{"id": "a" * 36, "name": "A"}, {"id": "b", "name": ""}, {"id": 3, "name": "C"}])
+    assert names.of("a" * 36) == "A"
+    assert names.of("b" * 36) == "b" * 8
+    assert names.get("b") is None
+    names.learn("b", "B")
+    names.learn("c", "C")
+    assert (names.get("a" * 36), names.get("b"), names.get("c")) == (None, "B", "C")
+
+
+# mb plugins
+
+
+def test_plugins_are_listed_with_what_they_speak(mb: Any) -> None:
+    done = mb("plugins")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {
+        (entry["plugin"], entry["distribution"]): entry
+        for entry in map(json.loads, done.stdout.splitlines())
+    }
+    tcp = found["mb-tcp", "mb-tcp"]
+    assert (tcp["schemes"], tcp["error"]) == (["tcp", "tls"], None)
+    assert tcp["version"] == metadata.version("mb-tcp")
+    status, shown = mb.on_terminal("plugins")
+    assert status == 0
+    assert re.search(r"mb-tcp +│ mb-tcp +│ \S+ +│ tcp:// tls:// +│ .*ok", shown)
+
+
+class Plugin:
+    """A plugin that registers transports of these schemes."""
+
+    def __init__(self, *schemes: str) -> None:
+        self.schemes = schemes
+
+    @hookimpl
+    def mb_register_transports(self) -> list[WireTransport]:
+        def make(*arguments: Any) -> Any:
+            raise NotImplementedError
+
+        return [WireTransport(scheme, 1, False, make, make) for scheme in self.schemes]
+
+
+class EntryPoint:
+    """An entry point that loads what a function gives."""
+
+    def __init__(self, name: str, load: Callable[[], object]) -> None:
+        self.name = name
+        self.load = load
+        self.dist = None
+
+
+def missing() -> object:
+    raise ModuleNotFoundError("No module named 'zmq'")
+
+
+@pytest.fixture
+def some_plugins() -> list[Any]:
+    return [
+        EntryPoint("a", lambda: Plugin("x", "y")),
+        EntryPoint("b", lambda: Plugin("y")),
+        EntryPoint("c", lambda: Plugin("NO")),
+        EntryPoint("d", missing),
+        EntryPoint("e", lambda: Plugin("z")),
+    ]
+
+
+def test_a_plugin_that_fails_says_why_and_hides_no_other(some_plugins: list[Any]) -> None:
+    found = {entry.plugin: entry for entry in plugins.installed(some_plugins)}
+    assert found["a"].schemes == ("x", "y")
+    assert found["a"].error == "y:// is spoken by b too: uninstall one"
+    assert found["b"].error == "y:// is spoken by a too: uninstall one"
+    assert found["c"].error is not None
+    assert found["c"].error.startswith("'NO' is no URL scheme")
+    assert found["d"].error == "ModuleNotFoundError: No module named 'zmq'"
+    assert (found["e"].schemes, found["e"].error) == (("z",), None)
+
+
+@pytest.mark.anyio
+async def test_failures_stand_in_the_table_too(
+    some_plugins: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = plugins.installed(some_plugins)
+    monkeypatch.setattr(plugins, "installed", lambda: found)
+    monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    await plugins.run(as_json=False)
+    assert "No module named 'zmq'" in capsys.readouterr().out
+
+
+# mb ping
+
+
+def test_ping_measures_so_many_heartbeats(mb: Any) -> None:
+    done = mb("ping", "-n", "3", "--interval", "0.001")
+    assert (done.returncode, done.stderr) == (0, "")
+    *pings, figures = map(json.loads, done.stdout.splitlines())
+    assert [ping["seq"] for ping in pings] == [1, 2, 3]
+    assert (figures["sent"], figures["answered"]) == (3, 3)
+    assert figures["min"] <= figures["avg"] <= figures["max"]
+    assert figures["max"] == max(ping["ms"] for ping in pings)
+
+
+def test_ping_on_a_terminal_is_like_ping(mb: Any) -> None:
+    status, shown = mb.on_terminal("ping", "-n", "1")
+    assert status == 0
+    assert re.fullmatch(
+        rf"PING {mb.url}: heartbeats, Ctrl-C ends it\n"
+        r"seq=1 time=[\d.]+ ms\n"
+        r"\n"
+        rf"--- {mb.url} ping statistics ---\n"
+        r"1 sent, 1 answered, 0% lost\n"
+        r"round trip min/avg/max = [\d.]+/[\d.]+/[\d.]+ ms\n",
+        shown,
+    )
+
+
+def test_ctrl_c_ends_ping_with_its_figures(mb: Any) -> None:
+    with mb.started("ping", "--interval", "3600") as process:
+        assert json.loads(process.stdout.readline())["seq"] == 1
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["answered"] == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_no_answer_at_all_is_status_1(
+    terminal: bool, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(self: MessageBrokerClient, *args: object, **options: object) -> None:
+        raise InvalidRequestError("no")
+
+    monkeypatch.setattr(MessageBrokerClient, "request", refuse)
+    monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert await ping.run(url, count=2, interval=0.001, timeout=1_000, as_json=False) == 1
+    shown = capsys.readouterr().out
+    if terminal:
+        assert "seq=2 INVALID_REQUEST: no\n" in shown
+        assert shown.endswith("2 sent, 0 answered, 100% lost\n")
+    else:
+        first, _, figures = map(json.loads, shown.splitlines())
+        assert first == {"seq": 1, "ms": None, "error": "INVALID_REQUEST"}
+        assert figures == {"sent": 2, "answered": 0, "min": None, "avg": None, "max": None}

@@ -1,0 +1,87 @@
+"""The log's lines: for people and for machines, whatever others put into them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import pytest
+
+from mb_tools.logs import JsonFormatter, TextFormatter, set_up
+
+
+def record(message: str, **extra: Any) -> logging.LogRecord:
+    made = logging.LogRecord("mb_broker.registry", logging.WARNING, "", 0, message, (), None)
+    made.created = 1_767_225_600.25
+    made.__dict__.update(extra)
+    return made
+
+
+def as_json(entry: logging.LogRecord) -> dict[str, Any]:
+    line = JsonFormatter().format(entry)
+    assert "\n" not in line
+    read: dict[str, Any] = json.loads(line)
+    return read
+
+
+def test_json_has_time_level_module_message_and_what_the_entry_is_about() -> None:
+    assert list(as_json(record("Weather registered", mb={"serviceId": "7"})).items()) == [
+        ("timestamp", "2026-01-01T00:00:00.250Z"),
+        ("level", "warning"),
+        ("module", "mb_broker.registry"),
+        ("message", "Weather registered"),
+        ("serviceId", "7"),
+    ]
+
+
+def test_a_field_never_takes_the_place_of_an_entrys_own() -> None:
+    assert as_json(record("real", mb={"message": "forged", "level": "debug"}))["message"] == "real"
+
+
+def test_what_json_has_no_form_for_is_written_in_pythons() -> None:
+    assert as_json(record("a", mb={"error": ValueError("x")}))["error"] == "ValueError('x')"
+
+
+@pytest.mark.parametrize("field", ["\ud800", pytest.param(None, id="too deep")])
+def test_fields_that_cant_be_written_are_left_out(field: Any) -> None:
+    if field is None:
+        for _ in range(100_000):
+            field = [field]
+    entry = as_json(record("a\ud800", mb={"payload": field}))
+    assert entry["message"] == "a\\ud800"
+    assert "payload" not in entry
+
+
+def test_a_traceback_is_part_of_the_json_and_follows_the_text() -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        entry = record("internal error", exc_info=sys.exc_info())
+    assert as_json(entry)["exception"].endswith("ValueError: broken")
+    lines = TextFormatter().format(entry).splitlines()
+    assert lines[0].endswith(" WARNING internal error")
+    assert lines[-1] == "ValueError: broken"
+
+
+def test_a_name_with_line_breaks_and_colours_is_one_line_of_text() -> None:
+    line = TextFormatter().format(record("Eve\n2026 INFO forged\x1b[31m registered"))
+    assert line.endswith(r" WARNING Eve\n2026 INFO forged\x1b[31m registered")
+
+
+@pytest.mark.parametrize(
+    ("style", "kind"), [("text", TextFormatter), ("json", JsonFormatter)], ids=["text", "json"]
+)
+def test_the_log_goes_to_stderr_from_its_level_on(
+    style: str, kind: type[logging.Formatter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    set_up("error", style)
+    (handler,) = root.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    assert handler.stream is sys.stderr
+    assert isinstance(handler.formatter, kind)
+    assert root.level == logging.ERROR

@@ -1,0 +1,106 @@
+"""How `mb top` begins and ends: on a terminal, without one, without textual, without a broker."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import pytest
+
+from mb_client import Broker, ConnectError, PluginError
+from mb_tools.top import run
+
+PROGRAM = "import sys; from mb_tools.top import run; sys.exit(run(sys.argv[1], audit=False))"
+
+
+@contextmanager
+def terminal(url: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`mb top` on a terminal of its own; gives the process and our end of the terminal."""
+    ours, its = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, url]
+    try:
+        with subprocess.Popen(
+            command, stdin=its, stdout=its, stderr=its, env=environment
+        ) as process:
+            os.close(its)
+            try:
+                yield process, ours
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+
+
+def read_until(end: int, text: bytes, seconds: float = 30.0) -> bytes:
+    """What is drawn, up to `text`; or all, where the terminal is closed before."""
+    seen = b""
+    until = time.monotonic() + seconds
+    while text not in seen:
+        ready, _, _ = select.select([end], [], [], max(0.0, until - time.monotonic()))
+        assert ready, seen.decode(errors="replace")
+        try:
+            chunk = os.read(end, 65_536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    return seen
+
+
+def test_it_draws_on_the_terminal_until_q_and_ends_with_status_0(mb_broker: Broker) -> None:
+    pytest.importorskip("textual")
+    with terminal(mb_broker.url_of("tcp")) as (process, end):
+        read_until(end, b"services")
+        os.write(end, b"q")
+        # The terminal is given back as it was found: off the alternate screen.
+        assert b"\x1b[?1049l" in read_until(end, b"\x1b[?1049l")
+        read_until(end, b"never comes")
+        assert process.wait(20) == 0
+
+
+def test_without_a_terminal_it_says_what_else_there_is(mb_broker: Broker) -> None:
+    pytest.importorskip("textual")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, mb_broker.url_of("tcp")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "UsageError: this draws on a terminal" in done.stderr
+    assert "mb metrics" in done.stderr
+
+
+def test_without_textual_it_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "textual", None)
+    with pytest.raises(click.UsageError, match=r"pip install 'mb-tools\[top\]'"):
+        run("tcp://localhost:8081")
+
+
+@pytest.mark.parametrize(
+    ("url", "error"), [("tcp://127.0.0.1:1", ConnectError), ("carrier://pigeon", PluginError)]
+)
+def test_a_first_connection_that_fails_is_an_error_and_no_screen(
+    monkeypatch: pytest.MonkeyPatch, url: str, error: type[Exception]
+) -> None:
+    pytest.importorskip("textual")
+    monkeypatch.setattr(sys, "stdin", _Terminal())
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    with pytest.raises(error):
+        run(url)
+
+
+class _Terminal:
+    def isatty(self) -> bool:
+        return True
