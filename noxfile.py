@@ -13,13 +13,13 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "coverage"]
+nox.options.sessions = ["lint", "types", "tests", "coverage", "browser", "soak"]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 # The interpreter that is measured; its coverage speaks for all.
 NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
-PACKAGES = ["mb-core", "mb-tcp", "mb-ws", "mb-broker", "mb-client", "mb-tools"]
+PACKAGES = ["mb-core", "mb-tcp", "mb-ws", "mb-broker[server]", "mb-client", "mb-tools[top]"]
 
 
 def install(session: nox.Session, *tools: str) -> None:
@@ -66,6 +66,20 @@ def coverage(session: nox.Session) -> None:
     install(session, "coverage")
     session.run("coverage", "combine")
     session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session(python=NEWEST)
+def browser(session: nox.Session) -> None:
+    """The broker's page in headless Chromium (Debian: apt-get install chromium)."""
+    install(session, "playwright", "pytest", "trio")
+    session.run("pytest", "packages/mb-broker/tests/test_page.py", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def soak(session: nox.Session) -> None:
+    """A thousand connections, bad ones among them, and what is left of them: nothing."""
+    install(session, "pytest", "trio")
+    session.run("pytest", "-m", "soak", "packages/mb-broker/tests/soak", *session.posargs)
 
 
 @nox.session(default=False)
