@@ -332,6 +332,32 @@ def test_nobody_else_speaks_in_the_feed(topic: str, action: str, bench: Any) -> 
     assert received["from"] == answer["to"] == peer.id
 
 
+@pytest.mark.parametrize("action", ["publish", "request", "response"])
+@pytest.mark.parametrize("topic", ["a.b", "x.y", "system.heartbeat"])
+def test_a_header_that_is_full_without_an_id_can_not_be_passed_on(
+    topic: str, action: str, bench: Any
+) -> None:
+    auditor, peer = audit(bench), bench.join()
+    bench.join().subscribe("a.b", "both")
+    auditor.take()
+    # With an id and as a response, the longer one would be one byte over the limit.
+    fits = f"{topic}:1.0.0-".ljust(367 - len("response:") - 38, "v")
+    for subject in (f"{fits}v", f"{fits}{'v' * (357 - len(fits))}"):
+        message = f"{action}:{subject}\n{{}}"
+        assert len(message) <= 369
+        peer.send(message)
+        header, _, payload = peer.take_one().partition(b"\n")
+        assert header == b"response:error:1.0.0"
+        error = json.loads(payload)["error"]
+        assert error["code"] == "MALFORMED_MESSAGE"
+        assert "more than 367" in error["message"]
+        assert [("from" in event) for event in events(auditor)] == [True, False]
+    peer.send(f"{action}:{fits}\n{{}}")
+    for message in (*peer.take(), *auditor.take()):
+        assert len(message.partition(b"\n")[0]) < 367
+        assert not message.startswith(b"response:error")
+
+
 def test_an_auditor_that_leaves_in_the_middle_is_sent_nothing(bench: Any) -> None:
     auditor, peer = audit(bench), bench.join()
     auditor.take()

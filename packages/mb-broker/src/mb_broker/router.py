@@ -64,6 +64,9 @@ class RouterOptions:
 
 # Stands in a prefix's route for topics that the broker answers itself.
 _SYSTEM = object()
+# And for what can't be passed on or answered: with an id, its header is over the limit.
+_TOO_LONG = object()
+_LONGEST_SUBJECT = MAX_HEADER - len("response:") - len(":") - 36 - len("\n")
 
 
 class Router:
@@ -150,13 +153,17 @@ class Router:
                 continue
             if registry.auditors:
                 self._audit(received_event(service.id, data, default_limit))
+            if prefix.generation != registry.generation:
+                self._look_up(prefix)
+            route = prefix.route
+            if route is _TOO_LONG:
+                self.metrics.count_error(self._second, service, None)
+                self._send(service, malformed_reply(_too_long(prefix)))
+                continue
             if len(data) - end - 1 > max_payload or not is_text(data):
                 self.metrics.of(prefix.action).add(self._second)
                 self._refuse(service, prefix, request_id, self._bad_payload(data, end))
                 continue
-            if prefix.generation != registry.generation:
-                self._look_up(prefix)
-            route = prefix.route
             if route is _SYSTEM:
                 if published:  # the question may be how many
                     self.metrics.publish.add(self._second, published)
@@ -238,7 +245,9 @@ class Router:
     # Within
 
     def _look_up(self, prefix: HeaderPrefix) -> None:
-        if is_system(prefix.key):
+        if len(prefix.subject) > _LONGEST_SUBJECT:
+            prefix.route = _TOO_LONG
+        elif is_system(prefix.key):
             prefix.route = _SYSTEM
         elif prefix.action is Action.PUBLISH:
             prefix.route = self.registry.receivers(prefix.key)
@@ -360,3 +369,11 @@ class Router:
             if not auditor.outbox:
                 self._with_output.append(auditor)
             auditor.outbox.append(event)
+
+
+def _too_long(prefix: HeaderPrefix) -> MalformedMessageError:
+    return MalformedMessageError(
+        f"topic and version have {len(prefix.subject)} bytes, the limit is {_LONGEST_SUBJECT}: "
+        f"with an id, the header would have more than {MAX_HEADER}",
+        details={"version": prefix.version},
+    )
