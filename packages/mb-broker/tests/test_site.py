@@ -16,7 +16,8 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from mb_broker import Broker, Router
-from mb_broker.site import broker_pages
+from mb_broker.site import allowed_origins, broker_pages
+from mb_core import LocalProtocolError
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +77,7 @@ def test_each_page_can_be_switched_off() -> None:
             assert get("/other") is get("") is get("/page") is None
 
 
-def test_health_says_ok_until_the_broker_drains() -> None:
+def test_health_says_ok_and_how_many_are_connected() -> None:
     router = Router()
     router.connect(0.0)
     get = broker_pages(router, with_page=False, with_metrics=True)
@@ -84,11 +85,6 @@ def test_health_says_ok_until_the_broker_drains() -> None:
     assert healthy is not None
     assert (healthy.status, healthy.content_type) == (200, "application/json")
     assert json.loads(healthy.body) == {"status": "ok", "connections": 1}
-    router.draining = True
-    draining = get("/health")
-    assert draining is not None
-    assert draining.status == 503
-    assert json.loads(draining.body)["status"] == "draining"
 
 
 def test_without_its_library_metrics_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +247,17 @@ async def test_with_a_list_only_pages_of_its_origins_may(
             assert await upgraded(broker, origin) is allowed
         refused = [text for text in caplog.messages if "Origin" in text]
         assert bool(refused) is not allowed
+
+
+@pytest.mark.parametrize("origin", ["https://a.b/", "https://a.b/path", "a.b", "", "https://"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(LocalProtocolError, match="an origin is scheme://host"):
+        Broker(origins=[origin])
+
+
+def test_origins_are_compared_as_browsers_send_them() -> None:
+    assert allowed_origins(["HTTPS://App.Example:8443"]) == {"https://app.example:8443"}
+    assert allowed_origins([]) is None
 
 
 async def upgraded(broker: Broker, origin: str | None) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -273,3 +275,35 @@ def test_the_documentations_commands_have_options_that_exist(mb: Any) -> None:
     _, out, _ = mb("serve", "--help")
     mentioned = {*re.findall(r"--[a-z][a-z-]+", DOCUMENT.read_text())} - {"--url"}  # of mb ping
     assert mentioned <= {*re.findall(r"--[a-z][a-z-]+", out)}
+
+
+# Files of the process
+
+
+@pytest.mark.parametrize(
+    ("limits", "connections", "warned"),
+    [
+        pytest.param("ulimit -Sn 200", 1000, False, id="raised as far as it must be"),
+        pytest.param("ulimit -n 200", 1000, True, id="not allowed to"),
+        pytest.param("ulimit -n 200", 100, False, id="enough"),
+    ],
+)
+def test_the_limit_of_open_files_follows_max_connections(
+    limits: str, connections: int, warned: bool
+) -> None:
+    command = f"{limits} && exec {sys.executable} -m mb_tools serve --tcp-port 0 --ws-port 0"
+    with subprocess.Popen(
+        ["sh", "-c", f"{command} --max-connections {connections}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            served = Served(process)
+            soft = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0]
+        finally:
+            process.terminate()
+        log = process.communicate(timeout=30)[1]
+    assert served.tcp.startswith("tcp://")
+    assert (soft < connections) is warned
+    assert ("may open 200 files, too few for max_connections 1000" in log) is warned

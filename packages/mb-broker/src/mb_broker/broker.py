@@ -32,7 +32,7 @@ from .options import BrokerOptions, complete_options
 from .registry import Service
 from .replies import busy_reply
 from .router import Router, RouterOptions
-from .site import broker_pages
+from .site import allowed_origins, broker_pages
 
 __all__ = ["Broker"]
 
@@ -88,7 +88,7 @@ class Broker:
             host_metrics(),
         )
         pages = broker_pages(self._router, with_page=given["page"], with_metrics=given["metrics"])
-        self._site = Site(pages, frozenset(given["origins"]) or None)
+        self._site = Site(pages, allowed_origins(given["origins"]))
         self._connections: set[_Connection] = set()
         self._turned_away: set[Link] = set()
         self._listeners: list[Listener] = []

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mb_core.codec import encode_payload
+from mb_core.errors import LocalProtocolError
 from mb_core.wire import Page
 
 from . import page
 from .exposition import CONTENT_TYPE, exposition
 from .router import Router
 
-__all__ = ["broker_pages"]
+__all__ = ["allowed_origins", "broker_pages"]
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 
@@ -39,10 +42,22 @@ def broker_pages(
     return get
 
 
+def allowed_origins(origins: Iterable[str]) -> frozenset[str] | None:
+    """The origins as browsers send them, None for any; raises LocalProtocolError for others."""
+    allowed = frozenset(origin.lower() for origin in origins)
+    for origin in allowed:
+        if not _ORIGIN.fullmatch(origin):
+            raise LocalProtocolError(
+                f"invalid origins, {origin!r}: an origin is scheme://host or scheme://host:port, "
+                "without a path"
+            )
+    return allowed or None
+
+
 def _health(router: Router) -> Page:
-    status = "draining" if router.draining else "ok"
-    body = encode_payload({"status": status, "connections": len(router.registry.services)})
-    return Page(body, _JSON, status=503 if router.draining else 200)
+    # A broker that is ending accepts no connection: it is not reached, which says enough.
+    body = encode_payload({"status": "ok", "connections": len(router.registry.services)})
+    return Page(body, _JSON)
 
 
 def _metrics(router: Router) -> Page:

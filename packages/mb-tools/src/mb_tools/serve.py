@@ -23,10 +23,14 @@ __all__ = ["serve", "server_context", "urls"]
 
 _log = logging.getLogger("mb_tools.serve")
 
+# Files of the process that are no connections: listeners, the event loop's own, logs, plugins.
+_OTHER_FILES = 64
+
 
 async def serve(configuration: Configuration) -> None:
     """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line."""
     options = configuration.options
+    _allow_files(options["max_connections"])
     broker = Broker(*urls(options), ssl_context=server_context(options), **_of_broker(options))
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
@@ -64,6 +68,27 @@ def _of_broker(options: ServeOptions) -> BrokerOptions:
     }
     given: BrokerOptions = own
     return given
+
+
+def _allow_files(connections: int) -> None:
+    """Each connection takes a file: raise the process's limit as far as it may be."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= wanted:
+        return
+    allowed = wanted if hard == unlimited else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning(
+            "this process may open %d files, too few for max_connections %d: see ulimit -n",
+            allowed,
+            connections,
+        )
 
 
 def server_context(options: ServeOptions) -> ssl.SSLContext | None:
