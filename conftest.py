@@ -14,6 +14,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=_BACKENDS,
         help="run async tests on this event loop only (may be given twice; default: both)",
     )
+    parser.addoption(
+        "--async-only",
+        action="store_true",
+        help="leave out the tests that need no event loop",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--async-only"):
+        plain = [item for item in items if "anyio_backend" not in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if item not in set(plain)]
+        config.hook.pytest_deselected(items=plain)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

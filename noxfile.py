@@ -54,6 +54,8 @@ def tests(session: nox.Session, backend: str) -> None:
     """All tests, async ones on one event loop; arguments after -- go to pytest."""
     install(session, "coverage", "hypothesis", "pytest", "pytest-xdist", "trio", "trustme")
     pytest = ["pytest", "--numprocesses=auto", "--backend", backend, *session.posargs]
+    if backend != BACKENDS[0]:
+        pytest.append("--async-only")  # what needs no event loop was tested with the first
     if session.python == NEWEST:
         session.run("coverage", "run", "-m", *pytest)
     else:
