@@ -170,7 +170,6 @@ def test_what_is_held_is_in_proportion_to_what_waits() -> None:
         for item in items[-100:]:
             deadlines.discard(item)
         del items[-100:], item
-        gc.collect()
         assert len(alive) <= 2 * len(items) + 100
     assert deadlines.pop_due(math.inf) == items
 
