@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from mb_core.client.interrupt import interruptible, pass_interrupt_on, uninterru
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 PROLOGUE = """
-import asyncio, os, signal, sys, threading, time
+import asyncio, faulthandler, os, signal, sys, threading, time
 import anyio
+faulthandler.enable()
 from mb_core import MessageBrokerClient
 
 url = sys.argv[1]
@@ -60,6 +62,8 @@ def start(broker: Broker, loop: str) -> Iterator[Program]:
     def start(body: str, epilogue: str = EPILOGUE) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", PROLOGUE + body + epilogue, broker.url, loop],
+            # A KeyboardInterrupt that is raised within a tracer's own code is lost.
+            env={name: text for name, text in os.environ.items() if "COVERAGE" not in name},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -79,7 +83,12 @@ def start(broker: Broker, loop: str) -> Iterator[Program]:
 
 def interrupt(process: subprocess.Popen[str]) -> tuple[str, str, int]:
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=10)
+    try:
+        stdout, stderr = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # the fault handler tells where it stands
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"it did not end; it said {stdout!r} and {stderr}") from None
     return stdout, stderr, process.returncode
 
 

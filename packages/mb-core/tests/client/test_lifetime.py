@@ -18,7 +18,6 @@ from mb_broker import Broker
 from mb_core import (
     ConnectError,
     ConnectionLost,
-    Message,
     MessageBrokerClient,
     TCPSocketClient,
     WebSocketClient,
@@ -138,23 +137,28 @@ async def test_clients_that_close_each_other_in_handlers_do_not_wait_for_each_ot
     mb_broker: Broker,
 ) -> None:
     one, two = MessageBrokerClient(mb_broker.url), MessageBrokerClient(mb_broker.url)
+    entered = 0
+    both = anyio.Event()
 
-    async def close_two(message: Message) -> None:
-        await two.close()
-
-    async def close_one(message: Message) -> None:
-        await one.close()
+    async def close(other: MessageBrokerClient) -> None:
+        nonlocal entered
+        entered += 1
+        if entered == 2:
+            both.set()
+        await both.wait()
+        await other.close()
 
     with anyio.fail_after(4):
         await one.connect()
         await two.connect()
-        await one.subscribe("a.b", handler=close_two)
-        await two.subscribe("a.b", handler=close_one)
+        await one.subscribe("a.b", handler=lambda message: close(two))
+        await two.subscribe("a.b", handler=lambda message: close(one))
         await one.publish("a.b", {})
-        await one.run()
-        await two.run()
+        await both.wait()
         await one.close()
         await two.close()
+        await one.run()
+        await two.run()
 
 
 async def test_subscribing_while_closing_starts_nothing(mb_broker: Broker) -> None:
