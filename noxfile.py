@@ -13,7 +13,7 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "coverage", "browser", "soak"]
+nox.options.sessions = ["lint", "types", "tests", "coverage", "browser"]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 # The interpreter that is measured; its coverage speaks for all.
@@ -53,7 +53,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """All tests, async ones on one event loop; arguments after -- go to pytest."""
     install(session, "coverage", "hypothesis", "pytest", "pytest-xdist", "trio", "trustme")
-    pytest = ["pytest", "--numprocesses=auto", "--backend", backend, *session.posargs]
+    pytest = ["pytest", "--numprocesses=auto", "--dist=worksteal"]
+    pytest += ["--backend", backend, *session.posargs]
     if backend != BACKENDS[0] or session.python not in (PYTHONS[0], NEWEST):
         # What needs no event loop is tested once, on the oldest Python and on the newest.
         pytest.append("--async-only")
@@ -78,7 +79,7 @@ def browser(session: nox.Session) -> None:
     session.run("pytest", "packages/mb-broker/tests/test_page.py", *session.posargs)
 
 
-@nox.session(python=NEWEST)
+@nox.session(default=False, python=NEWEST)
 def soak(session: nox.Session) -> None:
     """A thousand connections, bad ones among them, and what is left of them: nothing."""
     install(session, "pytest", "trio")
