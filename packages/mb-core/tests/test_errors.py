@@ -109,6 +109,11 @@ def test_a_protocol_error_is_a_malformed_message_unless_said_otherwise() -> None
     assert (error.code, error.details) == ("INVALID_REQUEST", {"a": 1})
 
 
+def test_a_connect_error_may_pass_unless_it_is_said_to_be_final() -> None:
+    assert ConnectError("x").final is False
+    assert ConnectError("x", final=True).final is True
+
+
 def test_a_slow_consumer_is_told_what_it_lost_and_what_helps() -> None:
     error = SlowConsumer("weather.#", 12)
     assert (error.topic, error.dropped) == ("weather.#", 12)
@@ -221,6 +226,7 @@ def test_a_new_error_is_stamped_with_the_time_as_the_protocol_writes_it() -> Non
 EXAMPLES: dict[str, MBError] = {
     "MBError": MBError("text"),
     "ConnectError": ConnectError("text"),
+    "ConnectError, final": ConnectError("text", final=True),
     "ConnectionLost": ConnectionLost("text", sent=True),
     "ProtocolError": ProtocolError("text", code="INVALID_REQUEST", details={"a": [1]}),
     "LocalProtocolError": LocalProtocolError("text"),

@@ -65,6 +65,8 @@ def test_what_is_no_url_is_shown_one(text: str) -> None:
         "tcp://::1:8081",
         "tcp://[::1",
         "tcp://::1]:5",
+        "tcp://a\0b:1",
+        "tcp://a b:1",
         "tcp://h\u2100x:1",  # a character that turns into a slash where names are normalized
     ],
 )

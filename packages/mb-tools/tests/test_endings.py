@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -191,6 +192,35 @@ def test_a_lost_connection_is_status_3(
     assert process.returncode == 3
     assert err.startswith(f"mb {arguments[0]}: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "ask"),
+    [
+        (["sub", "a.b"], "mb sub", lambda peer: peer.publish("a.b", "after")),
+        (["reply", "a.b", "--echo"], "mb reply", lambda peer: peer.request("a.b", "after")),
+    ],
+    ids=["sub", "reply"],
+)
+def test_with_reconnect_it_waits_for_the_broker_and_stays(
+    mb: Any, peer_of: Any, arguments: list[str], name: str, ask: Any
+) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{reserved.getsockname()[1]}"
+        process = mb.started(*arguments, "--reconnect", "-n", "2", "--url", url)
+        with process as running_command:
+            assert "nobody listens" in running_command.stderr.readline()
+            reserved.close()
+            for _ in range(2):
+                with running(url), peer_of(url) as peer:
+                    peer.wait_for_subscriber("a.b", "request" if name == "mb reply" else "publish")
+                    ask(peer)
+                    assert '"after"' in running_command.stdout.readline()
+            _, err = running_command.communicate(timeout=60)
+    assert running_command.returncode == 0
+    assert f"connected to {url}" in err
+    assert f"the connection to {url} has ended" in err
 
 
 def test_ctrl_c_ends_a_request_with_status_130(mb: Any, peer: Any) -> None:

@@ -48,7 +48,7 @@ def test_a_message_that_matches_two_patterns_is_printed_once(mb: Any, peer: Any)
 def test_a_payload_that_is_no_json_comes_as_text(mb: Any, peer: Any) -> None:
     with mb.started("sub", "a.b", "-n", "2") as sub:
         peer.wait_for_subscriber("a.b")
-        connection = peer.client._connection
+        connection = peer.client._supervisor.connection
         for payload in (b"", b"no \x1b json"):
 
             async def send(payload: bytes = payload) -> None:

@@ -50,7 +50,7 @@ def test_a_request_reads_its_payload_from_stdin(mb: Any, peer: Any) -> None:
 
 
 def test_an_answer_may_be_empty_or_no_json(mb: Any, peer: Any) -> None:
-    connection = peer.client._connection
+    connection = peer.client._supervisor.connection
     payloads = [b"", b"plain\ttext"]
 
     async def respond(message: Message) -> None:

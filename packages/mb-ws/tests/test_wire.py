@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import tracemalloc
 from itertools import pairwise
@@ -123,9 +124,10 @@ def test_no_subprotocol_and_no_compression_is_offered() -> None:
 @pytest.mark.parametrize(
     "url", [URL("ws", "", 8080, "/"), URL("ws", "\N{SNOWMAN}..x", 8080, "/")], ids=["empty", "IDNA"]
 )
-def test_a_host_that_is_none_is_a_connect_error(url: URL) -> None:
-    with pytest.raises(ConnectError, match="invalid URL"):
+def test_a_host_that_is_none_is_a_final_connect_error(url: URL) -> None:
+    with pytest.raises(ConnectError, match="invalid URL") as raised:
         client_wire(url, LIMITS)
+    assert raised.value.final
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,7 @@ def test_the_handshake_works_one_byte_at_a_time() -> None:
     assert client.state is WireState.OPEN
 
 
+@settings(deadline=None)
 @given(texts, some_cuts)
 def test_frames_right_behind_the_handshake_are_received(
     messages: list[bytes], cuts: list[int]
@@ -281,6 +284,25 @@ def test_a_refusal_says_status_and_body(header: bytes, eof: bool) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (401, r" \(it asks for credentials, and a broker's URL carries none\)"),
+        (403, ""),
+        (407, r" \(a proxy on the way asks for credentials\)"),
+    ],
+)
+def test_a_refusal_for_who_we_are_is_final(status: int, hint: str) -> None:
+    error = refused(b"HTTP/1.1 %d No\r\nContent-Length: 3\r\n\r\nwhy" % status)
+    assert error.final
+    assert re.search(rf"with HTTP status {status}{hint}: why$", str(error))
+
+
+@pytest.mark.parametrize("status", [301, 400, 404, 426, 429, 500, 502, 503, 504])
+def test_any_other_refusal_may_pass(status: int) -> None:
+    assert not refused(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status).final
+
+
 def test_a_refusal_without_a_body_says_the_status() -> None:
     error = refused(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
     assert str(error).endswith("HTTP status 503")
@@ -314,7 +336,9 @@ def test_a_bad_upgrade_is_a_refusal(answer: bytes) -> None:
     ids=["TCP framing", "SMTP", "one long line"],
 )
 def test_an_answer_that_is_no_http_asks_for_the_port(answer: bytes) -> None:
-    assert "is this a WebSocket port?" in str(refused(answer))
+    error = refused(answer)
+    assert "is this a WebSocket port?" in str(error)
+    assert not error.final
 
 
 def test_after_a_refusal_received_data_is_ignored() -> None:
@@ -351,6 +375,7 @@ def test_closing_within_the_handshake_ends_it_without_an_error(side: str) -> Non
 # Messages
 
 
+@settings(deadline=None)
 @given(texts, some_cuts, st.booleans())
 def test_messages_are_the_same_however_their_bytes_are_cut(
     messages: list[bytes], cuts: list[int], from_client: bool
@@ -363,6 +388,7 @@ def test_messages_are_the_same_however_their_bytes_are_cut(
     assert receiver.error is None
 
 
+@settings(deadline=None)
 @given(texts, st.booleans())
 def test_messages_are_the_same_one_byte_at_a_time(messages: list[bytes], from_client: bool) -> None:
     client, server = connected()
@@ -391,6 +417,7 @@ def test_a_message_is_one_text_frame() -> None:
     assert client.data_to_send()[:2] == bytes([0x80 | TEXT, 0x80 | 3])
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=10), some_cuts)
 def test_a_message_in_fragments_is_one_message(parts: list[bytes], cuts: list[int]) -> None:
     _, server = connected()

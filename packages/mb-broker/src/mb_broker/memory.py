@@ -120,7 +120,8 @@ class _MemoryLink:
     """One end.  Its methods run in its own thread, but for `other` reading its output.
 
     Messages lie in `output`, from which the other end takes them in its own thread; a None
-    behind them is the farewell.
+    behind them is the farewell.  Who takes messages out, the other end or this one, which takes
+    them back, holds the lock: so what each of the two gets is in one piece.
     """
 
     other: _MemoryLink
@@ -132,7 +133,10 @@ class _MemoryLink:
     def __init__(self, post: Poster, limits: Limits, peer: str) -> None:
         self.peer = peer
         self.congested = False
+        self.messages_sent = 0
+        self.bytes_sent = 0
         self.output: deque[bytes | None] = deque()
+        self.lock = threading.Lock()
         self.post = post
         # Whether the other end has been told that there is output.  It resets this before it
         # looks, so what is added while it looks is announced again.
@@ -140,6 +144,8 @@ class _MemoryLink:
         self._limits = limits
         self._queued = 0
         self._state = _State.NEW
+        self._ends_in_order = False  # all that we sent is the other end's to take
+        self._unsent: list[bytes] = []
 
     def be_open(self, accept: Accept) -> None:
         self._relieved = anyio.Event()
@@ -155,7 +161,7 @@ class _MemoryLink:
     def refuse(self) -> None:
         """Have no handler: the other end hears the farewell."""
         self._state = _State.LOST
-        self._put(None)
+        self._say_farewell()
 
     # The Link
 
@@ -168,11 +174,23 @@ class _MemoryLink:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
         self._queued += len(message)
         self.congested = self._queued >= FLUSH_AT
-        self._put(message)
+        self.output.append(message)
+        if not self.announced:
+            self._announce()
 
     def send_many(self, messages: list[bytes]) -> None:
-        for message in messages:
-            self.send(message)
+        if self._state is not _State.OPEN:
+            raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
+        self._queued += sum(map(len, messages))
+        self.congested = self._queued >= FLUSH_AT
+        self.output.extend(messages)
+        if messages and not self.announced:
+            self._announce()
+
+    def take_unsent(self) -> list[bytes]:
+        self._take_back()
+        messages, self._unsent = self._unsent, []
+        return messages
 
     async def drain(self) -> None:
         while self.congested and self._state is _State.OPEN:
@@ -180,47 +198,55 @@ class _MemoryLink:
 
     def close(self, reason: str = "") -> None:
         if self._state is _State.OPEN:
-            self._state = _State.CLOSING
-            self._put(None)
-            self.post(lambda: self._lose(None))
+            self._ends_in_order = True
+            self.abort()
 
     def abort(self) -> None:
-        self.close()
+        if self._state is _State.OPEN:
+            self._state = _State.CLOSING
+            self._take_back()
+            self._say_farewell()
+            self.post(lambda: self._lose(None))
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
 
     # Between the ends
 
-    def _put(self, item: bytes | None) -> None:
-        self.output.append(item)
+    def _say_farewell(self) -> None:
+        self.output.append(None)
         if not self.announced:
-            self.announced = True
-            if not self.other.post(self.other.take) and self._state is _State.OPEN:
-                # Its event loop has ended.  Not reported at once: this is the user's call.
-                self._state = _State.CLOSING
-                error = ConnectionLost(f"{self.peer} has ended", sent=True)
-                self.post(lambda: self._lose(error))
+            self._announce()
+
+    def _announce(self) -> None:
+        self.announced = True
+        if not self.other.post(self.other.take) and self._state is _State.OPEN:
+            # Its event loop has ended.  Not reported at once: this is the user's call.
+            self._state = _State.CLOSING
+            error = ConnectionLost(f"{self.peer} has ended", sent=True)
+            self.post(lambda: self._lose(error))
 
     def take(self) -> None:
         """Receive what the other end has sent."""
         other = self.other
         other.announced = False
+        if self._state is _State.LOST:
+            return  # nobody is here to take it: it is the other end's to take back
         messages: list[bytes] = []
         ended = False
         error: MBError | None = None
-        while other.output and not ended:
-            item = other.output.popleft()
-            if item is None:
-                ended = True
-            elif len(item) > self._limits.max_message:
-                ended, error = True, _too_large(len(item), self._limits.max_message)
-            else:
-                messages.append(item)
-        taken = sum(map(len, messages))
-        if taken:
-            other.post(lambda: other.relieve(taken))
-        if messages and self._state is not _State.LOST:
+        with other.lock:
+            while other.output and not ended:
+                item = other.output.popleft()
+                if item is None:
+                    ended = True
+                elif len(item) > self._limits.max_message:
+                    ended, error = True, _too_large(len(item), self._limits.max_message)
+                else:
+                    messages.append(item)
+        if messages:
+            count, taken = len(messages), sum(map(len, messages))
+            other.post(lambda: other.relieve(count, taken))
             try:
                 self._handler.messages_received(messages)
             except Exception as bug:
@@ -228,10 +254,27 @@ class _MemoryLink:
                 ended = True
                 error = ConnectionLost(f"the connection to {self.peer} broke: {bug!r}", sent=True)
         if ended:
-            self.close()
+            if error is None:
+                self.abort()  # the other end takes no more
+            else:
+                self.close()
             self._lose(error)
 
-    def relieve(self, taken: int) -> None:
+    def _take_back(self) -> None:
+        if self._ends_in_order:
+            return
+        with self.lock:
+            items = list(self.output)
+            self.output.clear()
+            self._unsent += [item for item in items if item is not None]
+            if None in items:
+                self.output.append(None)
+
+    def relieve(self, count: int, taken: int) -> None:
+        self.messages_sent += count
+        self.bytes_sent += taken
+        if self._state is _State.LOST:
+            return
         self._queued -= taken
         if self.congested and self._queued < FLUSH_AT:
             self.congested = False
@@ -241,6 +284,7 @@ class _MemoryLink:
     def _lose(self, error: MBError | None) -> None:
         if self._state is not _State.LOST:
             self._state = _State.LOST
+            self._queued = 0
             self._closed.set()
             self._relieved.set()
             try:

@@ -1,6 +1,8 @@
 """The core of MB: the message model, the Session, the contracts of transports, the client."""
 
 from .client import (
+    ClientStats,
+    Latency,
     MessageBrokerClient,
     Overflow,
     Subscription,
@@ -34,7 +36,7 @@ from .header import Action, MessageHeader
 from .hookspecs import hookimpl
 from .message import Message, create_message, parse_message
 from .plugins import Plugins, installed_plugins
-from .session import Session
+from .session import BufferOverflow, Session
 from .topic import matches
 from .transport import LinkTransport, WireTransport
 from .url import URL
@@ -43,12 +45,15 @@ from .wire import Limits, Wire, WireState
 __all__ = [
     "URL",
     "Action",
+    "BufferOverflow",
+    "ClientStats",
     "ConnectError",
     "ConnectionLost",
     "ForbiddenError",
     "InternalError",
     "InvalidRequestError",
     "InvalidRequestIdError",
+    "Latency",
     "Limits",
     "LinkTransport",
     "LocalProtocolError",

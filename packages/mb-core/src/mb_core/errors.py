@@ -46,7 +46,15 @@ class MBError(Exception):
 
 
 class ConnectError(MBError):
-    """No connection came about: refused, TLS, handshake, or no initialize in time."""
+    """No connection came about: refused, TLS, handshake, or no initialize in time.
+
+    `final` says that trying again will not help until somebody changes something: the
+    certificate, the host name in it, what the other side wants to know of us, the arguments.
+    """
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
 
 
 class ConnectionLost(MBError):

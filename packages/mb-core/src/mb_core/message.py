@@ -17,7 +17,15 @@ T = TypeVar("T")
 class Responder(Protocol):
     """Whoever can send the answer to a received request."""
 
+    @property
+    def deadline(self) -> float | None:
+        """When the sender stops waiting, by time.monotonic(); None where it did not say."""
+        ...
+
     async def respond(self, message: Message, payload: Any) -> None: ...
+    def answer_now(self, message: Message, payload: Any) -> None:
+        """Answer without back-pressure, if the connection is there."""
+        ...
 
 
 class Message:
@@ -66,6 +74,20 @@ class Message:
     @property
     def request_id(self) -> str | None:
         return self.request_key.decode() if self.request_key is not None else None
+
+    @property
+    def timeout(self) -> int | None:
+        """A request's time limit in milliseconds; None where its sender named none."""
+        return self._timeout
+
+    @property
+    def deadline(self) -> float | None:
+        """When the sender of a request stops waiting, by time.monotonic().
+
+        None where it named no time limit, for what is no received request, and once it was
+        answered.
+        """
+        return self.responder.deadline if self.responder is not None else None
 
     @property
     def header(self) -> MessageHeader:

@@ -31,12 +31,16 @@ def parse_url(text: str) -> URL:
         parts: SplitResult = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise ConnectError(f"invalid URL {text!r}: {error}") from error
+        raise ConnectError(f"invalid URL {text!r}: {error}", final=True) from error
     if not parts.scheme or not text.lstrip().lower().startswith(f"{parts.scheme}://"):
         raise ConnectError(
-            f"invalid URL {text!r}: expected scheme://host:port, for example tcp://localhost:8081"
+            f"invalid URL {text!r}: expected scheme://host:port, for example tcp://localhost:8081",
+            final=True,
         )
     if parts.username or parts.password:
-        raise ConnectError("a broker's URL takes no user name and no password")
+        raise ConnectError("a broker's URL takes no user name and no password", final=True)
+    host = parts.hostname or ""
+    if any(character.isspace() or not character.isprintable() for character in host):
+        raise ConnectError(f"invalid URL {text!r}: there is no host {host!r}", final=True)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return URL(parts.scheme, parts.hostname or "", port, path)
+    return URL(parts.scheme, host, port, path)

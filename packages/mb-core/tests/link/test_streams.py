@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from mb_core.errors import ConnectError
-from mb_core.link.streams import peer_name
+from mb_core.errors import ConnectError, MBError, RemoteProtocolError
+from mb_core.link.streams import peer_name, refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("kind", ["tcp"])]
 
@@ -135,9 +135,12 @@ async def test_a_failure_on_a_second_address_leaves_no_socket_of_the_first(
 async def test_a_port_on_which_nobody_listens(net: Any, free_port: int) -> None:
     with (
         anyio.fail_after(5),
-        pytest.raises(ConnectError, match=rf"nobody listens on 127\.0\.0\.1:{free_port}"),
+        pytest.raises(
+            ConnectError, match=rf"nobody listens on 127\.0\.0\.1:{free_port}"
+        ) as refused,
     ):
         await net.connect(("127.0.0.1", free_port))
+    assert not refused.value.final
 
 
 async def test_a_name_with_several_addresses_on_which_nobody_listens(
@@ -159,13 +162,22 @@ async def test_a_name_is_tried_at_all_its_addresses(
 
 
 @pytest.mark.parametrize(
-    "host",
-    ["no.such.host.invalid", "", "a..b", "x" * 64 + ".example", "\N{SNOWMAN}..b"],
+    ("host", "final"),
+    [
+        ("no.such.host.invalid", False),
+        ("", False),
+        ("a..b", True),
+        ("x" * 64 + ".example", True),
+        ("\N{SNOWMAN}..b", True),
+    ],
     ids=["unknown", "empty", "empty label", "long label", "bad unicode"],
 )
-async def test_a_name_that_is_none_is_an_unknown_host(net: Any, host: str) -> None:
-    with anyio.fail_after(10), pytest.raises(ConnectError, match="unknown host"):
+async def test_a_name_that_is_none_is_an_unknown_host_for_good_where_it_can_not_be_one(
+    net: Any, host: str, final: bool
+) -> None:
+    with anyio.fail_after(10), pytest.raises(ConnectError, match="unknown host") as raised:
         await net.connect((host, 8081))
+    assert raised.value.final is final
 
 
 async def test_another_failure_says_where_and_why(
@@ -173,8 +185,9 @@ async def test_another_failure_says_where_and_why(
 ) -> None:
     with anyio.fail_after(5):
         resolve_to(monkeypatch, "255.255.255.255")
-        with pytest.raises(ConnectError, match=r"can't connect to some\.name:8081: \w+"):
+        with pytest.raises(ConnectError, match=r"can't connect to some\.name:8081: \w+") as raised:
             await net.connect(("some.name", 8081))
+        assert not raised.value.final
 
 
 async def test_a_connect_may_be_cancelled_while_the_name_is_looked_up(
@@ -217,3 +230,22 @@ async def test_a_peer_that_is_gone_before_it_is_accepted_harms_nobody(net: Any, 
 async def test_a_socket_whose_peer_is_gone_has_a_name_all_the_same(net: Any) -> None:
     with socket.socket() as sock:
         assert peer_name(sock) == "peer"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("reason", [ConnectError("x"), ConnectError("x", final=True)], ids=repr)
+async def test_the_refusal_of_a_handshake_is_as_final_as_its_reason(
+    net: Any, reason: ConnectError
+) -> None:
+    assert refusal("peer", reason) is reason
+
+
+@pytest.mark.parametrize("reason", [None, RemoteProtocolError("x")], ids=repr)
+async def test_a_handshake_that_failed_for_other_reasons_may_be_tried_again(
+    net: Any, reason: MBError | None
+) -> None:
+    error = refusal("peer", reason)
+    assert isinstance(error, ConnectError)
+    assert not error.final

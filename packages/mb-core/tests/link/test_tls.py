@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import socket
 import ssl
+import struct
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -337,15 +340,17 @@ def test_nothing_that_the_other_side_sends_raises(
         ("", ssl.create_default_context()),
         (".example", ssl.create_default_context()),
         (None, ssl.create_default_context()),
+        ("broker\0example", ssl.create_default_context()),
         ("broker.example", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)),
     ],
-    ids=["empty name", "leading dot", "no name", "a server's context"],
+    ids=["empty name", "leading dot", "no name", "a null byte", "a server's context"],
 )
-def test_settings_that_allow_no_tls_are_a_connect_error(
+def test_settings_that_allow_no_tls_are_a_final_connect_error(
     name: str | None, context: ssl.SSLContext
 ) -> None:
-    with pytest.raises(ConnectError, match="no TLS with these settings"):
+    with pytest.raises(ConnectError, match="no TLS with these settings") as raised:
         TlsWire(LengthPrefixWire(LIMITS), context, server_hostname=name)
+    assert raised.value.final
 
 
 def test_the_default_settings_verify_and_take_no_old_tls() -> None:
@@ -362,6 +367,16 @@ def test_the_default_settings_do_not_trust_a_stranger(contexts: Contexts) -> Non
 
 
 # Over sockets
+
+
+async def reason_of(net: Any, address: tuple[str, int], **options: Any) -> Exception | None:
+    """Why a server does not take us: in the handshake, or when it is complete here (TLS 1.3)."""
+    try:
+        client = await net.connect(address, **options)
+    except ConnectError as error:
+        return error
+    reason: Exception | None = await client.end()
+    return reason
 
 
 @of_secure
@@ -439,13 +454,37 @@ async def test_a_certificate_of_the_client_is_asked_for_where_the_settings_say_s
         client.link.send(b"one")
         assert await (await server.handler()).receive() == [b"one"]
         # In TLS 1.3 a client learns of the refusal after its own handshake.
-        try:
-            stranger = await net.connect(server.address)
-        except ConnectError as error:
-            reason: Exception | None = error
-        else:
-            reason = await stranger.end()
+        reason = await reason_of(net, server.address)
+        assert isinstance(reason, ConnectError)
+        assert reason.final
         assert "CERTIFICATE_REQUIRED" in str(reason)
+
+
+@of_secure
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@pytest.mark.anyio
+async def test_an_alert_is_read_though_the_server_resets_the_connection_behind_it(
+    net: Any, ca: trustme.CA, version: str
+) -> None:
+    strict = net.server_context()
+    strict.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(strict)
+    context = net.client_context()
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    with anyio.fail_after(5), socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            accepted = listener.accept()[0]
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(ssl.SSLError):
+                strict.wrap_socket(accepted, server_side=True)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, serve)
+            reason = await reason_of(net, listener.getsockname(), ssl_context=context)
+        assert isinstance(reason, ConnectError)
+        assert reason.final
+        assert "the server asks for a client certificate" in str(reason)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ws"])

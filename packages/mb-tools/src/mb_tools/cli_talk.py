@@ -12,6 +12,7 @@ from .options import (
     json_option,
     patterns_argument,
     payload_argument,
+    reconnect_option,
     timeout_option,
     topic_argument,
     url_option,
@@ -51,10 +52,16 @@ def pub(
 @patterns_argument
 @count_option("messages")
 @timeout_option("End after so many milliseconds; before COUNT messages came: status 1.")
+@reconnect_option
 @url_option
 @json_option
 def sub(
-    url: str, patterns: tuple[str, ...], count: int | None, timeout: int | None, as_json: bool
+    url: str,
+    patterns: tuple[str, ...],
+    count: int | None,
+    timeout: int | None,
+    reconnect: bool,
+    as_json: bool,
 ) -> Status | None:
     """Print what is published to topics that match a PATTERN.
 
@@ -64,7 +71,14 @@ def sub(
     from .sub import run as run_sub
 
     return run(
-        run_sub, url, patterns, count=count, timeout=timeout, as_json=as_json, following=True
+        run_sub,
+        url,
+        patterns,
+        count=count,
+        timeout=timeout,
+        reconnect=reconnect,
+        as_json=as_json,
+        following=True,
     )
 
 
@@ -120,6 +134,7 @@ def request(
     help="How many requests are answered at a time.",
 )
 @count_option("requests")
+@reconnect_option
 @url_option
 @json_option
 def reply(
@@ -133,6 +148,7 @@ def reply(
     priority: float,
     concurrency: int,
     count: int | None,
+    reconnect: bool,
     as_json: bool,
 ) -> Status | None:
     """Answer requests to TOPIC, which may be a pattern, and print each.
@@ -157,6 +173,7 @@ def reply(
         priority=priority,
         concurrency=concurrency,
         count=count,
+        reconnect=reconnect,
         as_json=as_json,
         following=True,
     )

@@ -19,14 +19,22 @@ _MAX_DESCRIPTION = 1024
 
 def connected(url: str) -> MessageBrokerClient:
     """A connection for a moment: use it as a context."""
-    return MessageBrokerClient(url)
+    return MessageBrokerClient(url, reconnect=False)
 
 
 @asynccontextmanager
-async def staying(url: str, name: str, description: str) -> AsyncIterator[MessageBrokerClient]:
-    """A connection of a command that stays: others see who it is, and its troubles are told."""
-    client = MessageBrokerClient(url)
+async def staying(
+    url: str, name: str, description: str, *, reconnect: bool = False
+) -> AsyncIterator[MessageBrokerClient]:
+    """A connection of a command that stays: others see who it is, and its troubles are told.
+
+    With `reconnect` it waits for the broker, and is restored when it is lost.
+    """
+    client = MessageBrokerClient(url, reconnect=reconnect, retry_connect=reconnect)
     client.on_error(_tell)
+    if reconnect:
+        client.on_connect(lambda: note(f"connected to {url}"))
+        client.on_disconnect(lambda: note(f"the connection to {url} has ended"))
     async with client:
         await client.register_service(name, description[:_MAX_DESCRIPTION])
         yield client

@@ -130,6 +130,7 @@ class ResponseFeed:
 
     async def _ask(self) -> None:
         now, limit = time.monotonic(), int(_PATIENCE * 1000)
+        self._session.restored(now)
         topic, payload = self._request
         about = f"Listens to {self._topic}"
         await self._send(self._session.register(self._name, about, now=now, timeout=limit).message)

@@ -16,6 +16,7 @@ __all__ = [
     "json_option",
     "patterns_argument",
     "payload_argument",
+    "reconnect_option",
     "timeout_option",
     "topic_argument",
     "url_option",
@@ -54,6 +55,12 @@ json_option = click.option(
     "as_json",
     is_flag=True,
     help="One JSON value a line, as on a pipe; without it, a terminal gets it made for people.",
+)
+
+reconnect_option = click.option(
+    "--reconnect",
+    is_flag=True,
+    help="Wait for the broker, and stay when the connection is lost; without it: exit status 3.",
 )
 
 

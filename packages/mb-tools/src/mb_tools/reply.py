@@ -106,12 +106,13 @@ async def run(
     priority: float,
     concurrency: int,
     count: int | None,
+    reconnect: bool,
     as_json: bool,
 ) -> Status | None:
     """Answer until `count` requests were answered, or for ever; print each on a line."""
     service = _Service(answer, Output(as_json), count)
     async with (
-        staying(url, name, f"Answers {topic}") as client,
+        staying(url, name, f"Answers {topic}", reconnect=reconnect) as client,
         client.subscribe(topic, priority, action="request") as requests,
     ):
         hint(service.output, f"answering {topic} at {url}")

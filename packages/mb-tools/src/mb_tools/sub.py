@@ -21,14 +21,20 @@ _BATCH = 256
 
 
 async def run(
-    url: str, patterns: Sequence[str], *, count: int | None, timeout: int | None, as_json: bool
+    url: str,
+    patterns: Sequence[str],
+    *,
+    count: int | None,
+    timeout: int | None,
+    reconnect: bool,
+    as_json: bool,
 ) -> Status | None:
     """Print messages until `count` were printed, or for `timeout` milliseconds, or for ever."""
     patterns = list({pattern.lower(): pattern for pattern in patterns}.values())
     printer = _Printer(Output(as_json), patterns, count)
     seconds = timeout / 1000 if timeout is not None else math.inf
     async with (
-        staying(url, "mb sub", f"Prints {' '.join(patterns)}") as client,
+        staying(url, "mb sub", f"Prints {' '.join(patterns)}", reconnect=reconnect) as client,
         AsyncExitStack() as stack,
     ):
         subscriptions = [

@@ -35,6 +35,12 @@ _STATES = {
 }
 # A close frame's reason has at most 123 bytes.
 _MAX_REASON = 123
+# The statuses that turn away who asks, whenever he asks; and what to add to their names.
+_DENIALS: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: " (it asks for credentials, and a broker's URL carries none)",
+    HTTPStatus.FORBIDDEN: "",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: " (a proxy on the way asks for credentials)",
+}
 
 
 def client_wire(url: URL, limits: Limits) -> WebSocketWire:
@@ -42,7 +48,7 @@ def client_wire(url: URL, limits: Limits) -> WebSocketWire:
     try:
         uri = parse_uri(str(url))
     except (InvalidURI, UnicodeError) as error:
-        raise ConnectError(f"invalid URL {url}: {error}") from error
+        raise ConnectError(f"invalid URL {url}: {error}", final=True) from error
     protocol = ClientProtocol(uri, max_size=limits.max_message, logger=_log)
     protocol.send_request(protocol.connect())
     return WebSocketWire(protocol)
@@ -165,7 +171,7 @@ class WebSocketWire:
 
     def _look_at_response(self, response: Response) -> None:
         if self._protocol.handshake_exc is not None:
-            self.error = ConnectError(_refusal(response))
+            self.error = _refusal(response)
 
     def _frame(self, frame: Frame, messages: list[bytes]) -> None:
         opcode = frame.opcode
@@ -247,11 +253,12 @@ def _response(page: Page) -> Response:
     return Response(page.status, HTTPStatus(page.status).phrase, headers, page.body)
 
 
-def _refusal(response: Response) -> str:
+def _refusal(response: Response) -> ConnectError:
+    status = response.status_code
     body = (response.body or b"")[:200].decode(errors="backslashreplace").strip()
-    return f"the server refused the WebSocket handshake with HTTP status {response.status_code}" + (
-        f": {body}" if body else ""
-    )
+    text = f"the server refused the WebSocket handshake with HTTP status {status}"
+    text += _DENIALS.get(status, "") + (f": {body}" if body else "")
+    return ConnectError(text, final=status in _DENIALS)
 
 
 def _cut(reason: str) -> str:

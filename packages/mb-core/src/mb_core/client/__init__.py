@@ -3,9 +3,12 @@
 from .client import MessageBrokerClient
 from .queue import Overflow
 from .raw import TCPSocketClient, WebSocketClient
+from .stats import ClientStats, Latency
 from .subscription import Subscription
 
 __all__ = [
+    "ClientStats",
+    "Latency",
     "MessageBrokerClient",
     "Overflow",
     "Subscription",

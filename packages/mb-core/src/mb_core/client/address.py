@@ -24,17 +24,21 @@ def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL
         if port is not None or use_tls:
             raise ConnectError(
                 f"the URL {target!r} says it all: no port and no use_tls beside it "
-                "(wss:// and tls:// are the encrypted schemes)"
+                "(wss:// and tls:// are the encrypted schemes)",
+                final=True,
             )
         return parse_url(target)
     if not isinstance(port, int):
         raise ConnectError(
-            f"a port is needed beside the host {target!r}, or a URL such as tcp://localhost:8081"
+            f"a port is needed beside the host {target!r}, or a URL such as tcp://localhost:8081",
+            final=True,
         )
     host = f"[{target}]" if ":" in target and not target.startswith("[") else target
     url = parse_url(f"{scheme}://{host}:{port}")
     if url.port != port or url.path:
-        raise ConnectError(f"invalid host {target!r}: expected a name or an address, nothing more")
+        raise ConnectError(
+            f"invalid host {target!r}: expected a name or an address, nothing more", final=True
+        )
     return url
 
 
@@ -43,7 +47,7 @@ def dial_address(
 ) -> Address:
     """Host and port to open a stream to."""
     if not url.host:
-        raise ConnectError(f"the URL {url} names no host")
+        raise ConnectError(f"the URL {url} names no host", final=True)
     port = url.port if url.port is not None else transport.default_port
     for rule in environ.get(CONNECT_TO, "").split(","):
         if not rule.strip():
@@ -54,7 +58,8 @@ def dial_address(
             host, number = _host_and_port(instead)
             if not host or not number.isdecimal() or int(number) > 65_535:
                 raise ConnectError(
-                    f"{CONNECT_TO} has the rule {rule.strip()!r}: expected HOST:PORT=HOST:PORT"
+                    f"{CONNECT_TO} has the rule {rule.strip()!r}: expected HOST:PORT=HOST:PORT",
+                    final=True,
                 )
             return host, int(number)
     return url.host, port

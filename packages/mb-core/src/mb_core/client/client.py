@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from ..errors import ConnectError, LocalProtocolError
+import anyio
+
+from ..errors import ConnectError, LocalProtocolError, RequestTimeoutError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
 from ..plugins import Plugins
-from ..session import Session
+from ..session import DEFAULT_BUFFER, Outbox, SessionState
 from ..topic import check_pattern
 from ..wire import DEFAULT_MAX_PAYLOAD
 from .address import broker_url
 from .callbacks import Callbacks, call
-from .connection import Connection
+from .context import handling
 from .dial import ConnectionOptions
 from .interrupt import interruptible
-from .queue import MessageQueue
+from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
+from .stats import ClientStats
 from .subscription import Subscription
+from .supervisor import Supervisor, UpkeepOptions
 
 __all__ = ["MessageBrokerClient"]
 
@@ -40,25 +44,51 @@ class MessageBrokerClient:
             answer = await client.request("weather.current", {"city": "Oslo"})
 
     Or `await client.connect(...)` and `await client.close()` where a block does not fit.  A
-    client connects once; it is used from the event loop on which it was connected.
+    client is used from the event loop on which it was connected.  `url` may be several: the
+    first that answers is used, and the next when it does no longer.  All times are in
+    milliseconds.
 
-    `connect_timeout` and `close_timeout` are in milliseconds; `max_payload` in bytes is the
-    largest payload that is sent, and the broker's limit must be as high; `ssl_context` replaces
-    the default for tls:// and wss://, which verifies certificate and host name; `plugins` those
-    that are installed.
+    A connection that is lost is restored: registered, subscribed, and what was published
+    meanwhile is sent (docs/reliability.md says what is promised).  `reconnect=False` ends the
+    client instead; `retry_connect=True` does the same for the first connection.  Before round n
+    of tries it waits at random up to `backoff_min` * 2**n, at most `backoff_max`, for ever or for
+    `reconnect_timeout`.  A connection on which nothing was heard for `heartbeat_interval` is
+    asked for a sign of life, and given up after as long again; None never asks.
+
+    `publish_buffer` bounds in bytes what is published while there is no connection; what does
+    not fit raises, or with `buffer_overflow="drop_oldest"` takes the place of the oldest.
+
+    `drain_timeout` bounds how long closing waits for handlers and for the buffer, 0 not at all;
+    `close_timeout` how long it waits for the other side.  `max_payload` in bytes is the largest
+    payload that is sent, and the broker's limit must be as high; `ssl_context` replaces the
+    default for tls:// and wss://, which verifies certificate and host name; `plugins` those that
+    are installed.  With `inherit_deadlines`, a request made in the handler of another has no
+    more time than is left to that.
+
+    Raises LocalProtocolError for options that can't be.
     """
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         *,
         connect_timeout: int = 10_000,
         close_timeout: int = 5_000,
+        drain_timeout: int = 5_000,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
+        reconnect: bool = True,
+        retry_connect: bool = False,
+        backoff_min: int = 100,
+        backoff_max: int = 15_000,
+        reconnect_timeout: int | None = None,
+        heartbeat_interval: int | None = 5_000,
+        publish_buffer: int = DEFAULT_BUFFER,
+        buffer_overflow: str = "error",
+        inherit_deadlines: bool = True,
     ) -> None:
-        self._url = url
+        self._urls = (url,) if isinstance(url, str) else tuple(url or ())
         self._options = ConnectionOptions.of(
             connect_timeout=connect_timeout,
             close_timeout=close_timeout,
@@ -66,8 +96,19 @@ class MessageBrokerClient:
             ssl_context=ssl_context,
             plugins=plugins,
         )
+        self._upkeep = UpkeepOptions.of(
+            reconnect=reconnect,
+            retry_connect=retry_connect,
+            backoff_min=backoff_min,
+            backoff_max=backoff_max,
+            reconnect_timeout=reconnect_timeout,
+            heartbeat_interval=heartbeat_interval,
+            drain_timeout=drain_timeout,
+        )
+        self._outbox = Outbox(publish_buffer, buffer_overflow)
+        self._inherit_deadlines = inherit_deadlines
         self._callbacks = Callbacks()
-        self._connection: Connection | None = None
+        self._supervisor: Supervisor | None = None
 
     # Connecting and closing
 
@@ -80,38 +121,56 @@ class MessageBrokerClient:
         transport is chosen by a URL: `connect("tcp://localhost:8081")`.  Without arguments it
         goes to the URL given to the client.
 
-        Raises ConnectError when no connection comes about within `connect_timeout`, PluginError
-        when the scheme's package is missing.  When cancelled, nothing is left behind.
+        Raises ConnectError when no connection comes about within `connect_timeout` (with several
+        URLs, within that for each), PluginError when the scheme's package is missing.  With
+        `retry_connect` it goes on, unless the error is final.  When cancelled, nothing is left.
         """
-        if self._connection is not None:
+        if self._supervisor is not None:
             raise LocalProtocolError("this client was connected already: make a new one")
-        target = host if host is not None else self._url
-        if target is None:
+        targets = self._urls if host is None else (host,)
+        if not targets:
             raise ConnectError(
                 "where to? connect('localhost', 8080) or "
-                "MessageBrokerClient('tcp://localhost:8081')"
+                "MessageBrokerClient('tcp://localhost:8081')",
+                final=True,
             )
-        url = broker_url(target, port, use_tls, "wss" if use_tls else "ws")
-        session = Session(limits=self._options.limits)
-        connection = self._connection = Connection(session, self._callbacks, self._options)
+        scheme = "wss" if use_tls else "ws"
+        urls = [broker_url(target, port, use_tls, scheme) for target in targets]
+        supervisor = self._supervisor = Supervisor(
+            urls, self._callbacks, self._options, self._upkeep, self._outbox
+        )
         try:
-            await connection.open(url)
+            await supervisor.open()
         except BaseException:
-            self._connection = None
+            self._supervisor = None
             raise
 
-    async def close(self) -> None:
-        """Close the connection: what was sent goes out, requests that wait fail.
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now, with all that was registered and subscribed."""
+        supervisor = self._supervisor
+        return supervisor is not None and supervisor.session.state is SessionState.READY
 
-        Safe to call twice, and before connecting.  Takes a few times `close_timeout` at most.
-        Called from a handler or a callback of this client it returns at once, and the handler is
-        cancelled at its next await.
+    def stats(self) -> ClientStats:
+        """Figures of what this client has done so far; see ClientStats."""
+        return self._connected().stats()
+
+    async def close(self) -> None:
+        """Close the connection when what has begun is done.
+
+        The broker is told that nothing more is wanted; handlers finish and their answers go
+        out, and so does what waits for a connection, all within `drain_timeout`.  Then requests
+        that wait fail, and the connection is ended, within a few times `close_timeout`.
+
+        Safe to call twice, from several tasks, and at any time.  Called from a handler or a
+        callback of this client it returns at once.  When cancelled, it waits for no handler any
+        more, and the closing goes on by itself.
         """
-        if self._connection is not None:
-            await self._connection.close()
+        if self._supervisor is not None:
+            await self._supervisor.close()
 
     async def __aenter__(self) -> MessageBrokerClient:
-        if self._connection is None:
+        if self._supervisor is None:
             await self.connect()
         return self
 
@@ -121,14 +180,18 @@ class MessageBrokerClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if self._supervisor is not None:
+            # Who is cancelled does not wait for others to be done.
+            cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
+            await self._supervisor.close(drain=not cancelled)
 
     async def run(self) -> None:
         """Wait until the client is closed.
 
-        Raises ConnectionLost when the connection is lost, and KeyboardInterrupt at Ctrl-C, so
-        that `except KeyboardInterrupt: await client.close()` ends a program (on asyncio, where
-        Python's own way would be to cancel this call, as long as nobody handles SIGINT).
+        Raises ConnectionLost when the connection is lost for good, and KeyboardInterrupt at
+        Ctrl-C, so that `except KeyboardInterrupt: await client.close()` ends a program (on
+        asyncio, where Python's own way would be to cancel this call, as long as nobody handles
+        SIGINT).
         """
         await interruptible(self._connected().wait_over)
 
@@ -137,17 +200,10 @@ class MessageBrokerClient:
     async def register_service(self, name: str, description: str) -> None:
         """Tell the broker who this is; `name` has at most 36 characters, `description` 1024.
 
-        Again replaces it.  Raises LocalProtocolError for other texts.
+        Again replaces it.  Each new connection is told it again.  Raises LocalProtocolError for
+        other texts, and what `request` raises with `retry`.
         """
-        connection = self._connected()
-        await connection.call(
-            connection.session.register(
-                name,
-                description,
-                now=time.monotonic(),
-                timeout=int(self._options.connect_timeout * 1000),
-            )
-        )
+        await self._connected().register(name, description)
 
     async def request(
         self,
@@ -158,26 +214,44 @@ class MessageBrokerClient:
         *,
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
+        retry: bool = False,
     ) -> Message:
         """Ask, and wait for the answer; `timeout` in milliseconds, from 1 to 3,600,000.
 
         `response_handler`, plain or async, is called with the answer's payload before this
-        returns.
+        returns.  `retry` allows to send the request again when the connection is lost, within
+        the same time: for what may be done twice.  Within the handler of another message,
+        `parent_id` is that message's, and the time no longer than is left to its sender.
 
         Raises ResponseError, by subclass: NoRouteFoundError where nobody answers the topic,
         RequestTimeoutError after the time limit, the service's own error.  Raises ConnectionLost
-        when the connection ends; MessageTooLarge and LocalProtocolError before anything is sent.
-        When cancelled, the request may have been sent; its answer is ignored.
+        when the connection is lost: `sent` says whether the request may have gone out.  Raises
+        MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
+        request may have been sent; its answer is ignored.
         """
-        connection = self._connected()
-        message = await connection.complete(
-            connection.session.request(
+        supervisor = self._connected()
+        now = time.monotonic()
+        current = handling.get()
+        if current is not None:
+            if parent_id is None:
+                parent_id = current.request_id
+            deadline = current.deadline if self._inherit_deadlines else None
+            if deadline is not None and deadline < now + timeout / 1000:
+                timeout = int((deadline - now) * 1000)
+                if timeout < 1:
+                    raise RequestTimeoutError(
+                        f"{topic!r} was not requested: the time of {current.topic!r}, which is "
+                        "being handled, is over (inherit_deadlines)"
+                    )
+        message = await supervisor.complete(
+            supervisor.session.request(
                 topic,
                 payload,
-                now=time.monotonic(),
+                now=now,
                 timeout=timeout,
                 version=version,
                 parent_id=parent_id,
+                retry=retry,
             )
         )
         if response_handler is not None:
@@ -196,16 +270,22 @@ class MessageBrokerClient:
     ) -> None:
         """Tell everybody who subscribed to `topic`.
 
-        Returns when the message is on its way; if nobody listens, `on_error` hears of it.  With
-        `confirm` it returns at the broker's word that the message was passed on, within
-        `timeout` milliseconds, and raises NoRouteFoundError if nobody listens.
+        Returns when the message is on its way, or waits in the buffer for a connection; if
+        nobody listens, `on_error` hears of it.  With `confirm` it returns at the broker's word
+        that the message was passed on, within `timeout` milliseconds, and raises
+        NoRouteFoundError if nobody listens; it is never sent twice.
 
-        Raises ConnectionLost, whose `sent` tells whether the message may have gone out;
+        Raises ConnectionLost where the buffer is full, and with `confirm` when the connection is
+        lost before the broker's word; `sent` tells whether the message may have gone out.  Raises
         MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
         message may have been sent.
         """
-        connection = self._connected()
-        session = connection.session
+        supervisor = self._supervisor
+        if supervisor is None:
+            supervisor = self._connected()
+        if parent_id is None and (current := handling.get()) is not None:
+            parent_id = current.request_id
+        session = supervisor.session
         if confirm:
             request = session.publish_confirmed(
                 topic,
@@ -215,13 +295,16 @@ class MessageBrokerClient:
                 version=version,
                 parent_id=parent_id,
             )
-            await connection.call(request)
+            await supervisor.call(request)
             return
         message = session.publish(topic, payload, version=version, parent_id=parent_id)
-        link = connection.link
-        link.send(message)
-        if link.congested:
-            await link.drain()
+        if message is None:
+            supervisor.look_at_buffer()
+            return
+        connection = supervisor.connection
+        connection.send(message)
+        if connection.link.congested:
+            await connection.link.drain()
 
     def subscribe(
         self,
@@ -232,6 +315,7 @@ class MessageBrokerClient:
         handler: Callable[[Message], Any] | None = None,
         concurrency: int = 1,
         queue_size: int | None = 65_536,
+        queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
         overflow: str = "drop_newest",
     ) -> Subscription:
         """Receive what is published to `topic`, or answer what is requested.
@@ -245,9 +329,13 @@ class MessageBrokerClient:
         a handler, iterate the Subscription, or have `on_message` handlers.
 
         Requests go to the subscriber with the highest `priority`, at random among equals.
-        `queue_size` messages wait for a slow consumer, None for no bound; then `overflow`
-        decides: "drop_newest", "drop_oldest", or "error", which ends the subscription with
-        SlowConsumer.  Requests that don't fit are answered with SERVICE_UNAVAILABLE.
+        `queue_size` messages wait for a slow consumer, and `queue_bytes` of their payloads; None
+        is no bound.  Then `overflow` decides: "drop_newest", "drop_oldest", or "error", which
+        ends the subscription with SlowConsumer.  Requests that don't fit are answered with
+        SERVICE_UNAVAILABLE; `on_error` hears of it once a second.
+
+        The subscription outlives the connection, and is made anew on each; where the broker
+        refuses that, it ends with the broker's error, and `on_error` hears of it.
 
         Raises LocalProtocolError for a topic or an option that can't be.  Awaiting it raises
         what `request` raises; when that is cancelled, nothing is subscribed.
@@ -258,7 +346,7 @@ class MessageBrokerClient:
             raise LocalProtocolError(
                 f"invalid action {action!r}: one of 'publish', 'request', 'both'"
             )
-        if not isinstance(concurrency, int) or concurrency < 1:
+        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
             raise LocalProtocolError(f"invalid concurrency {concurrency!r}: a number from 1")
         if (
             isinstance(priority, bool)
@@ -274,7 +362,7 @@ class MessageBrokerClient:
             priority=priority,
             handler=handler,
             concurrency=concurrency,
-            queue=MessageQueue(queue_size, overflow),
+            queue=MessageQueue(queue_size, overflow, queue_bytes),
         )
 
     async def unsubscribe(self, topic: str, *, action: str = "both") -> None:
@@ -289,16 +377,17 @@ class MessageBrokerClient:
             raise LocalProtocolError(
                 f"invalid action {action!r}: one of 'publish', 'request', 'both'"
             )
-        connection = self._connected()
-        table = connection.session.subscriptions
+        supervisor = self._connected()
+        table = supervisor.session.subscriptions
         entries = [entry for kind in actions for entry in table.of(kind, topic)]
         if not entries:
             raise LocalProtocolError(f"there is no subscription to {topic!r}")
         for entry in entries:
             entry.consumer.release(entry)
-        await connection.unsubscribe(entries)
+        await supervisor.unsubscribe(entries)
 
-    # Callbacks: plain or async, called one at a time in the order of events
+    # Callbacks: plain or async.  Each gets its calls one at a time in the order of events; a slow
+    # one keeps no other waiting.
 
     def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> None:
         """Call `handler(header, payload)` for publications that have no other consumer.
@@ -308,29 +397,30 @@ class MessageBrokerClient:
         subscriptions do not wait for each other.
         """
         self._callbacks.message.append(handler)
-        if self._connection is not None:
-            for entry in self._connection.session.subscriptions:
+        if self._supervisor is not None:
+            for entry in self._supervisor.session.subscriptions:
                 entry.consumer.consume_with_on_message()
 
     def on_connect(self, handler: Callable[[], Any]) -> None:
-        """Call `handler()` when the connection has come about."""
+        """Call `handler()` when a connection has come about, the first or another."""
         self._callbacks.connect.append(handler)
 
     def on_disconnect(self, handler: Callable[[], Any]) -> None:
-        """Call `handler()` when the connection has ended, in order or not."""
+        """Call `handler()` when a connection has ended, in order or not."""
         self._callbacks.disconnect.append(handler)
 
     def on_error(self, handler: Callable[[Exception], Any]) -> None:
         """Call `handler(error)` for errors that no call of yours can raise.
 
         Failing handlers, slow consumers, messages that can't be read, publications that nobody
-        listens to.  They are logged as well.
+        listens to (once a second for each topic), failed tries to connect again.  They are logged
+        as well.
         """
         self._callbacks.error.append(handler)
 
     # Within
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
+    def _connected(self) -> Supervisor:
+        if self._supervisor is None:
             raise LocalProtocolError("not connected: await client.connect(...) first")
-        return self._connection
+        return self._supervisor

@@ -1,301 +1,259 @@
-"""The driver of a Session: its Link, the tasks around it, and who waits for what."""
+"""One connection: a Link from its dialling to its end, under a Session that outlives it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import copy
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 
-from ..errors import ConnectError, ConnectionLost, MBError, NoRouteFoundError, ResponseError
-from ..link import DeadlineTimer, Link, Waiter
-from ..message import Message
-from ..session import (
-    Answered,
-    Delivered,
-    Event,
-    Failed,
-    Initialized,
-    PendingRequest,
-    Reply,
-    Requested,
-    Session,
-    Subscribed,
-    Unmatched,
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    ForbiddenError,
+    MBError,
+    ResponseError,
+    UnauthorizedError,
 )
+from ..link import Link, Waiter
+from ..message import Message
+from ..session import PendingRequest, Session, SessionState, Subscribed
 from ..url import URL
 from .callbacks import Callbacks
+from .consumer import EndError
 from .dial import ConnectionOptions, dial
-from .interrupt import AsyncFunction
+from .dispatch import Dispatcher
 from .lifetime import Lifetime
+from .stats import Traffic
 
-__all__ = ["Connection", "Consumer", "EndError"]
-
-_log = logging.getLogger("mb_core.client")
-
-EndError = Callable[[], MBError]
-"""Makes the error with which something ended: each who gets it gets one of his own."""
-
-
-class Consumer(Protocol):
-    """What a subscription's messages are given to, from the reader: it only queues them."""
-
-    def deliver(self, messages: list[Message]) -> None: ...
-    def deliver_request(self, message: Message) -> None: ...
-    def end(self, error: EndError | None) -> None:
-        """Nothing more will come, because of `error` or in order."""
-        ...
+__all__ = ["Connection", "check_status"]
 
 
 class Connection:
-    """Drives a Session over a Link."""
+    """Drives a Session over one Link.
+
+    `lost` is called when it is over, after the Session has heard of it.
+    """
 
     link: Link
 
-    def __init__(self, session: Session, callbacks: Callbacks, options: ConnectionOptions) -> None:
-        self.session = session
+    def __init__(
+        self,
+        session: Session,
+        dispatcher: Dispatcher,
+        callbacks: Callbacks,
+        options: ConnectionOptions,
+        lifetime: Lifetime,
+        *,
+        look: Callable[[], None],
+        lost: Callable[[Connection], None],
+    ) -> None:
+        # How it ended; None while it has not.
+        self.error: EndError | None = None
+        self._session = session
+        self._dispatcher = dispatcher
         self._callbacks = callbacks
         self._options = options
-        self._lifetime = Lifetime(
-            callbacks, options.close_timeout, ending=self._ending, ended=self._ended
-        )
-        self.backend = self._lifetime.backend
-        # The broker answers its own topics at once: milliseconds.
-        self._system_limit = int(options.connect_timeout * 1000)
-        self._greeting: Waiter = self.backend.waiter()
-        self._greeted = False
+        self._lifetime = lifetime
+        self._look = look
+        self._lost = lost
+        self._up = False
+        self._messages = self._bytes = 0  # received
         self._over = anyio.Event()
-        self._lost: EndError | None = None
-        self._timer = DeadlineTimer(self.backend, session.next_deadline, self._handle_deadline)
-
-    # Opening and closing
+        self._fault: MBError | None = None  # why we have ended it
+        self._stranded: list[bytes] = []  # what the Link took no more
+        self._greeting: Waiter = lifetime.backend.waiter()
 
     async def open(self, url: URL) -> None:
-        """Connect and wait for the broker's greeting.
+        """Connect, wait for the broker's greeting, and tell it what the Session has to tell.
 
-        Raises ConnectError or PluginError.  When it fails or is cancelled, nothing is left.
+        Raises ConnectError or PluginError.  When it fails or is cancelled, the Link is gone.
         """
         seconds = self._options.connect_timeout
-        lifetime = self._lifetime
-
-        async def opening() -> None:
-            lifetime.spawn(self._timer.run)
-            step = "did not accept the connection"
-            try:
-                with anyio.fail_after(seconds):
-                    await dial(
-                        url,
-                        self._accept,
-                        self._options,
-                        backend=self.backend,
-                        spawn=lifetime.spawn,
-                    )
-                    step = "accepted the connection and sent no system.initialize"
-                    failure = await self._greeting
-            except TimeoutError:
-                raise ConnectError(
-                    f"{url} {step} within {seconds:g} s: is an MB broker listening there?"
-                ) from None
-            if failure is not None:
-                raise ConnectError(f"{url} ended the connection before its greeting: {failure}")
-
-        await lifetime.begin(opening)
-
-    async def close(self) -> None:
-        """End the connection in order and wait until it is over; see Lifetime.end."""
-        await self._lifetime.end()
+        step = "did not accept the connection"
+        try:
+            with anyio.fail_after(seconds):
+                await dial(
+                    url,
+                    self._accept,
+                    self._options,
+                    backend=self._lifetime.backend,
+                    spawn=self._lifetime.spawn,
+                )
+                step = "accepted the connection and sent no system.initialize"
+                failure = await self._greeting
+                if failure is not None:
+                    text = f"{url} ended the connection before its greeting: {failure}"
+                    raise ConnectError(text, final=_is_final(failure))
+                step = "sent its greeting and did not answer what it was told"
+                failure = await self._restore()
+                if failure is not None:
+                    raise ConnectError(f"{url} ended the connection at once: {failure}")
+        except TimeoutError:
+            await self._end_at_once()
+            raise ConnectError(
+                f"{url} {step} within {seconds:g} s: is an MB broker listening there?"
+            ) from None
+        except BaseException:
+            await self._end_at_once()
+            raise
 
     async def wait_over(self) -> None:
-        """Wait for the end of the connection; raises ConnectionLost unless it was closed."""
+        """Wait for the end of the Link."""
         await self._over.wait()
-        if self._lost is not None:
-            raise self._lost()
 
-    def start(self, function: AsyncFunction) -> None:
-        """Start a consumer's task; closing cancels it before the Link is closed."""
-        self._lifetime.spawn_consumer(function)
+    def traffic(self) -> Traffic:
+        """What went over the Link so far."""
+        link = self.link
+        return Traffic(link.messages_sent, link.bytes_sent, self._messages, self._bytes)
 
     # Sending
 
-    async def complete(self, request: PendingRequest) -> Message:
-        """Send a request of the Session's and wait for its outcome.
-
-        Raises ResponseError or ConnectionLost.  When cancelled, the request may have been sent,
-        and its response is ignored.
-        """
+    def send(self, message: bytes) -> None:
+        """Send a message; one that the Link takes no more is as one that never left."""
         try:
-            self._send(request)
-            link = self.link
-            if link.congested:
-                await link.drain()
-            outcome = await request.waiter
-        except BaseException:
-            self.session.cancel(request)
-            raise
-        if isinstance(outcome, Message):
-            return outcome
-        raise outcome
-
-    async def call(self, request: PendingRequest) -> None:
-        """Complete a request to the broker itself, whose answer is a status.
-
-        Raises ResponseError where the status is not success, besides what `complete` raises.
-        """
-        answer = (await self.complete(request)).payload
-        status = answer.get("status") if isinstance(answer, dict) else None
-        if status != "success":
-            raise ResponseError(f"the broker answered {request.topic} with {answer!r}")
-
-    async def subscribe(self, entry: Subscribed) -> None:
-        """Subscribe; when it fails or is cancelled, the entry is gone."""
-        request = self.session.subscribe(entry, now=time.monotonic(), timeout=self._system_limit)
-        try:
-            await self.call(request)
-        except BaseException:
-            self.let_go(entry)
-            raise
-
-    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
-        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
-        # A lost connection ends the subscriptions as well; a status of failure means that the
-        # broker did not know them.
-        with contextlib.suppress(ConnectionLost):
-            requests = [request for entry in entries if (request := self._leave(entry))]
-            try:
-                for request in requests:
-                    self._send(request)
-                if self.link.congested:
-                    await self.link.drain()
-                for request in requests:
-                    outcome = await request.waiter
-                    if isinstance(outcome, MBError):
-                        raise outcome
-            finally:
-                for request in requests:
-                    self.session.cancel(request)
-
-    def let_go(self, entry: Subscribed) -> None:
-        """Unsubscribe without waiting for the broker's word."""
-        request = self._leave(entry)
-        if request is not None:
-            self.session.cancel(request)
-            with contextlib.suppress(ConnectionLost):
-                self.link.send(request.message)
+            self.link.send(message)
+        except ConnectionLost:
+            self._stranded.append(message)
 
     async def respond(self, message: Message, payload: Any) -> None:
-        """Answer a received request; see Message.respond."""
+        """Answer a request received here; see Message.respond."""
         if message.request_key is None:
             message.responder = None
             return
-        answer = self.session.respond(message, payload)
+        if self._over.is_set():
+            message.responder = None
+            raise ConnectionLost(
+                f"the connection over which {message.topic!r} was requested is lost", sent=False
+            )
+        answer = self._session.respond(message, payload)
         message.responder = None
         self.link.send(answer)
         if self.link.congested:
             await self.link.drain()
 
     def answer_now(self, message: Message, payload: Any) -> None:
-        """Answer a received request from the reader: without back-pressure, if it still can."""
+        """Answer a request from the reader: without back-pressure, if it still can."""
         message.responder = None
-        if message.request_key is not None:
+        if message.request_key is not None and not self._over.is_set():
+            # Where the connection is gone, the requester hears that from the broker.
             with contextlib.suppress(ConnectionLost):
-                self.link.send(self.session.respond(message, payload))
+                self.link.send(self._session.respond(message, payload))
 
     # The LinkHandler
 
     def messages_received(self, messages: list[bytes]) -> None:
-        self._act(self.session.receive(messages))
+        self._messages += len(messages)
+        self._bytes += sum(map(len, messages))
+        self._dispatcher.act(self._session.receive(messages))
 
     def link_lost(self, error: MBError | None) -> None:
-        events = self.session.link_lost(error)
-        if not self._lifetime.closing:
-            self._lost = _lost_for(self.link.peer, error)
-            _log.info("%s", self._lost())
-        self._act(events)
-        self._end_consumers(self._lost)
-        if self._greeted:
-            self._callbacks.post(self._callbacks.disconnect)
-        elif not self._greeting.done():
+        error = error if error is not None else self._fault
+        self.error = _lost_for(self.link.peer, error)
+        unsent = [*self.link.take_unsent(), *self._stranded]
+        self._over.set()
+        if not self._greeting.done():
             self._greeting.set_result(
                 error if error is not None else ConnectError("no reason was given")
             )
-        self._over.set()
+        self._dispatcher.act(self._session.link_lost(error, unsent))
+        self._lost(self)
+
+    # The Uplink
+
+    def greeted(self) -> None:
+        if not self._greeting.done():
+            self._greeting.set_result(None)
+
+    def refused(self, error: MBError) -> bool:
+        if self._greeting.done():
+            return False
+        self._greeting.set_result(error)
+        return True
+
+    def give_up(self, error: MBError) -> None:
+        self._fault = error
+        self.link.abort()
 
     # Within
 
     def _accept(self, link: Link) -> Connection:
         self.link = link
+        self._dispatcher.uplink = self
+        self._up = True
         if self._lifetime.hold(link):
-            self.session.link_up()
+            self._session.link_up()
         else:
-            self.session.close()
+            self._session.close()
         return self
 
-    def _ending(self) -> None:
-        self._act(self.session.close())
-        self._end_consumers(None)
+    async def _restore(self) -> MBError | None:
+        """Tell the broker what it is to know; the error where the connection did not last."""
+        session = self._session
+        if session.state is not SessionState.RESTORING:
+            return self.error() if self.error is not None else ConnectError("it was closed")
+        limit = int(self._options.connect_timeout * 1000)
+        requests = session.restore(now=time.monotonic(), timeout=limit)
+        try:
+            for request in requests:
+                request.waiter = self._lifetime.backend.waiter()
+                self.send(request.message)
+            self._look()
+            for request in requests:
+                outcome = await request.waiter
+                if isinstance(outcome, ConnectionLost):
+                    return outcome
+                refusal = check_status(request, outcome)
+                if refusal is not None:
+                    self._drop(request.subject, refusal)
+        finally:
+            for request in requests:
+                session.cancel(request)
+        if self._over.is_set():
+            return self.error() if self.error is not None else ConnectError("it was closed")
+        self._dispatcher.act(session.restored(time.monotonic()))
+        self._look()
+        return None
 
-    def _ended(self) -> None:
-        self._act(self.session.close())
-        self._end_consumers(self._lost)
-        self._over.set()
+    def _drop(self, subject: Any, error: MBError) -> None:
+        """Not accepted again, what was before: who relies on it hears, and the rest goes on."""
+        session = self._session
+        if not isinstance(subject, Subscribed):
+            session.registration = None
+            self._callbacks.report(error, "the service could not be registered again")
+            return
+        self._callbacks.report(
+            error, f"the subscription to {subject.pattern!r} could not be restored"
+        )
+        for entry in session.subscriptions.of(subject.action, subject.pattern):
+            session.subscriptions.remove(entry)
+            entry.consumer.release(entry, lambda: copy.copy(error))
 
-    def _send(self, request: PendingRequest) -> None:
-        request.waiter = self.backend.waiter()
-        self._timer.look()
-        self.link.send(request.message)
+    async def _end_at_once(self) -> None:
+        if self._up:
+            self.link.abort()  # nothing was sent: there is no farewell to wait for
+            with anyio.CancelScope(shield=True):
+                await self.link.wait_closed()
 
-    def _leave(self, entry: Subscribed) -> PendingRequest | None:
-        return self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
 
-    def _end_consumers(self, error: EndError | None) -> None:
-        for entry in self.session.subscriptions:
-            entry.consumer.end(error)
+def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError | None:
+    """The error in the answer of the broker itself, which is a status; None where there is none."""
+    if isinstance(outcome, MBError):
+        return outcome
+    answer = outcome.payload
+    status = answer.get("status") if isinstance(answer, dict) else None
+    if status == "success":
+        return None
+    return ResponseError(f"the broker answered {request.topic} with {answer!r}")
 
-    def _act(self, events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, Delivered):
-                for entry in event.subscriptions:
-                    entry.consumer.deliver(event.messages)
-            elif isinstance(event, Answered):
-                _wake(event.request.waiter, event.message)
-            elif isinstance(event, Requested):
-                event.message.responder = self
-                event.subscription.consumer.deliver_request(event.message)
-            elif isinstance(event, Failed):
-                _wake(event.request.waiter, event.error)
-            elif isinstance(event, Reply):
-                # Where the connection is closing, link_lost is about to say so.
-                with contextlib.suppress(ConnectionLost):
-                    self.link.send(event.message)
-            elif isinstance(event, Initialized):
-                self._initialized()
-            else:
-                self._unmatched(event)
 
-    def _initialized(self) -> None:
-        if not self._greeted:  # a broker may repeat itself
-            self._greeted = True
-            self._callbacks.post(self._callbacks.connect)
-            if not self._greeting.done():
-                self._greeting.set_result(None)
-
-    def _unmatched(self, event: Unmatched) -> None:
-        if event.error is not None and not self._greeting.done():
-            # In place of a greeting: why there is none.
-            self._greeting.set_result(event.error)
-        elif event.error is None:
-            _log.debug("ignored: %r belongs to no request", event.message)
-        elif isinstance(event.error, NoRouteFoundError):
-            # Usual where events have no listeners yet: no warning for each of them.
-            self._callbacks.report(event.error, "unroutable", level=logging.DEBUG)
-        else:
-            self._callbacks.report(event.error, "the broker reports", level=logging.WARNING)
-
-    def _handle_deadline(self, now: float) -> None:
-        self._act(self.session.handle_deadline(now))
+def _is_final(error: MBError) -> bool:
+    if isinstance(error, ConnectError):
+        return error.final
+    return isinstance(error, UnauthorizedError | ForbiddenError)
 
 
 def _lost_for(peer: str, error: MBError | None) -> EndError:
@@ -307,8 +265,3 @@ def _lost_for(peer: str, error: MBError | None) -> EndError:
         return fresh
 
     return lost
-
-
-def _wake(waiter: Waiter | None, outcome: Message | MBError) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(outcome)

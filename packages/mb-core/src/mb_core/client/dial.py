@@ -75,13 +75,13 @@ async def dial(
     ssl_context = options.ssl_context
     if not isinstance(transport, WireTransport):
         if ssl_context is not None:
-            raise ConnectError(f"an ssl_context was given, and {url} has no use for it")
+            raise ConnectError(f"an ssl_context was given, and {url} has no use for it", final=True)
         with _blaming(url):
             return await transport.connect(url, accept, backend=backend, limits=options.limits)
     if transport.secure:
         ssl_context = ssl_context if ssl_context is not None else client_ssl_context()
     elif ssl_context is not None:
-        raise ConnectError(f"an ssl_context was given, and {url} is not encrypted")
+        raise ConnectError(f"an ssl_context was given, and {url} is not encrypted", final=True)
     address = dial_address(url, transport)
     with _blaming(url):
         wire = transport.client(url, options.limits)

@@ -8,7 +8,9 @@ from enum import StrEnum
 from ..errors import LocalProtocolError
 from ..message import Message
 
-__all__ = ["MessageQueue", "Overflow"]
+__all__ = ["DEFAULT_QUEUE_BYTES", "MessageQueue", "Overflow"]
+
+DEFAULT_QUEUE_BYTES = 64 * 1024 * 1024
 
 
 class Overflow(StrEnum):
@@ -28,7 +30,9 @@ class MessageQueue:
 
     __slots__ = ("_messages", "dropped", "overflow", "overflowed", "size", "take")
 
-    def __init__(self, size: int | None, overflow: str) -> None:
+    def __init__(
+        self, size: int | None, overflow: str, size_bytes: int | None = DEFAULT_QUEUE_BYTES
+    ) -> None:
         if size is not None and (not isinstance(size, int) or size < 1):
             raise LocalProtocolError(
                 f"invalid queue_size {size!r}: a number of messages from 1, or None for no bound"

@@ -23,8 +23,9 @@ from ..link import Waiter
 from ..message import Message
 from ..session import Subscribed
 from .callbacks import Callbacks, call, failure
-from .connection import Connection, EndError
+from .consumer import EndError
 from .queue import MessageQueue
+from .supervisor import Supervisor
 
 __all__ = ["Subscription"]
 
@@ -54,7 +55,7 @@ class Subscription:
 
     def __init__(
         self,
-        connected: Callable[[], Connection],
+        connected: Callable[[], Supervisor],
         callbacks: Callbacks,
         topic: str,
         actions: tuple[Action, ...],
@@ -74,7 +75,7 @@ class Subscription:
         # What the broker sends for this subscription: empty when it has been let go.
         self._entries = [Subscribed(topic, action, priority, self) for action in actions]
         self._idle: list[Waiter] = []
-        self._connection: Connection | None = None
+        self._connection: Supervisor | None = None
         self._iterated = False
         self._ended = False
         self._error: EndError | None = None
@@ -149,11 +150,11 @@ class Subscription:
                 self.release(entry)
             await self._connection.unsubscribe(entries)
 
-    def release(self, entry: Subscribed) -> None:
+    def release(self, entry: Subscribed, error: EndError | None = None) -> None:
         """Have done with `entry`; the caller tells the broker."""
         self._entries = [other for other in self._entries if other is not entry]
         if not self._entries:
-            self.end(None)
+            self.end(error)
 
     # The Consumer: called by the reader
 
@@ -218,7 +219,7 @@ class Subscription:
 
     # Handlers
 
-    def _start_pumps(self, connection: Connection) -> None:
+    def _start_pumps(self, connection: Supervisor) -> None:
         for _ in range(self._concurrency):
             connection.start(self._pump)
 
@@ -315,7 +316,7 @@ class Subscription:
 
     def _refuse(self, message: Message, reason: str) -> None:
         if message.responder is not None and self._connection is not None:
-            self._connection.answer_now(message, ServiceUnavailableError(reason))
+            message.responder.answer_now(message, ServiceUnavailableError(reason))
 
     def _refuse_queued(self) -> None:
         """Nobody iterates any more: who waits for an answer need not wait for a time limit."""

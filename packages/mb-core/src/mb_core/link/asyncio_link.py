@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import threading
@@ -24,6 +25,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
+from .outgoing import Outgoing
 from .streams import (
     bind,
     connect_error,
@@ -43,7 +45,7 @@ _log = logging.getLogger("mb_core.link")
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
-class _StreamLink(asyncio.Protocol):
+class _StreamLink(Outgoing, asyncio.Protocol):
     """A Link and the asyncio.Protocol under it, driving one Wire."""
 
     def __init__(
@@ -53,16 +55,15 @@ class _StreamLink(asyncio.Protocol):
         options: StreamOptions,
         listener: _Listener | None = None,
     ) -> None:
+        super().__init__(wire)
         self._loop = asyncio.get_running_loop()
-        self._wire = wire
         self._accept = accept
         self._options = options
         self._listener = listener  # None where we dialled
         self._transport: asyncio.Transport | None = None
         self._handler: LinkHandler | None = None
-        self._queued = 0
         self._scheduled = False
-        self._paused = False
+        self._paused = False  # the system has not taken all that was written
         self._turn_is_full = False
         self._shaken = False  # whether the handshake is complete
         self._open = False
@@ -87,17 +88,24 @@ class _StreamLink(asyncio.Protocol):
     def send(self, message: bytes) -> None:
         if not self._open:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
-        self._queued += self._wire.send(message)
+        self._queued = queued = self._queued + len(message)
+        self._outbox.append(message)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
-        if self._queued >= FLUSH_AT:
-            self._turn_is_full = self.congested = True
-            self._flush()
+        if queued >= FLUSH_AT and not self._paused:
+            self._fill_turn()
 
     def send_many(self, messages: list[bytes]) -> None:
-        for message in messages:
-            self.send(message)
+        if not self._open:
+            raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
+        self._queued = queued = self._queued + sum(map(len, messages))
+        self._outbox.extend(messages)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn_ended)
+        if queued >= FLUSH_AT and not self._paused:
+            self._fill_turn()
 
     async def drain(self) -> None:
         while self.congested and self._open:
@@ -108,8 +116,12 @@ class _StreamLink(asyncio.Protocol):
 
     def close(self, reason: str = "") -> None:
         if not self._closed.done():
-            self._wire.close(reason)
-            self._after_wire()
+            try:
+                self._feed_rest()
+                self._wire.close(reason)
+                self._after_wire()
+            except Exception as error:
+                self._give_up(error)
 
     def abort(self) -> None:
         self._open = False
@@ -124,7 +136,8 @@ class _StreamLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=4 * FLUSH_AT)
+        # Paused until all is taken: what the transport holds can't be taken back.
+        self._transport.set_write_buffer_limits(high=0)
         self.peer = peer_name(transport.get_extra_info("socket"))
         if self._listener is not None:
             if self._listener.closed:
@@ -150,6 +163,8 @@ class _StreamLink(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
+        if self._listener is not None:
+            self._feed_rest()  # it may have ended its half only: a server's end is that of both
         self._wire.receive_eof()
         self._after_wire()
         return False
@@ -159,15 +174,21 @@ class _StreamLink(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._relieve()
+        # Not from within: asyncio reports the end twice when a write fails in here.
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn_ended)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
+        # A transport that was closed while it had output can't stand an abort after that.
+        self._transport = None
         if self._listener is not None:
             self._listener.handshakes.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._paused = self._turn_is_full = False
+        self._queued = 0
         self._relieve()
         error = end_error(self.peer, self._wire, exc or self._fault, aborted=self._aborted)
         try:
@@ -228,7 +249,7 @@ class _StreamLink(asyncio.Protocol):
         self._settle(None)
 
     def _limit_closing(self) -> None:
-        if self._timer is None and not self._closed.done():
+        if self._timer is None and self._transport is not None:
             self._timer = self._loop.call_later(self._options.close_timeout, self._never_ended)
 
     def _too_late(self) -> None:
@@ -256,11 +277,17 @@ class _StreamLink(asyncio.Protocol):
         if not self.opened.done():
             self.opened.set_result(error)
 
+    def _fill_turn(self) -> None:
+        self._turn_is_full = self.congested = True
+        self._flush()
+
     def _turn_ended(self) -> None:
         self._scheduled = False
         self._turn_is_full = False
-        self._flush()
-        self._relieve()
+        if self._outbox:
+            self._flush()
+        if self.congested:
+            self._relieve()
 
     def _relieve(self) -> None:
         if self.congested and not self._paused and not self._turn_is_full:
@@ -269,11 +296,39 @@ class _StreamLink(asyncio.Protocol):
                 self._drained.set_result(None)
                 self._drained = None
 
+    def _feed_rest(self) -> None:
+        """Give the Wire, which is about to end, all that there is."""
+        transport = self._transport
+        if self._outbox and self._open and transport is not None and not transport.is_closing():
+            self._feed(math.inf)
+
     def _flush(self) -> None:
-        data = self._wire.data_to_send()
-        self._queued = 0
-        if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        """Write the Wire's own output, and messages for as long as the system takes them all."""
+        transport = self._transport
+        if transport is None:
+            return
+        try:
+            while True:
+                messages = (
+                    self._feed() if self._outbox and self._open and not self._paused else None
+                )
+                data = self._wire.data_to_send()
+                if not data:
+                    return
+                if messages is None:
+                    if not transport.is_closing():
+                        transport.write(data)
+                    return
+                transport.write(data)
+                if transport.is_closing():
+                    # Nothing was before it, so it was tried at once, and refused whole.
+                    self._put_back(messages)
+                    self._open = False
+                    return
+                if not self._outbox:
+                    return
+        except Exception as error:
+            self._give_up(error)
 
 
 class _Listener:

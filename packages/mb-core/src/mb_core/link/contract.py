@@ -61,19 +61,40 @@ class Link(Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes that were sent and that the operating system has not taken yet, roughly."""
+        """Bytes that were sent and that the operating system has not taken yet, roughly; 0 when
+        the connection is over, though messages may be left to take back."""
+        ...
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages that were handed to the transport; it grows with each write."""
+        ...
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of those messages, without the transport's framing."""
         ...
 
     def send(self, message: bytes) -> None:
         """Send a message.  All that is sent in one turn of the loop leaves in one write.
 
         Raises ConnectionLost with sent=False when the connection is closing or closed.  A
-        message sent before that reaches the operating system unless the connection breaks.
+        message sent before that reaches the operating system unless the connection ends first:
+        it breaks, is aborted, or the other side ends it.  Then see `take_unsent`.
         """
         ...
 
     def send_many(self, messages: list[bytes]) -> None:
-        """Send messages in order; otherwise as `send`."""
+        """Send messages in order; otherwise as `send`.  When it raises, none was taken."""
+        ...
+
+    def take_unsent(self) -> list[bytes]:
+        """Take back the messages that were sent and of which nothing has left this process.
+
+        For after `link_lost`, or from within it.  In order, and the very objects that were
+        sent; none that was handed to the transport, which may have sent a part of it (`close`
+        hands over all).  Empty the second time.
+        """
         ...
 
     async def drain(self) -> None:
@@ -94,7 +115,7 @@ class Link(Protocol):
         ...
 
     def abort(self) -> None:
-        """End the connection now; what was not written yet is lost."""
+        """End the connection now; what was not written yet is not written any more."""
         ...
 
     async def wait_closed(self) -> None:

@@ -75,12 +75,13 @@ async def bind(address: Address) -> list[socket.socket]:
 
 
 def connect_error(address: Address, error: BaseException) -> ConnectError:
-    """Why no stream came about, and what to do about it."""
+    """Why no stream came about, and what to do about it; final for a host that can't be one."""
     where = f"{address[0]}:{address[1]}"
     if isinstance(error, ConnectionRefusedError):
         return ConnectError(f"nobody listens on {where}: is the broker running there?")
     if isinstance(error, socket.gaierror | UnicodeError):
-        return ConnectError(f"unknown host {address[0]!r}: {_words(error)}")
+        never = isinstance(error, UnicodeError)
+        return ConnectError(f"unknown host {address[0]!r}: {_words(error)}", final=never)
     return ConnectError(f"can't connect to {where}: {_words(error)}")
 
 
@@ -110,7 +111,7 @@ def late_close(options: StreamOptions) -> TimeoutError:
 
 
 def refusal(peer: str, reason: MBError | None) -> ConnectError:
-    """The error of who waits for a handshake that failed."""
+    """The error of who waits for a handshake that failed: a ConnectError as it is, final or not."""
     if isinstance(reason, ConnectError):
         return reason
     return ConnectError(str(reason or f"{peer} closed the connection during the handshake"))

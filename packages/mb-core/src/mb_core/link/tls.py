@@ -11,9 +11,10 @@ import contextlib
 import ssl
 from collections.abc import Callable
 
-from ..errors import ConnectError, MBError, RemoteProtocolError
+from ..errors import ConnectError, MBError
 from ..wire import Wire, WireState
 from .contract import Address, StreamOptions
+from .tls_errors import accepted_error, dialled_error, early_end
 
 __all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "wire_factory"]
 
@@ -55,8 +56,11 @@ class TlsWire:
     """A Wire whose stream carries another Wire's, encrypted.
 
     Its handshake comes first, its close_notify last; a stream that ends without one has ended
-    all the same, as the Wire within has a framing of its own.  Raises ConnectError for settings
-    with which there is no TLS.
+    all the same, as the Wire within has a framing of its own.  Raises ConnectError (final)
+    for settings with which there is no TLS.
+
+    A client's ConnectError about certificates is final.  In TLS 1.3 a server refuses the client's
+    when the handshake is complete on this side: then too the error is a ConnectError.
     """
 
     def __init__(
@@ -87,8 +91,8 @@ class TlsWire:
             )
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._tls.do_handshake()  # a client's first words
-        except (ValueError, ssl.SSLError) as error:
-            raise ConnectError(f"no TLS with these settings: {error}") from error
+        except (TypeError, ValueError, ssl.SSLError) as error:
+            raise ConnectError(f"no TLS with these settings: {error}", final=True) from error
 
     @property
     def state(self) -> WireState:
@@ -128,8 +132,8 @@ class TlsWire:
         if self._shaken:
             self._wire.receive_eof()
         else:
-            hint = " (is this a TLS port?)" if self._where is not None else ""
-            self._fault = ConnectError(f"the connection ended during the TLS handshake{hint}")
+            agreed = self._tls.cipher() is not None
+            self._fault = early_end(dialled=self._where is not None, agreed=agreed)
 
     def send(self, message: bytes) -> int:
         return self._wire.send(message)
@@ -157,14 +161,7 @@ class TlsWire:
         self._unsent = bytes(rest)
 
     def _in_words(self, error: ssl.SSLError) -> MBError:
-        reason = error.reason or str(error)
-        if self._shaken:
-            return RemoteProtocolError(f"the encrypted connection failed: {reason}")
         if self._where is None:
-            return ConnectError(f"no TLS: {reason}")
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return ConnectError(
-                f"the certificate of {self._where} is not trusted: {error.verify_message} "
-                "(pass an ssl_context that trusts it)"
-            )
-        return ConnectError(f"no TLS with {self._where}: {reason} (is this a TLS port?)")
+            return accepted_error(error, shaken=self._shaken)
+        agreed = self._tls.cipher() is not None
+        return dialled_error(error, self._where, agreed=agreed, shaken=self._shaken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -22,6 +23,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
+from .outgoing import Outgoing
 from .streams import (
     bind,
     connect_error,
@@ -41,7 +43,7 @@ _log = logging.getLogger("mb_core.link")
 _STREAM_FAULTS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
-class _StreamLink:
+class _StreamLink(Outgoing):
     """A Link over a trio stream, driving one Wire."""
 
     def __init__(
@@ -52,19 +54,20 @@ class _StreamLink:
         options: StreamOptions,
         listener: _Listener | None = None,
     ) -> None:
-        self._wire = wire
+        super().__init__(wire)
         self._accept = accept
         self._stream = stream
         self._options = options
         self._listener = listener  # None where we dialled
         self._handler: LinkHandler | None = None
-        self._queued = 0
+        self._written = 0  # bytes of messages, of those that were handed over
         self._shaken = False  # whether the handshake is complete
         self._open = False
         self._ended = False  # the other side's half of the stream
         self._aborted = False
+        self._fault: Exception | None = None  # why it was aborted, where that is an error
         self._has_output = trio.Event()
-        self._written = trio.Event()
+        self._relieved = trio.Event()
         self.opened = trio.Event()
         self._closed = trio.Event()
         self._scope = trio.CancelScope()
@@ -75,30 +78,41 @@ class _StreamLink:
 
     @property
     def congested(self) -> bool:
-        return self._queued >= FLUSH_AT
+        return self._queued + self.bytes_sent - self._written >= FLUSH_AT
 
     @property
     def unsent(self) -> int:
-        return self._queued
+        return self._queued + self.bytes_sent - self._written
 
     def send(self, message: bytes) -> None:
         if not self._open:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
-        self._queued += self._wire.send(message)
+        self._queued += len(message)
+        self._outbox.append(message)
         self._has_output.set()
 
     def send_many(self, messages: list[bytes]) -> None:
-        for message in messages:
-            self.send(message)
+        if not self._open:
+            raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
+        self._queued += sum(map(len, messages))
+        self._outbox.extend(messages)
+        self._has_output.set()
 
     async def drain(self) -> None:
         while self.congested and self._open:
-            await self._written.wait()
+            await self._relieved.wait()
 
     def close(self, reason: str = "") -> None:
         if not self._closed.is_set():
-            self._wire.close(reason)
-            self._after_wire()
+            try:
+                if self._outbox and self._open:
+                    self._feed(math.inf)
+                self._wire.close(reason)
+                self._after_wire()
+            except Exception as bug:
+                self._log_bug(bug)
+                self._fault = bug
+                self.abort()
 
     def abort(self) -> None:
         self._open = False
@@ -122,8 +136,8 @@ class _StreamLink:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read)
-                    await self._write()
+                    nursery.start_soon(self._while_open, self._read)
+                    await self._while_open(self._write)
                     if not await self._end_half():
                         nursery.cancel_scope.cancel()
             cancelled = False
@@ -137,7 +151,13 @@ class _StreamLink:
             # Nothing is owed to the other side any more: the farewell, if any, is written.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
-            self._lost(fault)
+            self._lost(fault or self._fault)
+
+    async def _while_open(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await function()
+        finally:
+            self._open = False  # whichever of the two ends: nothing more will be written
 
     # Ctrl-C is for the program's main task, not for the one that happens to run.
     @trio.lowlevel.enable_ki_protection
@@ -153,7 +173,11 @@ class _StreamLink:
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
             self._after_wire()
+        # After a reset, of which the writer has heard, the stream seems to end.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._ended = True
+        if self._outbox and self._open and self._listener is not None:
+            self._feed(math.inf)  # it may have ended its half only: a server's end is that of both
         self._wire.receive_eof()
         self._after_wire()
         # What is left to write goes out; then the connection is over.
@@ -164,22 +188,31 @@ class _StreamLink:
         while True:
             await self._has_output.wait()
             self._has_output = trio.Event()
-            while True:
-                queued = self._queued
-                data = self._wire.data_to_send()
-                if not data:
-                    break
-                await self._stream.send_all(data)
-                self._relieve(queued)
-            self._relieve(self._queued)
+            while await self._write_some():
+                pass
             if self._wire.state is WireState.CLOSED:
                 return
 
-    def _relieve(self, written: int) -> None:
-        # More may have been sent meanwhile.
-        self._queued -= written
-        self._written.set()
-        self._written = trio.Event()
+    async def _write_some(self) -> bool:
+        """Write the Wire's own output and messages for one write; whether there was anything."""
+        messages = self._feed() if self._outbox and self._open else []
+        handed = self.bytes_sent
+        data = self._wire.data_to_send()
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[await self._stream.socket.send(left) :]
+        except BaseException:
+            if len(left) == len(data):
+                self._put_back(messages)
+            raise
+        self._written = handed
+        self._relieve()
+        return bool(data)
+
+    def _relieve(self) -> None:
+        self._relieved.set()
+        self._relieved = trio.Event()
 
     async def _end_half(self) -> bool:
         """Close our half of the stream; whether there is the other side's half to wait for.
@@ -238,7 +271,8 @@ class _StreamLink:
         self._open = False
         if self._listener is not None:
             self._listener.handshakes.discard(self)
-        self._relieve(self._queued)
+        self._queued, self._written = 0, self.bytes_sent
+        self._relieve()
         error = end_error(self.peer, self._wire, fault, aborted=self._aborted)
         try:
             if self._handler is not None:

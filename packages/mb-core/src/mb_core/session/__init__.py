@@ -3,28 +3,39 @@
 from .events import (
     Answered,
     Delivered,
+    Discarded,
     Event,
     Failed,
     Initialized,
     Reply,
     Requested,
+    Silent,
     Unmatched,
+    Unroutable,
 )
+from .outbox import DEFAULT_BUFFER, BufferOverflow, Outbox
 from .requests import PendingRequest
-from .session import Session, SessionState
+from .session import Session
+from .states import SessionState
 from .subscriptions import Subscribed
 
 __all__ = [
+    "DEFAULT_BUFFER",
     "Answered",
+    "BufferOverflow",
     "Delivered",
+    "Discarded",
     "Event",
     "Failed",
     "Initialized",
+    "Outbox",
     "PendingRequest",
     "Reply",
     "Requested",
     "Session",
     "SessionState",
+    "Silent",
     "Subscribed",
     "Unmatched",
+    "Unroutable",
 ]

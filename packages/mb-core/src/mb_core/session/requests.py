@@ -13,18 +13,53 @@ __all__ = ["PendingRequest", "PendingRequests"]
 class PendingRequest:
     """A message with an id, sent or about to be, whose response is awaited.
 
-    `message` is what the driver has to send.  `waiter` is the driver's, for whatever it wakes
-    when the request is complete.  `limit` is the time limit in milliseconds that was asked for.
+    `message` is what the driver has to send, unless `held` says that it waits for a connection.
+    `waiter` is the driver's, for whatever it wakes when the request is complete.  `limit` is the
+    time limit in milliseconds that was asked for, `deadline` when it is over, in seconds.
+    `subject` is what a request to the broker is about: a subscription, a registration.
     """
 
-    __slots__ = ("limit", "message", "request_id", "topic", "waiter")
+    __slots__ = (
+        "deadline",
+        "limit",
+        "message",
+        "place",
+        "request_id",
+        "retry",
+        "sent",
+        "subject",
+        "topic",
+        "waiter",
+    )
 
-    def __init__(self, request_id: bytes, topic: str, limit: int, message: bytes) -> None:
+    def __init__(
+        self,
+        request_id: bytes,
+        topic: str,
+        message: bytes,
+        limit: int,
+        deadline: float,
+        retry: bool,
+        subject: Any = None,
+    ) -> None:
         self.request_id = request_id
         self.topic = topic
-        self.limit = limit
         self.message = message
+        self.limit = limit
+        self.deadline = deadline
+        # Whether it may be sent twice, where the connection is lost before its response.
+        self.retry = retry
+        self.subject = subject
+        # Whether a connection that is lost may have taken it.
+        self.sent = False
+        # Where it waits in the Outbox; None where it was given to be sent.
+        self.place: int | None = None
         self.waiter: Any = None
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for a connection: the Session gives it to be sent then."""
+        return self.place is not None
 
 
 class PendingRequests:
@@ -42,9 +77,10 @@ class PendingRequests:
     def __iter__(self) -> Iterator[PendingRequest]:
         return iter(list(self._by_id.values()))
 
-    def add(self, request: PendingRequest, deadline: float) -> None:
+    def add(self, request: PendingRequest, until: float) -> None:
+        """File `request`, to be given up at `until`; again moves that time."""
         self._by_id[request.request_id] = request
-        self._deadlines.add(request, deadline)
+        self._deadlines.add(request, until)
 
     def take(self, request_id: bytes | None) -> PendingRequest | None:
         """Remove and return the request of this id; None where none waits for it."""
@@ -54,7 +90,7 @@ class PendingRequests:
         return request
 
     def take_due(self, now: float) -> list[PendingRequest]:
-        """Remove and return the requests whose deadline has come."""
+        """Remove and return the requests whose time has come."""
         due = self._deadlines.pop_due(now)
         for request in due:
             del self._by_id[request.request_id]

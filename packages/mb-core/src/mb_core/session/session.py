@@ -5,14 +5,16 @@ Theory
 
 A Session takes whole messages and the time, and gives whole messages to send and completed
 work.  It has no socket, no clock, no task and no event loop, so it can be tested by calling it,
-and one implementation serves every event loop and every transport.  Its driver (the client)
-owns a Link, and owes the Session this:
+and one implementation serves every event loop and every transport.  It outlives its Links: what
+is registered, subscribed, asked and published goes on over the next one.  Its driver (the
+client) owns the Links, one after the other, and owes the Session this:
 
-- `link_up` when the Link is there; then each batch of received messages to `receive`, and the
-  end of the Link to `link_lost`;
+- `link_up` when a Link is there; then each batch of received messages to `receive`, and the end
+  of the Link to `link_lost`, with the messages that never left;
+- at `Initialized`, to send what `restore` gives and await its outcome, then to call `restored`;
 - to act on every Event that these return, in order.  `Reply` must be sent; `Initialized`,
   `Answered` and `Failed` wake whoever waits; `Delivered` and `Requested` go to a queue, never
-  straight into user code;
+  straight into user code; `Silent` ends the Link;
 - to call `handle_deadline` when the time of `next_deadline` has come, which may be late: a late
   call costs patience, never correctness;
 - times from one clock that does not go back, in seconds.
@@ -22,24 +24,31 @@ What the Session promises in return:
 - A request that was begun is completed exactly once: by `Answered`, by `Failed`, or by the
   driver's own `cancel`.  It leaves the table on each of these paths, so the table holds what is
   really waited for.
+- A message is given to be sent once, unless it is a request that may be sent again (`retry`).
 - Nothing that the other side sends makes it raise: bad input becomes an `Unmatched` event.
-  What it raises is the caller's fault (LocalProtocolError, MessageTooLarge) or says that the
-  connection is over (ConnectionLost); nothing is sent then, and the Session is as it was.
+  What it raises is the caller's fault (LocalProtocolError, MessageTooLarge) or says that there
+  is no connection (ConnectionLost); nothing is sent then, and the Session is as it was.
 - One heap holds all deadlines: ten thousand waiting requests cost one timer.
 
 States
 ======
 
-A connection begins with the broker's greeting; before it, nothing is sent but a Reply:
+A connection begins with the broker's greeting; before it, nothing is sent but a Reply.  Then the
+broker is told what it told the one before: the service's name, its subscriptions:
 
-    OFFLINE --link_up--> GREETING --initialize--> READY
-                            |                       |
-                            +------link_lost--------+---> LOST
+    OFFLINE --link_up--> GREETING --initialize--> RESTORING --restored--> READY
+                           ^  |                       |                     |
+                  link_up  |  +------link_lost--------+-----link_lost-------+
+                           |  v
+                           LOST
     any of them --close--> CLOSED
 
-The table below says the same, and one place raises for a move that is not in it.  LOST is
-where reconnecting begins: what was registered and subscribed stays in the Session, so a new
-Link can be brought to the state of the old one.
+The table in states.py says the same, and one place raises for a move that is not in it.
+
+What is asked of the Session while it is not READY, but was once, waits in its Outbox
+(outbox.py): publications, within a bound, and requests that may be sent again.  Everything else
+fails at once.  A publication that the broker is to confirm is never sent twice; one that was on
+its way when the connection was lost fails, and says that it may have arrived.
 
 Ids
 ===
@@ -53,105 +62,82 @@ its own making (docs/protocol.md, "Publish").
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Iterable
 from typing import Any
 
-from ..codec import encode_error, encode_payload, error_in
+from ..codec import error_in
 from ..errors import (
     ConnectionLost,
     LocalProtocolError,
     MBError,
-    MessageTooLarge,
+    NoRouteFoundError,
     RemoteProtocolError,
     RequestTimeoutError,
-    ResponseError,
     ServiceUnavailableError,
 )
-from ..header import (
-    DEFAULT_VERSION,
-    Action,
-    HeaderPrefix,
-    HeaderReader,
-    MessageHeader,
-    check_timeout,
-    encode_header,
-)
+from ..header import DEFAULT_VERSION, Action, HeaderPrefix, HeaderReader, check_timeout
 from ..ids import IdSource
 from ..message import Message
 from ..wire import Limits
+from .encoder import Encoder, is_anonymous, with_timeout
 from .events import (
     Answered,
     Delivered,
+    Discarded,
     Event,
     Failed,
     Initialized,
     Reply,
     Requested,
+    Silent,
     Unmatched,
+    Unroutable,
 )
+from .liveness import Liveness, Sign
+from .outbox import Outbox
 from .requests import PendingRequest, PendingRequests
+from .states import LIVE, Move, SessionState, after
 from .subscriptions import Subscribed, SubscriptionTable
 
-__all__ = ["Session", "SessionState"]
+__all__ = ["Session"]
 
 _INITIALIZE = "system.initialize"
 _HEARTBEAT = "system.heartbeat"
-
-# Topics whose encoded header is remembered; forgotten together when there are more.
-_REMEMBERED = 4096
-
-
-class SessionState(Enum):
-    """Where the Session's connection is."""
-
-    OFFLINE = "not connected yet"
-    GREETING = "waiting for the broker's greeting"
-    READY = "connected"
-    LOST = "the connection is lost"
-    CLOSED = "closed"
-
-
-class _Move(Enum):
-    LINK_UP = "a link comes up"
-    INITIALIZED = "the broker greets"
-    LINK_LOST = "the link is lost"
-    CLOSE = "the session is closed"
-
-
-_MOVES: dict[tuple[SessionState, _Move], SessionState] = {
-    (SessionState.OFFLINE, _Move.LINK_UP): SessionState.GREETING,
-    (SessionState.GREETING, _Move.INITIALIZED): SessionState.READY,
-    (SessionState.READY, _Move.INITIALIZED): SessionState.READY,  # a broker may repeat itself
-    (SessionState.GREETING, _Move.LINK_LOST): SessionState.LOST,
-    (SessionState.READY, _Move.LINK_LOST): SessionState.LOST,
-    (SessionState.CLOSED, _Move.LINK_LOST): SessionState.CLOSED,
-    (SessionState.OFFLINE, _Move.CLOSE): SessionState.CLOSED,
-    (SessionState.GREETING, _Move.CLOSE): SessionState.CLOSED,
-    (SessionState.READY, _Move.CLOSE): SessionState.CLOSED,
-    (SessionState.LOST, _Move.CLOSE): SessionState.CLOSED,
-    (SessionState.CLOSED, _Move.CLOSE): SessionState.CLOSED,
-}
+_REGISTER = "system.service.register"
+_SUBSCRIBE = "system.topic.subscribe"
+_UNSUBSCRIBE = "system.topic.unsubscribe"
 
 
 class Session:
-    """The client's side of one connection to a broker.
+    """The client's side of its connections to a broker, one after the other.
 
     `limits` bounds what is sent.  `margin` is how many seconds longer than its time limit on
     the wire a request is waited for, so that the broker's word on a time-out comes first.
+    `heartbeat` is the Liveness' interval in seconds.  `outbox` holds what waits for a connection.
     """
 
-    def __init__(self, *, limits: Limits | None = None, margin: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        margin: float = 1.0,
+        heartbeat: float | None = None,
+        outbox: Outbox | None = None,
+    ) -> None:
         self.limits = limits if limits is not None else Limits()
         self.margin = margin
         self.subscriptions = SubscriptionTable()
+        # What the broker has accepted as this service's name and description.
         self.registration: tuple[str, str] | None = None
+        self.outbox = outbox if outbox is not None else Outbox()
         self._state = SessionState.OFFLINE
+        self._was_ready = False
+        self._closed_because: str | None = None
         self._ids = IdSource()
         self._pending = PendingRequests()
+        self._liveness = Liveness(heartbeat)
         self._reader = HeaderReader()
-        self._publish_headers: dict[str, bytes] = {}
-        self._request_headers: dict[str, bytes] = {}
+        self._encoder = Encoder(self.limits.max_payload)
 
     @property
     def state(self) -> SessionState:
@@ -166,17 +152,93 @@ class Session:
 
     def link_up(self) -> None:
         """A Link is there; the broker's greeting is awaited."""
-        self._move(_Move.LINK_UP)
+        self._move(Move.LINK_UP)
 
-    def link_lost(self, error: MBError | None) -> list[Event]:
-        """The Link is gone, because of `error` or in order: no pending request gets an answer."""
-        self._move(_Move.LINK_LOST)
-        return self._fail_all(error)
+    def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
+        """What to tell the broker that has greeted; empty on a first connection.
 
-    def close(self) -> list[Event]:
-        """The user wants no more of it; pending requests fail."""
-        self._move(_Move.CLOSE)
-        return self._fail_all(None)
+        The `subject` of each request is the registration or the Subscribed entry that it is for.
+        """
+        if self._state is not SessionState.RESTORING:
+            raise LocalProtocolError(f"nothing is to be restored while {self._state.value}")
+        asked: list[PendingRequest] = []
+        # Subscriptions whose request waits in the outbox are not in force yet, and are sent then.
+        waiting = {id(request.subject) for request in self.outbox.requests}
+        if self.registration is not None:
+            payload = _registration(*self.registration)
+            asked.append(self._ask(_REGISTER, payload, now, timeout, self.registration))
+        told: set[tuple[Action, str]] = set()
+        for entry in self.subscriptions:
+            key = (entry.action, entry.pattern.lower())
+            if key not in told and id(entry) not in waiting:
+                told.add(key)
+                asked.append(self._ask(_SUBSCRIBE, _subscription(entry), now, timeout, entry))
+        return asked
+
+    def restored(self, now: float) -> list[Event]:
+        """The broker knows all: messages may be sent, and those that waited are, in order."""
+        self._move(Move.RESTORED)
+        self._was_ready = True
+        self._liveness.start(now)
+        events: list[Event] = []
+        for item in self.outbox.take_all():
+            if not isinstance(item, PendingRequest):
+                events.append(Reply(item))
+            elif item.subject is not None and item.subject not in self.subscriptions:
+                # It has been unsubscribed meanwhile: the broker need not hear of it.
+                self._pending.take(item.request_id)
+                events.append(_failed(item, "it was unsubscribed"))
+            else:
+                events.extend(self._send_held(item, now))
+        return events
+
+    def link_lost(self, error: MBError | None, unsent: Iterable[bytes] = ()) -> list[Event]:
+        """The Link is gone, because of `error` or in order; `unsent` never left this process.
+
+        Pending requests fail, but those that may be sent again; publications that never left
+        wait for the next Link.
+        """
+        self._move(Move.LINK_LOST)
+        self._liveness.stop()
+        unsent = list(unsent)
+        if self._state is SessionState.CLOSED:  # `close` has failed the requests
+            lost = sum(1 for message in unsent if message.startswith(b"publish:"))
+            return [Discarded(lost)] if lost else []
+        reason = str(error) if error is not None else "the connection was closed"
+        never_left = {id(message) for message in unsent}
+        back: dict[int, PendingRequest] = {}
+        events: list[Event] = []
+        for request in self._pending:
+            if request.held:
+                continue
+            if id(request.message) not in never_left:
+                request.sent = True
+            if request.retry:
+                self._hold(request)
+            elif not request.sent and request.message.startswith(b"publish:"):
+                back[id(request.message)] = request
+            else:
+                self._pending.take(request.request_id)
+                events.append(_failed(request, reason))
+        for message in unsent:
+            confirmed = back.get(id(message))
+            if confirmed is not None:
+                self.outbox.put_back(confirmed)
+                self._pending.add(confirmed, confirmed.deadline)
+            elif message.startswith(b"publish:") and is_anonymous(message):
+                self.outbox.put_back(message)
+        return events
+
+    def close(self, reason: str = "the connection was closed") -> list[Event]:
+        """There is to be no other connection: what is pending fails, what waits is given up.
+
+        `reason` is what errors say, those of later calls too; the first one counts.
+        """
+        self._move(Move.CLOSE)
+        self._liveness.stop()
+        if self._closed_because is None:
+            self._closed_because = reason
+        return self._fail_all(reason)
 
     # Sending: each gives the message that the driver sends
 
@@ -187,19 +249,17 @@ class Session:
         *,
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
-    ) -> bytes:
-        """A publication of which nothing more is heard, unless nobody listens."""
-        if self._state is not SessionState.READY:
-            self._refuse_sending()
-        if parent_id is None and version == DEFAULT_VERSION:
-            header = self._publish_headers.get(topic) or self._learn(
-                self._publish_headers, topic, _publish_header
-            )
-        else:
-            header = encode_header(
-                MessageHeader(Action.PUBLISH, topic, version, parent_id=parent_id)
-            )
-        return header + encode_payload(payload, self.limits.max_payload)
+    ) -> bytes | None:
+        """A publication of which nothing more is heard, unless nobody listens.
+
+        None where it waits in the outbox; raises ConnectionLost where that is full.
+        """
+        message = self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
+        if self._state is SessionState.READY:
+            return message
+        self._check_holding()
+        self.outbox.publish(message)
+        return None
 
     def publish_confirmed(
         self,
@@ -211,16 +271,23 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> PendingRequest:
-        """A publication that the broker confirms; `timeout` in milliseconds bounds the wait."""
-        if self._state is not SessionState.READY:
-            self._refuse_sending()
+        """A publication that the broker confirms; `timeout` in milliseconds bounds the wait.
+
+        It may be `held`, as `publish` may give None.
+        """
         check_timeout(timeout)
         request_id = self._ids.next()
-        header = encode_header(
-            MessageHeader(Action.PUBLISH, topic, version, request_id.decode(), parent_id)
+        message = self._encoder.publication(
+            topic, payload, version=version, request_id=request_id, parent_id=parent_id
         )
-        message = header + encode_payload(payload, self.limits.max_payload)
-        return self._begin(PendingRequest(request_id, topic, timeout, message), now)
+        deadline = now + timeout / 1000
+        request = PendingRequest(request_id, topic, message, timeout, deadline, False)
+        if self._state is SessionState.READY:
+            return self._begin(request)
+        self._check_holding()
+        self.outbox.publish(request)
+        self._pending.add(request, deadline)
+        return request
 
     def request(
         self,
@@ -231,61 +298,55 @@ class Session:
         timeout: int,
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
+        retry: bool = False,
+        subject: Any = None,
     ) -> PendingRequest:
-        """A request; `timeout` is its time limit on the wire, in milliseconds."""
+        """A request; `timeout` is its time limit on the wire, in milliseconds.
+
+        With `retry` it may be sent again where the connection is lost, and is `held` until there
+        is one; without, it raises ConnectionLost where there is none.
+        """
         if self._state is not SessionState.READY:
-            self._refuse_sending()
-        check_timeout(timeout)
-        request_id = self._ids.next()
-        if parent_id is None and version == DEFAULT_VERSION:
-            start = self._request_headers.get(topic) or self._learn(
-                self._request_headers, topic, _request_header
-            )
-            header = b"%b%b::%d\n" % (start, request_id, timeout)
-        else:
-            header = encode_header(
-                MessageHeader(
-                    Action.REQUEST, topic, version, request_id.decode(), parent_id, timeout
+            self._check_holding()
+            if not retry:
+                raise ConnectionLost(
+                    f"not sent: {self._state.value} (retry=True waits for the next connection)",
+                    sent=False,
                 )
-            )
-        message = header + encode_payload(payload, self.limits.max_payload)
-        return self._begin(PendingRequest(request_id, topic, timeout, message), now)
+        request = self._make(topic, payload, now, timeout, version, parent_id, retry, subject)
+        if self._state is SessionState.READY:
+            return self._begin(request)
+        self._hold(request)
+        return request
 
     def cancel(self, request: PendingRequest) -> None:
         """Nobody waits for `request` any more; its response, if one comes, is ignored."""
         self._pending.take(request.request_id)
+        if request.place is not None:
+            self.outbox.discard(request)
 
     def respond(self, message: Message, payload: Any) -> bytes:
-        """The answer to a received request; a ResponseError as payload is sent as an error.
+        """The answer to a request received over the present Link; see Encoder.response."""
+        if self._state not in (SessionState.RESTORING, SessionState.READY):
+            self._check_holding()
+            raise ConnectionLost(f"not sent: {self._state.value}", sent=False)
+        return self._encoder.response(message, payload)
 
-        An error that is over the payload's limit loses its details, and as much of its text as
-        it must, rather than leave the requester without an answer.
-        """
-        if self._state is not SessionState.READY:
-            self._refuse_sending()
-        limit = self.limits.max_payload
-        if isinstance(payload, ResponseError):
-            return _response(message, _encode_error_within(payload, limit))
-        return _response(message, encode_payload(payload, limit))
-
-    # Registration and subscriptions: what a new connection would have to be told again
+    # Registration and subscriptions: what each new connection is told again
 
     def register(self, name: str, description: str, *, now: float, timeout: int) -> PendingRequest:
-        """Tell the broker this service's name (36 characters) and description (1024)."""
+        """Tell the broker this service's name (36 characters) and description (1024).
+
+        When it was answered, the driver sets `registration`: what was refused is not repeated.
+        """
         for text, limit, what in ((name, 36, "name"), (description, 1024, "description")):
             if not isinstance(text, str) or not 1 <= len(text) <= limit:
                 given = f"of {len(text)} characters" if isinstance(text, str) else repr(text)
                 raise LocalProtocolError(
                     f"invalid service {what} {given}: a text of 1 to {limit} characters"
                 )
-        request = self.request(
-            "system.service.register",
-            {"name": name, "description": description},
-            now=now,
-            timeout=timeout,
-        )
-        self.registration = (name, description)
-        return request
+        payload = _registration(name, description)
+        return self.request(_REGISTER, payload, now=now, timeout=timeout, retry=True)
 
     def subscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
         """Begin to receive what `entry` asks for; on `Failed` the driver removes the entry.
@@ -293,53 +354,59 @@ class Session:
         The entry is in force before the broker confirms: messages may overtake that word.
         """
         if self._state is not SessionState.READY:
-            self._refuse_sending()
+            self._check_holding()
         self.subscriptions.check(entry)
-        payload: dict[str, Any] = {"action": entry.action.value, "topic": entry.pattern}
-        if entry.action is Action.REQUEST:
-            payload["priority"] = entry.priority
-        request = self.request("system.topic.subscribe", payload, now=now, timeout=timeout)
+        request = self.request(
+            _SUBSCRIBE, _subscription(entry), now=now, timeout=timeout, retry=True, subject=entry
+        )
         self.subscriptions.add(entry)
         return request
 
-    def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest | None:
-        """Receive no more for `entry`; None where the broker need not be told."""
-        request = None
-        sharing = self.subscriptions.of(entry.action, entry.pattern)
-        if sharing == [entry] and self._state is SessionState.READY:
-            payload = {"action": entry.action.value, "topic": entry.pattern}
-            request = self.request("system.topic.unsubscribe", payload, now=now, timeout=timeout)
+    def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
+        """Tell the broker that what `entry` asks for is no longer wanted; see `forget`."""
+        payload = {"action": entry.action.value, "topic": entry.pattern}
+        return self.request(_UNSUBSCRIBE, payload, now=now, timeout=timeout)
+
+    def forget(self, entry: Subscribed) -> None:
+        """Have done with `entry`: what still comes for it is answered, or ignored."""
         self.subscriptions.remove(entry)
         # The routes that are remembered would keep the entry and its consumer alive.
         self._reader = HeaderReader()
-        return request
 
     # Time
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` is due next, if at all."""
-        return self._pending.next_deadline()
+        deadline, look_at = self._pending.next_deadline(), self._liveness.look_at
+        if deadline is None or look_at is None:
+            return deadline if look_at is None else look_at
+        return min(deadline, look_at)
 
     def handle_deadline(self, now: float) -> list[Event]:
-        """Fail what has waited too long."""
-        return [
-            Failed(
-                request,
-                RequestTimeoutError(
-                    f"no answer to {request.topic!r} within {request.limit} ms, "
-                    "nor the broker's word that there is none"
-                ),
-            )
-            for request in self._pending.take_due(now)
-        ]
+        """Fail what has waited too long; look whether the other side is alive."""
+        events: list[Event] = []
+        for request in self._pending.take_due(now):
+            if request.held:
+                self.outbox.discard(request)
+                reason = f"there was no connection within {request.limit} ms"
+                events.append(_failed(request, reason))
+            else:
+                events.append(Failed(request, _too_late(request)))
+        sign = self._liveness.look(now)
+        if sign is Sign.ASK:
+            events.append(Reply(self._sign_of_life()))
+        elif sign is Sign.DEAD:
+            events.append(Silent())
+        return events
 
     # Receiving
 
     def receive(self, messages: list[bytes]) -> list[Event]:
         """Take whole messages in the order of their arrival; ignored without a live Link."""
         events: list[Event] = []
-        if self._state not in (SessionState.GREETING, SessionState.READY):
+        if self._state not in LIVE:
             return events
+        self._liveness.heard = True
         read = self._reader.read
         table = self.subscriptions
         run: list[Message] | None = None  # of the Delivered event that is being filled
@@ -360,8 +427,9 @@ class Session:
                 self._look_up(prefix)
             if action is Action.PUBLISH:
                 if prefix.key == _INITIALIZE:
-                    self._move(_Move.INITIALIZED)
-                    events.append(Initialized())
+                    if self._state is SessionState.GREETING:  # a broker may repeat itself
+                        self._move(Move.INITIALIZED)
+                        events.append(Initialized())
                 elif prefix.route:
                     run, run_prefix = [message], prefix
                     events.append(Delivered(prefix.route, run))
@@ -374,15 +442,22 @@ class Session:
     def _response(self, message: Message, request_id: bytes | None) -> Event:
         error = error_in(message.raw_payload)
         request = self._pending.take(request_id)
-        if request is None:
+        if request is not None:
+            if request.place is not None:  # it answers what was to be sent again
+                self.outbox.discard(request)
+            return Answered(request, message) if error is None else Failed(request, error)
+        if request_id is not None and self._ids.made(request_id):
             # Too late for a request that was given up: its error is nobody's any more.
-            late = request_id is not None and self._ids.made(request_id)
-            return Unmatched(None if late else error, message)
-        return Answered(request, message) if error is None else Failed(request, error)
+            return Unmatched(None, message)
+        topic = message.topic
+        if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
+            details = error.details if error.details is not None else {"topic": topic}
+            return Unroutable(topic, NoRouteFoundError(error.message, details=details))
+        return Unmatched(error, message)
 
     def _requested(self, message: Message) -> Event:
         if message.prefix.key == _HEARTBEAT:
-            return Reply(_response(message, b"{}"))
+            return Reply(self._encoder.response(message, {}))
         entry: Subscribed | None = message.prefix.route
         if entry is not None:
             return Requested(entry, message)
@@ -390,7 +465,7 @@ class Session:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
-        return Reply(_response(message, encode_error(gone)))
+        return Reply(self._encoder.response(message, gone))
 
     # Within
 
@@ -403,67 +478,104 @@ class Session:
             prefix.route = table.responder(prefix.key)
         prefix.generation = table.generation
 
-    def _begin(self, request: PendingRequest, now: float) -> PendingRequest:
-        self._pending.add(request, now + request.limit / 1000 + self.margin)
+    def _make(
+        self,
+        topic: str,
+        payload: Any,
+        now: float,
+        timeout: int,
+        version: str,
+        parent_id: str | None,
+        retry: bool,
+        subject: Any,
+    ) -> PendingRequest:
+        check_timeout(timeout)
+        request_id = self._ids.next()
+        message = self._encoder.request(
+            topic,
+            payload,
+            request_id=request_id,
+            timeout=timeout,
+            version=version,
+            parent_id=parent_id,
+        )
+        deadline = now + timeout / 1000
+        return PendingRequest(request_id, topic, message, timeout, deadline, retry, subject)
+
+    def _ask(
+        self, topic: str, payload: Any, now: float, timeout: int, subject: object
+    ) -> PendingRequest:
+        """A request of the broker's own topics that restores something."""
+        request = self._make(topic, payload, now, timeout, DEFAULT_VERSION, None, False, subject)
+        return self._begin(request)
+
+    def _begin(self, request: PendingRequest) -> PendingRequest:
+        self._pending.add(request, request.deadline + self.margin)
         return request
 
-    def _learn(self, headers: dict[str, bytes], topic: str, make: Callable[[str], bytes]) -> bytes:
-        header = make(topic)
-        if len(headers) >= _REMEMBERED:
-            headers.clear()
-        headers[topic] = header
-        return header
+    def _hold(self, request: PendingRequest) -> None:
+        self.outbox.hold(request)
+        self._pending.add(request, request.deadline)
 
-    def _fail_all(self, error: MBError | None) -> list[Event]:
-        reason = str(error) if error is not None else "the connection was closed"
+    def _send_held(self, request: PendingRequest, now: float) -> list[Event]:
+        if request.message.startswith(b"request:"):
+            left = int((request.deadline - now) * 1000)
+            if left < 1:
+                self._hold(request)  # its deadline is about to fail it
+                return []
+            request.message = with_timeout(request.message, left)
+        self._begin(request)
+        return [Reply(request.message)]
+
+    def _sign_of_life(self) -> bytes:
+        """A request to which any message at all is the answer: it is not pending."""
+        limit = int((self._liveness.interval or 0) * 1000) or 1
+        return self._encoder.request(_HEARTBEAT, {}, request_id=self._ids.next(), timeout=limit)
+
+    def _fail_all(self, reason: str) -> list[Event]:
         events: list[Event] = []
         for request in self._pending:
             self._pending.take(request.request_id)
-            text = f"no answer to {request.topic!r}: {reason}"
-            events.append(Failed(request, ConnectionLost(text, sent=True)))
+            if request.held:
+                self.outbox.discard(request)
+            else:
+                request.sent = True
+            events.append(_failed(request, reason))
+        if self.outbox:
+            events.append(Discarded(len(self.outbox.take_all())))
         return events
 
-    def _move(self, move: _Move) -> None:
-        state = _MOVES.get((self._state, move))
-        if state is None:
-            raise LocalProtocolError(f"{move.value} while the session is: {self._state.value}")
-        self._state = state
+    def _move(self, move: Move) -> None:
+        self._state = after(self._state, move)
 
-    def _refuse_sending(self) -> None:
-        if self._state in (SessionState.LOST, SessionState.CLOSED):
-            raise ConnectionLost(f"not sent: {self._state.value}", sent=False)
-        raise LocalProtocolError(
-            f"nothing can be sent while {self._state.value}: await client.connect(...) first"
-        )
-
-
-def _response(message: Message, payload: bytes) -> bytes:
-    if message.request_key is None:
-        return b"response:%b\n%b" % (message.prefix.subject, payload)
-    return b"response:%b:%b\n%b" % (message.prefix.subject, message.request_key, payload)
-
-
-def _encode_error_within(error: ResponseError, limit: int) -> bytes:
-    encoded = encode_error(error)
-    text = str(error.message)
-    while len(encoded) > limit:
-        # Not of the error's own class: a subclass of the user's may be made in its own way.
-        shorter = ResponseError(text, code=error.code, timestamp=error.timestamp)
-        encoded = encode_error(shorter)
-        if not text and len(encoded) > limit:
-            raise MessageTooLarge(
-                f"the error {error.code[:80]!r} has {len(encoded)} bytes without its text, the "
-                f"limit is {limit}",
-                size=len(encoded),
-                limit=limit,
+    def _check_holding(self) -> None:
+        """Raise where nothing can wait for a connection: there was none yet, or will be none."""
+        if self._state is SessionState.CLOSED:
+            raise ConnectionLost(f"not sent: {self._closed_because}", sent=False)
+        if not self._was_ready:
+            raise LocalProtocolError(
+                f"nothing can be sent while {self._state.value}: await client.connect(...) first"
             )
-        text = text[: len(text) // 2]
-    return encoded
 
 
-def _publish_header(topic: str) -> bytes:
-    return encode_header(MessageHeader(Action.PUBLISH, topic))
+def _failed(request: PendingRequest, reason: str) -> Failed:
+    text = f"no answer to {request.topic!r}: {reason}"
+    return Failed(request, ConnectionLost(text, sent=request.sent))
 
 
-def _request_header(topic: str) -> bytes:
-    return encode_header(MessageHeader(Action.REQUEST, topic)).rstrip(b"\n") + b":"
+def _too_late(request: PendingRequest) -> RequestTimeoutError:
+    return RequestTimeoutError(
+        f"no answer to {request.topic!r} within {request.limit} ms, "
+        "nor the broker's word that there is none"
+    )
+
+
+def _registration(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "description": description}
+
+
+def _subscription(entry: Subscribed) -> dict[str, Any]:
+    payload: dict[str, Any] = {"action": entry.action.value, "topic": entry.pattern}
+    if entry.action is Action.REQUEST:
+        payload["priority"] = entry.priority
+    return payload

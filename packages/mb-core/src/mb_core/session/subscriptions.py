@@ -42,6 +42,9 @@ class SubscriptionTable:
     def __iter__(self) -> Iterator[Subscribed]:
         return iter([entry for entries in self._by_key.values() for entry in entries])
 
+    def __contains__(self, entry: Subscribed) -> bool:
+        return entry in self.of(entry.action, entry.pattern)
+
     def check(self, entry: Subscribed) -> None:
         """Raise LocalProtocolError where `entry` can't be filed.
 

@@ -95,7 +95,10 @@ class Feed:
         When it fails or is cancelled, nothing is left behind.
         """
         client = MessageBrokerClient(
-            self.url, connect_timeout=_CONNECT_LIMIT, close_timeout=_CLOSE_LIMIT
+            self.url,
+            connect_timeout=_CONNECT_LIMIT,
+            close_timeout=_CLOSE_LIMIT,
+            reconnect=False,  # `run` does that, and tells what it does
         )
         client.on_disconnect(lambda: self._wake.set())
         try:

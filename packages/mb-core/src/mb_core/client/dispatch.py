@@ -1,0 +1,137 @@
+"""Acts on what a Session reports: wakes who waits, fills queues, sends replies."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Protocol
+
+from ..errors import ConnectionLost, MBError
+from ..link import Waiter
+from ..message import Message
+from ..session import (
+    Answered,
+    Delivered,
+    Discarded,
+    Event,
+    Failed,
+    Initialized,
+    Reply,
+    Requested,
+    Silent,
+    Unmatched,
+    Unroutable,
+)
+from .brake import Brake
+from .callbacks import Callbacks
+
+__all__ = ["Answerer", "Dispatcher", "Uplink"]
+
+_log = logging.getLogger("mb_core.client")
+
+
+class Uplink(Protocol):
+    """The connection over which a Session talks at present."""
+
+    def send(self, message: bytes) -> None: ...
+    def greeted(self) -> None:
+        """The broker has sent its greeting."""
+        ...
+
+    def refused(self, error: MBError) -> bool:
+        """The broker reports an error; whether that is in place of its greeting."""
+        ...
+
+    def give_up(self, error: MBError) -> None:
+        """End the connection, because of `error`."""
+        ...
+
+    async def respond(self, message: Message, payload: Any) -> None: ...
+    def answer_now(self, message: Message, payload: Any) -> None: ...
+
+
+class Answerer:
+    """The Responder of one received request: its connection, and its time limit.
+
+    `deadline` is when its sender stops waiting, by time.monotonic(); None where it did not say.
+    """
+
+    __slots__ = ("_uplink", "deadline")
+
+    def __init__(self, uplink: Uplink, deadline: float | None) -> None:
+        self._uplink = uplink
+        self.deadline = deadline
+
+    async def respond(self, message: Message, payload: Any) -> None:
+        await self._uplink.respond(message, payload)
+
+    def answer_now(self, message: Message, payload: Any) -> None:
+        self._uplink.answer_now(message, payload)
+
+
+class Dispatcher:
+    """Acts on events, in order; called from the event loop, and never blocks."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.uplink: Uplink | None = None
+        self.unroutable = 0
+        self._callbacks = callbacks
+        self._brake = Brake()
+
+    def act(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Delivered):
+                for entry in event.subscriptions:
+                    entry.consumer.deliver(event.messages)
+            elif isinstance(event, Answered):
+                _wake(event.request.waiter, event.message)
+            elif isinstance(event, Requested):
+                self._take(event)
+            elif isinstance(event, Failed):
+                _wake(event.request.waiter, event.error)
+            elif isinstance(event, Reply):
+                if self.uplink is not None:
+                    self.uplink.send(event.message)
+            else:
+                self._act_on_news(event)
+
+    def _take(self, event: Requested) -> None:
+        message = event.message
+        limit = message.timeout
+        deadline = time.monotonic() + limit / 1000 if limit is not None else None
+        assert self.uplink is not None
+        message.responder = Answerer(self.uplink, deadline)
+        event.subscription.consumer.deliver_request(message)
+
+    def _act_on_news(
+        self, event: Initialized | Silent | Discarded | Unroutable | Unmatched
+    ) -> None:
+        if isinstance(event, Unroutable):
+            self.unroutable += 1
+            if self._brake.lets(event.topic):
+                # Usual where events have no listeners yet: no warning for each of them.
+                what = f"a publication of {event.topic!r} reached nobody"
+                self._callbacks.report(event.error, what, level=logging.DEBUG)
+        elif isinstance(event, Unmatched):
+            self._unmatched(event)
+        elif isinstance(event, Discarded):
+            text = f"{event.count} publications were never sent: there was no connection to the end"
+            self._callbacks.report(ConnectionLost(text, sent=False), "closed")
+        elif self.uplink is not None:
+            if isinstance(event, Initialized):
+                self.uplink.greeted()
+            else:
+                text = "the other side gives no sign of life (heartbeat_interval)"
+                self.uplink.give_up(ConnectionLost(text, sent=True))
+
+    def _unmatched(self, event: Unmatched) -> None:
+        error = event.error
+        if error is None:
+            _log.debug("ignored: %r belongs to no request", event.message)
+        elif self.uplink is None or not self.uplink.refused(error):
+            self._callbacks.report(error, "the broker reports", level=logging.WARNING)
+
+
+def _wake(waiter: Waiter | None, outcome: Message | MBError) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(outcome)

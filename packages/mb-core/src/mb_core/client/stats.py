@@ -1,0 +1,86 @@
+"""What a client has done so far, in figures."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+__all__ = ["ClientStats", "Latencies", "Latency", "Traffic"]
+
+# Requests whose latency is remembered.
+_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long the last requests took from the call to their answer, in milliseconds.
+
+    Of those that were answered, errors not among them; `count` of them, 1000 at most.
+    """
+
+    count: int
+    median: float
+    p99: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Messages and their bytes, both ways."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.messages_sent + other.messages_sent,
+            self.bytes_sent + other.bytes_sent,
+            self.messages_received + other.messages_received,
+            self.bytes_received + other.bytes_received,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStats:
+    """A client's figures since it was made, over all its connections.
+
+    Bytes are those of whole messages, without the transport's framing.  `pending` requests wait
+    for their response now, `buffered` publications for a connection.  `dropped` messages did not
+    fit into a subscription's queue; `dropped_publishes` not into the buffer.  `unroutable`
+    publications without confirmation reached nobody.  `latency` is None before the first answer.
+    """
+
+    connected: bool
+    messages_sent: int
+    bytes_sent: int
+    messages_received: int
+    bytes_received: int
+    pending: int
+    buffered: int
+    buffered_bytes: int
+    dropped: int
+    dropped_publishes: int
+    unroutable: int
+    reconnects: int
+    latency: Latency | None
+
+
+class Latencies:
+    """Collects the latencies of the last requests."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self.add = self._seconds.append
+
+    def summary(self) -> Latency | None:
+        if not self._seconds:
+            return None
+        ordered = sorted(1000 * seconds for seconds in self._seconds)
+        return Latency(
+            count=len(ordered),
+            median=ordered[len(ordered) // 2],
+            p99=ordered[(99 * len(ordered)) // 100],
+            longest=ordered[-1],
+        )

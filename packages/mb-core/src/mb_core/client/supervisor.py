@@ -1,0 +1,441 @@
+"""Keeps a client connected: one Session, and one Connection after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError, PluginError
+from ..header import check_timeout
+from ..link import DeadlineTimer
+from ..message import Message
+from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
+from ..url import URL
+from .backoff import Backoff
+from .brake import Brake
+from .callbacks import Callbacks
+from .connection import Connection, check_status
+from .consumer import EndError
+from .dial import ConnectionOptions
+from .dispatch import Dispatcher
+from .interrupt import AsyncFunction
+from .lifetime import Lifetime
+from .stats import ClientStats, Latencies, Traffic
+
+__all__ = ["Supervisor", "UpkeepOptions"]
+
+_log = logging.getLogger("mb_core.client")
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepOptions:
+    """How a client is kept connected; times in seconds, see MessageBrokerClient."""
+
+    reconnect: bool
+    retry_connect: bool
+    backoff_min: float
+    backoff_max: float
+    reconnect_timeout: float | None
+    heartbeat_interval: float | None
+    drain_timeout: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        reconnect: bool,
+        retry_connect: bool,
+        backoff_min: int,
+        backoff_max: int,
+        reconnect_timeout: int | None,
+        heartbeat_interval: int | None,
+        drain_timeout: int,
+    ) -> UpkeepOptions:
+        """From a client's arguments, with times in milliseconds.
+
+        Raises LocalProtocolError for what they can't be.
+        """
+        for limit in (backoff_min, backoff_max, reconnect_timeout, heartbeat_interval):
+            if limit is not None:
+                check_timeout(limit)
+        if drain_timeout != 0 or isinstance(drain_timeout, bool):
+            check_timeout(drain_timeout)
+        if backoff_min > backoff_max:
+            raise LocalProtocolError(
+                f"backoff_min ({backoff_min} ms) is longer than backoff_max ({backoff_max} ms)"
+            )
+        return cls(
+            reconnect=reconnect,
+            retry_connect=retry_connect,
+            backoff_min=backoff_min / 1000,
+            backoff_max=backoff_max / 1000,
+            reconnect_timeout=_seconds(reconnect_timeout),
+            heartbeat_interval=_seconds(heartbeat_interval),
+            drain_timeout=drain_timeout / 1000,
+        )
+
+
+class Supervisor:
+    """Opens a Connection, and another when it is lost; everything a client does goes through it.
+
+    `urls` are those of one broker's addresses, or of brokers that do for each other: each round
+    tries them all, the last good one first, and waits before the next.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[URL],
+        callbacks: Callbacks,
+        options: ConnectionOptions,
+        upkeep: UpkeepOptions,
+        outbox: Outbox,
+    ) -> None:
+        self.session = Session(
+            limits=options.limits, heartbeat=upkeep.heartbeat_interval, outbox=outbox
+        )
+        # The last that came about, alive or not.
+        self.connection: Connection
+        self._live: Connection | None = None
+        self._urls = list(urls)
+        self._callbacks = callbacks
+        self._options = options
+        self._upkeep = upkeep
+        self._dispatcher = Dispatcher(callbacks)
+        self._lifetime = Lifetime(
+            callbacks,
+            options.close_timeout,
+            drain_timeout=upkeep.drain_timeout,
+            draining=self._drain,
+            ending=self._ending,
+            ended=self._ended,
+        )
+        self.backend = self._lifetime.backend
+        # The broker answers its own topics at once: milliseconds.
+        self._system_limit = int(options.connect_timeout * 1000)
+        self._timer = DeadlineTimer(self.backend, self.session.next_deadline, self._handle_deadline)
+        self._over = anyio.Event()
+        self._error: EndError | None = None
+        self._restored = anyio.Event()  # replaced by the next connection's
+        self._keeping = anyio.CancelScope()
+        self._traffic = Traffic()  # of the connections that are over
+        self._dropped = 0
+        self._connections = 0
+        self._latencies = Latencies()
+        self._dropped_publishes = 0
+        self._brake = Brake()
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Connect, for the first time.
+
+        Raises ConnectError or PluginError.  When it fails or is cancelled, nothing is left.
+        """
+
+        async def opening() -> None:
+            self._lifetime.spawn(self._timer.run)
+            try:
+                await self._try_each()
+            except ConnectError as error:
+                if error.final or not self._upkeep.retry_connect:
+                    raise
+                self._report_failure(error)
+                await self._connect(Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max))
+            self._lifetime.spawn(self._keep_up)
+
+        await self._lifetime.begin(opening)
+
+    async def close(self, *, drain: bool = True) -> None:
+        """End in order and wait until it is over; see Lifetime.end."""
+        await self._lifetime.end(drain=drain)
+
+    async def wait_over(self) -> None:
+        """Wait for the end; raises ConnectionLost unless the client was closed."""
+        await self._over.wait()
+        if self._error is not None:
+            raise self._error()
+
+    def start(self, function: AsyncFunction) -> None:
+        """Start a consumer's task; closing waits for it a while, then cancels it."""
+        self._lifetime.spawn_consumer(function)
+
+    # Sending
+
+    async def complete(self, request: PendingRequest) -> Message:
+        """Send a request of the Session's, or let it wait, and wait for its outcome.
+
+        Raises ResponseError or ConnectionLost.  When cancelled, the request may have been sent,
+        and its response is ignored.
+        """
+        request.waiter = self.backend.waiter()
+        try:
+            self._timer.look()
+            if request.place is None:
+                connection = self.connection
+                connection.send(request.message)
+                if connection.link.congested:
+                    await connection.link.drain()
+            outcome = await request.waiter
+        except BaseException:
+            self.session.cancel(request)
+            raise
+        if isinstance(outcome, Message):
+            self._latencies.add(time.monotonic() - request.deadline + request.limit / 1000)
+            return outcome
+        raise outcome
+
+    async def call(self, request: PendingRequest) -> None:
+        """Complete a request to the broker itself, whose answer is a status.
+
+        Raises ResponseError where the status is not success, besides what `complete` raises.
+        """
+        error = check_status(request, await self.complete(request))
+        if error is not None:
+            raise error
+
+    def look_at_buffer(self) -> None:
+        """A publication waits in the outbox: did it take the place of others?"""
+        dropped = self.session.outbox.dropped
+        if dropped != self._dropped_publishes and self._brake.lets():
+            count, self._dropped_publishes = dropped - self._dropped_publishes, dropped
+            text = f"{count} publications were dropped: the buffer is full (publish_buffer)"
+            self._callbacks.report(ConnectionLost(text, sent=False), "the connection is lost")
+
+    async def register(self, name: str, description: str) -> None:
+        """Register, and remember it for the next connection; raises what `call` raises."""
+        session = self.session
+        await self.call(
+            session.register(name, description, now=time.monotonic(), timeout=self._system_limit)
+        )
+        session.registration = (name, description)
+
+    async def subscribe(self, entry: Subscribed) -> None:
+        """Subscribe; when it fails or is cancelled, the entry is gone."""
+        request = self.session.subscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        try:
+            await self.call(request)
+        except BaseException:
+            self.let_go(entry)
+            raise
+
+    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
+        # A lost connection ends the subscriptions as well; a status of failure means that the
+        # broker did not know them.
+        await self._tell([request for entry in entries if (request := self._leave(entry))])
+
+    def let_go(self, entry: Subscribed) -> None:
+        """Unsubscribe without waiting for the broker's word."""
+        request = self._leave(entry)
+        if request is not None:
+            self.session.cancel(request)
+            self.connection.send(request.message)
+
+    def note_dropped(self, count: int) -> None:
+        """Messages did not fit into a subscription's queue."""
+        self._dropped += count
+
+    def stats(self) -> ClientStats:
+        session = self.session
+        traffic = self._traffic
+        if self._live is not None:
+            traffic = traffic + self._live.traffic()
+        return ClientStats(
+            connected=session.state is SessionState.READY,
+            messages_sent=traffic.messages_sent,
+            bytes_sent=traffic.bytes_sent,
+            messages_received=traffic.messages_received,
+            bytes_received=traffic.bytes_received,
+            pending=session.pending,
+            buffered=len(session.outbox),
+            buffered_bytes=session.outbox.used,
+            dropped=self._dropped,
+            dropped_publishes=session.outbox.dropped,
+            unroutable=self._dispatcher.unroutable,
+            reconnects=max(0, self._connections - 1),
+            latency=self._latencies.summary(),
+        )
+
+    # Keeping up
+
+    async def _keep_up(self) -> None:
+        """Connect again whenever the connection is lost."""
+        backoff = Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max)
+        limit = self._upkeep.reconnect_timeout
+        with self._keeping:
+            while True:
+                since = time.monotonic()
+                await self.connection.wait_over()
+                if not self._upkeep.reconnect:
+                    return
+                backoff.lasted(time.monotonic() - since)
+                try:
+                    with anyio.fail_after(limit):
+                        await self._connect(backoff)
+                except TimeoutError:
+                    self._give_up(_lost_for_good(f"within {limit:g} s (reconnect_timeout)", None))
+                    return
+                except (ConnectError, PluginError) as error:
+                    self._give_up(_lost_for_good(str(error), error))
+                    return
+
+    async def _connect(self, backoff: Backoff) -> None:
+        """Wait and try until there is a connection; raises where there is none to be had."""
+        while True:
+            await anyio.sleep(backoff.next())
+            try:
+                await self._try_each()
+            except ConnectError as error:
+                if error.final:
+                    raise
+                self._report_failure(error)
+            else:
+                return
+
+    async def _try_each(self) -> None:
+        """Try each URL once; raises ConnectError or PluginError where none has connected."""
+        failures: list[ConnectError | PluginError] = []
+        for url in list(self._urls):
+            connection = Connection(
+                self.session,
+                self._dispatcher,
+                self._callbacks,
+                self._options,
+                self._lifetime,
+                look=self._timer.look,
+                lost=self._lost,
+            )
+            try:
+                await connection.open(url)
+            except (ConnectError, PluginError) as error:
+                failures.append(error)
+                if isinstance(error, PluginError) or error.final:
+                    self._urls.remove(url)
+            else:
+                self._urls.remove(url)
+                self._urls.insert(0, url)
+                self._connected(connection, url)
+                return
+        if len(failures) == 1:
+            raise failures[0]
+        text = "; ".join(map(str, failures))
+        raise ConnectError(f"no broker was reached: {text}", final=not self._urls)
+
+    def _connected(self, connection: Connection, url: URL) -> None:
+        self.connection = self._live = connection
+        self._connections += 1
+        _log.info("connected to %s%s", url, " again" if self._connections > 1 else "")
+        self._callbacks.post(self._callbacks.connect)
+        self._restored.set()
+        self._restored = anyio.Event()
+
+    def _lost(self, connection: Connection) -> None:
+        self._traffic += connection.traffic()
+        if connection is not self._live:
+            return  # a try that has failed, as its caller hears
+        self._live = None
+        self._callbacks.post(self._callbacks.disconnect)
+        if self._lifetime.ending:
+            return
+        assert connection.error is not None
+        _log.info("%s", connection.error())
+        if not self._upkeep.reconnect:
+            self._give_up(connection.error)
+
+    def _give_up(self, error: EndError) -> None:
+        """There will be no other connection."""
+        self._error = error
+        self._end_session(error)
+
+    def _report_failure(self, error: ConnectError) -> None:
+        self._callbacks.report(error, "not connected, to be tried again", level=logging.WARNING)
+
+    # Closing
+
+    async def _drain(self) -> None:
+        """Let what has begun come to its end: handlers, their answers, what waits to be sent.
+
+        The broker hears first that nothing more is wanted, so that it asks others from now on;
+        what has crossed that is handled as well.
+        """
+        entries = list(self.session.subscriptions)
+        if self.session.state is SessionState.READY:
+            keys = {(entry.action, entry.pattern.lower()): entry for entry in entries}
+            with anyio.move_on_after(self._options.close_timeout), contextlib.suppress(MBError):
+                await self._tell([self._ask_to_leave(entry) for entry in keys.values()])
+        for entry in entries:
+            self.session.forget(entry)
+            entry.consumer.release(entry)
+        await self._lifetime.wait_consumed()
+        while self.session.outbox and not self._over.is_set():
+            await self._restored.wait()
+
+    def _ending(self) -> None:
+        self._keeping.cancel()
+        self._end_session(None)
+
+    def _ended(self) -> None:
+        self._end_session(self._error)
+
+    def _end_session(self, error: EndError | None) -> None:
+        reason = str(error()) if error is not None else "the client was closed"
+        self._dispatcher.act(self.session.close(reason))
+        for entry in self.session.subscriptions:
+            entry.consumer.end(error)
+        self._over.set()
+        self._restored.set()
+
+    # Within
+
+    async def _tell(self, requests: list[PendingRequest]) -> None:
+        """Send requests to the broker together, and wait for their outcomes.
+
+        Raises an error that comes instead of an answer, but that the connection is lost.
+        """
+        try:
+            for request in requests:
+                request.waiter = self.backend.waiter()
+                self.connection.send(request.message)
+            self._timer.look()
+            if requests and self.connection.link.congested:
+                await self.connection.link.drain()
+            for request in requests:
+                outcome = await request.waiter
+                if isinstance(outcome, MBError) and not isinstance(outcome, ConnectionLost):
+                    raise outcome
+        finally:
+            for request in requests:
+                self.session.cancel(request)
+
+    def _leave(self, entry: Subscribed) -> PendingRequest | None:
+        """Forget a subscription; the request that tells the broker, where it has to know."""
+        session = self.session
+        alone = session.subscriptions.of(entry.action, entry.pattern) == [entry]
+        ready = session.state is SessionState.READY
+        request = self._ask_to_leave(entry) if alone and ready else None
+        session.forget(entry)
+        return request
+
+    def _ask_to_leave(self, entry: Subscribed) -> PendingRequest:
+        return self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+
+    def _handle_deadline(self, now: float) -> None:
+        self._dispatcher.act(self.session.handle_deadline(now))
+
+
+def _lost_for_good(reason: str, cause: MBError | None) -> EndError:
+    def lost() -> ConnectionLost:
+        fresh = ConnectionLost(f"the connection was lost and not restored: {reason}", sent=True)
+        fresh.__cause__ = cause
+        return fresh
+
+    return lost
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return milliseconds / 1000 if milliseconds is not None else None

@@ -1,0 +1,112 @@
+"""What is wrong with a TLS connection in words, what helps, and whether trying again may."""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+from ..errors import ConnectError, MBError, RemoteProtocolError
+
+__all__ = ["accepted_error", "dialled_error", "early_end"]
+
+_TRUST = (
+    "trust its CA: pass ssl_context=ssl.create_default_context(cafile=...), or set SSL_CERT_FILE"
+)
+_NAME = "the host in the URL has to be one of those in the certificate"
+_REISSUE = "the server needs another certificate"
+_STRICT = f"{_REISSUE}; ssl.VERIFY_X509_STRICT in ssl_context.verify_flags insists on this"
+# What helps where a server's certificate is not verified, by OpenSSL's X509_V_ERR numbers.
+_REMEDIES = {
+    9: "is this machine's clock right?",
+    10: f"{_REISSUE}; or is this machine's clock wrong?",
+    **dict.fromkeys((2, 18, 19, 20, 21, 27), _TRUST),  # no way from it to a trusted CA
+    **dict.fromkeys((23, 26, 66, 67, 68, 79), _REISSUE),  # revoked, wrong purpose, weak, no CA
+    **dict.fromkeys((62, 64), _NAME),
+    **dict.fromkeys(range(80, 94), _STRICT),
+}
+
+# What a server's alerts say of our certificate, by the names that RFC 8446, 6 has for them.
+_REFUSALS = {
+    "ACCESS_DENIED": "lets in nobody with this client certificate",
+    "BAD_CERTIFICATE": "refuses the client certificate, or got none",
+    "CERTIFICATE_EXPIRED": "says that the client certificate has expired",
+    "CERTIFICATE_REQUIRED": "asks for a client certificate",
+    "CERTIFICATE_REVOKED": "says that the client certificate is revoked",
+    "CERTIFICATE_UNKNOWN": "refuses the client certificate",
+    "UNKNOWN_CA": "does not trust the CA of the client certificate",
+    "UNSUPPORTED_CERTIFICATE": "can't use the client certificate",
+}
+# OpenSSL puts the protocol that brought an alert before its name, as in
+# TLSV13_ALERT_CERTIFICATE_REQUIRED and TLSV1_UNRECOGNIZED_NAME.
+_ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(\w+)")
+# What to look at after a handshake that failed for other reasons.
+_HINTS = {
+    "HANDSHAKE_FAILURE": " (no cipher in common?)",
+    "PROTOCOL_VERSION": " (no TLS version in common)",
+    "UNSUPPORTED_PROTOCOL": " (no TLS version in common)",  # ours, where there was no alert
+}
+_TLS_PORT = " (is this a TLS port?)"
+
+
+def accepted_error(error: ssl.SSLError, *, shaken: bool) -> MBError:
+    """Why a connection from a client failed; `shaken` says that its handshake was complete."""
+    if shaken:
+        return _broken(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = f"no TLS: the client's certificate is not trusted: {error.verify_message}"
+        return ConnectError(text)
+    return ConnectError(f"no TLS: {_reason(error)}")
+
+
+def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, shaken: bool) -> MBError:
+    """Why a connection to the server at `where` failed: about certificates, a final ConnectError.
+
+    `agreed` says that ciphers were agreed on, `shaken` that the handshake was complete on our
+    side: of our certificate, TLS 1.3 speaks after that.
+    """
+    reason = _reason(error)
+    alert = _ALERT.fullmatch(reason)
+    name = alert[1] if alert is not None else reason
+    refusal = _refusal(name, agreed=agreed) if alert is not None else None
+    if refusal is not None:
+        text = f"no TLS with {where}: the server {refusal} ({reason})"
+        return ConnectError(text, final=True)
+    if shaken:
+        return _broken(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        remedy = _REMEDIES.get(error.verify_code)
+        hint = f" ({remedy})" if remedy is not None else ""
+        text = f"the certificate of {where} is not trusted: {error.verify_message}{hint}"
+        return ConnectError(text, final=True)
+    hint = _HINTS.get(name, _TLS_PORT if alert is None else "")
+    return ConnectError(f"no TLS with {where}: {reason}{hint}")
+
+
+def early_end(*, dialled: bool, agreed: bool) -> ConnectError:
+    """The stream ended within the handshake, before or after ciphers were agreed on."""
+    hint = ""
+    if dialled:
+        hint = " (does the server ask for a client certificate?)" if agreed else _TLS_PORT
+    return ConnectError(f"the connection ended during the TLS handshake{hint}")
+
+
+def _refusal(alert: str, *, agreed: bool) -> str | None:
+    """What an alert says of the certificates; None where it says nothing of them."""
+    if alert == "UNRECOGNIZED_NAME":
+        return "has no certificate for the host in the URL"
+    if alert == "HANDSHAKE_FAILURE" and agreed:
+        # What TLS 1.2 has to say of a certificate that is missing.
+        alert = "CERTIFICATE_REQUIRED"
+    refusal = _REFUSALS.get(alert)
+    if refusal is None:
+        return None
+    which = "one" if alert == "CERTIFICATE_REQUIRED" else "another"
+    return f"{refusal}: load {which} with ssl_context.load_cert_chain(...)"
+
+
+def _broken(error: ssl.SSLError) -> RemoteProtocolError:
+    return RemoteProtocolError(f"the encrypted connection failed: {_reason(error)}")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return error.reason or str(error)

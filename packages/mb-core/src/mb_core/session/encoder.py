@@ -1,0 +1,156 @@
+"""A Session's messages as bytes; the header of a topic is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..codec import encode_error, encode_payload
+from ..errors import MessageTooLarge, ResponseError
+from ..header import DEFAULT_VERSION, Action, MessageHeader, encode_header
+from ..ids import check_id
+from ..message import Message
+from ..topic import check_topic
+
+__all__ = ["Encoder", "is_anonymous", "with_timeout"]
+
+# Topics whose header is remembered; forgotten together when there are more.
+_REMEMBERED = 4096
+
+
+class Encoder:
+    """Makes whole messages; `max_payload` in bytes bounds their payloads.
+
+    Raises LocalProtocolError for a header that breaks a rule or a payload that is no JSON,
+    MessageTooLarge for what is over a limit.
+    """
+
+    __slots__ = ("_max_payload", "_publish", "_request")
+
+    def __init__(self, max_payload: int) -> None:
+        self._max_payload = max_payload
+        self._publish = _Remembered(_publish_header)
+        self._request = _Remembered(_request_header)
+
+    def has_published(self, topic: str) -> bool:
+        """Whether a publication of this topic was made, of late."""
+        return topic in self._publish
+
+    def publication(
+        self,
+        topic: str,
+        payload: Any,
+        *,
+        version: str = DEFAULT_VERSION,
+        request_id: bytes | None = None,
+        parent_id: str | None = None,
+    ) -> bytes:
+        if request_id is None and version == DEFAULT_VERSION:
+            try:
+                header = self._publish[topic]
+            except TypeError:
+                check_topic(topic)  # what can't be looked up is no text
+                raise
+            if parent_id is not None:
+                header = b"%b::%b\n" % (header[:-1], check_id(parent_id, "parent id"))
+        else:
+            text = request_id.decode() if request_id is not None else None
+            header = encode_header(MessageHeader(Action.PUBLISH, topic, version, text, parent_id))
+        return header + encode_payload(payload, self._max_payload)
+
+    def request(
+        self,
+        topic: str,
+        payload: Any,
+        *,
+        request_id: bytes,
+        timeout: int,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+    ) -> bytes:
+        """A request with a time limit in milliseconds, which the caller has checked."""
+        if version == DEFAULT_VERSION:
+            try:
+                start = self._request[topic]
+            except TypeError:
+                check_topic(topic)
+                raise
+            parent = b"" if parent_id is None else check_id(parent_id, "parent id")
+            header = b"%b%b:%b:%d\n" % (start, request_id, parent, timeout)
+        else:
+            header = encode_header(
+                MessageHeader(
+                    Action.REQUEST, topic, version, request_id.decode(), parent_id, timeout
+                )
+            )
+        return header + encode_payload(payload, self._max_payload)
+
+    def response(self, message: Message, payload: Any) -> bytes:
+        """The answer to a received request; a ResponseError as payload is sent as an error.
+
+        One that is over the payload's limit loses its details, and as much of its text as it
+        must, rather than leave the requester without an answer.
+        """
+        if isinstance(payload, ResponseError):
+            encoded = _encode_error_within(payload, self._max_payload)
+        else:
+            encoded = encode_payload(payload, self._max_payload)
+        subject, request_id = message.prefix.subject, message.request_key
+        if request_id is None:
+            return b"response:%b\n%b" % (subject, encoded)
+        return b"response:%b:%b\n%b" % (subject, request_id, encoded)
+
+
+def is_anonymous(message: bytes) -> bool:
+    """Whether a whole message has no request id: nobody waits for what becomes of it."""
+    fields = message[: message.index(b"\n")].split(b":")
+    return len(fields) < 4 or not fields[3]
+
+
+def with_timeout(message: bytes, timeout: int) -> bytes:
+    """A request's message with another time limit, in milliseconds."""
+    header, newline, payload = message.partition(b"\n")
+    start, colon, _ = header.rpartition(b":")
+    return b"%b%b%d%b%b" % (start, colon, timeout, newline, payload)
+
+
+class _Remembered(dict[str, bytes]):
+    """What `make` gives for a topic: from the second time on, a look-up."""
+
+    def __init__(self, make: Callable[[str], bytes]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, topic: str) -> bytes:
+        header = self._make(topic)
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[topic] = header
+        return header
+
+
+def _publish_header(topic: str) -> bytes:
+    return encode_header(MessageHeader(Action.PUBLISH, topic))
+
+
+def _request_header(topic: str) -> bytes:
+    """Up to the id."""
+    return encode_header(MessageHeader(Action.REQUEST, topic)).rstrip(b"\n") + b":"
+
+
+def _encode_error_within(error: ResponseError, limit: int) -> bytes:
+    encoded = encode_error(error)
+    text = str(error.message)
+    while len(encoded) > limit:
+        # Not of the error's own class: a subclass of the user's may be made in its own way.
+        shorter = ResponseError(text, code=error.code, timestamp=error.timestamp)
+        encoded = encode_error(shorter)
+        if not text and len(encoded) > limit:
+            raise MessageTooLarge(
+                f"the error {error.code[:80]!r} has {len(encoded)} bytes without its text, the "
+                f"limit is {limit}",
+                size=len(encoded),
+                limit=limit,
+            )
+        text = text[: len(text) // 2]
+    return encoded

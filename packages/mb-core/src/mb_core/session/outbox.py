@@ -1,0 +1,130 @@
+"""What waits for a connection: publications, bounded in bytes, and requests to be sent again."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ..errors import ConnectionLost, LocalProtocolError
+from .requests import PendingRequest
+
+__all__ = ["DEFAULT_BUFFER", "BufferOverflow", "Outbox"]
+
+DEFAULT_BUFFER = 8 * 1024 * 1024
+"""Bytes of publications that wait for a connection."""
+
+
+class BufferOverflow(StrEnum):
+    """What a full buffer of publications does with one more."""
+
+    ERROR = "error"
+    DROP_OLDEST = "drop_oldest"
+
+
+class Outbox:
+    """Messages in the order in which they are to be sent once there is a connection.
+
+    `size` bounds the publications, in bytes of whole messages; 0 holds none.  Requests do not
+    count: each has a caller who waits for it, and a deadline.
+    """
+
+    __slots__ = ("_next", "_publications", "_requests", "dropped", "overflow", "size", "used")
+
+    def __init__(
+        self, size: int = DEFAULT_BUFFER, overflow: str = BufferOverflow.ERROR.value
+    ) -> None:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise LocalProtocolError(
+                f"invalid publish_buffer {size!r}: a number of bytes, 0 for no buffer"
+            )
+        try:
+            self.overflow = BufferOverflow(overflow)
+        except ValueError:
+            choices = ", ".join(repr(choice.value) for choice in BufferOverflow)
+            raise LocalProtocolError(
+                f"invalid buffer_overflow {overflow!r}: one of {choices}"
+            ) from None
+        self.size = size
+        self.used = 0
+        self.dropped = 0
+        self._next = 0
+        # By place, which is the order among both.
+        self._publications: dict[int, bytes | PendingRequest] = {}
+        self._requests: dict[int, PendingRequest] = {}
+
+    def __len__(self) -> int:
+        """How many publications wait."""
+        return len(self._publications)
+
+    @property
+    def requests(self) -> list[PendingRequest]:
+        """The requests that wait, in order."""
+        return list(self._requests.values())
+
+    def publish(self, message: bytes | PendingRequest) -> None:
+        """Add a publication behind the others.
+
+        Raises ConnectionLost with sent=False where it does not fit.  With the policy
+        `drop_oldest`, those that nobody waits for make room, the oldest first.
+        """
+        length = len(_bytes_of(message))
+        if self.overflow is BufferOverflow.DROP_OLDEST and length <= self.size:
+            self._make_room(length)
+        if self.used + length > self.size:
+            raise ConnectionLost(
+                f"not published: the connection is lost, and the buffer of {self.size} bytes for "
+                "what waits for it is full (publish_buffer, buffer_overflow)"
+                if self.size
+                else "not published: the connection is lost (publish_buffer=0 holds nothing)",
+                sent=False,
+            )
+        self.put_back(message)
+
+    def put_back(self, message: bytes | PendingRequest) -> None:
+        """Add a publication whatever room there is: its publisher was told that it is safe."""
+        place = self._place(message)
+        self._publications[place] = message
+        self.used += len(_bytes_of(message))
+
+    def hold(self, request: PendingRequest) -> None:
+        """Add a request behind the others."""
+        self._requests[self._place(request)] = request
+
+    def discard(self, request: PendingRequest) -> None:
+        """Take out what nobody waits for any more, if it is here."""
+        place, request.place = request.place, None
+        if place is not None and self._requests.pop(place, None) is None:
+            del self._publications[place]
+            self.used -= len(request.message)
+
+    def take_all(self) -> list[bytes | PendingRequest]:
+        """Empty it, in order."""
+        merged: dict[int, bytes | PendingRequest] = {**self._publications, **self._requests}
+        items = [merged[place] for place in sorted(merged)]
+        self._publications.clear()
+        self._requests.clear()
+        self.used = 0
+        for item in items:
+            if isinstance(item, PendingRequest):
+                item.place = None
+        return items
+
+    def _place(self, message: bytes | PendingRequest) -> int:
+        self._next += 1
+        if isinstance(message, PendingRequest):
+            message.place = self._next
+        return self._next
+
+    def _make_room(self, length: int) -> None:
+        if self.used + length <= self.size:
+            return
+        for place, message in list(self._publications.items()):
+            if isinstance(message, bytes):
+                del self._publications[place]
+                self.used -= len(message)
+                self.dropped += 1
+                if self.used + length <= self.size:
+                    return
+
+
+def _bytes_of(message: bytes | PendingRequest) -> bytes:
+    return message if isinstance(message, bytes) else message.message
