@@ -1,20 +1,34 @@
-"""The on_* callbacks: user code, run in order in a task of its own, never in the reader."""
+"""The on_* callbacks: user code, each in order in a task of its own, never in the reader."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
+
+import anyio
 
 from ..errors import RemoteProtocolError
 from ..link import Backend, Waiter
 from ..message import Message
+from .context import handling
+from .interrupt import pass_interrupt_on, uninterrupted
 
-__all__ = ["Callbacks", "call", "failure"]
+__all__ = ["SLICE", "Callbacks", "call", "failure", "name_of"]
 
 _log = logging.getLogger("mb_core.client")
+
+SLICE = 0.005
+"""User code that never waits gives the event loop a turn after this many seconds."""
+
+# How many calls wait for one handler: events are rare, messages are not.
+_CALLS = 1_000
+_MESSAGES = 65_536
+# Seconds between two words about a handler that is too slow.
+_TELL_EVERY = 1.0
 
 Callback = Callable[..., Any]
 
@@ -46,11 +60,21 @@ def failure(error: BaseException) -> Exception:
     raise error
 
 
-class Callbacks:
-    """Handlers by the event they are for, and the queue of calls that are due.
+def name_of(handler: Callback) -> str:
+    """What a handler is called in reports."""
+    name = getattr(handler, "__qualname__", None)
+    return name if isinstance(name, str) else repr(handler)
 
-    A handler that fails stops no other: its error goes to the log and to the error handlers;
-    an error handler's own to the log alone.
+
+class Callbacks:
+    """Handlers by the event they are for, and the calls that are due.
+
+    Each handler has a queue of its own: its calls come in the order of events, one at a time, and
+    it waits for no other.  A handler that fails stops no other either: its error goes to the log
+    and to the error handlers; an error handler's own to the log alone.
+
+    A queue that is full takes no more calls: `dropped` counts them, and the log tells of them at
+    most once a second.
     """
 
     def __init__(self) -> None:
@@ -58,14 +82,21 @@ class Callbacks:
         self.disconnect: list[Callback] = []
         self.error: list[Callback] = []
         self.message: list[Callback] = []
-        self._due: deque[tuple[list[Callback], tuple[Any, ...]]] = deque()
+        # What was posted and is in no handler's queue yet.
+        self._posted: deque[tuple[list[Callback], tuple[Any, ...]]] = deque()
+        self._workers: dict[Hashable, _Worker] = {}
         self._wakeup: Waiter | None = None
         self._finishing = False
 
+    @property
+    def dropped(self) -> int:
+        """How many calls did not fit into their handler's queue and were not made."""
+        return sum(worker.dropped for worker in self._workers.values())
+
     def post(self, handlers: list[Callback], *args: Any) -> None:
-        """Have `handlers` called soon, after what was posted before."""
+        """Have `handlers` called soon, each behind what was posted for it before."""
         if handlers:
-            self._due.append((handlers, args))
+            self._posted.append((handlers, args))
             self._wake()
 
     def report(self, error: Exception, what: str, *, level: int = logging.ERROR) -> None:
@@ -73,25 +104,33 @@ class Callbacks:
         _log.log(level, "%s: %s", what, error, exc_info=error if error.__traceback__ else None)
         self.post(self.error, error)
 
-    async def take_message(self, message: Message) -> None:
-        """Give a message that has no other consumer to the message handlers, one by one."""
-        try:
-            args = (message.header, message.payload)
-        except RemoteProtocolError as error:
-            self.report(error, f"a message of {message.topic!r} can't be read")
-            return
-        for handler in list(self.message):
-            await self._call(handler, args)
+    def as_consumer(self, handler: Callback) -> Callable[[Message], Any]:
+        """`handler`, which takes a header and a payload, as one that takes a Message.
+
+        A message that can't be read is reported instead.
+        """
+
+        def consume(message: Message) -> Any:
+            try:
+                header, payload = message.header, message.payload
+            except RemoteProtocolError as error:
+                self.report(error, f"a message of {message.topic!r} can't be read")
+                return None
+            return handler(header, payload)
+
+        consume.__qualname__ = name_of(handler)
+        return consume
 
     async def run(self, backend: Backend) -> None:
-        """Make the calls that are due, until `finish` was called and none is left."""
+        """Make the calls that are due, until `finish` was called and none is left.
+
+        What was posted before waits for it.  When cancelled, the calls that are being made are
+        cancelled, and the others wait for the next `run`.
+        """
         self._finishing = False
-        while True:
-            await self.run_due()
-            if self._finishing:
-                return
-            self._wakeup = backend.waiter()
-            await self._wakeup
+        # Whoever connects may be a handler: what is called back is no part of its work.
+        handling.set(None)
+        await uninterrupted(lambda: self._dispatch(backend))()
 
     def finish(self) -> None:
         """No more calls will be posted: let `run` return behind the last."""
@@ -99,23 +138,127 @@ class Callbacks:
         self._wake()
 
     async def run_due(self) -> None:
-        """Make the calls that are due now."""
-        while self._due:
-            handlers, args = self._due.popleft()
-            for handler in list(handlers):
-                await self._call(handler, args)
+        """Make the calls that are due now, one handler after the other.
+
+        Those of a handler that is being called are left to who calls it.
+        """
+        while workers := self._with_calls():
+            for worker in workers:
+                if not worker.busy:
+                    worker.busy = True
+                    await self._work(worker)
+
+    # Within
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
-    async def _call(self, handler: Callback, args: tuple[Any, ...]) -> None:
+    async def _dispatch(self, backend: Backend) -> None:
+        started: set[_Worker] = set()
+
+        async def work(worker: _Worker) -> None:
+            try:
+                await self._work(worker, backend.checkpoint)
+            except (KeyboardInterrupt, BaseExceptionGroup) as error:
+                # On trio Ctrl-C ends whatever runs; here, no more than one call.
+                pass_interrupt_on(error)
+            finally:
+                started.discard(worker)
+                self._wake()
+
         try:
-            await call(handler, *args)
-        except BaseException as raised:
-            error = failure(raised)
-            name = getattr(handler, "__qualname__", repr(handler))
-            if handler in self.error:
-                _log.error("the error handler %s failed", name, exc_info=error)
-            else:
-                self.report(error, f"the callback {name} failed")
+            async with anyio.create_task_group() as tasks:
+                while True:
+                    for worker in self._with_calls():
+                        worker.busy = True
+                        started.add(worker)
+                        tasks.start_soon(work, worker)
+                    if self._finishing and not started:
+                        return
+                    self._wakeup = backend.waiter()
+                    await self._wakeup
+        finally:
+            for worker in started:
+                # It was cancelled before it began.
+                worker.busy = False
+
+    def _with_calls(self) -> list[_Worker]:
+        """The workers that have something to do, and that nobody runs."""
+        while self._posted:
+            handlers, args = self._posted.popleft()
+            limit = _MESSAGES if handlers is self.message else _CALLS
+            for handler in handlers:
+                worker = self._worker(handler)
+                if len(worker.calls) < limit:
+                    worker.calls.append((handler, args, handlers is self.error))
+                else:
+                    worker.drop()
+        return [worker for worker in self._workers.values() if worker.calls and not worker.busy]
+
+    def _worker(self, handler: Callback) -> _Worker:
+        # Not by identity where it can be: each look at a bound method makes another one of it.
+        key: Any = handler
+        try:
+            hash(key)
+        except TypeError:
+            key = id(handler)
+        worker = self._workers.get(key)
+        if worker is None:
+            worker = self._workers[key] = _Worker(name_of(handler))
+        return worker
+
+    async def _work(
+        self, worker: _Worker, checkpoint: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Make a handler's calls, one after the other, until none is left."""
+        until = time.monotonic() + SLICE
+        try:
+            while worker.calls:
+                handler, args, of_error = worker.calls.popleft()
+                try:
+                    await call(handler, *args)
+                except BaseException as raised:
+                    error = failure(raised)
+                    if of_error:
+                        _log.error("the error handler %s failed", worker.name, exc_info=error)
+                    else:
+                        self.report(error, f"the callback {worker.name} failed")
+                if checkpoint is not None and time.monotonic() > until:
+                    await checkpoint()
+                    until = time.monotonic() + SLICE
+        finally:
+            worker.busy = False
+            worker.tell_dropped()
+
+
+class _Worker:
+    """The calls of one handler, or of several that are equal."""
+
+    __slots__ = ("_told", "_told_at", "busy", "calls", "dropped", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Each with whether it tells of an error.
+        self.calls: deque[tuple[Callback, tuple[Any, ...], bool]] = deque()
+        self.busy = False
+        self.dropped = 0
+        self._told = 0
+        self._told_at = float("-inf")
+
+    def drop(self) -> None:
+        """Count a call that is not made."""
+        self.dropped += 1
+        if time.monotonic() - self._told_at >= _TELL_EVERY:
+            self.tell_dropped()
+
+    def tell_dropped(self) -> None:
+        """Have the log know of all that were dropped."""
+        if self._told != self.dropped:
+            self._told = self.dropped
+            self._told_at = time.monotonic()
+            _log.error(
+                "the callback %s is too slow: %d calls of it dropped so far",
+                self.name,
+                self.dropped,
+            )

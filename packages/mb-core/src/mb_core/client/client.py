@@ -346,8 +346,6 @@ class MessageBrokerClient:
             raise LocalProtocolError(
                 f"invalid action {action!r}: one of 'publish', 'request', 'both'"
             )
-        if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-            raise LocalProtocolError(f"invalid concurrency {concurrency!r}: a number from 1")
         if (
             isinstance(priority, bool)
             or not isinstance(priority, int | float)

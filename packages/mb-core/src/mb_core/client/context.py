@@ -1,4 +1,4 @@
-"""What the running handler was called with."""
+"""What the code that runs is working on, for whatever it sends meanwhile."""
 
 from __future__ import annotations
 
@@ -9,4 +9,7 @@ from ..message import Message
 __all__ = ["handling"]
 
 handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
-"""The message that the running handler was called with; None outside of handlers."""
+"""The message that the running handler was called with; None outside of handlers.
+
+A task that a handler has spawned keeps the message that it was spawned for.
+"""

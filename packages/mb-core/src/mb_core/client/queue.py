@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections import deque
 from enum import StrEnum
 
 from ..errors import LocalProtocolError
+from ..header import Action
 from ..message import Message
 
 __all__ = ["DEFAULT_QUEUE_BYTES", "MessageQueue", "Overflow"]
 
 DEFAULT_QUEUE_BYTES = 64 * 1024 * 1024
+"""Bytes of payloads that wait for a slow consumer."""
 
 
 class Overflow(StrEnum):
@@ -24,51 +28,131 @@ class Overflow(StrEnum):
 class MessageQueue:
     """Messages between the reader and a consumer.
 
-    `size` is in messages, None for no bound.  `overflowed` is set by the policy `error`: the
-    queue takes nothing from then on.
+    `size` is in messages and `size_bytes` in bytes of their payloads, None for no bound.  A
+    message that is over `size_bytes` by itself fits into an empty queue.  `overflowed` is set by
+    the policy `error`: the queue takes nothing from then on.
+
+    `take` gives the oldest message and raises IndexError where there is none; `waiting` is for
+    consumers to look at.
     """
 
-    __slots__ = ("_messages", "dropped", "overflow", "overflowed", "size", "take")
+    __slots__ = (
+        "_added",
+        "_bytes",
+        "_counted",
+        "_first",
+        "_lengths",
+        "_most",
+        "_most_bytes",
+        "dropped",
+        "overflow",
+        "overflowed",
+        "size",
+        "size_bytes",
+        "take",
+        "waiting",
+    )
 
     def __init__(
         self, size: int | None, overflow: str, size_bytes: int | None = DEFAULT_QUEUE_BYTES
     ) -> None:
-        if size is not None and (not isinstance(size, int) or size < 1):
-            raise LocalProtocolError(
-                f"invalid queue_size {size!r}: a number of messages from 1, or None for no bound"
-            )
+        self._most = _bound("queue_size", size, "messages")
+        self._most_bytes = _bound("queue_bytes", size_bytes, "bytes")
         try:
             self.overflow = Overflow(overflow)
         except ValueError:
             choices = ", ".join(repr(choice.value) for choice in Overflow)
             raise LocalProtocolError(f"invalid overflow {overflow!r}: one of {choices}") from None
         self.size = size
+        self.size_bytes = size_bytes
         self.dropped = 0
         self.overflowed = False
-        self._messages: deque[Message] = deque()
-        self.take = self._messages.popleft
+        self.waiting: deque[Message] = deque()
+        self.take = self.waiting.popleft
+        # Taking is told to nobody, so that it costs nothing.  So these are the bytes that wait or
+        # more; and the lengths of those that were counted when they did not seem to fit, with
+        # their sum and the place of the first among all that were ever added.
+        self._bytes = 0
+        self._lengths: deque[int] = deque()
+        self._counted = 0
+        self._first = 0
+        self._added = 0
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self.waiting)
+
+    def like(self) -> MessageQueue:
+        """An empty queue with the same bounds and the same policy."""
+        return MessageQueue(self.size, self.overflow, self.size_bytes)
 
     def put(self, messages: list[Message]) -> list[Message]:
         """Add messages in order; returns those that were dropped, of these or of older ones."""
-        queue = self._messages
-        if not self.overflowed and (self.size is None or len(queue) + len(messages) <= self.size):
-            queue.extend(messages)
-            return []
-        dropped = self._put_some(messages)
+        waiting = self.waiting
+        total = self._bytes if waiting else 0
+        for message in messages:
+            total += len(message.raw_payload)
+        if total > self._most_bytes or len(waiting) + len(messages) > self._most or self.overflowed:
+            return self._put_one_by_one(messages)
+        waiting.extend(messages)
+        self._added += len(messages)
+        self._bytes = total
+        return []
+
+    def remove(self, action: Action) -> list[Message]:
+        """Take out the messages of one action; the others keep their order."""
+        found = [message for message in self.waiting if message.action is action]
+        kept = [message for message in self.waiting if message.action is not action]
+        self.waiting.clear()
+        self._count()
+        self.waiting.extend(kept)
+        self._added += len(kept)
+        return found
+
+    def _put_one_by_one(self, messages: list[Message]) -> list[Message]:
+        waiting, lengths = self.waiting, self._lengths
+        dropped: list[Message] = []
+        self._count()
+        for message in messages:
+            length = len(message.raw_payload)
+            if self.overflow is Overflow.DROP_OLDEST:
+                while not self._fits(length):
+                    dropped.append(waiting.popleft())
+                    self._counted -= lengths.popleft()
+            elif self.overflowed or not self._fits(length):
+                self.overflowed = self.overflow is Overflow.ERROR
+                dropped.append(message)
+                continue
+            waiting.append(message)
+            lengths.append(length)
+            self._added += 1
+            self._counted += length
+        self._first = self._added - len(waiting)
+        self._bytes = self._counted
         self.dropped += len(dropped)
         return dropped
 
-    def _put_some(self, messages: list[Message]) -> list[Message]:
-        queue = self._messages
-        if self.overflowed or self.size is None:
-            return messages
-        room = self.size - len(queue)
-        if self.overflow is Overflow.DROP_OLDEST:
-            queue.extend(messages)
-            return [queue.popleft() for _ in range(len(messages) - room)]
-        queue.extend(messages[:room])
-        self.overflowed = self.overflow is Overflow.ERROR
-        return messages[room:]
+    def _fits(self, length: int) -> bool:
+        count = len(self.waiting)
+        return count == 0 or (count < self._most and self._counted + length <= self._most_bytes)
+
+    def _count(self) -> None:
+        """Forget the lengths of what was taken, and learn those of what was added since."""
+        waiting, lengths = self.waiting, self._lengths
+        first = self._added - len(waiting)
+        for _ in range(min(first - self._first, len(lengths))):
+            self._counted -= lengths.popleft()
+        self._first = first
+        unknown = itertools.islice(reversed(waiting), len(waiting) - len(lengths))
+        found = [len(message.raw_payload) for message in unknown]
+        lengths.extend(reversed(found))
+        self._counted += sum(found)
+
+
+def _bound(name: str, bound: int | None, of: str) -> int:
+    if bound is None:
+        return sys.maxsize
+    if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
+        raise LocalProtocolError(
+            f"invalid {name} {bound!r}: a number of {of} from 1, or None for no bound"
+        )
+    return bound

@@ -1,40 +1,57 @@
-"""Subscriptions: the queue between the reader and the code that consumes messages."""
+"""Subscriptions: what the broker sends for a topic pattern, and who consumes it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from warnings import warn
 
-from ..errors import (
-    InternalError,
-    LocalProtocolError,
-    MBError,
-    MessageTooLarge,
-    ProtocolError,
-    ResponseError,
-    ServiceUnavailableError,
-    SlowConsumer,
-)
+from ..errors import LocalProtocolError, ServiceUnavailableError, SlowConsumer
 from ..header import Action
-from ..link import Waiter
+from ..link import Backend
 from ..message import Message
 from ..session import Subscribed
-from .callbacks import Callbacks, call, failure
+from .brake import Brake
+from .callbacks import Callbacks
 from .consumer import EndError
+from .inbox import Inbox
+from .interrupt import AsyncFunction
+from .pump import Pump, check_concurrency
 from .queue import MessageQueue
-from .supervisor import Supervisor
 
-__all__ = ["Subscription"]
+__all__ = ["Driver", "Subscription"]
 
-# A consumer that never waits gives the event loop a turn after this many seconds.
-_SLICE = 0.005
-# An iterator does not look at the clock for each message: it counts.
+# An iterator that never waits gives the event loop a turn after this many messages: looking at
+# the clock for each would cost more.
 _TAKEN_IN_A_ROW = 64
-# Seconds between two reports of a slow consumer.
-_REPORT_EVERY = 1.0
+
+
+class Driver(Protocol):
+    """What a Subscription needs of its client's connection."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    async def subscribe(self, entry: Subscribed) -> None:
+        """Subscribe; when it fails or is cancelled, the entry is gone."""
+        ...
+
+    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
+        ...
+
+    def let_go(self, entry: Subscribed) -> None:
+        """Unsubscribe without waiting for the broker's word."""
+        ...
+
+    def start(self, function: AsyncFunction) -> None:
+        """Start a consumer's task."""
+        ...
+
+    def note_dropped(self, count: int) -> None:
+        """Count messages that are lost."""
+        ...
 
 
 class Subscription:
@@ -45,17 +62,17 @@ class Subscription:
     - `await client.subscribe(topic, handler=function)`: the function is called with each Message;
     - `async with client.subscribe(topic) as events: async for message in events: ...`, or
       iterating what `await client.subscribe(topic)` gave;
-    - neither: publications go to the client's `on_message` handlers, and wait in the queue
-      until there is one.
+    - neither: publications go to each of the client's `on_message` handlers, and wait in the
+      queue until there is one.  Each handler has a queue of its own, within the same bounds.
 
     Iteration ends when the subscription or the client is closed, and raises ConnectionLost when
-    the connection is lost; what was received before still comes.  A cancelled iteration loses
-    no message.  Several tasks may iterate: each message goes to one of them.
+    the connection is lost for good; what was received before still comes.  A cancelled iteration
+    loses no message.  Several tasks may iterate: each message goes to one of them.
     """
 
     def __init__(
         self,
-        connected: Callable[[], Supervisor],
+        connected: Callable[[], Driver],
         callbacks: Callbacks,
         topic: str,
         actions: tuple[Action, ...],
@@ -65,37 +82,44 @@ class Subscription:
         concurrency: int,
         queue: MessageQueue,
     ) -> None:
+        check_concurrency(concurrency)
         self.topic = topic
         self._connected = connected
         self._callbacks = callbacks
         self._handler = handler
         self._concurrency = concurrency
-        self._queue = queue
         self._actions = actions
         # What the broker sends for this subscription: empty when it has been let go.
         self._entries = [Subscribed(topic, action, priority, self) for action in actions]
-        self._idle: list[Waiter] = []
-        self._connection: Supervisor | None = None
+        # The first is the iterator's, or the handler's; each further on_message handler has one.
+        self._inboxes = [Inbox(queue)]
+        # Those of them that still get what comes.
+        self._receiving = self._inboxes[:]
+        self._pumps: list[Pump] = []
+        self._driver: Driver | None = None
+        self._in_force = False
         self._iterated = False
         self._ended = False
-        self._error: EndError | None = None
         self._taken = 0
-        self._reported_at = float("-inf")
+        self._brake = Brake()
 
     def __repr__(self) -> str:
         actions = "+".join(self._actions)
-        state = "ended" if self._ended else "active" if self._connection else "not awaited"
+        state = "ended" if self._ended else "active" if self._driver else "not awaited"
         return f"<Subscription {actions} {self.topic!r} {state}>"
 
     @property
     def dropped(self) -> int:
-        """How many messages did not fit into the queue and are lost."""
-        return self._queue.dropped
+        """How many messages did not fit into the queue and are lost.
+
+        With several `on_message` handlers, the sum over their queues; `queued` likewise.
+        """
+        return sum(inbox.queue.dropped for inbox in self._inboxes)
 
     @property
     def queued(self) -> int:
         """How many messages wait for their consumer."""
-        return len(self._queue)
+        return sum(len(inbox.queue) for inbox in self._inboxes)
 
     # In force
 
@@ -119,22 +143,28 @@ class Subscription:
                 self._refuse_queued()
 
     async def _start(self) -> Subscription:
-        if self._connection is not None or self._ended:
+        if self._driver is not None or self._ended:
             raise LocalProtocolError(
                 f"{self!r} was awaited before: each takes a client.subscribe(...) of its own"
             )
         try:
-            connection = self._connection = self._connected()
+            driver = self._driver = self._connected()
+            # Before the first message can come: all of them get it.
+            if self._handler is not None:
+                self._add_pump(self._handler)
+            else:
+                self.consume_with_on_message()
             for entry in self._entries:
-                await connection.subscribe(entry)
+                if not self._ended:  # by a queue that is full already
+                    await driver.subscribe(entry)
         except BaseException:
-            self._ended = True
+            self.end(None)
             self._let_go()
+            self._refuse_queued()
             raise
-        if self._handler is not None:
-            self._start_pumps(connection)
-        else:
-            self.consume_with_on_message()
+        self._in_force = True
+        for pump in self._pumps:
+            pump.start(driver.backend, driver.start)
         return self
 
     async def unsubscribe(self) -> None:
@@ -144,14 +174,14 @@ class Subscription:
         with SERVICE_UNAVAILABLE then.  When cancelled, this side has let go; the broker may still
         send, which is ignored.
         """
-        if self._connection is not None:
+        if self._driver is not None:
             entries = self._entries
             for entry in entries:
                 self.release(entry)
-            await self._connection.unsubscribe(entries)
+            await self._driver.unsubscribe(entries)
 
     def release(self, entry: Subscribed, error: EndError | None = None) -> None:
-        """Have done with `entry`; the caller tells the broker."""
+        """Have done with `entry`, because of `error` or in order; the caller tells the broker."""
         self._entries = [other for other in self._entries if other is not entry]
         if not self._entries:
             self.end(error)
@@ -159,41 +189,42 @@ class Subscription:
     # The Consumer: called by the reader
 
     def deliver(self, messages: list[Message]) -> None:
-        dropped = self._queue.put(messages)
-        if dropped:
-            self._overflow(dropped)
-        self._wake(len(messages))
+        for inbox in self._receiving:
+            dropped = inbox.put(messages)
+            if dropped:
+                self._overflow(inbox, dropped)
 
     def deliver_request(self, message: Message) -> None:
         self.deliver([message])
 
     def end(self, error: EndError | None) -> None:
-        if not self._ended:
-            self._ended = True
-            self._error = error
-            self._wake(len(self._idle))
+        self._ended = True
+        for inbox in self._inboxes:
+            inbox.end(error)
 
     def consume_with_on_message(self) -> None:
-        """The client has its first on_message handler: take what has no other consumer."""
+        """The client may have a new on_message handler: it takes what has no other consumer.
+
+        The first one takes over what waits; a later one gets what comes from now on.
+        """
         if (
             self._handler is None
             and not self._iterated
-            and self._connection is not None
-            and self._callbacks.message
+            and self._driver is not None
             and self._actions == (Action.PUBLISH,)
         ):
-            self._handler = self._callbacks.take_message
-            self._start_pumps(self._connection)
+            for handler in self._callbacks.message[len(self._pumps) :]:
+                self._add_pump(self._callbacks.as_consumer(handler))
 
     # Iteration
 
     def __aiter__(self) -> Subscription:
-        if self._handler is not None:
+        if self._handler is not None or self._pumps:
             raise LocalProtocolError(
                 f"the messages of {self.topic!r} go to a handler; to iterate, subscribe with "
                 "'async with client.subscribe(...) as events' and without handler"
             )
-        if self._connection is None:
+        if self._driver is None:
             raise LocalProtocolError(
                 f"the subscription to {self.topic!r} is not in force: "
                 "use 'async with client.subscribe(...) as events'"
@@ -204,141 +235,75 @@ class Subscription:
     async def __anext__(self) -> Message:
         if not self._iterated:
             self.__aiter__()
-        assert self._connection is not None
+        assert self._driver is not None
         self._taken += 1
         if self._taken >= _TAKEN_IN_A_ROW:
             self._taken = 0
-            await self._connection.backend.checkpoint()
-        while not self._queue:
-            if self._ended:
-                if self._error is not None:
-                    raise self._error()
+            await self._driver.backend.checkpoint()
+        inbox = self._inboxes[0]
+        while not inbox.queue.waiting:
+            if inbox.ended:
+                if inbox.error is not None:
+                    raise inbox.error()
                 raise StopAsyncIteration
-            await self._wait()
-        return self._queue.take()
-
-    # Handlers
-
-    def _start_pumps(self, connection: Supervisor) -> None:
-        for _ in range(self._concurrency):
-            connection.start(self._pump)
-
-    async def _pump(self) -> None:
-        """Call the handler with one message after the other."""
-        assert self._connection is not None
-        assert self._handler is not None
-        handler = self._handler
-        queue = self._queue
-        clock = time.monotonic
-        checkpoint = self._connection.backend.checkpoint
-        until = clock() + _SLICE
-        while True:
-            while queue:
-                message = queue.take()
-                if message.responder is not None:
-                    await self._answer(message)
-                else:
-                    try:
-                        result = handler(message)
-                        if result is not None and hasattr(result, "__await__"):
-                            await result
-                    except BaseException as error:
-                        self._failed(failure(error))
-                if clock() > until:
-                    await checkpoint()
-                    until = clock() + _SLICE
-            if self._ended:
-                return
-            await self._wait()
-            until = clock() + _SLICE
-
-    async def _answer(self, message: Message) -> None:
-        """Call the handler with a request and send what it returns or raises."""
-        assert self._handler is not None
-        try:
-            result = await call(self._handler, message)
-        except ResponseError as error:
-            result = error
-        except BaseException as error:
-            self._failed(failure(error))
-            result = InternalError("the service failed; its log says why")
-        if message.responder is None:
-            return  # the handler has responded itself
-        try:
-            try:
-                await message.respond(result)
-            except (ProtocolError, MessageTooLarge) as error:
-                self._failed(error)
-                await message.respond(InternalError("the service's answer can't be sent"))
-        except MBError as error:
-            self._failed(error)
-
-    def _failed(self, error: Exception) -> None:
-        name = getattr(self._handler, "__qualname__", repr(self._handler))
-        self._callbacks.report(error, f"the handler {name} of {self.topic!r} failed")
+            await inbox.wait(self._driver.backend)
+        return inbox.queue.take()
 
     # Within
 
-    async def _wait(self) -> None:
-        """Wait for a message or the end."""
-        assert self._connection is not None
-        waiter = self._connection.backend.waiter()
-        self._idle.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter in self._idle:
-                self._idle.remove(waiter)
-            else:
-                self._wake(1)  # the message is for another
-            raise
+    def _add_pump(self, handler: Callable[[Message], Any]) -> None:
+        if self._pumps:
+            inbox = Inbox(self._inboxes[0].queue.like())
+            self._inboxes.append(inbox)
+            self._receiving = [*self._receiving, inbox]
+        else:
+            inbox = self._inboxes[0]
+        pump = Pump(inbox, handler, self.topic, self._concurrency, self._callbacks)
+        self._pumps.append(pump)
+        if self._in_force:
+            assert self._driver is not None
+            pump.start(self._driver.backend, self._driver.start)
 
-    def _wake(self, count: int) -> None:
-        idle = self._idle
-        while idle and count > 0:
-            waiter = idle.pop()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1
-
-    def _overflow(self, dropped: list[Message]) -> None:
+    def _overflow(self, inbox: Inbox, dropped: list[Message]) -> None:
         for message in dropped:
-            self._refuse(message, "the service has too many requests waiting")
-        count = self._queue.dropped
-        error = SlowConsumer(self.topic, count)
-        if self._queue.overflowed:
-            self.end(lambda: SlowConsumer(self.topic, count))
-            self._let_go()
-        now = time.monotonic()
-        if now - self._reported_at >= _REPORT_EVERY:
-            self._reported_at = now
-            self._callbacks.report(error, "messages dropped")
-
-    def _refuse(self, message: Message, reason: str) -> None:
-        if message.responder is not None and self._connection is not None:
-            message.responder.answer_now(message, ServiceUnavailableError(reason))
+            _refuse(message, "the service has too many requests waiting")
+        count = self.dropped
+        if inbox.queue.overflowed:
+            inbox.end(lambda: SlowConsumer(self.topic, count))
+            others = [each for each in self._receiving if not each.ended]
+            if others:
+                # Each on_message handler goes on as long as it keeps up.
+                self._receiving = others
+            else:
+                self._ended = True
+                self._let_go()
+        assert self._driver is not None
+        self._driver.note_dropped(len(dropped))
+        if self._brake.lets():
+            self._callbacks.report(SlowConsumer(self.topic, count), "messages dropped")
 
     def _refuse_queued(self) -> None:
-        """Nobody iterates any more: who waits for an answer need not wait for a time limit."""
-        if Action.REQUEST not in self._actions:
-            return
-        messages = [self._queue.take() for _ in range(len(self._queue))]
-        for message in messages:
-            self._refuse(message, "the service has just stopped answering this topic")
-        self._queue.put([message for message in messages if message.action is Action.PUBLISH])
+        """Nobody will take them: who waits for an answer need not wait for a time limit."""
+        for message in self._inboxes[0].queue.remove(Action.REQUEST):
+            _refuse(message, "the service has just stopped answering this topic")
 
     def _let_go(self) -> None:
         """Unsubscribe without waiting for the broker's word."""
         entries, self._entries = self._entries, []
-        if self._connection is not None:
+        if self._driver is not None:
             for entry in entries:
-                self._connection.let_go(entry)
+                self._driver.let_go(entry)
 
     def __del__(self) -> None:
-        if getattr(self, "_connection", self) is None and not self._ended:
+        if getattr(self, "_driver", self) is None and not self._ended:
             warn(
                 f"client.subscribe({self.topic!r}) was never awaited: nothing was subscribed",
                 RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )
+
+
+def _refuse(message: Message, reason: str) -> None:
+    if message.responder is not None:
+        message.responder.answer_now(message, ServiceUnavailableError(reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -60,9 +61,11 @@ class UpkeepOptions:
 
         Raises LocalProtocolError for what they can't be.
         """
-        for limit in (backoff_min, backoff_max, reconnect_timeout, heartbeat_interval):
-            if limit is not None:
-                check_timeout(limit)
+        for limit in (backoff_min, backoff_max):
+            check_timeout(limit)
+        for optional in (reconnect_timeout, heartbeat_interval):
+            if optional is not None:
+                check_timeout(optional)
         if drain_timeout != 0 or isinstance(drain_timeout, bool):
             check_timeout(drain_timeout)
         if backoff_min > backoff_max:
@@ -353,7 +356,9 @@ class Supervisor:
         self._end_session(error)
 
     def _report_failure(self, error: ConnectError) -> None:
-        self._callbacks.report(error, "not connected, to be tried again", level=logging.WARNING)
+        # A copy has no traceback: the text says it all, and there may be one every few seconds.
+        what = "not connected, to be tried again"
+        self._callbacks.report(copy.copy(error), what, level=logging.WARNING)
 
     # Closing
 

@@ -1,0 +1,64 @@
+"""Between the reader and those who consume messages: what waits for whom."""
+
+from __future__ import annotations
+
+from ..link import Backend, Waiter
+from ..message import Message
+from .consumer import EndError
+from .queue import MessageQueue
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """A queue, the consumers that wait for it, and its end.
+
+    The reader puts; consumers take from `queue`, and `wait` where it is empty and has not ended.
+    What was put before the end is still to be taken.
+    """
+
+    __slots__ = ("_idle", "ended", "error", "queue")
+
+    def __init__(self, queue: MessageQueue) -> None:
+        self.queue = queue
+        self.ended = False
+        self.error: EndError | None = None
+        self._idle: list[Waiter] = []
+
+    def put(self, messages: list[Message]) -> list[Message]:
+        """Queue messages and wake as many consumers; returns those that were dropped."""
+        dropped = self.queue.put(messages)
+        if self._idle:
+            self._wake(len(messages))
+        return dropped
+
+    def end(self, error: EndError | None) -> None:
+        """Nothing more will come, because of `error` or in order; only the first call counts."""
+        if not self.ended:
+            self.ended = True
+            self.error = error
+            self._wake(len(self._idle))
+
+    async def wait(self, backend: Backend) -> None:
+        """Wait for a message or the end; another consumer may have taken the message.
+
+        When cancelled, a message that came for this consumer wakes another.
+        """
+        waiter = backend.waiter()
+        self._idle.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter in self._idle:
+                self._idle.remove(waiter)
+            else:
+                self._wake(1)
+            raise
+
+    def _wake(self, count: int) -> None:
+        idle = self._idle
+        while idle and count > 0:
+            waiter = idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
