@@ -427,6 +427,8 @@ class FaultyLink:
         self.peer = peer
         self.congested = True
         self.unsent = 0
+        self.messages_sent = 0
+        self.bytes_sent = 0
         self.aborted = 0
         self.handler: LinkHandler
         self._closed = anyio.Event()
@@ -437,6 +439,9 @@ class FaultyLink:
     def send_many(self, messages: list[bytes]) -> None:
         for message in messages:
             self.send(message)
+
+    def take_unsent(self) -> list[bytes]:
+        raise NotImplementedError
 
     async def drain(self) -> None:
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
@@ -12,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mb_broker import Broker, running
@@ -355,6 +357,214 @@ async def test_a_handler_that_can_not_be_made_ends_the_connection(
         await links[1].wait_closed()
 
 
+# Taking back
+
+
+def assert_given(unsent: list[bytes], sent: list[bytes]) -> None:
+    """The very objects that were sent, in order."""
+    assert len(unsent) == len(sent)
+    assert all(one is other for one, other in zip(unsent, sent, strict=True))
+
+
+@pytest.mark.anyio
+async def test_an_abort_keeps_what_the_other_end_has_not_taken(ends: Ends) -> None:
+    near, far = await ends.pair()
+    near.link.send(b"taken")
+    await settled()
+    sent = [b"%d" % number for number in range(3)]
+    near.link.send_many(sent[:2])
+    near.link.send(sent[2])
+    near.link.abort()
+    with anyio.fail_after(5):
+        await near.lost.wait()
+        await far.lost.wait()
+    assert_given(near.link.take_unsent(), sent)
+    assert near.link.take_unsent() == []
+    await settled()
+    assert list(far.inbox) == [b"taken"]
+    assert far.link.take_unsent() == []
+
+
+@pytest.mark.anyio
+async def test_it_can_be_taken_back_from_within_link_lost(ends: Ends) -> None:
+    def take(error: object) -> None:
+        taken.append(near.link.take_unsent())
+
+    near, far = await ends.pair()
+    taken: list[list[bytes]] = []
+    near.link_lost = take
+    near.link.send(b"1")
+    near.link.abort()
+    with anyio.fail_after(5):
+        await near.link.wait_closed()
+        await far.lost.wait()
+    assert taken == [[b"1"]]
+
+
+@pytest.mark.anyio
+async def test_nothing_comes_back_after_an_orderly_end(ends: Ends) -> None:
+    near, far = await ends.pair()
+    near.link.send(b"1")
+    near.link.close()
+    near.link.abort()
+    assert near.link.take_unsent() == []
+    with anyio.fail_after(5):
+        await far.lost.wait()
+        await near.lost.wait()
+    await settled()
+    assert near.link.take_unsent() == []
+    assert list(far.inbox) == [b"1"]
+    assert near.link.unsent == 0
+    assert near.link.messages_sent == 1
+
+
+@pytest.mark.anyio
+async def test_the_other_end_hears_of_the_end_though_all_was_taken_back_before(ends: Ends) -> None:
+    near, far = await ends.pair()
+    near.link.send(b"1")
+    near.link.abort()
+    assert near.link.take_unsent() == [b"1"]
+    with anyio.fail_after(5):
+        await far.lost.wait()
+        await near.lost.wait()
+    assert not far.inbox
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["close", "abort"])
+async def test_what_the_other_end_has_not_taken_when_it_ended_comes_back(
+    way: str, ends: Ends
+) -> None:
+    near, far = await ends.pair()
+    getattr(far.link, way)()
+    late = [b"late", b"too late"]
+    near.link.send_many(late)
+    with anyio.fail_after(5):
+        await near.lost.wait()
+        await far.lost.wait()
+    await settled()
+    assert_given(near.link.take_unsent(), late)
+    assert not far.inbox
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["close", "abort"])
+async def test_what_was_sent_to_an_end_that_is_over_comes_back(way: str, ends: Ends) -> None:
+    near, far = await ends.pair()
+    sent = [b"1", b"2"]
+
+    def lost(error: object) -> None:
+        near.link.send_many(sent)  # it has not heard of the end yet
+        far.lost.set()
+
+    # Its news to the other end is held up.
+    posts: list[Callable[[], None]] = []
+    near.link.post, post = lambda function: posts.append(function) or True, near.link.post
+    far.link_lost = lost
+    getattr(far.link, way)()
+    with anyio.fail_after(5):
+        await far.lost.wait()
+        await settled()
+        for function in posts:
+            post(function)
+        near.link.post = post
+        await near.lost.wait()
+    assert_given(near.link.take_unsent(), sent)
+    assert not far.inbox
+
+
+@pytest.mark.anyio
+async def test_what_was_behind_a_message_over_the_limit_comes_back(ends: Ends) -> None:
+    near, far = await ends.pair()
+    sent = [b"1", b"x" * 1368, b"2", b"3"]
+    near.link.send_many(sent)
+    with anyio.fail_after(5):
+        await near.lost.wait()
+        await far.lost.wait()
+    assert list(far.inbox) == sent[:1]
+    assert_given(near.link.take_unsent(), sent[2:])
+
+
+@pytest.mark.anyio
+async def test_what_was_sent_to_a_listener_that_refuses_comes_back(ends: Ends) -> None:
+    near = ends.end()
+    listener = await ends.listen(accept=lambda link: pytest.fail("nobody listens any more"))
+    await ends.connect(listener, near.accept)
+    near.link.send(b"1")
+    await listener.close()
+    near.link.send(b"2")
+    with anyio.fail_after(5):
+        await near.lost.wait()
+    assert near.link.take_unsent() == [b"1", b"2"]
+
+
+@pytest.mark.anyio
+async def test_what_was_sent_to_a_handler_that_can_not_be_made_comes_back(
+    ends: Ends, reports: Reports
+) -> None:
+    def fail(link: Link) -> Any:
+        raise KeyError("mine")
+
+    near = ends.end()
+    await ends.connect(await ends.listen(accept=fail), near.accept)
+    near.link.send(b"1")
+    with anyio.fail_after(5):
+        await near.lost.wait()
+    assert near.link.take_unsent() == [b"1"]
+    assert len(reports()) == 1
+
+
+@pytest.mark.anyio
+async def test_what_a_handler_fails_on_is_not_given_to_the_next_one(
+    ends: Ends, reports: Reports
+) -> None:
+    def fail(messages: list[bytes]) -> None:
+        raise KeyError("mine")
+
+    near, far = await ends.pair()
+    far.messages_received = fail
+    near.link.send(b"poison")
+    with anyio.fail_after(5):
+        await near.lost.wait()
+        await far.lost.wait()
+    assert near.link.take_unsent() == []
+    assert len(reports()) == 1
+
+
+@pytest.mark.anyio
+async def test_a_batch_is_taken_whole_or_not_at_all(ends: Ends) -> None:
+    near, far = await ends.pair()
+    batch = [b"1", b"2"]
+    near.link.send_many(batch)
+    near.link.send_many([])
+    batch.append(b"3")  # the caller's list is the caller's
+    near.link.close()
+    with pytest.raises(ConnectionLost):
+        near.link.send_many([b"4", b"5"])
+    with anyio.fail_after(5):
+        await far.lost.wait()
+    assert list(far.inbox) == [b"1", b"2"]
+
+
+@pytest.mark.anyio
+async def test_what_the_other_end_has_taken_is_counted(ends: Ends) -> None:
+    near, far = await ends.pair()
+    link = near.link
+    link.send(b"four")
+    link.send_many([b"", b"seven!!"])
+    assert (link.messages_sent, link.bytes_sent) == (0, 0)
+    await settled()
+    assert (link.messages_sent, link.bytes_sent) == (3, 11)
+    assert (far.link.messages_sent, far.link.bytes_sent) == (0, 0)
+    link.send(b"never taken")
+    link.abort()
+    with anyio.fail_after(5):
+        await near.lost.wait()
+    await settled()
+    assert (link.messages_sent, link.bytes_sent) == (3, 11)
+    assert link.unsent == 0
+
+
 # Back-pressure
 
 
@@ -606,8 +816,82 @@ async def test_a_broker_whose_loop_ended_without_leaving(other: str, ends: Ends)
         await near.link.wait_closed()
     assert isinstance(near.error, ConnectionLost)
     assert near.error.sent
+    assert near.link.take_unsent() == [b"1"]
     with pytest.raises(ConnectError, match="the broker at memory://here has ended"):
         await ends.connect(listeners[0], ends.end().accept)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("other", BACKENDS)
+@pytest.mark.parametrize("ender", ["near", "far"])
+async def test_of_two_threads_one_gets_the_beginning_and_one_gets_the_end_back(
+    other: str, ender: str, ends: Ends, restless_threads: None
+) -> None:
+    """However they meet: every message is in one place, and none has overtaken another."""
+    listeners: list[Listener] = []
+    received: list[bytes] = []
+    opened, finish = threading.Event(), threading.Event()
+
+    def accept(link: Link) -> Any:
+        def take(messages: list[bytes]) -> None:
+            received.extend(messages)
+            if ender == "far" and len(received) > 2000:
+                link.close()
+
+        end = ends.end()
+        end.messages_received = take
+        return end.accept(link)
+
+    async def listen() -> None:
+        listeners.append(await ends.listen("here", accept))
+        opened.set()
+        await anyio.to_thread.run_sync(finish.wait)
+
+    thread = threading.Thread(target=in_thread, args=(other, listen))
+    thread.start()
+    try:
+        await anyio.to_thread.run_sync(opened.wait)
+        for round_ in range(30):
+            received.clear()
+            near, sent = ends.end(), []
+            await ends.connect(listeners[0], near.accept)
+            with anyio.fail_after(10):
+                for number in range(3000 + round_):
+                    message = b"%d" % number
+                    try:
+                        near.link.send(message)
+                    except ConnectionLost:
+                        break
+                    sent.append(message)
+                    if number % 300 == 299:
+                        await anyio.lowlevel.checkpoint()
+                if ender == "near":
+                    near.link.abort()
+                await near.lost.wait()
+            unsent = near.link.take_unsent()
+            # What was taken at the same moment is with its handler when another turn is over.
+            await in_the_other(listeners[0])
+            assert received == sent[: len(received)]
+            assert_given(unsent, sent[len(received) :])
+    finally:
+        finish.set()
+        await anyio.to_thread.run_sync(thread.join)
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Threads take turns at every chance."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+async def in_the_other(listener: Any) -> None:
+    """Wait for a turn of the event loop on which a listener is."""
+    turned = threading.Event()
+    assert listener.post(turned.set)
+    assert await anyio.to_thread.run_sync(turned.wait, 5)
 
 
 @pytest.mark.anyio

@@ -8,6 +8,7 @@ import gc
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import trustme
 from mb_broker import Broker
 from mb_core import MessageBrokerClient
 
-GREETING = b"publish:system.initialize:1.0.0\n{}"
+from .scripted import GREETING, ScriptedBroker, scripted_broker
 
 StartBroker = Callable[..., AbstractAsyncContextManager["DoomedBroker"]]
 StartTcpServer = Callable[..., AbstractAsyncContextManager["TcpServer"]]
@@ -97,30 +98,92 @@ class DoomedBroker:
         await self.ended.wait()
 
 
+async def _serve(urls: tuple[str, ...], *, task_status: anyio.abc.TaskStatus[DoomedBroker]) -> None:
+    with anyio.CancelScope() as scope:
+        doomed = DoomedBroker(Broker(*urls), scope)
+        try:
+            async with doomed.broker:
+                task_status.started(doomed)
+                await anyio.sleep_forever()
+        finally:
+            doomed.ended.set()
+
+
 @pytest.fixture
 def start_broker() -> StartBroker:
     """Start a broker on the test's own loop; the block's end ends it."""
 
     @asynccontextmanager
     async def start(*urls: str) -> AsyncIterator[DoomedBroker]:
-        async def serve(task_status: anyio.abc.TaskStatus[DoomedBroker]) -> None:
-            with anyio.CancelScope() as scope:
-                doomed = DoomedBroker(Broker(*urls), scope)
-                try:
-                    async with doomed.broker:
-                        task_status.started(doomed)
-                        await anyio.sleep_forever()
-                finally:
-                    doomed.ended.set()
-
         async with anyio.create_task_group() as tasks:
-            doomed: DoomedBroker = await tasks.start(serve)
+            doomed: DoomedBroker = await tasks.start(_serve, urls)
             try:
                 yield doomed
             finally:
                 await doomed.kill()
 
     return start
+
+
+class RestartableBroker:
+    """A broker on the test's own loop that is killed, and comes back at the same URL."""
+
+    def __init__(self, url: str, tasks: anyio.abc.TaskGroup) -> None:
+        self.url = url
+        self._tasks = tasks
+        self._running: DoomedBroker | None = None
+
+    async def start(self) -> None:
+        self._running = await self._tasks.start(_serve, (self.url,))
+        self.url = self._running.url
+
+    async def kill(self) -> None:
+        """End it without a drain; nothing happens where it does not run."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.kill()
+
+    @property
+    def connections(self) -> int:
+        return self._running.broker.connections if self._running is not None else 0
+
+
+@pytest.fixture(params=["memory", "tcp", "ws"])
+async def broker(
+    request: pytest.FixtureRequest, reserved_port: int
+) -> AsyncIterator[RestartableBroker]:
+    """A RestartableBroker that runs, over each transport in turn."""
+    url = (
+        "memory://" if request.param == "memory" else f"{request.param}://127.0.0.1:{reserved_port}"
+    )
+    async with anyio.create_task_group() as tasks:
+        restartable = RestartableBroker(url, tasks)
+        await restartable.start()
+        yield restartable
+        await restartable.kill()
+
+
+@pytest.fixture
+def reserved_port() -> Iterator[int]:
+    """A port that nobody else of this machine gets while nobody listens on it."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port: int = reserved.getsockname()[1]
+        if sys.platform != "linux":
+            # Elsewhere a socket that is only bound would keep the broker from listening.
+            reserved.close()
+        yield port
+
+
+@pytest.fixture(params=["memory", "tcp"])
+async def scripted(
+    request: pytest.FixtureRequest, reserved_port: int
+) -> AsyncIterator[ScriptedBroker]:
+    """A broker that does as it is told, in memory and over a byte stream."""
+    url = "memory://" if request.param == "memory" else f"tcp://127.0.0.1:{reserved_port}"
+    async with scripted_broker(url) as broker:
+        yield broker
 
 
 @pytest.fixture(params=["memory", "tcp", "ws"])

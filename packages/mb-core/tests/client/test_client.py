@@ -352,21 +352,24 @@ async def test_a_service_that_takes_too_long_is_a_timeout(mb_broker: Broker) -> 
         await anyio.sleep_forever()
 
     with anyio.fail_after(5):
-        async with MessageBrokerClient(mb_broker.url) as client:
+        async with MessageBrokerClient(mb_broker.url, drain_timeout=0) as client:
             await client.subscribe("slow", action="request", handler=slow)
             with pytest.raises(RequestTimeoutError) as raised:
                 await client.request("slow", {}, timeout=20)
             assert "targetServiceId" in raised.value.details  # the broker's word, not ours
 
 
-async def test_a_service_that_leaves_is_unavailable_at_once(mb_broker: Broker) -> None:
+async def test_a_service_that_leaves_without_an_answer_is_unavailable_at_once(
+    mb_broker: Broker,
+) -> None:
+    """At once when it has left: until then, `drain_timeout`, it may still answer."""
     asked = anyio.Event()
 
     async def never(message: Message) -> None:
         asked.set()
         await anyio.sleep_forever()
 
-    service = MessageBrokerClient(mb_broker.url)
+    service = MessageBrokerClient(mb_broker.url, drain_timeout=100)
     await service.connect()
     await service.subscribe("leave", action="request", handler=never)
     async with MessageBrokerClient(mb_broker.url) as client:
@@ -426,7 +429,7 @@ async def test_a_status_that_is_no_success_is_an_error(
 async def test_the_errors_of_a_dead_connection_are_not_shared(doomed: Any) -> None:
     """Each caller gets an exception of its own: one that is raised twice grows its traceback."""
     errors: list[BaseException] = []
-    async with MessageBrokerClient(doomed.url) as client:
+    async with MessageBrokerClient(doomed.url, reconnect=False) as client:
         await client.subscribe("never", action="request")
         with anyio.fail_after(5):
             async with anyio.create_task_group() as tasks:
@@ -542,7 +545,7 @@ async def test_a_cancelled_request_leaves_the_connection_usable(url: str) -> Non
         return message.payload
 
     with anyio.fail_after(5):
-        async with MessageBrokerClient(url) as client:
+        async with MessageBrokerClient(url, drain_timeout=0) as client:
             await client.subscribe("a.b", action="request", handler=slow, concurrency=100)
             for turns in range(8):
                 async with anyio.create_task_group() as tasks:

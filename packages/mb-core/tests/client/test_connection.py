@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mb_broker import Broker
@@ -116,6 +117,7 @@ async def test_nothing_works_before_connecting() -> None:
         lambda: client.unsubscribe("a.b"),
         lambda: client.register_service("a", "b"),
         lambda: client.run(),
+        lambda: client.request("a.b", {}, retry=True),
     ]
     for call in calls:
         with pytest.raises(LocalProtocolError, match="not connected"):
@@ -306,22 +308,28 @@ async def test_a_cancelled_close_closes_all_the_same(start_broker: Start) -> Non
         assert broker.broker.connections == 0
 
 
-async def test_a_handler_may_close_its_client_and_does_not_wait_for_it(url: str) -> None:
-    client = MessageBrokerClient(url)
+@pytest.mark.parametrize("hangs", [False, True], ids=["ends", "hangs"])
+async def test_a_handler_may_close_its_client_and_does_not_wait_for_it(
+    url: str, hangs: bool
+) -> None:
+    client = MessageBrokerClient(url, drain_timeout=100 if hangs else 60_000)
     await client.connect()
     after: list[str] = []
 
     async def handler(message: Message) -> None:
         await client.close()
         after.append("close has returned")
-        await anyio.sleep_forever()
+        if hangs:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+        after.append("the handler was let finish")
 
     await client.subscribe("a.b", handler=handler)
     await client.publish("a.b", {})
     with anyio.fail_after(5):
         await client.run()
         await client.close()
-    assert after == ["close has returned"]
+    assert after == ["close has returned", "the handler was let finish"][: 2 - hangs]
 
 
 async def test_a_request_handler_may_close_its_client_and_still_answers(mb_broker: Broker) -> None:
@@ -384,7 +392,10 @@ async def test_closing_fails_what_waits_for_an_answer(url: str) -> None:
         asked.set()
         await anyio.sleep_forever()
 
-    async with MessageBrokerClient(url) as service, anyio.create_task_group() as tasks:
+    async with (
+        MessageBrokerClient(url, drain_timeout=0) as service,
+        anyio.create_task_group() as tasks,
+    ):
         await service.subscribe("never", action="request", handler=never)
         client = MessageBrokerClient(url)
         await client.connect()
@@ -423,7 +434,7 @@ async def test_a_broker_killed_in_mid_request_is_a_lost_connection_that_was_sent
         asked.set()
         await anyio.sleep_forever()
 
-    async with MessageBrokerClient(doomed.url) as client:
+    async with MessageBrokerClient(doomed.url, drain_timeout=0) as client:
         await client.subscribe("never", action="request", handler=never)
         outcomes: list[bool] = []
 
@@ -441,8 +452,8 @@ async def test_a_broker_killed_in_mid_request_is_a_lost_connection_that_was_sent
         assert outcomes == [True, True, True]
 
 
-async def test_after_the_loss_nothing_is_sent(doomed: Any) -> None:
-    async with MessageBrokerClient(doomed.url) as client:
+async def test_after_a_loss_for_good_nothing_is_sent(doomed: Any) -> None:
+    async with MessageBrokerClient(doomed.url, reconnect=False) as client:
         with anyio.fail_after(5):
             await doomed.kill()
             with pytest.raises(ConnectionLost):
@@ -451,11 +462,12 @@ async def test_after_the_loss_nothing_is_sent(doomed: Any) -> None:
             lambda: client.publish("a.b", {}),
             lambda: client.publish("a.b", {}, confirm=True),
             lambda: client.request("a.b", {}),
+            lambda: client.request("a.b", {}, retry=True),
             lambda: client.subscribe("a.b"),
             lambda: client.register_service("a", "b"),
         ]
         for call in calls:
-            with pytest.raises(ConnectionLost) as lost:
+            with pytest.raises(ConnectionLost) as lost, anyio.fail_after(5):
                 await call()
             assert not lost.value.sent
     with pytest.raises(ConnectionLost):
@@ -463,7 +475,10 @@ async def test_after_the_loss_nothing_is_sent(doomed: Any) -> None:
 
 
 async def test_a_broken_connection_says_why(start_tcp_server: Start) -> None:
-    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+    async with (
+        start_tcp_server() as server,
+        MessageBrokerClient(server.url, reconnect=False) as client,
+    ):
         with anyio.fail_after(5):
             await server.reset()
             with pytest.raises(ConnectionLost, match="reset") as lost:
@@ -474,7 +489,10 @@ async def test_a_broken_connection_says_why(start_tcp_server: Start) -> None:
 async def test_a_foreign_message_that_is_too_long_ends_the_connection(
     start_tcp_server: Start,
 ) -> None:
-    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+    async with (
+        start_tcp_server() as server,
+        MessageBrokerClient(server.url, reconnect=False) as client,
+    ):
         with anyio.fail_after(5):
             await server.send_bytes(b"\xff\xff\xff\xff")
             with pytest.raises(ConnectionLost, match="announced"):
@@ -484,7 +502,7 @@ async def test_a_foreign_message_that_is_too_long_ends_the_connection(
 async def test_on_disconnect_is_called_once_whoever_ended_it(doomed: Any) -> None:
     calls: list[str] = []
     for kill in (False, True):
-        client = MessageBrokerClient(doomed.url)
+        client = MessageBrokerClient(doomed.url, reconnect=False)
         client.on_disconnect(lambda: calls.append("disconnect"))
         await client.connect()
         if kill:

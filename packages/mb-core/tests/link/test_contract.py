@@ -321,7 +321,7 @@ async def test_what_a_peer_does_not_read_is_unsent_and_less_when_it_reads(
         accepted = await server.handler()
         await congest(accepted.link)
         stalled = accepted.link.unsent
-        assert stalled >= FLUSH_AT
+        assert stalled > 0
         # One that ignores it: nothing is lost count of.
         for _ in range(100):
             accepted.link.send(BLOCK)
@@ -542,6 +542,30 @@ async def test_closing_and_aborting_are_safe_at_any_time_and_twice(net: Any) -> 
         client.link.abort()
         assert await client.end() is None
         await server.end()
+
+
+@of_tcp
+async def test_aborting_is_safe_after_an_end_that_waited_for_output(net: Any, tools: Any) -> None:
+    def abort_when_lost(link: Link) -> Any:
+        def link_lost(error: Any) -> None:
+            link.abort()
+            lost(error)
+
+        handler = tools.Handler(link)
+        lost, handler.link_lost = handler.link_lost, link_lost
+        return handler
+
+    with anyio.fail_after(10):
+        server = await net.listen(abort_when_lost)
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        accepted.link.send_many([BLOCK] * 1000)
+        await peer.send_eof()
+        assert await tools.read_to_end(peer) == framed(BLOCK) * 1000
+        await peer.aclose()
+        await accepted.end()
+        accepted.link.abort()
+        await anyio.wait_all_tasks_blocked()
 
 
 async def test_an_abort_ends_at_once_without_an_error_of_our_own(net: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mb_core.header import Action
-from mb_core.session import PendingRequest, Session, SessionState, Subscribed
+from mb_core.session import Event, PendingRequest, Session, SessionState, Subscribed
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
 
@@ -22,24 +22,33 @@ def greeting() -> bytes:
 
 @pytest.fixture
 def in_state() -> Callable[..., Session]:
-    """Make a Session in the given state; options are the Session's."""
+    """Make a Session in the given state; options are the Session's.
 
-    def make(state: SessionState, **options: Any) -> Session:
+    With `again`, its first connection was lost when it was ready.
+    """
+
+    def make(state: SessionState, *, again: bool = False, **options: Any) -> Session:
         session = Session(**options)
-        if state is SessionState.OFFLINE:
-            return session
-        if state is SessionState.CLOSED:
-            session.close()
-            return session
-        session.link_up()
-        if state is not SessionState.GREETING:
-            session.receive([GREETING])
-        if state is SessionState.LOST:
-            session.link_lost(None)
+        if again:
+            _lead(session, SessionState.LOST)
+        _lead(session, state)
         assert session.state is state
         return session
 
     return make
+
+
+def _lead(session: Session, state: SessionState) -> None:
+    if state is SessionState.CLOSED:
+        session.close()
+    elif state not in (SessionState.OFFLINE, session.state):
+        session.link_up()
+        if state is not SessionState.GREETING:
+            session.receive([GREETING])
+        if state in (SessionState.READY, SessionState.LOST):
+            session.restored(0.0)
+        if state is SessionState.LOST:
+            session.link_lost(None)
 
 
 @pytest.fixture
@@ -69,6 +78,23 @@ def answer() -> Callable[..., bytes]:
 
 
 @pytest.fixture
+def reconnect(answer: Callable[..., bytes]) -> Callable[..., list[Event]]:
+    """Bring a Session that has lost its connection to another; gives the events of that.
+
+    The broker accepts all that it is told.
+    """
+
+    def again(session: Session, now: float = 0.0) -> list[Event]:
+        session.link_up()
+        session.receive([GREETING])
+        asked = session.restore(now=now, timeout=1000)
+        session.receive([answer(request, b'{"status":"success"}') for request in asked])
+        return session.restored(now)
+
+    return again
+
+
+@pytest.fixture
 def subscribe(answer: Callable[..., bytes]) -> Callable[..., Subscribed]:
     """Subscribe and let the broker confirm it; the consumer is a label to tell entries apart."""
     labels = itertools.count()
@@ -94,6 +120,10 @@ def picture() -> Callable[[Session], object]:
             session.pending,
             session.next_deadline(),
             session.registration,
+            len(session.outbox),
+            session.outbox.used,
+            session.outbox.dropped,
+            [request.request_id for request in session.outbox.requests],
             [(entry.action, entry.pattern, entry.consumer) for entry in session.subscriptions],
         )
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mb_broker import Router, RouterOptions
+from mb_broker.registry import Service
 from mb_core.errors import (
     ConnectionLost,
     ForbiddenError,
@@ -29,52 +30,116 @@ from mb_core.session import (
     Delivered,
     Event,
     Failed,
+    Initialized,
     PendingRequest,
     Reply,
     Requested,
     Session,
     SessionState,
+    Silent,
     Subscribed,
     Unmatched,
+    Unroutable,
 )
 
 Handler = Callable[[Message], Any]
 
 
 class Peer:
-    """A client: a Session and what it was told.  A consumer is a function that answers, or None.
+    """A client: a Session, its connection, and what it was told.
 
-    A handler that returns Silent leaves its request unanswered.
+    A consumer is a function that answers, or None; a handler that returns Unanswered leaves its
+    request so.  What a `slow` peer sends waits in its Link until `flush`.
     """
 
-    def __init__(self, world: World, margin: float) -> None:
+    def __init__(self, world: World, margin: float, heartbeat: float | None) -> None:
         self.world = world
-        self.session = Session(margin=margin)
-        self.session.link_up()
-        self.service = world.router.connect(world.now)
+        self.session = Session(margin=margin, heartbeat=heartbeat)
+        self.service: Service
         self.outcomes: dict[PendingRequest, list[Message | MBError]] = {}
         self.delivered: list[tuple[Subscribed, Any]] = []
         self.unmatched: list[Unmatched] = []
+        self.unroutable: list[Unroutable] = []
         self.asked: list[Message] = []
-        self.mute = False
+        self.link: list[bytes] = []
+        self.slow = False
+        self.mute = False  # nothing that the broker sends arrives
+        self.silent = 0  # how often the broker was given up
+        self.restoring: set[PendingRequest] = set()
+        self.link_up()
 
-    def send(self, *messages: bytes) -> None:
-        self.world.router.receive(self.service, list(messages), self.world.now)
+    # The connection
+
+    def link_up(self) -> None:
+        self.session.link_up()
+        self.service = self.world.router.connect(self.world.now)
+        self.world.peers.append(self)
+
+    def come_back(self) -> None:
+        """Another connection, on which all is restored."""
+        self.link_up()
+        self.world.settle()
+        self.flush()
+        assert self.session.state is SessionState.READY
+
+    def lose(self, taken: int = 0) -> None:
+        """The connection breaks; of what waits in the Link, the first `taken` are on their way."""
+        self.world.peers.remove(self)
+        self.world.router.disconnect(self.service, self.world.now)
+        unsent, self.link = self.link[taken:], []
+        self.restoring.clear()
+        self.act(self.session.link_lost(None, unsent))
         self.world.settle()
 
-    def begin(self, request: PendingRequest | None) -> PendingRequest:
-        assert request is not None
+    def transmit(self, *messages: bytes) -> None:
+        if self.slow:
+            self.link += messages
+        else:
+            self.world.router.receive(self.service, list(messages), self.world.now)
+
+    def flush(self, count: int | None = None) -> None:
+        """Carry what waits in the Link to the broker, all of it or the first `count`."""
+        while self.link:
+            batch = len(self.link) if count is None else count
+            messages, self.link = self.link[:batch], self.link[batch:]
+            self.world.router.receive(self.service, messages, self.world.now)
+            self.world.settle()
+            if count is not None:
+                return
+
+    # What is asked
+
+    def send(self, *messages: bytes | None) -> None:
+        """Send what the Session has given; None waits in its outbox."""
+        self.transmit(*(message for message in messages if message is not None))
+        self.world.settle()
+
+    def begin(self, request: PendingRequest) -> PendingRequest:
         self.outcomes[request] = []
-        self.send(request.message)
+        self.send(request.message if not request.held else None)
         return request
 
-    def ask(self, topic: str, payload: Any = None, timeout: int = 1000) -> PendingRequest:
+    def ask(
+        self, topic: str, payload: Any = None, timeout: int = 1000, *, retry: bool = False
+    ) -> PendingRequest:
         now = self.world.now
-        return self.begin(self.session.request(topic, payload, now=now, timeout=timeout))
+        return self.begin(
+            self.session.request(topic, payload, now=now, timeout=timeout, retry=retry)
+        )
 
     def confirm(self, topic: str, payload: Any = None, timeout: int = 1000) -> PendingRequest:
         now = self.world.now
         return self.begin(self.session.publish_confirmed(topic, payload, now=now, timeout=timeout))
+
+    def publish(self, topic: str, payload: Any = None) -> None:
+        self.send(self.session.publish(topic, payload))
+
+    def register(self, name: str, description: str) -> PendingRequest:
+        """Register, and remember it, as a driver does."""
+        request = self.session.register(name, description, now=self.world.now, timeout=1000)
+        assert self.answer(self.begin(request)) == {"status": "success"}
+        self.session.registration = (name, description)
+        return request
 
     def subscribe(
         self, pattern: str, handler: Handler | None = None, priority: float = 1
@@ -83,12 +148,21 @@ class Peer:
         action = Action.PUBLISH if handler is None else Action.REQUEST
         entry = Subscribed(pattern, action, priority, handler)
         request = self.begin(self.session.subscribe(entry, now=self.world.now, timeout=1000))
-        assert self.answer(request) == {"status": "success"}
+        if not request.held and not self.slow:
+            assert self.answer(request) == {"status": "success"}
         return entry
 
     def unsubscribe(self, entry: Subscribed) -> Any:
-        request = self.session.unsubscribe(entry, now=self.world.now, timeout=1000)
+        """What a driver does: the last of a pattern tells the broker, where there is one."""
+        session = self.session
+        alone = session.subscriptions.of(entry.action, entry.pattern) == [entry]
+        request = None
+        if alone and session.state is SessionState.READY:
+            request = session.unsubscribe(entry, now=self.world.now, timeout=1000)
+        session.forget(entry)
         return self.answer(self.begin(request)) if request is not None else None
+
+    # What came of it
 
     def outcome(self, request: PendingRequest) -> Message | MBError:
         """What came of it, once and no more."""
@@ -100,19 +174,16 @@ class Peer:
         assert isinstance(outcome, Message)
         return outcome.payload
 
-    def leave(self) -> None:
-        """The connection breaks."""
-        self.world.peers.remove(self)
-        self.world.router.disconnect(self.service, self.world.now)
-        self.act(self.session.link_lost(None))
-        self.world.settle()
-
     def act(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Answered):
-                self.outcomes.setdefault(event.request, []).append(event.message)
+            if isinstance(event, Initialized):
+                asked = self.session.restore(now=self.world.now, timeout=1000)
+                self.restoring.update(asked)
+                self.transmit(*(request.message for request in asked))
+            elif isinstance(event, Answered):
+                self.complete(event.request, event.message)
             elif isinstance(event, Failed):
-                self.outcomes.setdefault(event.request, []).append(event.error)
+                self.complete(event.request, event.error)
             elif isinstance(event, Delivered):
                 self.delivered += [
                     (entry, message.payload)
@@ -122,19 +193,33 @@ class Peer:
             elif isinstance(event, Requested):
                 self.asked.append(event.message)
                 result = event.subscription.consumer(event.message)
-                if result is not Silent:
+                if result is not Unanswered:
                     self.respond(event.message, result)
             elif isinstance(event, Reply):
-                self.world.router.receive(self.service, [event.message], self.world.now)
+                self.transmit(event.message)
+            elif isinstance(event, Silent):
+                self.silent += 1
+                self.lose(len(self.link))
+            elif isinstance(event, Unroutable):
+                self.unroutable.append(event)
             elif isinstance(event, Unmatched):
                 self.unmatched.append(event)
+        if self.session.state is SessionState.RESTORING and not self.restoring:
+            self.act(self.session.restored(self.world.now))
+
+    def complete(self, request: PendingRequest, outcome: Message | MBError) -> None:
+        if request in self.restoring:
+            assert isinstance(outcome, Message)
+            assert outcome.payload == {"status": "success"}
+            self.restoring.remove(request)
+        else:
+            self.outcomes.setdefault(request, []).append(outcome)
 
     def respond(self, message: Message, payload: Any) -> None:
-        answer = self.session.respond(message, payload)
-        self.world.router.receive(self.service, [answer], self.world.now)
+        self.transmit(self.session.respond(message, payload))
 
 
-Silent = object()
+Unanswered = object()
 
 
 @dataclass
@@ -143,13 +228,23 @@ class World:
 
     router: Router = field(default_factory=Router)
     now: float = 1000.0
-    peers: list[Peer] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)  # those that are connected
+    everyone: list[Peer] = field(default_factory=list)
 
-    def connect(self, *, margin: float = 1.0) -> Peer:
-        peer = Peer(self, margin)
-        self.peers.append(peer)
+    def connect(self, *, margin: float = 1.0, heartbeat: float | None = None) -> Peer:
+        peer = Peer(self, margin, heartbeat)
+        self.everyone.append(peer)
         self.settle()
         return peer
+
+    def restart(self) -> None:
+        """The broker ends with all its connections; another takes its place."""
+        peers = list(self.peers)
+        for peer in peers:
+            peer.lose(len(peer.link))
+        self.router = Router(self.router.options)
+        for peer in peers:
+            peer.come_back()
 
     def settle(self) -> None:
         """Carry messages to and fro until nobody has more to say."""
@@ -168,7 +263,7 @@ class World:
         end = self.now + seconds
         while True:
             deadlines = [self.router.next_deadline()]
-            deadlines += [peer.session.next_deadline() for peer in self.peers]
+            deadlines += [peer.session.next_deadline() for peer in self.everyone]
             due = min((when for when in deadlines if when is not None), default=end)
             if due > end:
                 self.now = end
@@ -176,7 +271,7 @@ class World:
             self.now = max(self.now, due)
             self.router.handle_deadline(self.now)
             self.settle()
-            for peer in list(self.peers):
+            for peer in self.everyone:
                 peer.act(peer.session.handle_deadline(self.now))
             self.settle()
             if self.now >= end:
@@ -190,7 +285,7 @@ def world() -> World:
 
 
 def silent(message: Message) -> Any:
-    return Silent
+    return Unanswered
 
 
 # Connecting
@@ -217,8 +312,7 @@ def test_a_heartbeat_of_the_sessions_own_is_answered_once(world: World) -> None:
 def test_what_the_session_allows_in_a_registration_the_broker_accepts(world: World) -> None:
     peer = world.connect()
     for name, description in (("n", "d"), ("雪" * 36, "ñ" * 1024)):
-        request = peer.session.register(name, description, now=world.now, timeout=1000)
-        assert peer.answer(peer.begin(request)) == {"status": "success"}
+        peer.register(name, description)
         (listed,) = peer.answer(peer.ask("system.service.list", {}))["services"]
         assert (listed["name"], listed["description"]) == (name, description)
 
@@ -293,7 +387,7 @@ def test_a_request_goes_to_the_highest_priority_among_services_and_within_one(
     high.subscribe("a.b", lambda message: "high, exact", priority=2)
     high.subscribe("a.#", lambda message: "high, pattern", priority=3)
     assert client.answer(client.ask("a.b")) == "high, pattern"
-    high.leave()
+    high.lose()
     assert client.answer(client.ask("a.b")) == "low"
 
 
@@ -379,7 +473,7 @@ def test_a_responder_that_disconnects_fails_its_requests_at_once(world: World) -
     service, client = world.connect(), world.connect()
     service.subscribe("a.b", silent)
     requests = [client.ask("a.b", timeout=60_000) for _ in range(3)]
-    service.leave()
+    service.lose()
     for request in requests:
         assert isinstance(client.outcome(request), ServiceUnavailableError)
     assert (client.session.pending, world.router.outstanding) == (0, 0)
@@ -389,7 +483,7 @@ def test_a_requester_that_disconnects_leaves_nothing_waiting(world: World) -> No
     service, client = world.connect(), world.connect()
     service.subscribe("a.b", silent)
     request = client.ask("a.b")
-    client.leave()
+    client.lose()
     error = client.outcome(request)
     assert isinstance(error, ConnectionLost)
     assert error.sent
@@ -397,6 +491,202 @@ def test_a_requester_that_disconnects_leaves_nothing_waiting(world: World) -> No
     world.settle()
     assert world.router.outstanding == 0
     assert service.unmatched == []
+
+
+# From one connection to the next
+
+
+def known_as(world: World, peer: Peer) -> tuple[str, str]:
+    """Name and description of a peer, as others see them."""
+    watcher = world.connect()
+    services = watcher.answer(watcher.ask("system.service.list", {}))["services"]
+    watcher.lose()
+    (listed,) = [each for each in services if each["id"] == peer.service.id]
+    return listed["name"], listed["description"]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["reconnected", "broker restarted"])
+def test_a_broker_knows_a_peer_again_that_has_come_back(world: World, restarted: bool) -> None:
+    peer, client = world.connect(), world.connect()
+    peer.register("name", "what it does")
+    listens = [peer.subscribe(pattern) for pattern in ("a.b", "A.B", "#")]
+    peer.subscribe("c.d", lambda message: "answer", priority=3)
+    before = subscriptions_of(peer)
+    service_id = peer.service.id
+    if restarted:
+        world.restart()
+    else:
+        peer.lose()
+        assert isinstance(client.outcome(client.ask("c.d")), NoRouteFoundError)
+        peer.come_back()
+    assert peer.service.id != service_id
+    assert subscriptions_of(peer) == before
+    assert known_as(world, peer) == ("name", "what it does")
+    assert client.answer(client.ask("c.d")) == "answer"
+    client.publish("a.b", "news")
+    assert sorted(peer.delivered, key=lambda pair: listens.index(pair[0])) == [
+        (entry, "news") for entry in listens
+    ]
+    assert peer.unmatched == []
+
+
+def test_priorities_are_restored(world: World) -> None:
+    low, high, client = world.connect(), world.connect(), world.connect()
+    low.subscribe("a.b", lambda message: "low", priority=1)
+    high.subscribe("a.b", lambda message: "high", priority=2)
+    high.lose()
+    assert client.answer(client.ask("a.b")) == "low"
+    high.come_back()
+    assert client.answer(client.ask("a.b")) == "high"
+
+
+def test_what_was_subscribed_while_lost_is_in_force_after_it(world: World) -> None:
+    peer, client = world.connect(), world.connect()
+    peer.lose()
+    entry = peer.subscribe("a.#")
+    gone = peer.subscribe("b.#")
+    peer.unsubscribe(gone)
+    peer.come_back()
+    assert subscriptions_of(peer) == [("publish", "a.#")]
+    client.publish("a.b", 1)
+    assert peer.delivered == [(entry, 1)]
+
+
+def test_a_broker_does_not_know_what_was_unsubscribed_while_it_was_told(world: World) -> None:
+    peer, client = world.connect(), world.connect()
+    other = world.connect()
+    entry = peer.subscribe("a.b", lambda message: "gone", priority=2)
+    other.subscribe("a.b", lambda message: "here", priority=1)
+    peer.lose()
+    peer.slow = True
+    peer.link_up()
+    world.settle()
+    assert peer.restoring
+    peer.unsubscribe(entry)
+    peer.slow = False
+    peer.flush()
+    assert peer.session.state is SessionState.READY
+    assert subscriptions_of(peer) == []
+    assert client.answer(client.ask("a.b")) == "here"
+
+
+def test_a_request_with_retry_that_was_never_sent_is_answered_once(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", lambda message: message.payload)
+    client.slow = True
+    unsent = client.ask("a.b", 1, timeout=10_000, retry=True)
+    client.lose()
+    held = client.ask("a.b", 2, timeout=10_000, retry=True)
+    world.pass_time(5)
+    client.come_back()
+    assert (client.answer(unsent), client.answer(held)) == (1, 2)
+    assert [message.payload for message in service.asked] == [1, 2]
+
+
+def test_the_broker_waits_no_longer_for_a_request_that_was_sent_again(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    request = client.ask("a.b", timeout=10_000, retry=True)
+    world.pass_time(3)
+    client.lose()
+    world.pass_time(3)
+    client.come_back()
+    world.pass_time(3.999)
+    assert client.outcomes[request] == []
+    world.pass_time(0.001)
+    error = client.outcome(request)
+    assert isinstance(error, RequestTimeoutError)
+    assert error.details == {"targetServiceId": service.service.id}
+
+
+def test_a_request_with_retry_whose_answer_was_lost_is_asked_again(world: World) -> None:
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b", silent)
+    request = client.ask("a.b", timeout=10_000, retry=True)
+    client.lose()
+    assert client.outcomes[request] == []
+    client.come_back()
+    first, second = service.asked
+    service.respond(first, "to nobody")
+    service.respond(second, "answer")
+    world.settle()
+    assert client.answer(request) == "answer"
+    assert client.unmatched == []
+
+
+def test_requests_that_wait_too_long_for_a_connection_fail(world: World) -> None:
+    client = world.connect(margin=5.0)
+    client.lose()
+    request = client.ask("a.b", timeout=1000, retry=True)
+    confirmed = client.confirm("a.b", timeout=1000)
+    world.pass_time(0.999)
+    assert client.outcomes[request] == client.outcomes[confirmed] == []
+    world.pass_time(0.001)
+    for each in (request, confirmed):
+        error = client.outcome(each)
+        assert isinstance(error, ConnectionLost)
+        assert not error.sent
+
+
+def test_publications_made_while_lost_arrive_in_order_and_once(world: World) -> None:
+    listener, client = world.connect(), world.connect()
+    listener.subscribe("a.b")
+    client.slow = True
+    for number in range(4):
+        client.publish("a.b", number)
+    client.flush(2)
+    client.lose()
+    for number in (4, 5):
+        client.publish("a.b", number)
+    request = client.confirm("a.b", 6)
+    client.come_back()
+    client.slow = False
+    client.publish("a.b", 7)
+    assert [payload for _, payload in listener.delivered] == list(range(8))
+    assert client.answer(request) == {"status": "success"}
+
+
+def test_what_was_on_its_way_is_lost_and_nothing_else(world: World) -> None:
+    listener, client = world.connect(), world.connect()
+    listener.subscribe("a.b")
+    client.slow = True
+    for number in range(6):
+        client.publish("a.b", number)
+    client.flush(2)
+    client.lose(taken=2)
+    client.come_back()
+    assert [payload for _, payload in listener.delivered] == [0, 1, 4, 5]
+
+
+# Signs of life
+
+
+def test_a_broker_that_is_there_is_never_given_up(world: World) -> None:
+    peer = world.connect(heartbeat=5.0)
+    world.pass_time(3600)
+    assert peer.silent == 0
+    assert peer.session.state is SessionState.READY
+    assert world.router.take_dropped() == []
+
+
+def test_a_broker_that_is_gone_without_a_word_is_given_up_within_three_intervals(
+    world: World,
+) -> None:
+    peer = world.connect(heartbeat=5.0)
+    service = world.connect()
+    service.subscribe("a.b", silent)
+    world.pass_time(7)
+    request = peer.ask("a.b", timeout=60_000)
+    peer.mute = True
+    world.pass_time(14.9)
+    assert peer.silent == 1
+    error = peer.outcome(request)
+    assert isinstance(error, ConnectionLost)
+    assert error.sent
+    peer.mute = False
+    peer.come_back()
+    world.pass_time(60)
+    assert peer.silent == 1
 
 
 # Publications
@@ -425,10 +715,12 @@ def test_a_publication_without_listeners_is_an_error_where_it_is_confirmed_and_a
 ) -> None:
     client = world.connect()
     assert isinstance(client.outcome(client.confirm("a.b")), NoRouteFoundError)
+    assert client.unroutable == []
+    client.publish("A.b", {})
+    (unroutable,) = client.unroutable
+    assert unroutable.topic == "A.b"
+    assert unroutable.error.details == {"topic": "A.b"}
     assert client.unmatched == []
-    client.send(client.session.publish("a.b", {}))
-    (unmatched,) = client.unmatched
-    assert isinstance(unmatched.error, NoRouteFoundError)
 
 
 def test_the_order_of_publications_is_kept_over_topics(world: World) -> None:
@@ -538,7 +830,7 @@ def test_every_request_ends_once_whatever_becomes_of_it(
         service.subscribe(
             f"to.service{'AB'[number]}",
             lambda message: {"at once": 1, "error": ForbiddenError("no")}.get(
-                message.payload, Silent
+                message.payload, Unanswered
             ),
         )
     client.mute = broken
@@ -555,7 +847,7 @@ def test_every_request_ends_once_whatever_becomes_of_it(
             if not client.outcomes[request]:
                 cancelled.append(request)
         elif fate == "leave" and service in world.peers:
-            service.leave()
+            service.lose()
         elif fate in ("late", "twice") and len(service.asked) > asked_before:
             if fate == "late":
                 world.pass_time(timeout / 1000)
@@ -570,3 +862,70 @@ def test_every_request_ends_once_whatever_becomes_of_it(
     assert client.session.pending == 0
     assert client.session.next_deadline() is None
     assert world.router.outstanding == 0
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["publish", "publish", "confirm", "ask", "retry", "flush", "lose", "come back", "time"]
+        ),
+        st.integers(0, 5),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_STEPS)
+def test_every_message_arrives_but_what_was_on_its_way_when_a_connection_broke(
+    steps: list[tuple[str, int]],
+) -> None:
+    world = World()
+    service, client = world.connect(), world.connect()
+    service.subscribe("a.b")
+    service.subscribe("a.b", lambda message: message.payload)
+    client.slow = True
+    published: dict[int, bytes] = {}  # by number, with the message where it is known
+    requests: dict[int, tuple[str, PendingRequest]] = {}
+    on_their_way: set[int] = set()
+    for number, (step, count) in enumerate(steps):
+        connected = client in world.peers
+        if step == "publish":
+            client.publish("a.b", number)
+            published[number] = b"publish:a.b:1.0.0\n%d" % number
+        elif step == "confirm":
+            request = client.confirm("a.b", number, timeout=3_600_000)
+            published[number] = request.message
+            requests[number] = step, request
+        elif step == "retry" or (step == "ask" and connected):
+            asked = client.ask("a.b", number, timeout=3_600_000, retry=step == "retry")
+            requests[number] = step, asked
+        elif step == "flush":
+            client.flush(count)
+        elif step == "lose" and connected:
+            taken = client.link[:count]
+            on_their_way |= {n for n, message in published.items() if message in taken}
+            client.lose(count)
+        elif step == "come back" and not connected:
+            client.come_back()
+        elif step == "time":
+            world.pass_time(count)
+    if client not in world.peers:
+        client.come_back()
+    client.flush()
+    arrived = [payload for _, payload in service.delivered]
+    assert arrived == [number for number in published if number not in on_their_way]
+    seen = {message.payload for message in service.asked}
+    for number, (kind, request) in requests.items():
+        outcome = client.outcome(request)
+        if isinstance(outcome, Message):
+            assert outcome.payload == (number if kind != "confirm" else {"status": "success"})
+            assert number in (arrived if kind == "confirm" else seen)
+        else:
+            assert kind != "retry"
+            assert isinstance(outcome, ConnectionLost)
+            assert outcome.sent or number not in seen | set(arrived)
+    assert client.session.pending == 0
+    assert (len(client.session.outbox), client.session.outbox.used) == (0, 0)
+    assert client.session.next_deadline() is None
+    assert client.unmatched == service.unmatched == []

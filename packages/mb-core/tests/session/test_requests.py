@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mb_core.errors import (
-    ConnectionLost,
     InternalError,
     LocalProtocolError,
     MBError,
@@ -103,6 +102,7 @@ def test_what_is_sent_is_what_was_asked_for(
     session = Session()
     session.link_up()
     session.receive([b"publish:system.initialize:1.0.0\n{}"])
+    session.restored(0.0)
     for _ in range(2):  # the second comes from what is remembered of the first
         request = session.request(
             topic, payload, now=0.0, timeout=timeout, version=version, parent_id=parent
@@ -113,9 +113,9 @@ def test_what_is_sent_is_what_was_asked_for(
         assert header.request_id == request.request_id.decode()
         assert (header.parent_id, header.timeout) == (parent, timeout)
         assert message.payload == payload
-        published = parse_message(
-            session.publish(topic, payload, version=version, parent_id=parent)
-        )
+        data = session.publish(topic, payload, version=version, parent_id=parent)
+        assert data is not None
+        published = parse_message(data)
         header = published.header
         assert (header.action, header.topic, header.version) == ("publish", topic, version)
         assert (header.request_id, header.parent_id, header.timeout) == (None, parent, None)
@@ -126,6 +126,7 @@ def test_ids_are_uuids_and_all_different(session: Session) -> None:
     other = Session()
     other.link_up()
     other.receive([b"publish:system.initialize:1.0.0\n{}"])
+    other.restored(0.0)
     ids = set()
     for _ in range(500):
         for each in (session, other):
@@ -503,6 +504,7 @@ def test_deadlines_are_right_whatever_leaves_first(plan: list[tuple[int, str]]) 
     session = Session(margin=0.0)
     session.link_up()
     session.receive([b"publish:system.initialize:1.0.0\n{}"])
+    session.restored(0.0)
     begun = [
         (timeout, fate, session.request("a.b", {}, now=0.0, timeout=timeout))
         for timeout, fate in plan
@@ -527,15 +529,16 @@ def test_deadlines_are_right_whatever_leaves_first(plan: list[tuple[int, str]]) 
 # Registration
 
 
-def test_registering_tells_the_broker_and_is_remembered(session: Session) -> None:
+def test_registering_tells_the_broker_and_is_remembered_by_the_driver_when_it_was_accepted(
+    session: Session, answer: Answer
+) -> None:
     request = session.register("name", "description", now=0.0, timeout=1000)
     message = parse_message(request.message)
     assert message.topic == "system.service.register"
     assert message.payload == {"name": "name", "description": "description"}
     assert message.header.timeout == 1000
-    assert session.registration == ("name", "description")
-    session.register("another", "text", now=0.0, timeout=1000)
-    assert session.registration == ("another", "text")
+    session.receive([answer(request, b'{"status":"success"}')])
+    assert session.registration is None
 
 
 def test_the_longest_texts_are_registered(session: Session) -> None:
@@ -574,7 +577,7 @@ def test_other_texts_are_refused_and_change_nothing(
     description: Any,
     fault: str,
 ) -> None:
-    session.register("old", "old text", now=0.0, timeout=1000)
+    session.registration = ("old", "old text")
     before = picture(session)
     with pytest.raises(LocalProtocolError, match=fault):
         session.register(name, description, now=0.0, timeout=1000)
@@ -586,19 +589,10 @@ def test_other_texts_are_refused_and_change_nothing(
     [(Limits(), 0, LocalProtocolError), (Limits(max_payload=20), 1000, MessageTooLarge)],
     ids=["timeout", "size"],
 )
-def test_a_registration_that_is_not_sent_is_not_remembered(
+def test_a_registration_that_is_not_sent_waits_for_nothing(
     ready: Ready, limits: Limits, timeout: int, kind: type[MBError]
 ) -> None:
     session = ready(limits=limits)
     with pytest.raises(kind):
         session.register("name", "description", now=0.0, timeout=timeout)
-    assert session.registration is None
     assert session.pending == 0
-
-
-def test_a_registration_needs_a_connection(ready: Ready) -> None:
-    session = ready()
-    session.link_lost(None)
-    with pytest.raises(ConnectionLost):
-        session.register("name", "description", now=0.0, timeout=1000)
-    assert session.registration is None

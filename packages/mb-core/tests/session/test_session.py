@@ -33,6 +33,7 @@ from mb_core.session import (
     Session,
     Subscribed,
     Unmatched,
+    Unroutable,
 )
 from mb_core.wire import Limits
 
@@ -74,19 +75,90 @@ def test_the_spelling_of_a_topic_is_the_callers(session: Session) -> None:
 
 
 def test_json_that_is_ready_is_passed_on_as_it_is(session: Session) -> None:
-    assert session.publish("a.b", msgspec.Raw(b'{ "n" : 1 }')).endswith(b'\n{ "n" : 1 }')
+    assert session.publish("a.b", msgspec.Raw(b'{ "n" : 1 }')) == b'publish:a.b:1.0.0\n{ "n" : 1 }'
     with pytest.raises(LocalProtocolError, match="line break"):
         session.publish("a.b", msgspec.Raw(b'{\n"n":1}'))
 
 
-def test_an_unroutable_publication_is_reported_under_an_id_never_seen(session: Session) -> None:
+def unroutable(topic: str, version: str = "1.0.0", details: str = '{"topic":"A.b"}') -> bytes:
+    """The broker's report, under an id that nobody has seen."""
+    error = (
+        '{"code":"NO_ROUTE_FOUND","message":"nobody","timestamp":"2026-01-01T00:00:00.000Z",'
+        f'"details":{details}}}'
+    )
+    return f'response:{topic}:{version}:{ID.decode()}\n{{"error":{error}}}'.encode()
+
+
+def test_a_publication_that_reached_nobody_is_reported_by_its_topic(session: Session) -> None:
+    session.publish("A.b", {})
+    for _ in range(2):
+        (event,) = session.receive([unroutable("A.b")])
+        assert isinstance(event, Unroutable)
+        assert event.topic == "A.b"
+        assert isinstance(event.error, NoRouteFoundError)
+        assert (event.error.message, event.error.details) == ("nobody", {"topic": "A.b"})
+        assert event.error.timestamp == "2026-01-01T00:00:00.000Z"
+
+
+def test_a_report_without_details_is_given_the_topic(session: Session) -> None:
     session.publish("a.b", {})
-    report = b'response:a.b:1.0.0:%b\n{"error":{"code":"NO_ROUTE_FOUND","message":"nobody"}}' % ID
-    (event,) = session.receive([report])
+    (event,) = session.receive([unroutable("a.b", details="null")])
+    assert isinstance(event, Unroutable)
+    assert event.error.details == {"topic": "a.b"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"version": "2.0.0"}, {"parent_id": PARENT}, {"version": "2.0.0", "parent_id": PARENT}],
+    ids=str,
+)
+def test_a_publication_with_more_in_its_header_is_reported_by_its_topic_too(
+    session: Session, options: dict[str, str]
+) -> None:
+    session.publish("a.b", {}, **options)
+    (event,) = session.receive([unroutable("a.b", options.get("version", "1.0.0"))])
+    assert isinstance(event, Unroutable)
+    assert event.topic == "a.b"
+
+
+def test_a_publication_that_waited_for_its_connection_is_reported_by_its_topic_too(
+    session: Session, reconnect: Callable[..., object]
+) -> None:
+    session.link_lost(None)
+    session.publish("a.b", {})
+    reconnect(session)
+    (event,) = session.receive([unroutable("a.b")])
+    assert isinstance(event, Unroutable)
+
+
+def test_a_report_of_what_was_never_published_is_unmatched(session: Session) -> None:
+    session.publish("a.b", {})
+    session.request("c.d", {}, now=0.0, timeout=1000)
+    for topic in ("c.d", "A.B"):
+        (event,) = session.receive([unroutable(topic)])
+        assert isinstance(event, Unmatched)
+        assert isinstance(event.error, NoRouteFoundError)
+        assert event.message is not None
+        assert event.message.topic == topic
+    assert session.pending == 1
+
+
+def test_another_error_about_a_topic_that_was_published_is_unmatched(session: Session) -> None:
+    session.publish("a.b", {})
+    error = b'{"error":{"code":"FORBIDDEN","message":"not you"}}'
+    (event,) = session.receive([b"response:a.b:1.0.0:%b\n%b" % (ID, error)])
     assert isinstance(event, Unmatched)
-    assert isinstance(event.error, NoRouteFoundError)
-    assert event.message is not None
-    assert event.message.topic == "a.b"
+    assert isinstance(event.error, ForbiddenError)
+
+
+def test_word_of_a_confirmed_publication_that_was_cancelled_is_nobodys(session: Session) -> None:
+    session.publish("a.b", {})
+    request = session.publish_confirmed("a.b", {}, now=0.0, timeout=1000)
+    session.cancel(request)
+    error = b'{"error":{"code":"NO_ROUTE_FOUND","message":"nobody"}}'
+    (event,) = session.receive([b"response:a.b:1.0.0:%b\n%b" % (request.request_id, error)])
+    assert isinstance(event, Unmatched)
+    assert event.error is None
 
 
 def test_the_brokers_report_of_a_malformed_message_belongs_to_no_request(
@@ -366,6 +438,7 @@ def test_nothing_that_is_received_raises_or_hides_what_comes_after_it(junk: list
     session = Session()
     session.link_up()
     session.receive([b"publish:system.initialize:1.0.0\n{}"])
+    session.restored(0.0)
     request = session.request("a.b", {}, now=0.0, timeout=1000)
     last = b"response:a.b:1.0.0:%b\n{}" % request.request_id
     events = session.receive([*junk, last])
@@ -486,7 +559,7 @@ def test_a_call_that_raises_leaves_the_session_as_it_was(
 ) -> None:
     subscribe(session, "a.b")
     subscribe(session, "a.b", "request")
-    session.register("old", "old text", now=0.0, timeout=2000)
+    session.registration = ("old", "old text")
     request = session.request("c.d", {}, now=1.0, timeout=5000)
     before = picture(session)
     with pytest.raises((LocalProtocolError, MessageTooLarge)):

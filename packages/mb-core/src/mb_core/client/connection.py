@@ -215,6 +215,8 @@ class Connection:
         if self._over.is_set():
             return self.error() if self.error is not None else ConnectError("it was closed")
         self._dispatcher.act(session.restored(time.monotonic()))
+        for request in requests:
+            self._take_back(request.subject)
         self._look()
         return None
 
@@ -231,6 +233,17 @@ class Connection:
         for entry in session.subscriptions.of(subject.action, subject.pattern):
             session.subscriptions.remove(entry)
             entry.consumer.release(entry, lambda: copy.copy(error))
+
+    def _take_back(self, subject: Any) -> None:
+        """Unsubscribe what was unsubscribed while it was being restored."""
+        session = self._session
+        if isinstance(subject, Subscribed) and not session.subscriptions.of(
+            subject.action, subject.pattern
+        ):
+            limit = int(self._options.connect_timeout * 1000)
+            request = session.unsubscribe(subject, now=time.monotonic(), timeout=limit)
+            session.cancel(request)
+            self.send(request.message)
 
     async def _end_at_once(self) -> None:
         if self._up:

@@ -179,10 +179,8 @@ class Supervisor:
         try:
             self._timer.look()
             if request.place is None:
-                connection = self.connection
-                connection.send(request.message)
-                if connection.link.congested:
-                    await connection.link.drain()
+                # Who waits for the answer has no need of back-pressure, and has a deadline.
+                self.connection.send(request.message)
             outcome = await request.waiter
         except BaseException:
             self.session.cancel(request)
@@ -407,8 +405,6 @@ class Supervisor:
                 request.waiter = self.backend.waiter()
                 self.connection.send(request.message)
             self._timer.look()
-            if requests and self.connection.link.congested:
-                await self.connection.link.drain()
             for request in requests:
                 outcome = await request.waiter
                 if isinstance(outcome, MBError) and not isinstance(outcome, ConnectionLost):

@@ -173,8 +173,10 @@ class _StreamLink(Outgoing):
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
             self._after_wire()
-        # After a reset, of which the writer has heard, the stream seems to end.
-        await trio.lowlevel.checkpoint_if_cancelled()
+        # After a reset of which the writer hears first, the stream seems to end.  It takes trio a
+        # turn to tell the writer, who cancels us.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         self._ended = True
         if self._outbox and self._open and self._listener is not None:
             self._feed(math.inf)  # it may have ended its half only: a server's end is that of both

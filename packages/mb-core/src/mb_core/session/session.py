@@ -202,7 +202,7 @@ class Session:
         self._liveness.stop()
         unsent = list(unsent)
         if self._state is SessionState.CLOSED:  # `close` has failed the requests
-            lost = sum(1 for message in unsent if message.startswith(b"publish:"))
+            lost = sum(1 for m in unsent if m.startswith(b"publish:") and is_anonymous(m))
             return [Discarded(lost)] if lost else []
         reason = str(error) if error is not None else "the connection was closed"
         never_left = {id(message) for message in unsent}
@@ -452,7 +452,8 @@ class Session:
         topic = message.topic
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
             details = error.details if error.details is not None else {"topic": topic}
-            return Unroutable(topic, NoRouteFoundError(error.message, details=details))
+            known = NoRouteFoundError(error.message, timestamp=error.timestamp, details=details)
+            return Unroutable(topic, known)
         return Unmatched(error, message)
 
     def _requested(self, message: Message) -> Event:

@@ -1,0 +1,154 @@
+"""A connection whose other side has gone without a word, and one whose has not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+
+from mb_broker import Broker
+from mb_core import ConnectionLost, MessageBrokerClient
+
+from .absent import QUICK, Outcome
+from .scripted import ScriptedBroker
+from .watching import Watch
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+ASKED = b"request:system.heartbeat:"
+
+
+async def test_a_silent_broker_is_given_up_within_three_intervals_and_replaced(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=200) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            watch = Watch(client)
+            events = await client.subscribe("a")
+            scripted.answers["system.heartbeat"] = None
+            silent = scripted.connections[0]
+            begun = time.monotonic()
+            request = Outcome(tasks, lambda: client.request("never.answered", {}))
+            lost = await request.lost()
+            assert 0.39 <= time.monotonic() - begun < 0.6 + 0.5
+            assert lost.sent
+            assert "no sign of life" in str(lost)
+            assert len(silent.starting(ASKED)) == 1
+            await silent.lost.wait()
+            await watch.connects(1)
+            scripted.connections[1].send(b"publish:a:1.0.0\n1")
+            assert (await anext(events)).payload == 1
+    assert watch.moves == ["disconnect", "connect", "disconnect"]
+
+
+async def test_without_reconnecting_a_silent_broker_is_the_end_and_says_why(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["system.heartbeat"] = None
+    options: dict[str, Any] = {"reconnect": False, "heartbeat_interval": 50, "close_timeout": 200}
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **options) as client:
+            with pytest.raises(ConnectionLost, match=r"no sign of life.*heartbeat_interval"):
+                await client.run()
+
+
+async def test_a_broker_that_answers_nothing_but_the_question_is_kept(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=40) as client:
+            await scripted.connections[0].wait_for(ASKED, 6)
+            assert client.connected
+            assert client.stats().pending == 0
+            assert client.stats().latency is None
+            assert client.stats().reconnects == 0
+    assert len(scripted.connections) == 1
+
+
+async def test_any_message_is_a_sign_of_life(scripted: ScriptedBroker) -> None:
+    scripted.answers["system.heartbeat"] = None
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=100) as client:
+            begun = time.monotonic()
+            while time.monotonic() - begun < 0.8:
+                scripted.connections[0].send(b"publish:nobody.listens:1.0.0\n{}")
+                with anyio.move_on_after(0.02):
+                    await client.run()
+            assert client.stats().reconnects == 0
+    assert len(scripted.connections) == 1
+
+
+async def test_a_new_connection_has_its_time_from_its_restore_on(scripted: ScriptedBroker) -> None:
+    """What the one before owed is not the new one's debt."""
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=60) as client:
+            watch = Watch(client)
+            for number in range(1, 4):
+                scripted.answers["system.heartbeat"] = None
+                await scripted.connections[-1].wait_for(
+                    ASKED, len(scripted.connections[-1].starting(ASKED)) + 1
+                )
+                scripted.answers["system.heartbeat"] = b"{}"
+                await scripted.connections[-1].drop()
+                await watch.connects(number)
+                await scripted.connections[-1].wait_for(ASKED, 2)
+            assert client.stats().reconnects == 3
+
+
+async def test_without_an_interval_nobody_is_asked(scripted: ScriptedBroker) -> None:
+    async with MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=None) as client:
+        assert client._supervisor is not None
+        assert client._supervisor.session.next_deadline() is None
+    async with MessageBrokerClient(scripted.url, **QUICK) as client:
+        assert client._supervisor is not None
+        due = client._supervisor.session.next_deadline()
+        assert due is not None
+        assert 4 < due - time.monotonic() <= 5
+
+
+async def test_a_program_that_blocks_its_loop_does_not_lose_a_broker_that_is_alive(
+    url: str,
+) -> None:
+    """The broker is in a thread of its own: it has answered, and nobody was there to hear."""
+    with anyio.fail_after(10):
+        async with MessageBrokerClient(url, **QUICK, heartbeat_interval=50) as client:
+            for pause in (0.0, 0.001, 0.01, 0.03):
+                for blocked in (0.06, 0.11, 0.26):
+                    time.sleep(blocked)  # noqa: ASYNC251
+                    await anyio.sleep(pause)
+            await client.request("system.heartbeat", {})
+            assert client.stats().reconnects == 0
+
+
+async def test_a_broker_that_is_dead_is_found_though_the_loop_is_blocked_now_and_then(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["system.heartbeat"] = None
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=100) as client:
+            watch = Watch(client)
+            for _ in range(2):
+                time.sleep(0.3)  # noqa: ASYNC251
+                await anyio.sleep(0)
+            await watch.disconnects(1)
+
+
+async def test_the_brokers_question_is_answered_while_the_connection_is_restored(
+    scripted: ScriptedBroker, mb_broker: Broker
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            await client.subscribe("a")
+            scripted.answers["system.topic.subscribe"] = None
+            await scripted.connections[0].drop()
+            connection = await scripted.connection(2)
+            await connection.wait_for(b"request:system.topic.subscribe")
+            connection.send(b"request:system.heartbeat:1.0.0\n{}")
+            await connection.wait_for(b"response:system.heartbeat:")
+            assert not client.connected

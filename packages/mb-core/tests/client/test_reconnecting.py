@@ -1,0 +1,426 @@
+"""A connection that is lost comes back with all that was registered and subscribed."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import anyio
+import pytest
+
+from mb_core import (
+    ConnectError,
+    ConnectionLost,
+    ForbiddenError,
+    InvalidRequestError,
+    Message,
+    MessageBrokerClient,
+    Subscription,
+)
+
+from .absent import QUICK
+from .scripted import ScriptedBroker, ScriptedConnection, error
+from .watching import Watch, known_subscriptions, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+
+# What comes back
+
+
+async def test_a_client_is_told_of_each_loss_and_each_connection(broker: Any) -> None:
+    client = MessageBrokerClient(broker.url, **QUICK)
+    watch = Watch(client)
+    with anyio.fail_after(10):
+        async with client:
+            for number in range(1, 4):
+                await watch.connects(number)
+                assert client.connected
+                await broker.kill()
+                await watch.disconnects(number)
+                assert not client.connected
+                await broker.start()
+            await watch.connects(4)
+            await client.request("system.heartbeat", {})
+    assert watch.moves == ["connect", "disconnect"] * 4
+    assert all(isinstance(tried, ConnectError) for tried in watch.errors)
+    assert not client.connected
+
+
+async def test_at_on_connect_the_broker_knows_the_name_and_every_subscription(broker: Any) -> None:
+    seen: list[Any] = []
+
+    async def look() -> None:
+        assert client.connected
+        services = (await client.request("system.service.list", {})).payload["services"]
+        seen.append(([each["name"] for each in services], await known_subscriptions(client)))
+
+    with anyio.fail_after(10):
+        async with MessageBrokerClient(broker.url, **QUICK) as client:
+            await client.register_service("one", "the first")
+            await client.subscribe("a.+", handler=lambda m: None)
+            await client.subscribe("b", action="both", priority=3)
+            await client.subscribe("b", action="publish", handler=lambda m: None)
+            expected = (["one"], [("publish", "a.+"), ("publish", "b"), ("request", "b")])
+            client.on_connect(look)
+            await broker.kill()
+            await broker.start()
+            await until(lambda: seen)
+    assert seen == [expected]
+
+
+async def test_handlers_iterators_and_on_message_live_on(broker: Any) -> None:
+    handled: list[Any] = []
+    on_message: list[Any] = []
+    with anyio.fail_after(10):
+        async with MessageBrokerClient(broker.url, **QUICK) as client:
+            watch = Watch(client)
+            client.on_message(lambda header, payload: on_message.append(payload))
+            await client.subscribe("handled", handler=lambda m: handled.append(m.payload))
+            await client.subscribe("told")
+            await client.subscribe("asked", action="request", handler=lambda m: m.payload * 2)
+            async with client.subscribe("iterated") as events:
+                for number in range(3):
+                    for topic in ("handled", "told", "iterated"):
+                        await client.publish(topic, number, confirm=True)
+                    assert (await anext(events)).payload == number
+                    assert (await client.request("asked", number)).payload == number * 2
+                    await broker.kill()
+                    await broker.start()
+                    await watch.connects(number + 1)
+            await until(lambda: (handled, on_message) == ([0, 1, 2], [0, 1, 2]))
+
+
+async def test_what_was_received_before_the_loss_is_still_consumed(broker: Any) -> None:
+    with anyio.fail_after(10):
+        async with MessageBrokerClient(broker.url, **QUICK) as client:
+            watch = Watch(client)
+            async with client.subscribe("a.b") as events:
+                for number in range(3):
+                    await client.publish("a.b", number, confirm=True)
+                await broker.kill()
+                await broker.start()
+                await watch.connects(1)
+                await client.publish("a.b", 3, confirm=True)
+                assert [(await anext(events)).payload for _ in range(4)] == [0, 1, 2, 3]
+
+
+# How it is restored
+
+
+async def test_the_name_comes_first_and_each_pattern_once_with_its_priority(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            await client.subscribe("A.b", handler=lambda m: None)
+            await client.subscribe("a.B", handler=lambda m: None)
+            await client.subscribe("c", action="both", priority=2.5)
+            await client.subscribe("left")
+            await client.unsubscribe("left")
+            await client.register_service("old", "replaced")
+            await client.register_service("name", "text")
+            await scripted.connections[0].drop()
+            connection = await scripted.connection(2)
+            await connection.wait_for(b"request:system.topic.subscribe", 3)
+            await until(lambda: client.connected)
+    requests = [
+        (message.split(b":")[1].decode(), json.loads(message.partition(b"\n")[2]))
+        for message in connection.starting(b"request:")
+        if b"unsubscribe" not in message
+    ]
+    assert requests[0] == ("system.service.register", {"name": "name", "description": "text"})
+    assert requests[1:] == [
+        ("system.topic.subscribe", {"action": "publish", "topic": "A.b"}),
+        ("system.topic.subscribe", {"action": "publish", "topic": "c"}),
+        ("system.topic.subscribe", {"action": "request", "topic": "c", "priority": 2.5}),
+    ]
+
+
+async def test_connected_means_that_the_last_answer_is_there(scripted: ScriptedBroker) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            await client.subscribe("a")
+            await client.subscribe("b")
+            scripted.answers["system.topic.subscribe"] = None
+            await scripted.connections[0].drop()
+            connection = await scripted.connection(2)
+            last = await connection.wait_for(b"request:system.topic.subscribe", 2)
+            await client.publish("c", "waits")
+            connection.answer(connection.starting(b"request:system.topic.subscribe")[0])
+            connection.send(b"request:system.heartbeat:1.0.0\n{}")
+            await connection.wait_for(b"response:system.heartbeat")
+            await anyio.wait_all_tasks_blocked()
+            assert not client.connected
+            assert watch.moves == ["disconnect"]
+            assert connection.starting(b"publish:") == []
+            connection.answer(last)
+            await watch.connects(1)
+            await connection.wait_for(b"publish:c:")
+
+
+async def test_messages_that_come_before_the_restore_is_complete_are_delivered(
+    scripted: ScriptedBroker,
+) -> None:
+    got: list[Any] = []
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            await client.subscribe("a", handler=lambda m: got.append(m.payload))
+            await client.subscribe("b", action="request", handler=lambda m: "the answer")
+            scripted.answers["system.topic.subscribe"] = None
+            await scripted.connections[0].drop()
+            connection = await scripted.connection(2)
+            await connection.wait_for(b"request:system.topic.subscribe", 2)
+            connection.send(
+                b"publish:a:1.0.0\n1", b"request:b:1.0.0:12345678-1234-1234-1234-123456789abc\n{}"
+            )
+            assert b"the answer" in await connection.wait_for(b"response:b:")
+            assert got == [1]
+            assert not client.connected
+
+
+# What the broker refuses
+
+
+async def test_a_subscription_that_is_refused_ends_with_the_brokers_error_and_the_rest_goes_on(
+    scripted: ScriptedBroker,
+) -> None:
+    def refuse(request: bytes) -> bytes:
+        return error("FORBIDDEN", "not this") if b'"secret"' in request else b'{"status":"success"}'
+
+    raised: list[ForbiddenError] = []
+
+    async def iterate(events: Subscription) -> None:
+        with pytest.raises(ForbiddenError, match="not this") as refused:
+            await anext(events)
+        raised.append(refused.value)
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            secret = await client.subscribe("secret")
+            open_to_all = await client.subscribe("open")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(iterate, secret)
+                tasks.start_soon(iterate, secret)
+                await anyio.wait_all_tasks_blocked()
+                scripted.answers["system.topic.subscribe"] = refuse
+                await scripted.connections[0].drop()
+            await watch.connects(1)
+            assert len({id(each) for each in raised}) == 2  # an exception of its own for each
+            await iterate(secret)
+            scripted.connections[1].send(b"publish:secret:1.0.0\n1", b"publish:open:1.0.0\n2")
+            assert (await anext(open_to_all)).payload == 2
+            assert [type(each) for each in watch.errors] == [ForbiddenError]
+
+            # It is not asked for again.
+            await scripted.connections[1].drop()
+            await watch.connects(2)
+            asked = scripted.connections[2].starting(b"request:system.topic.subscribe")
+            assert [b'"open"' in message for message in asked] == [True]
+            assert [type(each) for each in watch.errors] == [ForbiddenError]
+
+
+async def test_all_consumers_of_a_refused_pattern_hear_of_it(scripted: ScriptedBroker) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            both = [await client.subscribe("a.b"), await client.subscribe("A.B")]
+            handled = await client.subscribe("a.b", handler=lambda m: None)
+            scripted.answers["system.topic.subscribe"] = error("INVALID_REQUEST")
+            await scripted.connections[0].drop()
+            await watch.connects(1)
+            for events in both:
+                with pytest.raises(InvalidRequestError):
+                    await anext(events)
+            assert "ended" in repr(handled)
+            assert len(watch.errors) == 1
+            # The pattern is free again.
+            scripted.answers["system.topic.subscribe"] = b'{"status":"success"}'
+            again = await client.subscribe("a.b")
+            scripted.connections[1].send(b"publish:a.b:1.0.0\n1")
+            assert (await anext(again)).payload == 1
+
+
+async def test_of_a_subscription_to_both_actions_the_one_that_is_accepted_goes_on(
+    scripted: ScriptedBroker,
+) -> None:
+    def refuse(request: bytes) -> bytes:
+        return error("FORBIDDEN") if b'"request"' in request else b'{"status":"success"}'
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            events = await client.subscribe("a.b", action="both")
+            scripted.answers["system.topic.subscribe"] = refuse
+            await scripted.connections[0].drop()
+            await watch.connects(1)
+            await watch.error(ForbiddenError)
+            scripted.connections[1].send(b"publish:a.b:1.0.0\n1")
+            assert (await anext(events)).payload == 1
+
+
+async def test_a_name_that_is_refused_is_reported_and_not_sent_again(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            await client.register_service("taken", "by another")
+            await client.subscribe("a")
+            scripted.answers["system.service.register"] = error("INVALID_REQUEST", "taken")
+            await scripted.connections[0].drop()
+            await watch.error(InvalidRequestError)
+            await watch.connects(1)
+            assert scripted.connections[1].starting(b"request:system.topic.subscribe")
+            await scripted.connections[1].drop()
+            await watch.connects(2)
+            assert scripted.connections[2].starting(b"request:system.service.register") == []
+            assert len(watch.errors) == 1
+
+
+async def test_a_name_that_was_refused_at_first_is_not_sent_on_the_next_connection(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            scripted.answers["system.service.register"] = error("INVALID_REQUEST", "taken")
+            with pytest.raises(InvalidRequestError):
+                await client.register_service("taken", "by another")
+            await scripted.connections[0].drop()
+            await watch.connects(1)
+            assert scripted.connections[1].starting(b"request:system.service.register") == []
+
+
+# Tries that fail
+
+
+async def test_a_restore_without_an_answer_fails_the_try_in_time_and_the_next_works(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, connect_timeout=100, **QUICK) as client:
+            watch = Watch(client)
+            events = await client.subscribe("a")
+            scripted.answers["system.topic.subscribe"] = None
+            await scripted.connections[0].drop()
+            failed = await watch.error(ConnectError)
+            assert "did not answer what it was told within 0.1 s" in str(failed)
+            await scripted.connections[1].lost.wait()
+            scripted.answers["system.topic.subscribe"] = b'{"status":"success"}'
+            await watch.connects(1)
+            scripted.connections[-1].send(b"publish:a:1.0.0\n1")
+            assert (await anext(events)).payload == 1
+    assert watch.moves == ["disconnect", "connect", "disconnect"]
+
+
+@pytest.mark.parametrize("when", ["before the greeting", "in the restore"])
+async def test_a_connection_lost_on_its_way_up_is_a_failed_try_and_no_second_loss(
+    scripted: ScriptedBroker, when: str
+) -> None:
+    def end(connection: ScriptedConnection) -> None:
+        connection.link.abort()
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            events = await client.subscribe("a")
+            if when == "before the greeting":
+                scripted.greeting, scripted.at_accept = None, end
+            else:
+                scripted.answers["system.topic.subscribe"] = None
+            await scripted.connections[0].drop()
+            for number in range(1, 4):
+                if when == "in the restore":
+                    connection = await scripted.connection(number + 1)
+                    await connection.wait_for(b"request:system.topic.subscribe")
+                    await connection.drop()
+                failed = await watch.error(ConnectError, number)
+                assert not failed.final
+            scripted.greeting, scripted.at_accept = (
+                b"publish:system.initialize:1.0.0\n{}",
+                (lambda connection: None),
+            )
+            scripted.answers["system.topic.subscribe"] = b'{"status":"success"}'
+            await watch.connects(1)
+            scripted.connections[-1].send(b"publish:a:1.0.0\n1")
+            assert (await anext(events)).payload == 1
+            assert watch.moves == ["disconnect", "connect"]
+
+
+async def test_a_broker_that_greets_and_hangs_up_is_not_hammered(
+    scripted: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection comes about, and ends at once: the waits grow all the same."""
+    bounds: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        bounds.append(high)
+        return 0.0
+
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(
+            scripted.url, backoff_min=1_000, backoff_max=16_000, close_timeout=200
+        ) as client:
+            watch = Watch(client)
+            monkeypatch.setattr(random, "uniform", uniform)
+            for number in range(1, 7):
+                await scripted.connections[-1].drop()
+                await watch.connects(number)
+    assert bounds == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
+
+
+async def test_the_wait_lies_before_each_round_of_tries(
+    scripted: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(
+            scripted.url, backoff_min=100, backoff_max=200, close_timeout=200
+        ) as client:
+            watch = Watch(client)
+            await scripted.stop()
+            begun = anyio.current_time()
+            await watch.error(ConnectError, 2)
+            assert anyio.current_time() - begun >= 0.3 - 0.001
+            await scripted.listen()
+            await watch.connects(1)
+            assert anyio.current_time() - begun >= 0.5 - 0.001
+
+
+# Losses from within
+
+
+async def test_a_handler_that_was_at_work_at_the_loss_goes_on_and_its_answer_is_dropped(
+    broker: Any,
+) -> None:
+    working, go_on = anyio.Event(), anyio.Event()
+    done: list[str] = []
+
+    async def handler(message: Message) -> str:
+        working.set()
+        await go_on.wait()
+        done.append(message.payload)
+        return "too late"
+
+    with anyio.fail_after(10):
+        async with MessageBrokerClient(broker.url, **QUICK) as client:
+            watch = Watch(client)
+            await client.subscribe("work", action="request", handler=handler)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lose, client, "first")
+                await working.wait()
+                await broker.kill()
+            await broker.start()
+            await watch.connects(1)
+            go_on.set()
+            assert (await client.request("work", "second")).payload == "too late"
+    assert done == ["first", "second"]
+
+
+async def lose(client: MessageBrokerClient, payload: str) -> None:
+    with pytest.raises(ConnectionLost):
+        await client.request("work", payload)

@@ -1,0 +1,166 @@
+"""What becomes of each request when the connection is lost."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import pytest
+
+from mb_core import ConnectionLost, MessageBrokerClient, NoRouteFoundError, RequestTimeoutError
+
+from .absent import QUICK, Outcome, gone
+from .scripted import ScriptedBroker, error
+from .watching import Watch, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+
+async def test_a_request_in_flight_fails_at_once_and_may_have_been_sent(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(scripted.url, **QUICK) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            request = Outcome(tasks, lambda: client.request("a", {}))
+            await scripted.connections[0].wait_for(b"request:a:")
+            await scripted.connections[0].drop()
+            assert (await request.lost()).sent
+            await until(lambda: client.connected)
+            assert scripted.connections[1].starting(b"request:a:") == []
+
+
+async def test_a_request_fails_at_once_while_there_is_no_connection(
+    scripted: ScriptedBroker,
+) -> None:
+    async with gone(scripted) as it:
+        with pytest.raises(ConnectionLost, match="retry=True") as lost:
+            await it.client.request("a", {})
+        assert not lost.value.sent
+        assert it.client.stats().pending == 0
+        assert await it.come_back() == []
+
+
+async def test_a_request_that_may_be_retried_is_sent_again_with_what_is_left_of_its_time(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(scripted.url, **QUICK) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            request = Outcome(
+                tasks, lambda: client.request("a", {"n": 1}, timeout=4_000, retry=True)
+            )
+            first = await scripted.connections[0].wait_for(b"request:a:")
+            await scripted.stop()
+            begun = time.monotonic()
+            await until(lambda: time.monotonic() - begun > 0.05)
+            await scripted.listen()
+            second = await (await scripted.connection(2)).wait_for(b"request:a:")
+            scripted.connections[1].answer(second, b'"the answer"')
+            assert (await request.succeeds()).payload == "the answer"
+            assert client.stats().pending == 0
+    fields, again = (each.split(b"\n")[0].split(b":") for each in (first, second))
+    assert fields[:-1] == again[:-1]  # the id as well
+    assert fields[-1] == b"4000"
+    assert 1 <= int(again[-1]) <= 3_950
+    assert first.partition(b"\n")[2] == second.partition(b"\n")[2] == b'{"n":1}'
+
+
+async def test_a_request_that_may_be_retried_survives_any_number_of_losses(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(scripted.url, **QUICK) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            request = Outcome(tasks, lambda: client.request("a", {}, retry=True))
+            for number in range(1, 5):
+                connection = await scripted.connection(number)
+                await connection.wait_for(b"request:a:")
+                assert client.stats().pending == 1
+                await connection.drop()
+            connection = await scripted.connection(5)
+            connection.answer(await connection.wait_for(b"request:a:"), b'"the answer"')
+            assert (await request.succeeds()).payload == "the answer"
+            assert [len(each.starting(b"request:a:")) for each in scripted.connections] == [1] * 5
+
+
+async def test_a_request_made_while_disconnected_waits_for_the_restore_with_retry(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["a"] = b'"the answer"'
+    async with gone(scripted) as it, anyio.create_task_group() as tasks:
+        request = Outcome(tasks, lambda: it.client.request("a", {}, retry=True))
+        await anyio.wait_all_tasks_blocked()
+        assert it.client.stats().pending == 1
+        await it.come_back()
+        assert (await request.succeeds()).payload == "the answer"
+
+
+async def test_a_retried_request_whose_time_is_over_is_lost_and_says_whether_it_was_sent(
+    scripted: ScriptedBroker,
+) -> None:
+    """Without the second's margin, which is for a broker that is there."""
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(scripted.url, **QUICK, drain_timeout=0) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            watch = Watch(client)
+            begun = time.monotonic()
+            before = Outcome(tasks, lambda: client.request("a", {}, timeout=100, retry=True))
+            await scripted.connections[0].wait_for(b"request:a:")
+            await scripted.stop()
+            assert (await before.lost()).sent
+            assert 0.09 < time.monotonic() - begun < 0.9
+
+            await watch.disconnects(1)
+            begun = time.monotonic()
+            with pytest.raises(ConnectionLost, match="no connection within 100 ms") as lost:
+                await client.request("a", {}, timeout=100, retry=True)
+            assert not lost.value.sent
+            assert 0.09 < time.monotonic() - begun < 0.9
+
+            assert client.stats().pending == 0
+            await scripted.listen()
+            await until(lambda: client.connected)
+            await client.request("system.heartbeat", {})
+            assert scripted.connections[1].starting(b"request:a:") == []
+
+
+async def test_a_retried_request_that_the_new_broker_does_not_answer_is_a_timeout(
+    scripted: ScriptedBroker,
+) -> None:
+    async with gone(scripted) as it, anyio.create_task_group() as tasks:
+        request = Outcome(tasks, lambda: it.client.request("a", {}, timeout=200, retry=True))
+        await it.come_back()
+        await until(lambda: request.over)
+        assert isinstance(request.error, RequestTimeoutError)
+
+
+async def test_a_retried_request_gets_the_services_error_as_any_other(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["a"] = error("NO_ROUTE_FOUND", "nobody")
+    async with gone(scripted) as it, anyio.create_task_group() as tasks:
+        request = Outcome(tasks, lambda: it.client.request("a", {}, retry=True))
+        await it.come_back()
+        await until(lambda: request.over)
+        assert isinstance(request.error, NoRouteFoundError)
+
+
+async def test_a_retried_request_that_is_cancelled_while_it_waits_is_never_sent(
+    scripted: ScriptedBroker,
+) -> None:
+    async with gone(scripted) as it, anyio.create_task_group() as tasks:
+        request = Outcome(tasks, lambda: it.client.request("a", {}, retry=True))
+        await anyio.wait_all_tasks_blocked()
+        request.scope.cancel()
+        await until(lambda: request.over)
+        assert it.client.stats().pending == 0
+        assert await it.come_back() == []

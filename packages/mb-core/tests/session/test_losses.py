@@ -1,0 +1,610 @@
+"""What becomes of each kind of message when a connection is lost, however far it came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mb_core.errors import ConnectionLost, LocalProtocolError
+from mb_core.header import Action
+from mb_core.message import parse_message
+from mb_core.session import (
+    Answered,
+    Discarded,
+    Event,
+    Failed,
+    Initialized,
+    Outbox,
+    PendingRequest,
+    Reply,
+    Session,
+    SessionState,
+    Subscribed,
+)
+
+Ready = Callable[..., Session]
+Answer = Callable[..., bytes]
+Subscribe = Callable[..., Subscribed]
+Reconnect = Callable[..., list[Event]]
+Picture = Callable[[Session], object]
+
+GREETING = b"publish:system.initialize:1.0.0\n{}"
+LIMITS: dict[str, Any] = {"now": 0.0, "timeout": 1000}
+
+
+def greeted(session: Session) -> None:
+    """Another Link, and the broker's greeting."""
+    session.link_up()
+    assert session.receive([GREETING]) == [Initialized()]
+
+
+def sent(events: list[Event]) -> list[bytes]:
+    """The messages that are given to be sent; there is nothing else among the events."""
+    messages = []
+    for event in events:
+        assert isinstance(event, Reply)
+        messages.append(event.message)
+    return messages
+
+
+def lost(event: Event) -> ConnectionLost:
+    assert isinstance(event, Failed)
+    assert isinstance(event.error, ConnectionLost)
+    return event.error
+
+
+def fates(events: list[Event]) -> dict[PendingRequest, bool]:
+    """The requests that have failed with ConnectionLost, and whether it says that they left."""
+    return {event.request: lost(event).sent for event in events if isinstance(event, Failed)}
+
+
+def empty(session: Session) -> bool:
+    """Whether nothing waits: neither in the table, nor in the outbox, nor for a time."""
+    outbox = session.outbox
+    waits = (session.pending, len(outbox), outbox.used, len(outbox.requests))
+    return waits == (0, 0, 0, 0) and session.next_deadline() is None
+
+
+# What becomes of a message
+
+
+def test_a_request_that_left_fails_and_may_have_arrived(
+    session: Session, reconnect: Reconnect
+) -> None:
+    request = session.request("a.b", 1, **LIMITS)
+    assert fates(session.link_lost(None)) == {request: True}
+    assert empty(session)
+    assert reconnect(session) == []
+
+
+def test_a_request_that_never_left_fails_and_says_so(
+    session: Session, reconnect: Reconnect
+) -> None:
+    request = session.request("a.b", 1, **LIMITS)
+    assert fates(session.link_lost(None, [request.message])) == {request: False}
+    assert empty(session)
+    assert reconnect(session) == []
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["it left", "it never left"])
+def test_a_request_with_retry_is_sent_again_and_answered_once(
+    session: Session, reconnect: Reconnect, answer: Answer, left: bool
+) -> None:
+    request = session.request("a.b", 1, retry=True, **LIMITS)
+    message = request.message
+    assert session.link_lost(None, [] if left else [message]) == []
+    assert (request.held, request.sent, session.pending) == (True, left, 1)
+    assert sent(reconnect(session)) == [message]
+    assert not request.held
+    (event,) = session.receive([answer(request)])
+    assert isinstance(event, Answered)
+    assert event.request is request
+    assert empty(session)
+
+
+def test_a_publication_that_left_is_not_sent_again(session: Session, reconnect: Reconnect) -> None:
+    session.publish("a.b", 1)
+    assert session.link_lost(None) == []
+    assert empty(session)
+    assert reconnect(session) == []
+
+
+def test_publications_that_never_left_are_sent_over_the_next_connection_in_order(
+    session: Session, reconnect: Reconnect
+) -> None:
+    messages = [session.publish("a.b", number) for number in range(5)]
+    unsent = [message for message in messages[2:] if message is not None]
+    assert session.link_lost(None, unsent) == []
+    assert len(session.outbox) == 3
+    assert session.outbox.used == sum(map(len, unsent))
+    session.publish("a.b", 5)
+    assert sent(reconnect(session)) == [b"publish:a.b:1.0.0\n%d" % n for n in (2, 3, 4, 5)]
+    assert empty(session)
+
+
+def test_a_confirmed_publication_that_left_fails_and_may_have_arrived(
+    session: Session, reconnect: Reconnect
+) -> None:
+    request = session.publish_confirmed("a.b", 1, **LIMITS)
+    assert fates(session.link_lost(None)) == {request: True}
+    assert empty(session)
+    assert reconnect(session) == []
+
+
+def test_a_confirmed_publication_that_never_left_waits_with_the_others_in_its_order(
+    session: Session, reconnect: Reconnect, answer: Answer
+) -> None:
+    before = session.publish("a.b", 1)
+    request = session.publish_confirmed("a.b", 2, **LIMITS)
+    after = session.publish("a.b", 3)
+    assert before is not None
+    assert after is not None
+    messages = [before, request.message, after]
+    assert session.link_lost(None, messages) == []
+    assert (request.held, session.pending, len(session.outbox)) == (True, 1, 3)
+    assert session.outbox.used == sum(map(len, messages))
+    assert sent(reconnect(session)) == messages
+    (event,) = session.receive([answer(request)])
+    assert isinstance(event, Answered)
+    assert empty(session)
+
+
+def test_what_never_left_is_known_by_its_identity_not_by_its_bytes(
+    session: Session, reconnect: Reconnect
+) -> None:
+    first, second = session.publish("a.b", 1), session.publish("a.b", 1)
+    request = session.request("a.b", 1, **LIMITS)
+    confirmed = session.publish_confirmed("a.b", 1, **LIMITS)
+    assert first == second
+    assert second is not None
+    copies = [bytes(bytearray(each.message)) for each in (request, confirmed)]
+    events = session.link_lost(None, [second, *copies])
+    assert fates(events) == {request: True, confirmed: True}
+    (again,) = sent(reconnect(session))
+    assert again is second
+
+
+def test_what_never_left_keeps_its_order_among_all_kinds(
+    session: Session, reconnect: Reconnect
+) -> None:
+    first = session.publish("a.b", 1)
+    request = session.request("a.b", 2, retry=True, **LIMITS)
+    third = session.publish("a.b", 3)
+    assert first is not None
+    assert third is not None
+    session.link_lost(None, [first, request.message, third])
+    assert sent(reconnect(session)) == [first, request.message, third]
+
+
+def test_answers_and_signs_of_life_that_never_left_are_not_sent_to_the_next_broker(
+    ready: Ready, reconnect: Reconnect
+) -> None:
+    session = ready(heartbeat=5.0)
+    replies = sent(session.receive([b"request:system.heartbeat:1.0.0\n{}"]))
+    asked = parse_message(b"request:a.b:1.0.0:7a0c7a6e-0000-4000-8000-00000000beef\n{}")
+    replies.append(session.respond(asked, 1))
+    replies += sent(session.handle_deadline(5.0)) or sent(session.handle_deadline(10.0))
+    assert len(replies) == 3
+    assert session.link_lost(None, replies) == []
+    assert empty(session)
+    assert reconnect(session, now=20.0) == []
+
+
+def test_what_is_cancelled_and_never_left_is_not_sent_again(
+    session: Session, reconnect: Reconnect
+) -> None:
+    requests = [
+        session.request("a.b", 1, **LIMITS),
+        session.request("a.b", 1, retry=True, **LIMITS),
+        session.publish_confirmed("a.b", 1, **LIMITS),
+    ]
+    for request in requests:
+        session.cancel(request)
+    assert session.link_lost(None, [request.message for request in requests]) == []
+    assert empty(session)
+    assert reconnect(session) == []
+
+
+def test_what_was_answered_before_the_loss_is_complete(
+    session: Session, reconnect: Reconnect, answer: Answer
+) -> None:
+    request = session.request("a.b", 1, retry=True, **LIMITS)
+    session.receive([answer(request)])
+    assert session.link_lost(None) == []
+    assert reconnect(session) == []
+    assert empty(session)
+
+
+def test_a_request_that_waits_and_is_answered_all_the_same_is_complete(
+    in_state: Ready, answer: Answer, reconnect: Reconnect
+) -> None:
+    session = in_state(SessionState.RESTORING, again=True)
+    request = session.request("a.b", 1, retry=True, **LIMITS)
+    (event,) = session.receive([answer(request)])
+    assert isinstance(event, Answered)
+    assert empty(session)
+    assert session.restored(0.0) == []
+
+
+def test_a_table_of_many_requests_is_sorted_out_at_once(
+    session: Session, reconnect: Reconnect
+) -> None:
+    kinds: list[list[PendingRequest]] = [[], [], []]
+    for number in range(300):
+        kinds[0].append(session.request("a.b", number, **LIMITS))
+        kinds[1].append(session.request("a.b", number, retry=True, **LIMITS))
+        kinds[2].append(session.publish_confirmed("a.b", number, **LIMITS))
+    unsent = [request.message for trio in list(zip(*kinds, strict=True))[200:] for request in trio]
+    events = session.link_lost(None, unsent)
+    left, unconfirmed = kinds[0], kinds[2]
+    expected = {request: number < 200 for number, request in enumerate(left)}
+    expected |= dict.fromkeys(unconfirmed[:200], True)
+    assert fates(events) == expected
+    again = sent(reconnect(session))
+    assert len(again) == len(set(again)) == 400
+    publications = [message for message in again if message.startswith(b"publish:")]
+    assert publications == [request.message for request in unconfirmed[200:]]
+    requests = [message for message in again if message.startswith(b"request:")]
+    assert requests == [request.message for request in kinds[1]]
+
+
+# Two losses in a row
+
+
+def test_a_request_with_retry_is_sent_as_often_as_it_takes(
+    session: Session, reconnect: Reconnect, answer: Answer
+) -> None:
+    request = session.request("a.b", 1, retry=True, now=0.0, timeout=60_000)
+    for loss in range(1, 4):
+        assert session.link_lost(None) == []
+        (again,) = sent(reconnect(session, now=float(loss)))
+        assert parse_message(again).request_key == request.request_id
+        assert parse_message(again).header.timeout == 60_000 - 1000 * loss
+        assert again is request.message
+    (event,) = session.receive([answer(request)])
+    assert isinstance(event, Answered)
+    assert empty(session)
+
+
+def test_what_never_left_twice_is_sent_the_third_time(
+    session: Session, reconnect: Reconnect
+) -> None:
+    message = session.publish("a.b", 1)
+    confirmed = session.publish_confirmed("a.b", 2, **LIMITS)
+    assert message is not None
+    for _ in range(2):
+        assert session.link_lost(None, [message, confirmed.message]) == []
+        assert sent(reconnect(session)) == [message, confirmed.message]
+    assert fates(session.link_lost(None)) == {confirmed: True}
+    assert reconnect(session) == []
+
+
+def test_what_left_once_may_have_arrived_though_it_did_not_leave_the_second_time(
+    session: Session, reconnect: Reconnect
+) -> None:
+    request = session.request("a.b", 1, retry=True, **LIMITS)
+    session.link_lost(None)
+    (again,) = sent(reconnect(session))
+    session.link_lost(None, [again])
+    assert fates(session.close()) == {request: True}
+
+
+def test_what_waited_first_is_before_what_is_published_later(
+    session: Session, reconnect: Reconnect
+) -> None:
+    session.link_lost(None)
+    for number in range(3):
+        session.publish("a.b", number)
+    again = sent(reconnect(session))
+    later = session.publish("a.b", 3)
+    assert later is not None
+    session.link_lost(None, [*again[1:], later])
+    session.publish("a.b", 4)
+    assert sent(reconnect(session)) == [b"publish:a.b:1.0.0\n%d" % n for n in (1, 2, 3, 4)]
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("call", "left"),
+    [
+        ("request", True),
+        ("request", False),
+        ("request", None),
+        ("publish_confirmed", False),
+        ("publish_confirmed", None),
+    ],
+    ids=lambda value: {True: "left", False: "never left", None: "held at once"}.get(value, value),
+)
+def test_what_waits_for_a_connection_fails_at_its_deadline_without_a_margin(
+    ready: Ready, call: str, left: bool | None
+) -> None:
+    session = ready(margin=5.0)
+    options: dict[str, Any] = {"retry": True} if call == "request" else {}
+    if left is None:
+        session.link_lost(None)
+    request = getattr(session, call)("a.b", 1, now=10.0, timeout=2000, **options)
+    if left is not None:
+        assert session.next_deadline() == 17.0
+        session.link_lost(None, [] if left else [request.message])
+    assert session.next_deadline() == 12.0
+    assert session.handle_deadline(11.999) == []
+    (event,) = session.handle_deadline(12.0)
+    assert fates([event]) == {request: left is True}
+    assert "no connection within 2000 ms" in str(lost(event))
+    assert empty(session)
+
+
+def test_one_whose_time_is_over_when_the_link_is_lost_fails_at_the_next_look(
+    ready: Ready,
+) -> None:
+    session = ready(margin=5.0)
+    request = session.request("a.b", 1, retry=True, now=0.0, timeout=1000)
+    assert session.handle_deadline(2.0) == []  # within the margin
+    assert session.link_lost(None) == []
+    assert session.next_deadline() == 1.0
+    assert fates(session.handle_deadline(2.0)) == {request: True}
+    assert empty(session)
+
+
+def test_publications_that_nobody_waits_for_have_no_deadline(
+    session: Session, reconnect: Reconnect
+) -> None:
+    session.link_lost(None)
+    session.publish("a.b", 1)
+    assert session.next_deadline() is None
+    assert session.handle_deadline(1e9) == []
+    assert len(sent(reconnect(session, now=1e9))) == 1
+
+
+def test_the_time_that_is_left_is_the_limit_on_the_wire_and_the_margin_is_back(
+    ready: Ready, reconnect: Reconnect
+) -> None:
+    session = ready(margin=0.5)
+    request = session.request("a.b", {"n": 1}, retry=True, now=10.0, timeout=2000)
+    session.link_lost(None)
+    (again,) = sent(reconnect(session, now=10.75))
+    assert again == b'request:a.b:1.0.0:%b::1250\n{"n":1}' % request.request_id
+    assert request.limit == 2000
+    assert session.next_deadline() == 12.5
+    (event,) = session.handle_deadline(12.5)
+    assert isinstance(event, Failed)
+    assert "within 2000 ms" in str(event.error)
+
+
+@pytest.mark.parametrize("call", ["register", "subscribe"])
+def test_the_time_limit_of_what_the_broker_is_asked_shrinks_as_well(
+    session: Session, reconnect: Reconnect, call: str
+) -> None:
+    session.link_lost(None)
+    if call == "register":
+        session.register("name", "text", now=0.0, timeout=1000)
+    else:
+        session.subscribe(Subscribed("a.b", Action.PUBLISH, 1, None), now=0.0, timeout=1000)
+    (again,) = sent(reconnect(session, now=0.25))
+    assert parse_message(again).header.timeout == 750
+
+
+def test_a_confirmed_publication_has_no_time_limit_on_the_wire_and_gets_its_margin_back(
+    ready: Ready, reconnect: Reconnect
+) -> None:
+    session = ready(margin=0.5)
+    session.link_lost(None)
+    request = session.publish_confirmed("a.b", 1, now=10.0, timeout=2000)
+    assert session.next_deadline() == 12.0
+    assert sent(reconnect(session, now=11.0)) == [b"publish:a.b:1.0.0:%b\n1" % request.request_id]
+    assert session.next_deadline() == 12.5
+
+
+@pytest.mark.parametrize("now", [0.9991, 1.0, 1.5, 100.0])
+def test_a_request_without_a_millisecond_left_is_not_sent_any_more(
+    session: Session, reconnect: Reconnect, now: float
+) -> None:
+    """The driver is late with the deadline; it will come."""
+    session.link_lost(None)
+    request = session.request("a.b", 1, retry=True, now=0.0, timeout=1000)
+    assert reconnect(session, now=now) == []
+    assert session.pending == 1
+    assert session.next_deadline() == 1.0
+    assert fates(session.handle_deadline(max(now, 1.0))) == {request: False}
+    assert empty(session)
+
+
+@pytest.mark.parametrize("end", ["link_lost", "close", "cancel"])
+def test_a_request_without_a_millisecond_left_ends_like_any_other(
+    session: Session, reconnect: Reconnect, end: str
+) -> None:
+    session.link_lost(None)
+    request = session.request("a.b", 1, retry=True, now=0.0, timeout=1000)
+    reconnect(session, now=0.9995)
+    if end == "cancel":
+        session.cancel(request)
+    elif end == "close":
+        assert fates(session.close()) == {request: False}
+    else:
+        assert session.link_lost(None) == []
+        assert fates(session.handle_deadline(1.0)) == {request: False}
+    assert empty(session)
+
+
+# A full outbox
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(
+    in_state: Ready, picture: Picture, reconnect: Reconnect
+) -> None:
+    session = in_state(SessionState.LOST, again=True, outbox=Outbox(150))
+    session.publish("a.b", "x" * 100)
+    before = picture(session)
+    for call in (
+        lambda: session.publish("a.b", "x" * 100),
+        lambda: session.publish_confirmed("a.b", 1, **LIMITS),
+    ):
+        with pytest.raises(ConnectionLost) as full:
+            call()
+        assert not full.value.sent
+        assert picture(session) == before
+    session.request("a.b", "x" * 1000, retry=True, **LIMITS)  # its caller waits for it
+    assert len(sent(reconnect(session))) == 2
+
+
+def test_the_oldest_are_dropped_but_none_that_somebody_waits_for(
+    in_state: Ready, reconnect: Reconnect
+) -> None:
+    session = in_state(SessionState.LOST, again=True, outbox=Outbox(150, "drop_oldest"))
+    confirmed = session.publish_confirmed("a.b", 0, **LIMITS)
+    for number in range(20):
+        session.publish("a.b", number)
+    assert session.outbox.used <= 150
+    again = sent(reconnect(session))
+    assert again[0] == confirmed.message
+    kept = 20 - session.outbox.dropped
+    assert again[1:] == [b"publish:a.b:1.0.0\n%d" % n for n in range(20 - kept, 20)]
+    assert 0 < kept < 20
+
+
+def test_a_full_outbox_takes_what_never_left(session: Session, ready: Ready) -> None:
+    session = ready(outbox=Outbox(40))
+    message = session.publish("a.b", "x" * 100)
+    assert message is not None
+    session.link_lost(None, [message])
+    assert (len(session.outbox), session.outbox.used) == (1, len(message))
+    with pytest.raises(ConnectionLost):
+        session.publish("a.b", 1)
+
+
+# The end
+
+
+@pytest.mark.parametrize(
+    "state", [SessionState.LOST, SessionState.GREETING, SessionState.RESTORING]
+)
+def test_closing_gives_up_what_waits_and_counts_what_nobody_waits_for(
+    ready: Ready, state: SessionState
+) -> None:
+    session = ready()
+    left = session.request("a.b", 0, retry=True, **LIMITS)
+    session.link_lost(None)
+    waits = session.request("a.b", 0, retry=True, **LIMITS)
+    session.publish("a.b", 1)
+    confirmed = session.publish_confirmed("a.b", 2, **LIMITS)
+    session.publish("a.b", 3)
+    if state is not SessionState.LOST:
+        session.link_up()
+    if state is SessionState.RESTORING:
+        session.receive([GREETING])
+    events = session.close()
+    assert fates(events) == {left: True, waits: False, confirmed: False}
+    (discarded,) = [event for event in events if not isinstance(event, Failed)]
+    assert isinstance(discarded, Discarded)
+    assert discarded.count == 2
+    assert empty(session)
+    assert session.close() == []
+
+
+def test_closing_a_ready_session_fails_what_may_have_arrived(session: Session) -> None:
+    requests = [
+        session.request("a.b", 1, **LIMITS),
+        session.request("a.b", 1, retry=True, **LIMITS),
+        session.publish_confirmed("a.b", 1, **LIMITS),
+    ]
+    session.publish("a.b", 1)
+    assert fates(session.close()) == dict.fromkeys(requests, True)
+    assert empty(session)
+    assert session.link_lost(None) == []
+
+
+def test_publications_that_a_closed_session_could_not_send_are_counted_when_its_link_ends(
+    session: Session,
+) -> None:
+    messages = [session.publish("a.b", number) for number in range(3)]
+    unsent = [message for message in messages[1:] if message is not None]
+    session.close()
+    assert session.link_lost(None, unsent) == [Discarded(2)]
+    assert empty(session)
+
+
+def test_a_publication_whose_failure_was_told_is_not_counted_again(session: Session) -> None:
+    confirmed = session.publish_confirmed("a.b", 1, **LIMITS)
+    session.publish("a.b", 2)
+    request = session.request("a.b", 3, **LIMITS)
+    assert set(fates(session.close())) == {confirmed, request}
+    assert session.link_lost(None, [confirmed.message, request.message]) == []
+
+
+def test_closing_while_the_broker_is_told_fails_that(
+    session: Session, subscribe: Subscribe
+) -> None:
+    subscribe(session, "a.b")
+    session.link_lost(None)
+    greeted(session)
+    asked = session.restore(**LIMITS)
+    assert fates(session.close()) == dict.fromkeys(asked, True)
+    assert empty(session)
+
+
+def test_nothing_can_be_restored_after_the_end(session: Session) -> None:
+    session.link_lost(None)
+    greeted(session)
+    session.close()
+    with pytest.raises(LocalProtocolError):
+        session.restored(0.0)
+    with pytest.raises(LocalProtocolError):
+        session.restore(**LIMITS)
+
+
+# Cancelling
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        SessionState.LOST,
+        SessionState.GREETING,
+        SessionState.RESTORING,
+        SessionState.READY,
+        SessionState.CLOSED,
+    ],
+)
+@pytest.mark.parametrize("begun", ["before the loss", "after it"])
+@pytest.mark.parametrize("call", ["request", "publish_confirmed", "register"])
+def test_what_is_cancelled_leaves_nothing_behind_in_any_state(
+    session: Session, reconnect: Reconnect, state: SessionState, begun: str, call: str
+) -> None:
+    def begin() -> PendingRequest:
+        if call == "request":
+            return session.request("a.b", 1, retry=True, now=0.0, timeout=60_000)
+        if call == "register":
+            return session.register("name", "text", now=0.0, timeout=60_000)
+        return session.publish_confirmed("a.b", 1, now=0.0, timeout=60_000)
+
+    request = begin() if begun == "before the loss" else None
+    session.link_lost(None, [request.message] if request is not None else [])
+    if request is None:
+        request = begin()
+    session.publish("c.d", 1)
+    if state is SessionState.READY:
+        assert len(reconnect(session)) == 2
+    elif state is SessionState.CLOSED:
+        session.close()
+    elif state is not SessionState.LOST:
+        session.link_up()
+        if state is SessionState.RESTORING:
+            session.receive([GREETING])
+    assert session.state is state
+    for _ in range(2):
+        session.cancel(request)
+        assert session.pending == 0
+        assert session.outbox.requests == []
+        assert session.next_deadline() is None
+    if session.outbox:
+        assert session.outbox.used == len(b"publish:c.d:1.0.0\n1")
+    if state is not SessionState.CLOSED:
+        if state is not SessionState.LOST:
+            session.link_lost(None)
+        again = sent(reconnect(session))
+        assert again == ([] if state is SessionState.READY else [b"publish:c.d:1.0.0\n1"])
+        assert empty(session)

@@ -1,0 +1,154 @@
+"""Certificates that are wrong: said so at once, and not tried again."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+import trustme
+
+from mb_client import ConnectError, ConnectionLost, MessageBrokerClient
+
+from .brokers import ThreadBroker
+from .proxy import Proxy
+from .relay import Cut
+from .scene import FAST
+from .traffic import PATIENCE, Signal
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_remains")]
+
+# What is wrong, by name: the broker's TLS settings.
+WRONG: dict[str, Callable[[Any], ssl.SSLContext]] = {
+    "unknown-authority": lambda own: type(own)(trustme.CA()).server(),
+    "another-name": lambda own: own.server("example.org"),
+    "expired": lambda own: own.server(not_before=own.days(-9), not_after=own.days(-1)),
+    "not-yet-valid": lambda own: own.server(not_before=own.days(1), not_after=own.days(9)),
+    "client-certificate-missing": lambda own: asking_for_a_certificate(own),
+}
+
+
+def asking_for_a_certificate(own: Any) -> ssl.SSLContext:
+    context: ssl.SSLContext = own.server()
+    own.authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+@pytest.fixture(params=["tls", "wss"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_certificate_is_one_attempt_and_a_final_error_within_a_second(
+    wrong: str, scheme: str, certificates: Any
+) -> None:
+    with (
+        ThreadBroker(scheme, ssl_context=WRONG[wrong](certificates)) as broker,
+        Proxy(broker.port) as proxy,
+    ):
+        client = MessageBrokerClient(
+            proxy.url(scheme),
+            ssl_context=certificates.client(),
+            retry_connect=True,
+            **FAST,
+        )
+        began = time.monotonic()
+        with pytest.raises(ConnectError) as raised:
+            await client.connect()
+        assert time.monotonic() - began < 1
+        assert raised.value.final
+        assert "certificate" in str(raised.value)
+        await client.close()
+        assert proxy.seen.accepted == 1
+
+
+async def test_a_server_that_speaks_no_tls_is_tried_again(scheme: str, certificates: Any) -> None:
+    plain = {"tls": "tcp", "wss": "ws"}[scheme]
+    right = certificates.server()
+    with (
+        ThreadBroker(plain) as wrong,
+        ThreadBroker(scheme, ssl_context=right) as broker,
+        Proxy(wrong.port) as proxy,
+    ):
+        client = MessageBrokerClient(
+            proxy.url(scheme), ssl_context=certificates.client(), retry_connect=True, **FAST
+        )
+        failures = Signal()
+
+        def mend(error: Exception) -> None:
+            assert isinstance(error, ConnectError)
+            assert not error.final
+            proxy.target_port = broker.port
+            failures()
+
+        client.on_error(mend)
+        async with client:
+            await client.request("system.heartbeat", {})
+        assert failures.count >= 1
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_certificate_that_goes_bad_between_connections_ends_the_client(
+    wrong: str, scheme: str, certificates: Any
+) -> None:
+    with (
+        ThreadBroker(scheme, ssl_context=certificates.server()) as good,
+        ThreadBroker(scheme, ssl_context=WRONG[wrong](certificates)) as bad,
+        Proxy(good.port) as proxy,
+    ):
+        client = MessageBrokerClient(proxy.url(scheme), ssl_context=certificates.client(), **FAST)
+        ended: dict[str, Exception] = {}
+
+        async def expect_the_end(what: str, call: Callable[[], Any]) -> None:
+            with pytest.raises(ConnectionLost) as raised:
+                await call()
+            ended[what] = raised.value
+
+        async def iterate(events: Any) -> None:
+            async for _ in events:
+                pass
+
+        async with client:
+            events = await client.subscribe("some.topic")
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(expect_the_end, "run", client.run)
+                    tasks.start_soon(expect_the_end, "iterator", lambda: iterate(events))
+                    await anyio.wait_all_tasks_blocked()
+                    proxy.target_port = bad.port
+                    proxy.cut(Cut.RESET)
+            assert set(ended) == {"run", "iterator"}
+            for error in ended.values():
+                assert "certificate" in str(error)
+                assert isinstance(error.__cause__, ConnectError)
+                assert error.__cause__.final
+            with pytest.raises(ConnectionLost) as raised:
+                await client.publish("some.topic", 1)
+            assert not raised.value.sent
+            assert not client.connected
+        assert proxy.seen.accepted == 2
+
+
+async def test_a_certificate_that_was_renewed_between_connections_is_no_matter(
+    scheme: str, certificates: Any
+) -> None:
+    with (
+        ThreadBroker(scheme, ssl_context=certificates.server()) as old,
+        ThreadBroker(scheme, ssl_context=certificates.server()) as new,
+        Proxy(old.port) as proxy,
+    ):
+        client = MessageBrokerClient(proxy.url(scheme), ssl_context=certificates.client(), **FAST)
+        connects = Signal()
+        client.on_connect(connects)
+        async with client:
+            proxy.target_port = new.port
+            proxy.cut(Cut.RESET)
+            await connects.reaches(2, "the client is connected")
+            await client.request("system.heartbeat", {})
+        assert proxy.seen.accepted == 2

@@ -1,0 +1,145 @@
+"""Silence: told from death in time, and never taken for it wrongly."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from mb_client import ConnectionLost, Message, MessageBrokerClient, RequestTimeoutError
+
+from .brokers import ThreadBroker
+from .pipe import HALF_OPEN, STALLED, Weather
+from .proxy import Proxy, Where
+from .relay import Direction
+from .scene import FAST
+from .traffic import MARGIN, Signal
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_remains")]
+
+INTERVAL = 100
+
+
+def client_of(proxy: Proxy, scheme: str = "tcp", **options: Any) -> MessageBrokerClient:
+    return MessageBrokerClient(
+        proxy.url(scheme), **FAST | {"heartbeat_interval": INTERVAL} | options
+    )
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_a_quiet_connection_is_kept_and_costs_a_question_an_interval(scheme: str) -> None:
+    with ThreadBroker(scheme) as broker, Proxy(broker.port) as proxy:
+        losses = Signal()
+        client = client_of(proxy, scheme)
+        client.on_disconnect(losses)
+        async with client:
+            before = proxy.seen
+            # A question has some 80 bytes, so this is several of them, and their answers.
+            await proxy.until(lambda seen: seen.forwarded_up > before.forwarded_up + 500)
+            assert proxy.seen.forwarded_down > before.forwarded_down
+            assert losses.count == 0
+        assert proxy.seen.accepted == 1
+
+
+@pytest.mark.parametrize("weather", [STALLED, HALF_OPEN], ids=["stalled", "half-open"])
+async def test_a_dead_connection_is_found_within_a_few_intervals(weather: Weather) -> None:
+    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+        losses = Signal()
+        client = client_of(proxy)
+        client.on_disconnect(losses)
+        async with client:
+            began = time.monotonic()
+            proxy.set(weather, where=Where.LIVING)
+            await losses.reaches(1, "the client has lost its connection")
+            # Three intervals and some time for a machine that is busy; and not before two.
+            assert INTERVAL / 1000 < time.monotonic() - began < 3 * INTERVAL / 1000 + 1
+
+
+async def test_a_request_ends_with_its_dead_connection_unless_it_may_be_sent_again() -> None:
+    limit = 1000
+    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+        async with MessageBrokerClient(broker.url, **FAST) as service, client_of(proxy) as client:
+            asked = Signal()
+
+            async def answer_the_second_time(message: Message) -> str:
+                asked()
+                if message.payload == "never" or asked.count <= 2:
+                    await anyio.sleep_forever()
+                return "answer"
+
+            await service.subscribe(
+                "slow", action="request", handler=answer_the_second_time, concurrency=4
+            )
+            ends: dict[str, float] = {}
+            began = time.monotonic()
+
+            async def ask_once() -> None:
+                with pytest.raises(ConnectionLost, match="sign of life") as raised:
+                    await client.request("slow", "never", timeout=limit)
+                assert raised.value.sent
+                ends["once"] = time.monotonic() - began
+
+            async def ask_again() -> None:
+                answer = await client.request("slow", "second", timeout=limit, retry=True)
+                assert answer.payload == "answer"
+                ends["again"] = time.monotonic() - began
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask_once)
+                tasks.start_soon(ask_again)
+                await asked.reaches(2, "the service is asked")
+                proxy.set(HALF_OPEN, where=Where.LIVING)
+            assert list(ends) == ["once", "again"]
+            assert ends["again"] < limit / 1000 + MARGIN
+            assert asked.count == 3
+
+
+async def test_a_program_that_keeps_its_event_loop_busy_is_not_the_connections_fault() -> None:
+    interval = 60
+    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+        losses = Signal()
+        client = client_of(proxy, heartbeat_interval=interval)
+        client.on_disconnect(losses)
+        async with client:
+            # So that the answer is not there yet when the program is busy.
+            proxy.set(Weather(delay=20), Direction.DOWN)
+            for _ in range(4):
+                before = proxy.seen.received_up
+                await proxy.until(lambda seen, before=before: seen.received_up > before)  # type: ignore[misc]
+                time.sleep(6 * interval / 1000)  # noqa: ASYNC251
+            await client.request("system.heartbeat", {})
+            assert losses.count == 0
+        assert proxy.seen.accepted == 1
+
+
+async def test_a_quiet_client_answers_the_brokers_questions() -> None:
+    with (
+        ThreadBroker(heartbeat_after=100, drop_after=1000) as broker,
+        Proxy(broker.port) as proxy,
+    ):
+        losses = Signal()
+        client = client_of(proxy, heartbeat_interval=None)
+        client.on_disconnect(losses)
+        async with client:
+            before = proxy.seen.forwarded_up
+            began = time.monotonic()
+            await proxy.until(
+                lambda seen: seen.forwarded_up > before + 500 and time.monotonic() > began + 1.5
+            )
+            assert losses.count == 0
+
+
+async def test_without_an_interval_a_dead_connection_is_borne() -> None:
+    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+        losses = Signal()
+        client = client_of(proxy, heartbeat_interval=None)
+        client.on_disconnect(losses)
+        async with client:
+            proxy.set(STALLED, Direction.DOWN, where=Where.LIVING)
+            before = proxy.seen.received_up
+            with pytest.raises(RequestTimeoutError):
+                await client.request("system.heartbeat", {}, timeout=300)
+            assert losses.count == 0
+            assert proxy.seen.received_up > before
