@@ -85,9 +85,9 @@ class ScriptedConnection:
     def messages_received(self, messages: list[bytes]) -> None:
         for message in messages:
             self.messages.append(message)
-            action, topic = message.split(b"\n")[0].split(b":")[:2]
+            action, topic, _, *rest = message.split(b"\n")[0].split(b":")
             answer = self._broker.answers.get(topic.decode())
-            if answer is not None and action != b"response":
+            if answer is not None and action != b"response" and any(rest[:1]):
                 # What comes when this side has ended the connection is answered no more.
                 with contextlib.suppress(ConnectionLost):
                     self.answer(message, answer if isinstance(answer, bytes) else answer(message))

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import msgspec
 import pytest
 
 from mb_broker import Broker
 from mb_core import (
     ConnectError,
-    LocalProtocolError,
+    Message,
     MessageBrokerClient,
     NoRouteFoundError,
     RemoteProtocolError,
+    parse_message,
 )
 from mb_core.client.callbacks import Callbacks, call, failure
+from mb_core.client.context import handling
 from mb_core.link import current_backend
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -37,10 +44,14 @@ async def until(fact: Callable[[], Any]) -> None:
         await anyio.sleep(0.002)
 
 
-async def fill(client: MessageBrokerClient, topic: str, count: int) -> None:
-    for number in range(count):
-        await client.publish(topic, number)
-    await client.request("system.heartbeat", {})  # behind which nothing is left
+def running_tasks() -> set[int]:
+    return {task.id for task in anyio.get_running_tasks()}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """How many dropped calls the log has told of, each time."""
+    found = [record for record in caplog.records if "calls of it dropped" in record.msg]
+    return [record.args[1] for record in found]  # type: ignore[misc, index]
 
 
 # Connecting and disconnecting
@@ -58,27 +69,29 @@ async def test_connect_comes_before_disconnect_and_each_comes_once(url: str) -> 
     assert calls == ["connect", "disconnect"]
 
 
-async def test_async_callbacks_are_awaited_one_after_the_other(mb_broker: Broker) -> None:
+async def test_the_calls_of_a_handler_are_made_one_after_the_other_in_the_order_of_events(
+    mb_broker: Broker,
+) -> None:
     steps: list[str] = []
 
-    def slow(name: str) -> Callable[[], Any]:
-        async def callback() -> None:
-            steps.append(f"begin {name}")
-            for _ in range(3):
+    class Watch:
+        """Its bound methods are other objects each time, and one handler."""
+
+        async def changed(self) -> None:
+            number = len(steps) // 2
+            steps.append(f"begin {number}")
+            for _ in range(5):
                 await anyio.lowlevel.checkpoint()
-            steps.append(f"end {name}")
+            steps.append(f"end {number}")
 
-        return callback
-
+    watch = Watch()
     client = MessageBrokerClient(mb_broker.url)
-    client.on_connect(slow("one"))
-    client.on_connect(slow("two"))
-    client.on_disconnect(slow("three"))
+    client.on_connect(watch.changed)
+    client.on_disconnect(watch.changed)
     with anyio.fail_after(5):
         await client.connect()
         await client.close()
-    order = [f"{step} {name}" for name in ("one", "two", "three") for step in ("begin", "end")]
-    assert steps == order
+    assert steps == ["begin 0", "end 0", "begin 1", "end 1"]
 
 
 async def test_a_connection_that_never_came_about_is_not_told_as_lost(
@@ -175,13 +188,150 @@ async def test_closing_waits_for_the_last_callback_and_no_longer_than_its_limit(
         finally:
             ended.append("cancelled")
 
+    async def slow() -> None:
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        ended.append("done")
+
     client = MessageBrokerClient(mb_broker.url, close_timeout=50)
     client.on_disconnect(endless)
-    client.on_disconnect(lambda: ended.append("never called"))
+    client.on_disconnect(slow)
     with anyio.fail_after(5):
         await client.connect()
         await client.close()
-    assert ended == ["cancelled"]
+    assert ended == ["done", "cancelled"]
+
+
+# Slow callbacks
+
+
+async def test_a_hanging_callback_stops_neither_the_reader_nor_any_other(
+    mb_broker: Broker,
+) -> None:
+    calls: list[str] = []
+    got: list[Any] = []
+    errors: list[Exception] = []
+
+    async def hang(*args: Any) -> None:
+        calls.append("hang")
+        await anyio.sleep_forever()
+
+    client = MessageBrokerClient(mb_broker.url, close_timeout=50)
+    for register in (client.on_connect, client.on_error, client.on_disconnect):
+        register(lambda *args: hang(*args))
+    client.on_connect(lambda: calls.append("connect"))
+    client.on_error(errors.append)
+    client.on_disconnect(lambda: calls.append("disconnect"))
+    with anyio.fail_after(5):
+        await client.connect()
+        await client.subscribe("a.b", handler=lambda message: got.append(message.payload))
+        for number in range(3):
+            await client.publish("a.b", number)
+            await client.publish(f"nobody.listens{number}", {})
+        await client.request("system.heartbeat", {})
+        await until(lambda: len(errors) == 3)
+        await client.close()
+    assert got == [0, 1, 2]
+    assert sorted(calls) == ["connect", "disconnect", "hang", "hang", "hang"]
+
+
+async def test_a_callback_that_never_awaits_starves_nobody() -> None:
+    callbacks = Callbacks()
+    called = turns = 0
+
+    def busy() -> None:
+        nonlocal called
+        called += 1
+        until = time.monotonic() + 0.001
+        while time.monotonic() < until:
+            pass
+
+    callbacks.connect.append(busy)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            for _ in range(200):
+                callbacks.post(callbacks.connect)
+            while called < 200:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+            callbacks.finish()
+    assert turns >= 5
+
+
+async def test_nothing_runs_where_nothing_is_due() -> None:
+    callbacks = Callbacks()
+    names: list[set[int]] = []
+    callbacks.connect += [lambda: names.append(running_tasks()) for _ in range(3)]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            await anyio.wait_all_tasks_blocked()
+            before = running_tasks()
+            callbacks.post(callbacks.connect)
+            await anyio.wait_all_tasks_blocked()
+            assert running_tasks() == before
+            callbacks.finish()
+    assert len(names) == 3
+    assert all(each - before for each in names)
+
+
+async def test_what_a_slow_handler_has_no_room_for_is_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callbacks = Callbacks()
+    go_on = anyio.Event()
+    got: list[int] = []
+    quick: list[int] = []
+
+    async def slow(number: int) -> None:
+        got.append(number)
+        await go_on.wait()
+
+    callbacks.error += [slow, quick.append]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            for number in range(1_500):
+                callbacks.post(callbacks.error, number)
+                if number % 100 == 0:
+                    await anyio.wait_all_tasks_blocked()
+            await anyio.wait_all_tasks_blocked()
+            assert callbacks.dropped == 499
+            assert told(caplog) == [1]
+            go_on.set()
+            callbacks.finish()
+    # Its queue is the oldest calls, and nothing is lost in silence: the log has the sum.
+    assert got == list(range(1_001))
+    assert quick == list(range(1_500))
+    assert told(caplog) == [1, 499]
+    assert "slow is too slow" in caplog.text
+
+
+async def test_the_log_hears_of_dropped_calls_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks = Callbacks()
+    now = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)  # not the event loop's as well
+    monkeypatch.setattr("mb_core.client.brake.time", clock)
+    callbacks.connect.append(anyio.sleep_forever)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            callbacks.post(callbacks.connect)
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(1_001):
+                callbacks.post(callbacks.connect)
+            for _ in range(4):
+                for _ in range(2):
+                    callbacks.post(callbacks.connect)
+                    await anyio.wait_all_tasks_blocked()
+                now += 0.5
+            assert told(caplog) == [1, 6]
+            tasks.cancel_scope.cancel()
+    # Who is cancelled leaves no loss untold either.
+    assert told(caplog) == [1, 6, 9]
 
 
 # Failing callbacks
@@ -331,112 +481,6 @@ async def test_what_belongs_to_nobody_is_ignored_without_a_word(
     assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
 
 
-# on_message
-
-
-async def test_messages_without_consumer_wait_for_on_message(client: MessageBrokerClient) -> None:
-    got: list[tuple[str, str, Any]] = []
-    with anyio.fail_after(5):
-        events = await client.subscribe("a.b")
-        await fill(client, "a.b", 3)
-        assert events.queued == 3
-        client.on_message(
-            lambda header, payload: got.append((header.action, header.topic, payload))
-        )
-        await client.publish("a.b", 3)
-        await until(lambda: len(got) == 4)
-    assert got == [("publish", "a.b", number) for number in range(4)]
-
-
-async def test_each_on_message_handler_gets_each_message(client: MessageBrokerClient) -> None:
-    one: list[Any] = []
-    two: list[Any] = []
-
-    async def second(header: Any, payload: Any) -> None:
-        await anyio.lowlevel.checkpoint()
-        two.append(payload)
-
-    client.on_message(lambda header, payload: one.append(payload))
-    client.on_message(second)
-    with anyio.fail_after(5):
-        await client.subscribe("a.b")
-        await client.subscribe("c.d")
-        await client.publish("a.b", 1)
-        await client.publish("c.d", 2)
-        await until(lambda: len(two) == 2)
-    assert sorted(one) == sorted(two) == [1, 2]
-
-
-async def test_on_message_gets_the_messages_of_a_subscription_one_after_the_other(
-    client: MessageBrokerClient,
-) -> None:
-    steps: list[str] = []
-
-    async def handler(header: Any, payload: Any) -> None:
-        steps.append(f"begin {payload}")
-        for _ in range(3):
-            await anyio.lowlevel.checkpoint()
-        steps.append(f"end {payload}")
-
-    client.on_message(handler)
-    with anyio.fail_after(5):
-        await client.subscribe("a.b")
-        await fill(client, "a.b", 3)
-        await until(lambda: len(steps) == 6)
-    assert steps == ["begin 0", "end 0", "begin 1", "end 1", "begin 2", "end 2"]
-
-
-async def test_on_message_does_not_take_what_has_a_consumer(client: MessageBrokerClient) -> None:
-    got: list[Any] = []
-    handled: list[Any] = []
-    client.on_message(lambda header, payload: got.append(payload))
-    with anyio.fail_after(5):
-        await client.subscribe("handled", handler=lambda m: handled.append(m.payload))
-        async with client.subscribe("iterated") as events:
-            await client.publish("handled", 1)
-            await client.publish("iterated", 2)
-            assert (await anext(events)).payload == 2
-            await until(lambda: handled == [1])
-    assert got == []
-
-
-async def test_on_message_cant_be_iterated_as_well(client: MessageBrokerClient) -> None:
-    client.on_message(lambda header, payload: None)
-    with anyio.fail_after(5):
-        events = await client.subscribe("a.b")
-        with pytest.raises(LocalProtocolError, match="go to a handler"):
-            await anext(events)
-
-
-async def test_on_message_gets_no_requests(client: MessageBrokerClient) -> None:
-    got: list[Any] = []
-    client.on_message(lambda header, payload: got.append(payload))
-    with anyio.fail_after(5):
-        async with (
-            client.subscribe("a.b", action="request") as requests,
-            anyio.create_task_group() as tasks,
-        ):
-            tasks.start_soon(client.request, "a.b", {})
-            await (await anext(requests)).respond("by hand")
-    assert got == []
-
-
-async def test_on_message_is_told_of_what_cant_be_read(
-    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    errors: list[Exception] = []
-    got: list[Any] = []
-    client.on_error(errors.append)
-    client.on_message(lambda header, payload: got.append(payload))
-    with anyio.fail_after(5):
-        await client.subscribe("a.b")
-        await client.publish("a.b", msgspec.Raw(b"}{"))
-        await client.publish("a.b", 1)
-        await until(lambda: got == [1] and errors)
-    assert [type(error) for error in errors] == [RemoteProtocolError]
-    assert "a message of 'a.b' can't be read" in caplog.text
-
-
 # The machine itself
 
 
@@ -454,24 +498,219 @@ async def test_call_takes_plain_and_async_functions() -> None:
     assert await call(lambda: None) is None
 
 
-async def test_calls_are_made_in_the_order_in_which_they_were_posted() -> None:
+async def test_what_was_posted_before_waits_for_run_and_goes_to_whom_is_there_then() -> None:
     callbacks = Callbacks()
-    calls: list[Any] = []
-    callbacks.connect.append(lambda: calls.append("connect"))
-    callbacks.error.append(lambda error: calls.append(error))
-    error = ValueError("between")
+    first: list[int] = []
+    second: list[int] = []
+    callbacks.connect.append(first.append)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            callbacks.post(callbacks.connect)
-            tasks.start_soon(callbacks.run, current_backend())
-            callbacks.report(error, "it")
-            callbacks.post(callbacks.connect)
-            callbacks.post(callbacks.disconnect)  # of which there are none
+            for number in range(3):
+                callbacks.post(callbacks.connect, number)
+            callbacks.post(callbacks.disconnect, 3)  # of which there are none
+            callbacks.connect.append(second.append)
             await anyio.wait_all_tasks_blocked()
-            assert calls == ["connect", error, "connect"]
-            callbacks.post(callbacks.connect)
+            assert first == []
+            tasks.start_soon(callbacks.run, current_backend())
+            await anyio.wait_all_tasks_blocked()
+            assert first == second == [0, 1, 2]
+            callbacks.post(callbacks.connect, 4)
             callbacks.finish()
-    assert calls[3:] == ["connect"]
+    assert first == second == [0, 1, 2, 4]
+
+
+async def test_run_ends_behind_the_errors_of_the_last_calls() -> None:
+    callbacks = Callbacks()
+    errors: list[Exception] = []
+
+    async def fail() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise ValueError("last")
+
+    callbacks.connect.append(fail)
+    callbacks.error.append(errors.append)
+    callbacks.post(callbacks.connect)
+    callbacks.finish()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            await anyio.wait_all_tasks_blocked()
+            callbacks.finish()
+    assert [str(error) for error in errors] == ["last"]
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_what_a_cancelled_run_has_not_called_is_left_for_the_next(turns: int) -> None:
+    """Wherever it is cancelled; a call that had begun is over."""
+    callbacks = Callbacks()
+    begun: list[int] = []
+    got: list[int] = []
+
+    async def handler(number: int) -> None:
+        begun.append(number)
+        await anyio.lowlevel.checkpoint()
+        got.append(number)
+
+    callbacks.connect.append(handler)
+    for number in range(3):
+        callbacks.post(callbacks.connect, number)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            await anyio.wait_all_tasks_blocked()
+            callbacks.finish()
+    assert begun == [0, 1, 2]
+    assert len(got) >= 2
+
+
+async def test_what_is_due_can_be_called_without_run() -> None:
+    callbacks = Callbacks()
+    errors: list[Exception] = []
+    got: list[int] = []
+
+    async def handler(number: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        got.append(number)
+        if number == 1:
+            raise ValueError(number)
+
+    callbacks.message.append(handler)
+    callbacks.error.append(errors.append)
+    for number in range(3):
+        callbacks.post(callbacks.message, number)
+    with anyio.fail_after(5):
+        await callbacks.run_due()
+    assert got == [0, 1, 2]
+    assert [str(error) for error in errors] == ["1"]
+
+
+async def test_a_handler_that_is_being_called_is_not_called_by_another_task_as_well() -> None:
+    callbacks = Callbacks()
+    steps: list[str] = []
+    go_on = anyio.Event()
+
+    async def handler(number: int) -> None:
+        steps.append(f"begin {number}")
+        await go_on.wait()
+        steps.append(f"end {number}")
+
+    callbacks.message.append(handler)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(callbacks.run, current_backend())
+            callbacks.post(callbacks.message, 0)
+            await anyio.wait_all_tasks_blocked()
+            callbacks.post(callbacks.message, 1)
+            await callbacks.run_due()  # returns at once: it waits for nobody
+            go_on.set()
+            await until(lambda: len(steps) == 4)
+            callbacks.finish()
+    assert steps == ["begin 0", "end 0", "begin 1", "end 1"]
+
+
+async def test_a_handler_need_not_be_hashable_nor_have_a_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @dataclass
+    class Handler:
+        got: list[int] = field(default_factory=list, repr=False)
+
+        def __call__(self, number: int) -> None:
+            self.got.append(number)
+            if number == 2:
+                raise ValueError("mine")
+
+    callbacks = Callbacks()
+    one, two = Handler(), Handler()
+    callbacks.connect += [one, two]
+    for number in range(3):
+        callbacks.post(callbacks.connect, number)
+    with anyio.fail_after(5):
+        await callbacks.run_due()
+    assert one.got == two.got == [0, 1, 2]
+    assert "Handler() failed: mine" in caplog.text
+
+
+async def test_handlers_that_are_equal_are_called_each() -> None:
+    @dataclass(frozen=True)
+    class Handler:
+        got: list[int] = field(default_factory=list, compare=False)
+
+        def __call__(self, number: int) -> None:
+            self.got.append(number)
+
+    callbacks = Callbacks()
+    one, two = Handler(), Handler()
+    callbacks.connect += [one, two]
+    callbacks.post(callbacks.connect, 1)
+    await callbacks.run_due()
+    assert (one.got, two.got) == ([1], [1])
+
+
+async def test_callbacks_are_no_part_of_what_the_handler_works_on_that_has_connected() -> None:
+    callbacks = Callbacks()
+    seen: list[Message | None] = []
+    callbacks.connect.append(lambda: seen.append(handling.get()))
+    callbacks.post(callbacks.connect)
+    message = parse_message("publish:a:1.0.0\n1")
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            handling.set(message)
+            tasks.start_soon(callbacks.run, current_backend())
+            await anyio.wait_all_tasks_blocked()
+            callbacks.finish()
+            assert handling.get() is message
+            handling.set(None)
+    assert seen == [None]
+
+
+INTERRUPTED = """
+import signal, sys, time
+import anyio
+from mb_broker import Broker
+from mb_core import MessageBrokerClient
+
+async def main():
+    async with Broker("tcp://127.0.0.1:0") as broker:
+        client = MessageBrokerClient(broker.url, close_timeout=20_000)
+        await client.connect()
+        errors = []
+        def interrupt(error):
+            if not errors:
+                errors.append(error)
+                signal.raise_signal(signal.SIGINT)
+        client.on_error(interrupt)
+        client.on_disconnect(lambda: print("disconnected"))
+        await client.publish("nobody.listens", {})
+        try:
+            await client.run()
+        except KeyboardInterrupt:
+            print("caught")
+            with anyio.fail_after(10):
+                await client.close()
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+async def test_an_interrupt_in_a_callback_reaches_the_main_task_and_stops_no_callback(
+    anyio_backend_name: str,
+) -> None:
+    """On trio it is raised in the callback itself."""
+    result = subprocess.run(  # noqa: ASYNC221
+        [sys.executable, "-c", INTERRUPTED, anyio_backend_name],
+        env={name: text for name, text in os.environ.items() if "COVERAGE" not in name},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("caught\ndisconnected\n", "", 0)
 
 
 async def test_only_failures_of_user_code_are_failures() -> None:

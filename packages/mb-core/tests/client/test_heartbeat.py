@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 
 from mb_broker import Broker
@@ -135,7 +136,7 @@ async def test_a_broker_that_is_dead_is_found_though_the_loop_is_blocked_now_and
             watch = Watch(client)
             for _ in range(2):
                 time.sleep(0.3)  # noqa: ASYNC251
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             await watch.disconnects(1)
 
 

@@ -144,6 +144,33 @@ async def test_a_queue_without_bound_drops_nothing(client: MessageBrokerClient) 
         assert (events.queued, events.dropped) == (70_000, 0)
 
 
+async def test_a_queue_is_bounded_in_bytes_as_well(client: MessageBrokerClient) -> None:
+    with anyio.fail_after(5):
+        events = await client.subscribe("a.b", queue_size=None, queue_bytes=100)
+        for letter in "abcde":
+            await client.publish("a.b", letter * 38)  # 40 bytes with its quotes
+        await settle(client)
+        assert (events.queued, events.dropped, client.stats().dropped) == (2, 3, 3)
+        assert [(await anext(events)).payload[0] for _ in range(2)] == ["a", "b"]
+        await client.publish("a.b", "x" * 1000)
+        assert len((await anext(events)).payload) == 1000
+
+
+async def test_requests_that_overflow_in_bytes_are_answered_at_once(
+    client: MessageBrokerClient,
+) -> None:
+    with anyio.fail_after(5):
+        async with (
+            client.subscribe("a.b", action="request", queue_bytes=100) as requests,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(client.request, "a.b", "x" * 60)
+            await until(lambda: requests.queued == 1)
+            with pytest.raises(ServiceUnavailableError, match="too many requests waiting"):
+                await client.request("a.b", "x" * 60)
+            await (await anext(requests)).respond("served")
+
+
 async def test_requests_that_overflow_are_answered_at_once(client: MessageBrokerClient) -> None:
     go_on = anyio.Event()
     started: list[Any] = []
@@ -213,10 +240,12 @@ async def test_a_slow_consumer_is_reported_once_a_second(client: MessageBrokerCl
     assert reported[0] - began < 0.9
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, "1"])
+@pytest.mark.parametrize("size", [0, -1, 1.5, "1", True])
 async def test_bad_queue_sizes_are_refused(client: MessageBrokerClient, size: Any) -> None:
     with pytest.raises(LocalProtocolError, match="queue_size"):
         client.subscribe("a.b", queue_size=size)
+    with pytest.raises(LocalProtocolError, match="queue_bytes"):
+        client.subscribe("a.b", queue_bytes=size)
 
 
 async def test_unknown_policies_are_refused(client: MessageBrokerClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -23,8 +23,15 @@ from mb_core import (
     NoRouteFoundError,
     ResponseError,
     ServiceUnavailableError,
+    SlowConsumer,
     Subscription,
+    parse_message,
 )
+from mb_core.client.callbacks import Callbacks
+from mb_core.client.queue import MessageQueue
+from mb_core.header import Action
+from mb_core.link import current_backend
+from mb_core.session import Subscribed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -87,10 +94,11 @@ async def test_iteration_ends_when_the_client_is_closed(url: str) -> None:
 
 
 async def test_iteration_raises_when_the_connection_is_lost_behind_what_came(doomed: Any) -> None:
+    """Where it is not to be restored."""
     got: list[Any] = []
     with anyio.fail_after(5):
         async with (
-            MessageBrokerClient(doomed.url) as client,
+            MessageBrokerClient(doomed.url, reconnect=False) as client,
             client.subscribe("a.b") as events,
         ):
             for number in range(3):
@@ -102,6 +110,40 @@ async def test_iteration_raises_when_the_connection_is_lost_behind_what_came(doo
             with pytest.raises(ConnectionLost):
                 await anext(events)
     assert got == [0, 1, 2]
+
+
+async def test_iterators_and_handlers_outlive_the_connection(start_broker: Start) -> None:
+    iterated: list[Any] = []
+    handled: list[Any] = []
+    first: list[Any] = []
+    second: list[Any] = []
+
+    async def publish(client: MessageBrokerClient, *numbers: int) -> None:
+        for number in numbers:
+            for topic in ("iterated", "handled", "on.message"):
+                await client.publish(topic, number)
+        await until(lambda: all(numbers[-1] in each for each in (iterated, handled, second)))
+
+    with anyio.fail_after(10):
+        async with (
+            start_broker("tcp://127.0.0.1:0") as broker,
+            MessageBrokerClient(broker.url, backoff_min=1, backoff_max=10) as client,
+            anyio.create_task_group() as tasks,
+            client.subscribe("iterated") as events,
+        ):
+            tasks.start_soon(collect, events, iterated)
+            await client.subscribe("handled", handler=lambda m: handled.append(m.payload))
+            client.on_message(lambda header, payload: first.append(payload))
+            client.on_message(lambda header, payload: second.append(payload))
+            await client.subscribe("on.message")
+            await publish(client, 1, 2)
+            await broker.kill()
+            await until(lambda: not client.connected)
+            async with start_broker(broker.url):
+                await until(lambda: client.connected)
+                await publish(client, 3, 4)
+                await events.unsubscribe()
+    assert iterated == handled == first == second == [1, 2, 3, 4]
 
 
 async def test_iterating_again_goes_on_where_it_was_left(client: MessageBrokerClient) -> None:
@@ -161,6 +203,96 @@ async def test_a_cancelled_iteration_loses_no_message(client: MessageBrokerClien
             while len(got) < 60:
                 await take(events)
     assert got == list(range(60))
+
+
+@pytest.mark.parametrize("scheme", ["memory", "tcp"])
+async def test_cancelling_one_of_several_iterators_loses_no_message(
+    mb_broker: Broker, scheme: str
+) -> None:
+    """Wherever it is cancelled, each message is got once, whoever gets it."""
+    got: list[int] = []
+    rounds = 24
+
+    async def iterate(events: Subscription, scope: anyio.CancelScope) -> None:
+        with scope:
+            await collect(events, got)
+
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(mb_broker.url_of(scheme)) as client:
+            events = await client.subscribe("a.b")
+            async with anyio.create_task_group() as tasks:
+                for _ in range(2):
+                    tasks.start_soon(iterate, events, anyio.CancelScope())
+                for number in range(rounds):
+                    scope = anyio.CancelScope()
+                    tasks.start_soon(iterate, events, scope)
+                    for _ in range(number % 3):
+                        await anyio.lowlevel.checkpoint()
+                    await client.publish("a.b", 2 * number)
+                    await client.publish("a.b", 2 * number + 1)
+                    for _ in range(number % 12):
+                        await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+                await until(lambda: len(got) == 2 * rounds)
+                await events.unsubscribe()
+    assert sorted(got) == list(range(2 * rounds))
+
+
+async def test_unsubscribing_while_several_iterate_gives_each_message_to_one_of_them(
+    client: MessageBrokerClient,
+) -> None:
+    for turns in range(12):
+        got: list[int] = []
+        with anyio.fail_after(5):
+            events = await client.subscribe("a.b")
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(collect, events, got)
+                for number in range(10):
+                    await client.publish("a.b", number)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                await settle(client)
+                await events.unsubscribe()
+        assert sorted(got) == list(range(10))
+
+
+@pytest.mark.parametrize("way", ["unsubscribed", "cancelled"])
+@pytest.mark.parametrize("scheme", ["memory", "tcp"])
+async def test_the_end_of_one_subscription_loses_no_message_of_another_of_its_pattern(
+    mb_broker: Broker, scheme: str, way: str
+) -> None:
+    """At whatever point of a stream it ends."""
+    url = mb_broker.url_of(scheme)
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(url) as client, MessageBrokerClient(url) as publisher:
+            for turns in range(16):
+                got: list[int] = []
+                other: list[int] = []
+                events = await client.subscribe("a.b")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(collect, events, got)
+
+                    async def live(
+                        scope: anyio.CancelScope, other: list[int] = other, turns: int = turns
+                    ) -> None:
+                        with scope:
+                            async with client.subscribe("a.b") as short:
+                                for _ in range(turns if way == "unsubscribed" else 1_000):
+                                    with anyio.move_on_after(0):
+                                        other.append((await anext(short)).payload)
+
+                    scope = anyio.CancelScope()
+                    tasks.start_soon(live, scope)
+                    for number in range(20):
+                        await publisher.publish("a.b", number)
+                        if way == "cancelled" and number == turns:
+                            scope.cancel()
+                        await anyio.lowlevel.checkpoint()
+                    await until(lambda got=got: len(got) == 20)
+                    await events.unsubscribe()
+                assert got == list(range(20))
+                assert other == sorted(set(other))
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
@@ -567,6 +699,121 @@ async def test_overlapping_responders_answer_by_their_priority(
         assert (await client.request("a.c", {})).payload == "pattern"
 
 
+# Subscribing that fails half-way
+
+
+class Driver:
+    """Confirms subscriptions as it is told, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.backend = current_backend()
+        self.asked: list[tuple[str, Subscribed]] = []
+        self.answers: list[tuple[Message, Any]] = []
+        self.dropped = 0
+
+    async def subscribe(self, entry: Subscribed) -> None:
+        self.asked.append(("subscribe", entry))
+        await self.confirm(entry)
+
+    async def confirm(self, entry: Subscribed) -> None: ...
+
+    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+        self.asked += [("unsubscribe", entry) for entry in entries]
+
+    def let_go(self, entry: Subscribed) -> None:
+        self.asked.append(("let go", entry))
+
+    def start(self, function: Callable[[], Any]) -> None:
+        raise AssertionError("nothing is consumed")
+
+    def note_dropped(self, count: int) -> None:
+        self.dropped += count
+
+    # The Responder
+
+    deadline = None
+
+    async def respond(self, message: Message, payload: Any) -> None:
+        raise AssertionError("who refuses does not wait")
+
+    def answer_now(self, message: Message, payload: Any) -> None:
+        message.responder = None
+        self.answers.append((message, payload))
+
+
+def subscription(driver: Driver, queue: MessageQueue) -> Subscription:
+    return Subscription(
+        lambda: driver,
+        Callbacks(),
+        "a.b",
+        (Action.PUBLISH, Action.REQUEST),
+        priority=1,
+        handler=None,
+        concurrency=1,
+        queue=queue,
+    )
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_requests_that_come_before_their_subscription_fails_are_refused(
+    cancelled: bool,
+) -> None:
+    driver = Driver()
+    events = subscription(driver, MessageQueue(10, "drop_newest"))
+    request = parse_message("request:a.b:1.0.0:0f8fad5b-d9cb-469f-a165-70867728950e\n1")
+    request.responder = driver
+
+    async def confirm(entry: Subscribed) -> None:
+        if entry.action is Action.REQUEST:
+            events.deliver_request(request)
+            if cancelled:
+                await anyio.sleep_forever()
+            raise ForbiddenError("no")
+
+    driver.confirm = confirm  # type: ignore[method-assign]
+    with anyio.fail_after(5):
+        if cancelled:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await events
+        else:
+            with pytest.raises(ForbiddenError):
+                await events
+    ((refused, answer),) = driver.answers
+    assert refused is request
+    assert isinstance(answer, ServiceUnavailableError)
+    assert "ended" in repr(events)
+
+
+async def test_a_queue_that_is_full_before_all_is_subscribed_ends_the_subscribing() -> None:
+    driver = Driver()
+    events = subscription(driver, MessageQueue(1, "error"))
+    one, two = parse_message("publish:a.b:1.0.0\n1"), parse_message("publish:a.b:1.0.0\n2")
+
+    async def confirm(entry: Subscribed) -> None:
+        events.deliver([one, two])
+
+    driver.confirm = confirm  # type: ignore[method-assign]
+    await events
+    publish, request = (entry for _, entry in driver.asked[1:])
+    assert driver.asked == [("subscribe", publish), ("let go", publish), ("let go", request)]
+    assert (publish.action, request.action) == (Action.PUBLISH, Action.REQUEST)
+    assert await anext(events) is one
+    with pytest.raises(SlowConsumer):
+        await anext(events)
+    assert (events.dropped, driver.dropped) == (1, 1)
+
+
+async def test_leaving_a_block_keeps_publications_though_the_queue_takes_nothing_any_more() -> None:
+    driver = Driver()
+    kept: list[Any] = []
+    async with subscription(driver, MessageQueue(1, "error")) as events:
+        events.deliver([parse_message(f"publish:a.b:1.0.0\n{number}") for number in range(2)])
+    with pytest.raises(SlowConsumer):
+        await collect(events, kept)
+    assert kept == [0]
+
+
 # Cancellation
 
 
@@ -714,16 +961,18 @@ async def test_a_broker_that_refuses_to_unsubscribe_is_heard(start_tcp_server: S
             await events.unsubscribe()
 
 
-async def test_unsubscribing_after_the_loss_is_no_error(doomed: Any) -> None:
+@pytest.mark.parametrize("reconnect", [True, False])
+async def test_unsubscribing_after_the_loss_is_no_error(doomed: Any, reconnect: bool) -> None:
     with anyio.fail_after(5):
-        async with MessageBrokerClient(doomed.url) as client:
+        async with MessageBrokerClient(doomed.url, reconnect=reconnect) as client:
             events = await client.subscribe("a.b")
             await client.subscribe("c.d")
             await doomed.kill()
-            with pytest.raises(ConnectionLost):
-                await client.run()
+            await until(lambda: not client.connected)
             await events.unsubscribe()
             await client.unsubscribe("c.d")
+            if reconnect:
+                assert [message async for message in events] == []
 
 
 async def test_unsubscribing_while_the_connection_is_lost_is_no_error(

@@ -14,6 +14,7 @@ import anyio
 from ..errors import RemoteProtocolError
 from ..link import Backend, Waiter
 from ..message import Message
+from .brake import Brake
 from .context import handling
 from .interrupt import pass_interrupt_on, uninterrupted
 
@@ -27,8 +28,6 @@ SLICE = 0.005
 # How many calls wait for one handler: events are rare, messages are not.
 _CALLS = 1_000
 _MESSAGES = 65_536
-# Seconds between two words about a handler that is too slow.
-_TELL_EVERY = 1.0
 
 Callback = Callable[..., Any]
 
@@ -100,8 +99,12 @@ class Callbacks:
             self._wake()
 
     def report(self, error: Exception, what: str, *, level: int = logging.ERROR) -> None:
-        """An error that no caller of ours can get goes to the log and to the error handlers."""
-        _log.log(level, "%s: %s", what, error, exc_info=error if error.__traceback__ else None)
+        """An error that no caller of ours can get goes to the log and to the error handlers.
+
+        With its traceback only from the level of an error on: what is below that is foreseen.
+        """
+        traceback = error if error.__traceback__ and level >= logging.ERROR else None
+        _log.log(level, "%s: %s", what, error, exc_info=traceback)
         self.post(self.error, error)
 
     def as_consumer(self, handler: Callback) -> Callable[[Message], Any]:
@@ -235,7 +238,7 @@ class Callbacks:
 class _Worker:
     """The calls of one handler, or of several that are equal."""
 
-    __slots__ = ("_told", "_told_at", "busy", "calls", "dropped", "name")
+    __slots__ = ("_brake", "_told", "busy", "calls", "dropped", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -244,19 +247,18 @@ class _Worker:
         self.busy = False
         self.dropped = 0
         self._told = 0
-        self._told_at = float("-inf")
+        self._brake = Brake()
 
     def drop(self) -> None:
         """Count a call that is not made."""
         self.dropped += 1
-        if time.monotonic() - self._told_at >= _TELL_EVERY:
+        if self._brake.lets():
             self.tell_dropped()
 
     def tell_dropped(self) -> None:
         """Have the log know of all that were dropped."""
         if self._told != self.dropped:
             self._told = self.dropped
-            self._told_at = time.monotonic()
             _log.error(
                 "the callback %s is too slow: %d calls of it dropped so far",
                 self.name,

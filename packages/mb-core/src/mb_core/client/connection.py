@@ -15,6 +15,7 @@ from ..errors import (
     ConnectionLost,
     ForbiddenError,
     MBError,
+    RemoteProtocolError,
     ResponseError,
     UnauthorizedError,
 )
@@ -160,6 +161,7 @@ class Connection:
                 error if error is not None else ConnectError("no reason was given")
             )
         self._dispatcher.act(self._session.link_lost(error, unsent))
+        self._look()
         self._lost(self)
 
     # The Uplink
@@ -215,8 +217,6 @@ class Connection:
         if self._over.is_set():
             return self.error() if self.error is not None else ConnectError("it was closed")
         self._dispatcher.act(session.restored(time.monotonic()))
-        for request in requests:
-            self._take_back(request.subject)
         self._look()
         return None
 
@@ -231,19 +231,8 @@ class Connection:
             error, f"the subscription to {subject.pattern!r} could not be restored"
         )
         for entry in session.subscriptions.of(subject.action, subject.pattern):
-            session.subscriptions.remove(entry)
+            session.forget(entry)
             entry.consumer.release(entry, lambda: copy.copy(error))
-
-    def _take_back(self, subject: Any) -> None:
-        """Unsubscribe what was unsubscribed while it was being restored."""
-        session = self._session
-        if isinstance(subject, Subscribed) and not session.subscriptions.of(
-            subject.action, subject.pattern
-        ):
-            limit = int(self._options.connect_timeout * 1000)
-            request = session.unsubscribe(subject, now=time.monotonic(), timeout=limit)
-            session.cancel(request)
-            self.send(request.message)
 
     async def _end_at_once(self) -> None:
         if self._up:
@@ -256,7 +245,10 @@ def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError
     """The error in the answer of the broker itself, which is a status; None where there is none."""
     if isinstance(outcome, MBError):
         return outcome
-    answer = outcome.payload
+    try:
+        answer = outcome.payload
+    except RemoteProtocolError as error:
+        return error
     status = answer.get("status") if isinstance(answer, dict) else None
     if status == "success":
         return None

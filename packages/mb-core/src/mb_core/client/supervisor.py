@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -354,9 +353,7 @@ class Supervisor:
         self._end_session(error)
 
     def _report_failure(self, error: ConnectError) -> None:
-        # A copy has no traceback: the text says it all, and there may be one every few seconds.
-        what = "not connected, to be tried again"
-        self._callbacks.report(copy.copy(error), what, level=logging.WARNING)
+        self._callbacks.report(error, "not connected, to be tried again", level=logging.WARNING)
 
     # Closing
 

@@ -282,8 +282,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._flush()
 
     def _turn_ended(self) -> None:
-        self._scheduled = False
-        self._turn_is_full = False
+        self._scheduled = self._turn_is_full = False
         if self._outbox:
             self._flush()
         if self.congested:
@@ -308,18 +307,9 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         if transport is None:
             return
         try:
-            while True:
-                messages = (
-                    self._feed() if self._outbox and self._open and not self._paused else None
-                )
-                data = self._wire.data_to_send()
-                if not data:
-                    return
-                if messages is None:
-                    if not transport.is_closing():
-                        transport.write(data)
-                    return
-                transport.write(data)
+            while self._outbox and self._open and not self._paused:
+                messages = self._feed()
+                transport.write(self._wire.data_to_send())
                 if transport.is_closing():
                     # Nothing was before it, so it was tried at once, and refused whole.
                     self._put_back(messages)
@@ -327,6 +317,9 @@ class _StreamLink(Outgoing, asyncio.Protocol):
                     return
                 if not self._outbox:
                     return
+            data = self._wire.data_to_send()
+            if data and not transport.is_closing():
+                transport.write(data)
         except Exception as error:
             self._give_up(error)
 

@@ -39,9 +39,9 @@ class Outgoing:
         messages, size = self._outbox, self._queued
         if size < limit or size - len(messages[-1]) < limit:
             self._outbox = []
+            self._queued = 0
         else:
             messages, size = self._first(limit)
-        self._queued -= size
         self.messages_sent += len(messages)
         self.bytes_sent += size
         send = self._wire.send
@@ -58,6 +58,7 @@ class Outgoing:
         while size < limit:
             messages.append(backlog.popleft())
             size += len(messages[-1])
+        self._queued -= size
         return messages, size
 
     def _put_back(self, messages: Collection[bytes]) -> None:

@@ -45,16 +45,20 @@ class Encoder:
         request_id: bytes | None = None,
         parent_id: str | None = None,
     ) -> bytes:
-        if request_id is None and version == DEFAULT_VERSION:
+        if request_id is None:
             try:
-                header = self._publish[topic]
+                header = self._publish[topic]  # known from now on, whatever its version
             except TypeError:
                 check_topic(topic)  # what can't be looked up is no text
                 raise
-            if parent_id is not None:
+            if version != DEFAULT_VERSION:
+                header = encode_header(
+                    MessageHeader(Action.PUBLISH, topic, version, None, parent_id)
+                )
+            elif parent_id is not None:
                 header = b"%b::%b\n" % (header[:-1], check_id(parent_id, "parent id"))
         else:
-            text = request_id.decode() if request_id is not None else None
+            text = request_id.decode()
             header = encode_header(MessageHeader(Action.PUBLISH, topic, version, text, parent_id))
         return header + encode_payload(payload, self._max_payload)
 

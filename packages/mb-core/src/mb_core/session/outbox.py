@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from enum import StrEnum
 
 from ..errors import ConnectionLost, LocalProtocolError
@@ -48,7 +49,7 @@ class Outbox:
         self.dropped = 0
         self._next = 0
         # By place, which is the order among both.
-        self._publications: dict[int, bytes | PendingRequest] = {}
+        self._publications: OrderedDict[int, bytes | PendingRequest] = OrderedDict()
         self._requests: dict[int, PendingRequest] = {}
 
     def __len__(self) -> int:
@@ -115,15 +116,22 @@ class Outbox:
         return self._next
 
     def _make_room(self, length: int) -> None:
-        if self.used + length <= self.size:
+        """Drop the oldest of which nobody waits for word; none where that is not enough."""
+        room = self.size - self.used
+        if room >= length:
             return
-        for place, message in list(self._publications.items()):
+        oldest: list[int] = []
+        for place, message in self._publications.items():
             if isinstance(message, bytes):
-                del self._publications[place]
-                self.used -= len(message)
-                self.dropped += 1
-                if self.used + length <= self.size:
-                    return
+                oldest.append(place)
+                room += len(message)
+                if room >= length:
+                    break
+        else:
+            return
+        for place in oldest:
+            self.used -= len(_bytes_of(self._publications.pop(place)))
+        self.dropped += len(oldest)
 
 
 def _bytes_of(message: bytes | PendingRequest) -> bytes:

@@ -62,6 +62,7 @@ its own making (docs/protocol.md, "Publish").
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -107,6 +108,9 @@ _REGISTER = "system.service.register"
 _SUBSCRIBE = "system.topic.subscribe"
 _UNSUBSCRIBE = "system.topic.unsubscribe"
 
+# Milliseconds, on the wire, of a request for whose answer nobody waits.
+_TOLD_LIMIT = 10_000
+
 
 class Session:
     """The client's side of its connections to a broker, one after the other.
@@ -136,8 +140,12 @@ class Session:
         self._ids = IdSource()
         self._pending = PendingRequests()
         self._liveness = Liveness(heartbeat)
+        # What the present connection's broker was told again.
+        self._told: dict[tuple[Action, str], Subscribed] = {}
         self._reader = HeaderReader()
         self._encoder = Encoder(self.limits.max_payload)
+        # For messages of the Session's own, whose size is nobody's choice.
+        self._own = Encoder(sys.maxsize)
 
     @property
     def state(self) -> SessionState:
@@ -167,11 +175,11 @@ class Session:
         if self.registration is not None:
             payload = _registration(*self.registration)
             asked.append(self._ask(_REGISTER, payload, now, timeout, self.registration))
-        told: set[tuple[Action, str]] = set()
+        self._told.clear()
         for entry in self.subscriptions:
             key = (entry.action, entry.pattern.lower())
-            if key not in told and id(entry) not in waiting:
-                told.add(key)
+            if key not in self._told and id(entry) not in waiting:
+                self._told[key] = entry
                 asked.append(self._ask(_SUBSCRIBE, _subscription(entry), now, timeout, entry))
         return asked
 
@@ -180,7 +188,10 @@ class Session:
         self._move(Move.RESTORED)
         self._was_ready = True
         self._liveness.start(now)
-        events: list[Event] = []
+        # What was forgotten while the broker was told is taken back; nobody waits for its answer.
+        gone = [e for e in self._told.values() if not self.subscriptions.of(e.action, e.pattern)]
+        events: list[Event] = [Reply(self._unsubscribing(entry)) for entry in gone]
+        self._told.clear()
         for item in self.outbox.take_all():
             if not isinstance(item, PendingRequest):
                 events.append(Reply(item))
@@ -206,25 +217,29 @@ class Session:
             return [Discarded(lost)] if lost else []
         reason = str(error) if error is not None else "the connection was closed"
         never_left = {id(message) for message in unsent}
+        # Of those, what is to be sent once there is a connection, by its message.
         back: dict[int, PendingRequest] = {}
         events: list[Event] = []
         for request in self._pending:
             if request.held:
                 continue
-            if id(request.message) not in never_left:
+            left = id(request.message) not in never_left
+            if left:
                 request.sent = True
-            if request.retry:
-                self._hold(request)
-            elif not request.sent and request.message.startswith(b"publish:"):
+            if not left and (request.retry or request.message.startswith(b"publish:")):
                 back[id(request.message)] = request
+            elif request.retry:
+                self._hold(request)
             else:
                 self._pending.take(request.request_id)
                 events.append(_failed(request, reason))
         for message in unsent:
-            confirmed = back.get(id(message))
-            if confirmed is not None:
-                self.outbox.put_back(confirmed)
-                self._pending.add(confirmed, confirmed.deadline)
+            waiting = back.get(id(message))
+            if waiting is not None and waiting.retry:
+                self._hold(waiting)
+            elif waiting is not None:
+                self.outbox.put_back(waiting)
+                self._pending.add(waiting, waiting.deadline)
             elif message.startswith(b"publish:") and is_anonymous(message):
                 self.outbox.put_back(message)
         return events
@@ -364,8 +379,7 @@ class Session:
 
     def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
         """Tell the broker that what `entry` asks for is no longer wanted; see `forget`."""
-        payload = {"action": entry.action.value, "topic": entry.pattern}
-        return self.request(_UNSUBSCRIBE, payload, now=now, timeout=timeout)
+        return self.request(_UNSUBSCRIBE, _unsubscription(entry), now=now, timeout=timeout)
 
     def forget(self, entry: Subscribed) -> None:
         """Have done with `entry`: what still comes for it is answered, or ignored."""
@@ -458,7 +472,7 @@ class Session:
 
     def _requested(self, message: Message) -> Event:
         if message.prefix.key == _HEARTBEAT:
-            return Reply(self._encoder.response(message, {}))
+            return Reply(self._own.response(message, {}))
         entry: Subscribed | None = message.prefix.route
         if entry is not None:
             return Requested(entry, message)
@@ -466,7 +480,7 @@ class Session:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
-        return Reply(self._encoder.response(message, gone))
+        return Reply(self._own.response(message, gone))
 
     # Within
 
@@ -531,7 +545,15 @@ class Session:
     def _sign_of_life(self) -> bytes:
         """A request to which any message at all is the answer: it is not pending."""
         limit = int((self._liveness.interval or 0) * 1000) or 1
-        return self._encoder.request(_HEARTBEAT, {}, request_id=self._ids.next(), timeout=limit)
+        return self._own.request(_HEARTBEAT, {}, request_id=self._ids.next(), timeout=limit)
+
+    def _unsubscribing(self, entry: Subscribed) -> bytes:
+        return self._own.request(
+            _UNSUBSCRIBE,
+            _unsubscription(entry),
+            request_id=self._ids.next(),
+            timeout=_TOLD_LIMIT,
+        )
 
     def _fail_all(self, reason: str) -> list[Event]:
         events: list[Event] = []
@@ -573,6 +595,10 @@ def _too_late(request: PendingRequest) -> RequestTimeoutError:
 
 def _registration(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "description": description}
+
+
+def _unsubscription(entry: Subscribed) -> dict[str, Any]:
+    return {"action": entry.action.value, "topic": entry.pattern}
 
 
 def _subscription(entry: Subscribed) -> dict[str, Any]:
