@@ -58,6 +58,9 @@ def tests(session: nox.Session, backend: str) -> None:
     if backend != BACKENDS[0] or session.python not in (PYTHONS[0], NEWEST):
         # What needs no event loop is tested once, on the oldest Python and on the newest.
         pytest.append("--async-only")
+    if session.python != NEWEST:
+        # Networks do the same to every Python.
+        pytest.append("--ignore=tests/reliability")
     if session.python == NEWEST:
         session.run("coverage", "run", "-m", *pytest)
     else:
@@ -81,9 +84,10 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(default=False, python=NEWEST)
 def soak(session: nox.Session) -> None:
-    """A thousand connections, bad ones among them, and what is left of them: nothing."""
-    install(session, "pytest", "trio")
-    session.run("pytest", "-m", "soak", "packages/mb-broker/tests/soak", *session.posargs)
+    """A thousand connections, and a million requests: what is left of them is nothing."""
+    install(session, "pytest", "trio", "trustme")
+    folders = ["packages/mb-broker/tests/soak", "tests/reliability/soak"]
+    session.run("pytest", "-m", "soak", *folders, *session.posargs)
 
 
 @nox.session(default=False)
