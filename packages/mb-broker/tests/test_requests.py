@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -223,3 +224,43 @@ def test_however_they_end_nothing_is_left(new_bench: Callable[..., Any]) -> None
     assert bench.router.outstanding == 0
     assert not requester.service.asked
     assert not responder.service.answering
+
+
+# Time limits, told to who asks for them
+
+
+def asked_with_timeouts(bench: Any, request: str, *, wanted: bool = True) -> bytes:
+    """What a responder gets of `request`, where it has said in a heartbeat what it wants."""
+    requester, responder = bench.join(), bench.join()
+    responder.subscribe("a.#", "request")
+    if wanted:
+        responder.ask("heartbeat", {"timeouts": True})
+    requester.send(request)
+    message: bytes = responder.take_one()
+    return message
+
+
+def test_who_says_so_in_a_heartbeat_is_told_the_time_limit_of_a_request(bench: Any) -> None:
+    message = asked_with_timeouts(bench, f"request:a.b:1.0.0:{id_of(1)}::900\n{{}}")
+    assert re.fullmatch(rb"request:a\.b:1\.0\.0:[0-9a-f-]{36}::900\n\{\}", message)
+
+
+def test_where_the_requester_named_none_it_is_the_brokers(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(request_timeout=2.5)
+    message = asked_with_timeouts(bench, f"request:a.b:1.0.0:{id_of(1)}\n{{}}")
+    assert message.startswith(b"request:a.b:1.0.0:")
+    assert message.endswith(b"::2500\n{}")
+
+
+def test_who_did_not_say_so_is_told_none(bench: Any) -> None:
+    request = f"request:a.b:1.0.0:{id_of(1)}::900\n{{}}"
+    message = asked_with_timeouts(bench, request, wanted=False)
+    assert re.fullmatch(rb"request:a\.b:1\.0\.0:[0-9a-f-]{36}\n\{\}", message)
+
+
+def test_a_header_that_has_no_room_for_it_goes_without(bench: Any) -> None:
+    version = "1.0.0-" + "x" * 305
+    request = f"request:a.b:{version}:{id_of(1)}::9\n{{}}"
+    assert len(request) <= 367
+    message = asked_with_timeouts(bench, request)
+    assert re.fullmatch(rb"request:a\.b:1\.0\.0-x+:[0-9a-f-]{36}\n\{\}", message)

@@ -38,7 +38,8 @@ class Service:
     `last_seen` is when it last sent anything, `connected_at` when it came, both in the clock of
     the Router's driver.  `outbox` holds what is to be sent to it.  `link` is the driver's.
     `asked` and `answering` are the outstanding requests that it waits for and works on; `errors`
-    counts the errors that it was answered with.
+    counts the errors that it was answered with.  `wants_timeouts` is whether the requests that
+    it answers are to name their time limit, which a client says in a heartbeat.
     """
 
     connected_at: float
@@ -52,6 +53,7 @@ class Service:
     asked: dict[Any, None] = field(default_factory=dict)
     answering: dict[Any, None] = field(default_factory=dict)
     errors: Counter = field(default_factory=Counter)
+    wants_timeouts: bool = False
 
 
 class Registry:

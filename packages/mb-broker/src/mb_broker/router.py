@@ -67,6 +67,8 @@ _SYSTEM = object()
 # And for what can't be passed on or answered: with an id, its header is over the limit.
 _TOO_LONG = object()
 _LONGEST_SUBJECT = MAX_HEADER - len("response:") - len(":") - 36 - len("\n")
+# Bytes of action, topic and version with which a header can name a time limit behind an id.
+_LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n")
 
 
 class Router:
@@ -190,7 +192,7 @@ class Router:
                 if route:
                     responder = route[0] if len(route) == 1 else random.choice(route)
                     limit = timeout / 1000 if timeout is not None else default_limit
-                    self._pass_on(service, prefix, request_id, data[end:], responder, now + limit)
+                    self._pass_on(service, prefix, request_id, data[end:], responder, now, limit)
                 else:
                     self._no_route(service, prefix, request_id)
             else:
@@ -262,7 +264,8 @@ class Router:
         requester_id: bytes | None,
         rest: bytes,
         responder: Service,
-        deadline: float,
+        now: float,
+        limit: float,
     ) -> None:
         if self.draining:
             error = ServiceUnavailableError("the broker is shutting down")
@@ -271,8 +274,13 @@ class Router:
         if len(self._requests) >= self.options.max_outstanding:
             self._drop_oldest()
         request = Outstanding(self._ids.next(), prefix, requester, requester_id, responder)
-        self._requests.add(request, deadline)
-        self._send(responder, b"%b:%b%b" % (prefix.encoded, request.id, rest), requester_id)
+        self._requests.add(request, now + limit)
+        encoded = prefix.encoded
+        if responder.wants_timeouts and len(encoded) <= _LONGEST_WITH_TIMEOUT:
+            message = b"%b:%b::%d%b" % (encoded, request.id, limit * 1000, rest)
+        else:
+            message = b"%b:%b%b" % (encoded, request.id, rest)
+        self._send(responder, message, requester_id)
 
     def _drop_oldest(self) -> None:
         request = self._requests.oldest()

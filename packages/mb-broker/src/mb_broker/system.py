@@ -94,6 +94,8 @@ class SystemTopics:
         return handler(service, _read(payload), now)
 
     def _heartbeat(self, service: Service, payload: Answer, now: float) -> Answer:
+        if payload.get("timeouts") is True:
+            service.wants_timeouts = True
         return _SUCCESS
 
     def _register(self, service: Service, payload: Answer, now: float) -> Answer:

@@ -265,6 +265,22 @@ async def test_a_cancelled_iteration_loses_no_message(scene: Scene) -> None:
     assert events.queued == 0
 
 
+async def test_an_iteration_that_is_cancelled_while_the_connection_comes_back_loses_no_message(
+    scene: Scene,
+) -> None:
+    with anyio.fail_after(30):
+        async with scene.client.subscribe("counted") as events:
+            for turns in range(30):
+                await scene.lose()
+                await scene.broker.start()
+                async with cancelled_after(turns) as scope:
+                    await anext(events)
+                assert scope.cancelled_caught
+                await scene.works()
+                await scene.client.publish("counted", turns, confirm=True)
+                assert (await anext(events)).payload == turns
+
+
 async def test_run_may_be_cancelled_at_any_turn(scene: Scene) -> None:
     with anyio.fail_after(10):
         for turns in range(10):

@@ -67,7 +67,7 @@ async def coming_back(
 
 @asynccontextmanager
 async def at_once() -> AsyncIterator[None]:
-    with anyio.fail_after(3):
+    with anyio.fail_after(5):
         yield
 
 

@@ -252,7 +252,7 @@ async def test_a_drain_timeout_of_nothing_cancels_at_once(url: str) -> None:
             await client.publish("work", 2, confirm=True)
             await gate.entered.wait()
             begun = time.monotonic()
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 2
     assert gate.cancelled == 1
     assert gate.handled == []
 

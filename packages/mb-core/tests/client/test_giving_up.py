@@ -295,13 +295,23 @@ async def test_reconnect_timeout_ends_a_try_that_is_under_way(scripted: Scripted
             await silent.lost.wait()
 
 
+async def test_reconnect_timeout_bounds_the_retries_of_the_first_connection_as_well(
+    free_port: int,
+) -> None:
+    client = MessageBrokerClient(
+        f"tcp://127.0.0.1:{free_port}", retry_connect=True, reconnect_timeout=150, **QUICK
+    )
+    with anyio.fail_after(5), pytest.raises(ConnectError, match="reconnect_timeout"):
+        await client.connect()
+
+
 async def test_reconnect_timeout_counts_anew_from_each_loss(scripted: ScriptedBroker) -> None:
     with anyio.fail_after(10):
-        async with MessageBrokerClient(scripted.url, reconnect_timeout=1_000, **QUICK) as client:
+        async with MessageBrokerClient(scripted.url, reconnect_timeout=800, **QUICK) as client:
             watch = Watch(client)
             for number in range(1, 4):
                 await scripted.stop()
-                with anyio.move_on_after(0.4):
+                with anyio.move_on_after(0.3):
                     await client.run()
                 await scripted.listen()
                 await watch.connects(number)

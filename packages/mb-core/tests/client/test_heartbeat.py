@@ -15,7 +15,7 @@ from mb_core import ConnectionLost, MessageBrokerClient
 
 from .absent import QUICK, Outcome
 from .scripted import ScriptedBroker
-from .watching import Watch
+from .watching import Watch, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -27,7 +27,7 @@ async def test_a_silent_broker_is_given_up_within_three_intervals_and_replaced(
 ) -> None:
     with anyio.fail_after(5):
         async with (
-            MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=200) as client,
+            MessageBrokerClient(scripted.url, **QUICK, heartbeat_interval=400) as client,
             anyio.create_task_group() as tasks,
         ):
             watch = Watch(client)
@@ -37,7 +37,7 @@ async def test_a_silent_broker_is_given_up_within_three_intervals_and_replaced(
             begun = time.monotonic()
             request = Outcome(tasks, lambda: client.request("never.answered", {}))
             lost = await request.lost()
-            assert 0.39 <= time.monotonic() - begun < 0.6 + 0.5
+            assert 0.79 <= time.monotonic() - begun < 1.2 + 0.8
             assert lost.sent
             assert "no sign of life" in str(lost)
             assert len(silent.starting(ASKED)) == 1
@@ -113,16 +113,17 @@ async def test_without_an_interval_nobody_is_asked(scripted: ScriptedBroker) -> 
         assert 4 < due - time.monotonic() <= 5
 
 
+@pytest.mark.parametrize("blocked", [0.048, 0.1], ids=["a bit too long", "far too long"])
 async def test_a_program_that_blocks_its_loop_does_not_lose_a_broker_that_is_alive(
-    url: str,
+    url: str, blocked: float
 ) -> None:
     """The broker is in a thread of its own: it has answered, and nobody was there to hear."""
     with anyio.fail_after(10):
-        async with MessageBrokerClient(url, **QUICK, heartbeat_interval=50) as client:
-            for pause in (0.0, 0.001, 0.01, 0.03):
-                for blocked in (0.06, 0.11, 0.26):
-                    time.sleep(blocked)  # noqa: ASYNC251
-                    await anyio.sleep(pause)
+        async with MessageBrokerClient(url, **QUICK, heartbeat_interval=40) as client:
+            for _ in range(8):
+                asked = client.stats().messages_sent
+                await until(lambda asked=asked: client.stats().messages_sent > asked)
+                time.sleep(blocked)  # noqa: ASYNC251
             await client.request("system.heartbeat", {})
             assert client.stats().reconnects == 0
 

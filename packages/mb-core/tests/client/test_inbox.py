@@ -115,6 +115,16 @@ async def test_only_the_first_end_counts() -> None:
     assert str(box.error()) == "first"
 
 
+async def test_consumers_that_were_cancelled_are_forgotten() -> None:
+    box = inbox()
+    async with anyio.create_task_group() as tasks:
+        consumers = Consumers(box, tasks, 3)
+        await anyio.wait_all_tasks_blocked()
+        for scope in consumers.scopes:
+            scope.cancel()
+    assert box._idle == []
+
+
 TURNS = range(5)
 
 

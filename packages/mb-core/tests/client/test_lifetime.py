@@ -25,14 +25,11 @@ from mb_core import (
 from mb_core.client.callbacks import Callbacks
 from mb_core.client.lifetime import Lifetime
 
+from .watching import until
+
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 Start = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
 
 
 # Closing while something else is under way

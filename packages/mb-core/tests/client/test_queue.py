@@ -168,6 +168,25 @@ def test_the_newest_displaces_all_others_where_it_is_over_the_bound_by_itself() 
     assert len(queue) == 1
 
 
+def test_what_was_dropped_counts_no_more_however_often() -> None:
+    queue = MessageQueue(None, "drop_oldest", 10)
+    queue.put(long(2, 3, 4))
+    assert lengths(queue.put(long(2))) == [2]
+    assert lengths(queue.put(long(2))) == [3]
+    assert lengths(queue.put(long(3))) == [4]
+    assert lengths(queue.put(long(4))) == [2]
+
+
+def test_what_was_added_since_it_was_full_counts_in_its_order() -> None:
+    queue = MessageQueue(None, "drop_newest", 10)
+    assert lengths(queue.put(long(5, 6))) == [6]
+    assert queue.put(long(1, 2)) == []
+    assert lengths(queue.put(long(3))) == [3]
+    for _ in range(2):
+        queue.take()
+    assert lengths(queue.put(long(9, 8))) == [9]
+
+
 def test_both_bounds_hold() -> None:
     queue = MessageQueue(2, "drop_newest", 10)
     assert lengths(queue.put(long(1, 1, 1))) == [1]
@@ -241,8 +260,8 @@ class QueueAgainstModel(RuleBasedStateMachine):
     """Against a plain list, one message at a time."""
 
     @initialize(
-        size=st.none() | st.integers(1, 5),
-        size_bytes=st.none() | st.integers(1, 12),
+        size=st.none() | st.integers(1, 8),
+        size_bytes=st.none() | st.integers(1, 8) | st.integers(12, 30),
         overflow=st.sampled_from(Overflow),
     )
     def begin(self, size: int | None, size_bytes: int | None, overflow: Overflow) -> None:
@@ -262,7 +281,7 @@ class QueueAgainstModel(RuleBasedStateMachine):
             self.size_bytes is None or used + len(message.raw_payload) <= self.size_bytes
         )
 
-    @rule(parts=st.lists(st.integers(1, 7), max_size=8))
+    @rule(parts=st.lists(st.integers(0, 9), max_size=4))
     def put(self, parts: list[int]) -> None:
         batch = long(*parts)
         lost = []
@@ -278,7 +297,7 @@ class QueueAgainstModel(RuleBasedStateMachine):
         assert self.queue.put(batch) == lost
         self.dropped += len(lost)
 
-    @rule(count=st.integers(1, 3))
+    @rule(count=st.sampled_from([1, 1, 1, 2, 5]))
     def take(self, count: int) -> None:
         for _ in range(min(count, len(self.model))):
             assert self.queue.take() is self.model.pop(0)
@@ -301,4 +320,4 @@ class QueueAgainstModel(RuleBasedStateMachine):
 
 
 TestQueueAgainstModel = QueueAgainstModel.TestCase
-TestQueueAgainstModel.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestQueueAgainstModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

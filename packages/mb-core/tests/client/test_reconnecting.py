@@ -403,8 +403,13 @@ async def test_a_handler_that_was_at_work_at_the_loss_goes_on_and_its_answer_is_
     async def handler(message: Message) -> str:
         working.set()
         await go_on.wait()
+        if message.payload == "first":
+            assert client.connected  # over another connection, that does not know of it
+            with pytest.raises(ConnectionLost) as lost:
+                await message.respond("to nobody")
+            assert not lost.value.sent
         done.append(message.payload)
-        return "too late"
+        return "the answer"
 
     with anyio.fail_after(10):
         async with MessageBrokerClient(broker.url, **QUICK) as client:
@@ -417,7 +422,8 @@ async def test_a_handler_that_was_at_work_at_the_loss_goes_on_and_its_answer_is_
             await broker.start()
             await watch.connects(1)
             go_on.set()
-            assert (await client.request("work", "second")).payload == "too late"
+            assert (await client.request("work", "second")).payload == "the answer"
+            assert all(isinstance(tried, ConnectError) for tried in watch.errors)
     assert done == ["first", "second"]
 
 

@@ -117,14 +117,14 @@ async def test_a_retried_request_whose_time_is_over_is_lost_and_says_whether_it_
             await scripted.connections[0].wait_for(b"request:a:")
             await scripted.stop()
             assert (await before.lost()).sent
-            assert 0.09 < time.monotonic() - begun < 0.9
+            assert 0.09 < time.monotonic() - begun < 1.05
 
             await watch.disconnects(1)
             begun = time.monotonic()
             with pytest.raises(ConnectionLost, match="no connection within 100 ms") as lost:
                 await client.request("a", {}, timeout=100, retry=True)
             assert not lost.value.sent
-            assert 0.09 < time.monotonic() - begun < 0.9
+            assert 0.09 < time.monotonic() - begun < 1.05
 
             assert client.stats().pending == 0
             await scripted.listen()

@@ -170,21 +170,16 @@ class Callbacks:
                 started.discard(worker)
                 self._wake()
 
-        try:
-            async with anyio.create_task_group() as tasks:
-                while True:
-                    for worker in self._with_calls():
-                        worker.busy = True
-                        started.add(worker)
-                        tasks.start_soon(work, worker)
-                    if self._finishing and not started:
-                        return
-                    self._wakeup = backend.waiter()
-                    await self._wakeup
-        finally:
-            for worker in started:
-                # It was cancelled before it began.
-                worker.busy = False
+        async with anyio.create_task_group() as tasks:
+            while True:
+                for worker in self._with_calls():
+                    worker.busy = True
+                    started.add(worker)
+                    tasks.start_soon(work, worker)
+                if self._finishing and not started:
+                    return
+                self._wakeup = backend.waiter()
+                await self._wakeup
 
     def _with_calls(self) -> list[_Worker]:
         """The workers that have something to do, and that nobody runs."""

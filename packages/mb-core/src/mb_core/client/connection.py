@@ -199,6 +199,7 @@ class Connection:
             return self.error() if self.error is not None else ConnectError("it was closed")
         limit = int(self._options.connect_timeout * 1000)
         requests = session.restore(now=time.monotonic(), timeout=limit)
+        self._dispatcher.act(session.announce())
         try:
             for request in requests:
                 request.waiter = self._lifetime.backend.waiter()

@@ -103,9 +103,9 @@ class MessageQueue:
         found = [message for message in self.waiting if message.action is action]
         kept = [message for message in self.waiting if message.action is not action]
         self.waiting.clear()
-        self._count()
         self.waiting.extend(kept)
-        self._added += len(kept)
+        self._lengths.clear()
+        self._counted = 0
         return found
 
     def _put_one_by_one(self, messages: list[Message]) -> list[Message]:

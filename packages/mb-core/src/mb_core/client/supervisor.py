@@ -217,6 +217,7 @@ class Supervisor:
     async def subscribe(self, entry: Subscribed) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
         request = self.session.subscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        self._dispatcher.act(self.session.announce())
         try:
             await self.call(request)
         except BaseException:

@@ -157,7 +157,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
                 self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
-            self._after_wire()
+            self._flush()
         except Exception as error:
             self._give_up(error)
 

@@ -137,6 +137,7 @@ class Session:
         self._state = SessionState.OFFLINE
         self._was_ready = False
         self._closed_because: str | None = None
+        self._announced = False
         self._ids = IdSource()
         self._pending = PendingRequests()
         self._liveness = Liveness(heartbeat)
@@ -161,6 +162,7 @@ class Session:
     def link_up(self) -> None:
         """A Link is there; the broker's greeting is awaited."""
         self._move(Move.LINK_UP)
+        self._announced = False
 
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
         """What to tell the broker that has greeted; empty on a first connection.
@@ -377,6 +379,18 @@ class Session:
         self.subscriptions.add(entry)
         return request
 
+    def announce(self) -> list[Event]:
+        """Ask the broker, once a connection, to name time limits to who answers requests.
+
+        To be called before that is told of a subscription to requests.  A broker that does not
+        understand takes it for a heartbeat (docs/protocol.md, "Beyond the reference").
+        """
+        live = self._state in (SessionState.RESTORING, SessionState.READY)
+        if self._announced or not live or not self.subscriptions.answers_requests:
+            return []
+        self._announced = True
+        return [Reply(self._sign_of_life({"timeouts": True}))]
+
     def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
         """Tell the broker that what `entry` asks for is no longer wanted; see `forget`."""
         return self.request(_UNSUBSCRIBE, _unsubscription(entry), now=now, timeout=timeout)
@@ -408,7 +422,7 @@ class Session:
                 events.append(Failed(request, _too_late(request)))
         sign = self._liveness.look(now)
         if sign is Sign.ASK:
-            events.append(Reply(self._sign_of_life()))
+            events.append(Reply(self._sign_of_life({})))
         elif sign is Sign.DEAD:
             events.append(Silent())
         return events
@@ -542,10 +556,11 @@ class Session:
         self._begin(request)
         return [Reply(request.message)]
 
-    def _sign_of_life(self) -> bytes:
+    def _sign_of_life(self, payload: dict[str, Any]) -> bytes:
         """A request to which any message at all is the answer: it is not pending."""
-        limit = int((self._liveness.interval or 0) * 1000) or 1
-        return self._own.request(_HEARTBEAT, {}, request_id=self._ids.next(), timeout=limit)
+        interval = self._liveness.interval
+        limit = int(interval * 1000) or 1 if interval is not None else _TOLD_LIMIT
+        return self._own.request(_HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit)
 
     def _unsubscribing(self, entry: Subscribed) -> bytes:
         return self._own.request(

@@ -45,6 +45,11 @@ class SubscriptionTable:
     def __contains__(self, entry: Subscribed) -> bool:
         return entry in self.of(entry.action, entry.pattern)
 
+    @property
+    def answers_requests(self) -> bool:
+        """Whether there is a subscription to requests."""
+        return any(action is Action.REQUEST for action, _ in self._by_key)
+
     def check(self, entry: Subscribed) -> None:
         """Raise LocalProtocolError where `entry` can't be filed.
 

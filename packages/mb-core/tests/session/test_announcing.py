@@ -1,0 +1,66 @@
+"""What a Session asks of the broker before it answers requests: to be told their time limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mb_core.header import Action
+from mb_core.session import Reply, Session, SessionState, Subscribed
+
+
+def subscribed(session: Session, action: str) -> Subscribed:
+    """An entry whose request was made, and is not answered yet."""
+    entry = Subscribed("a.b", Action(action), 1, None)
+    session.subscribe(entry, now=0.0, timeout=1000)
+    return entry
+
+
+def test_who_answers_requests_says_so_once_in_a_heartbeat(session: Session) -> None:
+    subscribed(session, "request")
+    (event,) = session.announce()
+    assert isinstance(event, Reply)
+    assert event.message.startswith(b"request:system.heartbeat:1.0.0:")
+    assert event.message.endswith(b'\n{"timeouts":true}')
+    assert session.announce() == []
+
+
+def test_who_answers_none_says_nothing(session: Session) -> None:
+    assert session.announce() == []
+    subscribed(session, "publish")
+    assert session.announce() == []
+
+
+def test_nobody_waits_for_its_answer(session: Session) -> None:
+    pending = session.pending
+    subscribed(session, "request")
+    session.announce()
+    assert session.pending == pending + 1  # the subscription's
+
+
+def test_the_next_connection_is_told_again_before_the_subscriptions(
+    session: Session, subscribe: Callable[..., Subscribed], greeting: bytes
+) -> None:
+    subscribe(session, "a.b", "request")
+    session.announce()
+    session.link_lost(None)
+    session.link_up()
+    assert session.announce() == []  # not before the broker has greeted
+    session.receive([greeting])
+    session.restore(now=1.0, timeout=1000)
+    assert len(session.announce()) == 1
+    session.restored(1.0)
+    assert session.announce() == []
+
+
+@pytest.mark.parametrize("state", [SessionState.LOST, SessionState.CLOSED])
+def test_without_a_connection_nothing_is_said(
+    in_state: Callable[..., Session], session: Session, state: SessionState
+) -> None:
+    subscribed(session, "request")
+    if state is SessionState.LOST:
+        session.link_lost(None)
+    else:
+        session.close()
+    assert session.announce() == []
