@@ -114,7 +114,7 @@ class SlowConsumer(MBError):
     def __init__(self, topic: str, dropped: int) -> None:
         super().__init__(
             f"the consumer of {topic!r} is too slow: {dropped} messages dropped so far "
-            "(raise queue_size or concurrency, or make the handler faster)"
+            "(raise queue_size, queue_bytes or concurrency, or make the handler faster)"
         )
         self.topic = topic
         self.dropped = dropped

@@ -295,6 +295,8 @@ class MessageBrokerClient:
                 version=version,
                 parent_id=parent_id,
             )
+            if request.held:
+                supervisor.look_at_buffer()
             await supervisor.call(request)
             return
         message = session.publish(topic, payload, version=version, parent_id=parent_id)

@@ -61,7 +61,7 @@ class Connection:
         self._lifetime = lifetime
         self._look = look
         self._lost = lost
-        self._up = False
+        self._accepted = self._up = False  # whether there is a Link, and the Session has it
         self._messages = self._bytes = 0  # received
         self._over = anyio.Event()
         self._fault: MBError | None = None  # why we have ended it
@@ -160,8 +160,9 @@ class Connection:
             self._greeting.set_result(
                 error if error is not None else ConnectError("no reason was given")
             )
-        self._dispatcher.act(self._session.link_lost(error, unsent))
-        self._look()
+        if self._up:
+            self._dispatcher.act(self._session.link_lost(error, unsent))
+            self._look()
         self._lost(self)
 
     # The Uplink
@@ -184,19 +185,18 @@ class Connection:
 
     def _accept(self, link: Link) -> Connection:
         self.link = link
+        self._accepted = True
         self._dispatcher.uplink = self
-        self._up = True
         if self._lifetime.hold(link):
             self._session.link_up()
-        else:
-            self._session.close()
+            self._up = True
         return self
 
     async def _restore(self) -> MBError | None:
         """Tell the broker what it is to know; the error where the connection did not last."""
         session = self._session
-        if session.state is not SessionState.RESTORING:
-            return self.error() if self.error is not None else ConnectError("it was closed")
+        if (end := self._end()) is not None:
+            return end
         limit = int(self._options.connect_timeout * 1000)
         requests = session.restore(now=time.monotonic(), timeout=limit)
         self._dispatcher.act(session.announce())
@@ -215,11 +215,17 @@ class Connection:
         finally:
             for request in requests:
                 session.cancel(request)
-        if self._over.is_set():
-            return self.error() if self.error is not None else ConnectError("it was closed")
+        if (end := self._end()) is not None:
+            return end
         self._dispatcher.act(session.restored(time.monotonic()))
         self._look()
         return None
+
+    def _end(self) -> MBError | None:
+        """Why there is nothing to restore any more, if so: it was lost, or closed."""
+        if self._session.state is SessionState.RESTORING:
+            return None
+        return self.error() if self.error is not None else ConnectError("it was closed")
 
     def _drop(self, subject: Any, error: MBError) -> None:
         """Not accepted again, what was before: who relies on it hears, and the rest goes on."""
@@ -236,7 +242,7 @@ class Connection:
             entry.consumer.release(entry, lambda: copy.copy(error))
 
     async def _end_at_once(self) -> None:
-        if self._up:
+        if self._accepted:
             self.link.abort()  # nothing was sent: there is no farewell to wait for
             with anyio.CancelScope(shield=True):
                 await self.link.wait_closed()

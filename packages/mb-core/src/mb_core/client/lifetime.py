@@ -63,6 +63,11 @@ class Lifetime:
         self._consumers: anyio.abc.TaskGroup
         self._root_task: object = None
 
+    @property
+    def closing(self) -> bool:
+        """Whether the end was asked for."""
+        return self._asked.is_set()
+
     async def begin(self, opening: AsyncFunction) -> None:
         """Start the root task and await `opening`; if that fails, end everything at once.
 
@@ -133,8 +138,10 @@ class Lifetime:
                 called_back = anyio.Event()
 
                 async def call_back() -> None:
-                    await self._callbacks.run(self.backend)
-                    called_back.set()
+                    try:
+                        await self._callbacks.run(self.backend)
+                    finally:
+                        called_back.set()
 
                 self._context.run(self._tasks.start_soon, self._as_own, call_back)
                 async with anyio.create_task_group() as self._consumers:

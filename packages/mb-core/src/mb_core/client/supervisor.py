@@ -216,6 +216,8 @@ class Supervisor:
 
     async def subscribe(self, entry: Subscribed) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
+        if self._lifetime.closing:
+            raise ConnectionLost("not subscribed: the client is being closed", sent=False)
         request = self.session.subscribe(entry, now=time.monotonic(), timeout=self._system_limit)
         self._dispatcher.act(self.session.announce())
         try:
