@@ -63,7 +63,7 @@ async def test_prints_its_urls_one_a_line_and_serves_both() -> None:
 async def test_a_signal_ends_it_with_status_0(number: signal.Signals) -> None:
     with anyio.fail_after(30), serving() as process:
         tcp, _ = urls(process)
-        async with MessageBrokerClient(tcp) as client:
+        async with MessageBrokerClient(tcp, reconnect=False) as client:
             process.send_signal(number)
             with pytest.raises(ConnectionLost):
                 await client.run()

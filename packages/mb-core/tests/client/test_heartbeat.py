@@ -120,7 +120,7 @@ async def test_a_program_that_blocks_its_loop_does_not_lose_a_broker_that_is_ali
     """The broker is in a thread of its own: it has answered, and nobody was there to hear."""
     with anyio.fail_after(10):
         async with MessageBrokerClient(url, **QUICK, heartbeat_interval=40) as client:
-            for _ in range(8):
+            for _ in range(6):
                 asked = client.stats().messages_sent
                 await until(lambda asked=asked: client.stats().messages_sent > asked)
                 time.sleep(blocked)  # noqa: ASYNC251

@@ -128,7 +128,7 @@ async def test_the_name_comes_first_and_each_pattern_once_with_its_priority(
     requests = [
         (message.split(b":")[1].decode(), json.loads(message.partition(b"\n")[2]))
         for message in connection.starting(b"request:")
-        if b"unsubscribe" not in message
+        if b":system.service.register:" in message or b":system.topic.subscribe:" in message
     ]
     assert requests[0] == ("system.service.register", {"name": "name", "description": "text"})
     assert requests[1:] == [

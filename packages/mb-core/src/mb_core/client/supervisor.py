@@ -147,7 +147,7 @@ class Supervisor:
                 if error.final or not self._upkeep.retry_connect:
                     raise
                 self._report_failure(error)
-                await self._connect(Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max))
+                await self._retry_first(error)
             self._lifetime.spawn(self._keep_up)
 
         await self._lifetime.begin(opening)
@@ -286,6 +286,16 @@ class Supervisor:
                 except (ConnectError, PluginError) as error:
                     self._give_up(_lost_for_good(str(error), error))
                     return
+
+    async def _retry_first(self, error: ConnectError) -> None:
+        limit = self._upkeep.reconnect_timeout
+        try:
+            with anyio.fail_after(limit):
+                await self._connect(Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max))
+        except TimeoutError:
+            raise ConnectError(
+                f"no connection within {limit:g} s (reconnect_timeout): {error}"
+            ) from error
 
     async def _connect(self, backoff: Backoff) -> None:
         """Wait and try until there is a connection; raises where there is none to be had."""
