@@ -1,4 +1,4 @@
-"""How this project is checked: `nox` runs what a change has to pass, `nox -s tests-3.13` a part of it.
+"""How this project is checked: `nox` runs what a change has to pass, `nox -s types` a part of it.
 
 Everything is installed by constraints.txt: the versions and hashes that were last resolved and
 found to work (`nox -s lock` resolves anew).  A Python that is not on the PATH is skipped, and
