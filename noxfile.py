@@ -13,8 +13,7 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-# Without names, what a change has to pass: in a quarter of an hour on two cores.  `nox -s tests`
-# runs every Python with every event loop.
+# Without names, what a change has to pass: in a quarter of an hour on two cores.
 nox.options.sessions = [
     "lint",
     "types",
@@ -30,11 +29,12 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # The interpreter that is measured; its coverage speaks for all.
 NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
-# What tells one Python between the oldest and the newest from these: the examples, the recorded
-# exchanges, the client over each transport.
-BETWEEN = [
+# What tells an older Python from the newest: the examples, the recorded exchanges, the Session, the
+# client over each transport.
+SELECTION = [
     "tests",
     "packages/mb-broker/tests/test_conformance.py",
+    "packages/mb-core/tests/session",
     "packages/mb-core/tests/client/test_client.py",
     "packages/mb-core/tests/client/test_connection.py",
 ]
@@ -72,19 +72,15 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session, backend: str) -> None:
     """The tests, async ones on one event loop; arguments after -- go to pytest.
 
-    All of them on the oldest Python and on the newest, but that networks are the newest's; on
-    those between, a selection.
+    All of them on the newest Python, on the older ones a selection.
     """
     install(session, "coverage", "hypothesis", "pytest", "pytest-xdist", "trio", "trustme")
     pytest = ["pytest", "--numprocesses=auto", "--dist=worksteal"]
     pytest += ["--backend", backend, *session.posargs]
     if backend != BACKENDS[0]:
         pytest.append("--async-only")  # what needs no event loop was tested with the first
-    if session.python not in (PYTHONS[0], NEWEST) and not session.posargs:
-        pytest += BETWEEN
-    if session.python != NEWEST:
-        # Networks do the same to every Python.
-        pytest.append("--ignore=tests/reliability")
+    if session.python != NEWEST and not session.posargs:
+        pytest += [*SELECTION, "--ignore=tests/reliability"]  # networks are alike to every Python
     if session.python == NEWEST:
         session.run("coverage", "run", "-m", *pytest)
     else:
