@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import anyio
 
-from mb_core import MessageBrokerClient
+from mb_core import Message, MessageBrokerClient
 
-__all__ = ["Watch", "known_subscriptions", "until"]
+__all__ = ["Gate", "Watch", "known_subscriptions", "until"]
 
 E = TypeVar("E", bound=Exception)
 
@@ -71,6 +71,26 @@ class _Note:
         call = self.move if self.move is not None else error
         assert call is not None
         self.watch.note(call)
+
+
+class Gate:
+    """A handler that waits until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = anyio.Event()
+        self.opened = anyio.Event()
+        self.handled: list[Any] = []
+        self.cancelled = 0
+
+    async def __call__(self, message: Message) -> Any:
+        self.entered.set()
+        try:
+            await self.opened.wait()
+        except BaseException:
+            self.cancelled += 1
+            raise
+        self.handled.append(message.payload)
+        return message.payload
 
 
 async def known_subscriptions(client: MessageBrokerClient) -> list[tuple[str, str]]:

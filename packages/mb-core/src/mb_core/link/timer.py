@@ -51,3 +51,5 @@ class DeadlineTimer:
             self._wakeup = self._backend.waiter()
             with anyio.move_on_after(self._set_for - time.monotonic()):
                 await self._wakeup
+            # What has arrived meanwhile is heard first, where the loop was kept busy.
+            await self._backend.checkpoint()
