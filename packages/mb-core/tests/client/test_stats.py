@@ -12,6 +12,7 @@ import pytest
 
 from mb_core import (
     ClientStats,
+    ConnectError,
     ConnectionLost,
     MessageBrokerClient,
     NoRouteFoundError,
@@ -178,6 +179,14 @@ async def test_what_nobody_is_subscribed_to_is_counted_each_time(url: str) -> No
             with pytest.raises(NoRouteFoundError):
                 await client.publish("nobody.listens", {}, confirm=True)
             assert client.stats().unroutable == 20
+
+
+async def test_before_there_was_a_connection_all_is_nothing(free_port: int) -> None:
+    client = MessageBrokerClient(f"tcp://127.0.0.1:{free_port}")
+    assert client.stats() == ClientStats()
+    with pytest.raises(ConnectError):
+        await client.connect()
+    assert client.stats() == ClientStats()
 
 
 async def test_figures_can_be_read_after_the_end(mb_broker: Any) -> None:

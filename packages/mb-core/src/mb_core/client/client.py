@@ -153,7 +153,7 @@ class MessageBrokerClient:
 
     def stats(self) -> ClientStats:
         """Figures of what this client has done so far; see ClientStats."""
-        return self._connected().stats()
+        return self._supervisor.stats() if self._supervisor is not None else ClientStats()
 
     async def close(self) -> None:
         """Close the connection when what has begun is done.

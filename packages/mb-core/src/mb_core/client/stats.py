@@ -52,19 +52,19 @@ class ClientStats:
     publications without confirmation reached nobody.  `latency` is None before the first answer.
     """
 
-    connected: bool
-    messages_sent: int
-    bytes_sent: int
-    messages_received: int
-    bytes_received: int
-    pending: int
-    buffered: int
-    buffered_bytes: int
-    dropped: int
-    dropped_publishes: int
-    unroutable: int
-    reconnects: int
-    latency: Latency | None
+    connected: bool = False
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    pending: int = 0
+    buffered: int = 0
+    buffered_bytes: int = 0
+    dropped: int = 0
+    dropped_publishes: int = 0
+    unroutable: int = 0
+    reconnects: int = 0
+    latency: Latency | None = None
 
 
 class Latencies:
