@@ -197,3 +197,20 @@ async def test_closing_in_the_midst_of_a_restore_leaves_no_requests_to_the_broke
             connection.answer(request)
             await connection.wait_for(b"request:system.topic.unsubscribe")
             gate.opened.set()
+
+
+async def test_what_the_other_side_does_not_take_in_time_is_told_to_on_error(
+    connect_to_deaf_server: Any,
+) -> None:
+    client = await connect_to_deaf_server(close_timeout=100, drain_timeout=100)
+    errors: list[Exception] = []
+    client.on_error(errors.append)
+    with anyio.fail_after(10):
+        with anyio.move_on_after(0.2):
+            while True:  # until nothing more is taken
+                await client.publish("a.b", "x" * 10_000)
+        await client.close()
+    (error,) = errors
+    assert isinstance(error, ConnectionLost)
+    assert error.sent
+    assert "did not end it" in str(error)

@@ -54,6 +54,7 @@ class Connection:
     ) -> None:
         # How it ended; None while it has not.
         self.error: EndError | None = None
+        self.broken = False  # whether that was not in order
         self._session = session
         self._dispatcher = dispatcher
         self._callbacks = callbacks
@@ -154,6 +155,7 @@ class Connection:
     def link_lost(self, error: MBError | None) -> None:
         error = error if error is not None else self._fault
         self.error = _lost_for(self.link.peer, error)
+        self.broken = error is not None
         unsent = [*self.link.take_unsent(), *self._stranded]
         self._over.set()
         if not self._greeting.done():

@@ -353,9 +353,13 @@ class Supervisor:
             return  # a try that has failed, as its caller hears
         self._live = None
         self._callbacks.post(self._callbacks.disconnect)
-        if self._lifetime.ending:
-            return
         assert connection.error is not None
+        if self._lifetime.ending:
+            if connection.broken:
+                # What was published last may not have arrived, and no call is left to say so.
+                what = "closing was cut short"
+                self._callbacks.report(connection.error(), what, level=logging.WARNING)
+            return
         _log.info("%s", connection.error())
         if not self._upkeep.reconnect:
             self._give_up(connection.error)
