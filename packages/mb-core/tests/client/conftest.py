@@ -38,8 +38,8 @@ def url(request: pytest.FixtureRequest, mb_broker: Broker) -> str:
 
 @pytest.fixture
 async def client(mb_broker: Broker) -> AsyncIterator[MessageBrokerClient]:
-    """A client of a broker in a thread."""
-    async with MessageBrokerClient(mb_broker.url) as connected:
+    """A client of a broker in a thread, which at its end waits for no handler that hangs."""
+    async with MessageBrokerClient(mb_broker.url, drain_timeout=100) as connected:
         yield connected
 
 

@@ -447,7 +447,10 @@ async def test_an_answer_after_the_connection_is_lost_is_not_sent(doomed: Any, w
 async def test_a_request_without_an_id_is_handled_and_not_answered(
     start_tcp_server: Start,
 ) -> None:
-    async with start_tcp_server() as server, MessageBrokerClient(server.url) as service:
+    async with (
+        start_tcp_server() as server,
+        MessageBrokerClient(server.url, drain_timeout=0) as service,
+    ):
         got: list[Any] = []
 
         def handler(message: Message) -> str:

@@ -183,7 +183,10 @@ async def test_what_overtakes_the_confirmation_goes_to_all_who_were_there_before
 ) -> None:
     one: list[Any] = []
     two: list[Any] = []
-    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+    async with (
+        start_tcp_server() as server,
+        MessageBrokerClient(server.url, drain_timeout=0) as client,
+    ):
         client.on_message(lambda header, payload: one.append(payload))
         client.on_message(lambda header, payload: two.append(payload))
         with anyio.fail_after(5):
@@ -204,7 +207,10 @@ async def test_a_handler_that_comes_while_its_client_subscribes_is_called_once_i
     start_tcp_server: Start,
 ) -> None:
     got: list[Any] = []
-    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+    async with (
+        start_tcp_server() as server,
+        MessageBrokerClient(server.url, drain_timeout=0) as client,
+    ):
         with anyio.fail_after(5):
             async with anyio.create_task_group() as tasks:
 

@@ -880,7 +880,10 @@ async def test_leaving_a_cancelled_block_unsubscribes(client: MessageBrokerClien
 async def test_a_cancelled_subscribe_keeps_another_of_the_same_pattern(
     start_tcp_server: Start,
 ) -> None:
-    async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
+    async with (
+        start_tcp_server() as server,
+        MessageBrokerClient(server.url, drain_timeout=0) as client,
+    ):
         with anyio.fail_after(5):
             async with anyio.create_task_group() as tasks:
 
