@@ -280,9 +280,7 @@ class MessageBrokerClient:
         MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
         message may have been sent.
         """
-        supervisor = self._supervisor
-        if supervisor is None:
-            supervisor = self._connected()
+        supervisor = self._connected()
         if parent_id is None and (current := handling.get()) is not None:
             parent_id = current.request_id
         session = supervisor.session
@@ -343,11 +341,7 @@ class MessageBrokerClient:
         what `request` raises; when that is cancelled, nothing is subscribed.
         """
         check_pattern(topic)
-        actions = _ACTIONS.get(action)
-        if actions is None:
-            raise LocalProtocolError(
-                f"invalid action {action!r}: one of 'publish', 'request', 'both'"
-            )
+        actions = _actions_of(action)
         if (
             isinstance(priority, bool)
             or not isinstance(priority, int | float)
@@ -372,11 +366,7 @@ class MessageBrokerClient:
         no such subscription.  When cancelled, this side has let go of them.
         """
         check_pattern(topic)
-        actions = _ACTIONS.get(action)
-        if actions is None:
-            raise LocalProtocolError(
-                f"invalid action {action!r}: one of 'publish', 'request', 'both'"
-            )
+        actions = _actions_of(action)
         supervisor = self._connected()
         table = supervisor.session.subscriptions
         entries = [entry for kind in actions for entry in table.of(kind, topic)]
@@ -402,7 +392,10 @@ class MessageBrokerClient:
                 entry.consumer.consume_with_on_message()
 
     def on_connect(self, handler: Callable[[], Any]) -> None:
-        """Call `handler()` when a connection has come about, the first or another."""
+        """Call `handler()` when a connection has come about, the first or another.
+
+        It may run beside handlers of other events: `connected` is the state as it is.
+        """
         self._callbacks.connect.append(handler)
 
     def on_disconnect(self, handler: Callable[[], Any]) -> None:
@@ -424,3 +417,10 @@ class MessageBrokerClient:
         if self._supervisor is None:
             raise LocalProtocolError("not connected: await client.connect(...) first")
         return self._supervisor
+
+
+def _actions_of(action: str) -> tuple[Action, ...]:
+    actions = _ACTIONS.get(action)
+    if actions is None:
+        raise LocalProtocolError(f"invalid action {action!r}: one of 'publish', 'request', 'both'")
+    return actions

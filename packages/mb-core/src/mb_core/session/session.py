@@ -12,6 +12,7 @@ client) owns the Links, one after the other, and owes the Session this:
 - `link_up` when a Link is there; then each batch of received messages to `receive`, and the end
   of the Link to `link_lost`, with the messages that never left;
 - at `Initialized`, to send what `restore` gives and await its outcome, then to call `restored`;
+  before each subscription is sent, then and later, to act on what `announce` gives;
 - to act on every Event that these return, in order.  `Reply` must be sent; `Initialized`,
   `Answered` and `Failed` wake whoever waits; `Delivered` and `Requested` go to a queue, never
   straight into user code; `Silent` ends the Link;
