@@ -26,7 +26,8 @@ from .interrupt import interruptible
 from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from .stats import ClientStats
 from .subscription import Subscription
-from .supervisor import Supervisor, UpkeepOptions
+from .supervisor import Supervisor
+from .upkeep import UpkeepOptions
 
 __all__ = ["MessageBrokerClient"]
 

@@ -6,12 +6,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import anyio
 
-from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError, PluginError
-from ..header import check_timeout
+from ..errors import ConnectError, ConnectionLost, MBError, PluginError
 from ..link import DeadlineTimer
 from ..message import Message
 from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
@@ -26,60 +24,11 @@ from .dispatch import Dispatcher
 from .interrupt import AsyncFunction
 from .lifetime import Lifetime
 from .stats import ClientStats, Latencies, Traffic
+from .upkeep import UpkeepOptions
 
-__all__ = ["Supervisor", "UpkeepOptions"]
+__all__ = ["Supervisor"]
 
 _log = logging.getLogger("mb_core.client")
-
-
-@dataclass(frozen=True, slots=True)
-class UpkeepOptions:
-    """How a client is kept connected; times in seconds, see MessageBrokerClient."""
-
-    reconnect: bool
-    retry_connect: bool
-    backoff_min: float
-    backoff_max: float
-    reconnect_timeout: float | None
-    heartbeat_interval: float | None
-    drain_timeout: float
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        reconnect: bool,
-        retry_connect: bool,
-        backoff_min: int,
-        backoff_max: int,
-        reconnect_timeout: int | None,
-        heartbeat_interval: int | None,
-        drain_timeout: int,
-    ) -> UpkeepOptions:
-        """From a client's arguments, with times in milliseconds.
-
-        Raises LocalProtocolError for what they can't be.
-        """
-        for limit in (backoff_min, backoff_max):
-            check_timeout(limit)
-        for optional in (reconnect_timeout, heartbeat_interval):
-            if optional is not None:
-                check_timeout(optional)
-        if drain_timeout != 0 or isinstance(drain_timeout, bool):
-            check_timeout(drain_timeout)
-        if backoff_min > backoff_max:
-            raise LocalProtocolError(
-                f"backoff_min ({backoff_min} ms) is longer than backoff_max ({backoff_max} ms)"
-            )
-        return cls(
-            reconnect=reconnect,
-            retry_connect=retry_connect,
-            backoff_min=backoff_min / 1000,
-            backoff_max=backoff_max / 1000,
-            reconnect_timeout=_seconds(reconnect_timeout),
-            heartbeat_interval=_seconds(heartbeat_interval),
-            drain_timeout=drain_timeout / 1000,
-        )
 
 
 class Supervisor:
@@ -450,7 +399,3 @@ def _lost_for_good(reason: str, cause: MBError | None) -> EndError:
         return fresh
 
     return lost
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return milliseconds / 1000 if milliseconds is not None else None

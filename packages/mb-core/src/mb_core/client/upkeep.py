@@ -1,0 +1,64 @@
+"""How a client is kept connected: the options, checked and in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import LocalProtocolError
+from ..header import check_timeout
+
+__all__ = ["UpkeepOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepOptions:
+    """How a client is kept connected; times in seconds, see MessageBrokerClient."""
+
+    reconnect: bool
+    retry_connect: bool
+    backoff_min: float
+    backoff_max: float
+    reconnect_timeout: float | None
+    heartbeat_interval: float | None
+    drain_timeout: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        reconnect: bool,
+        retry_connect: bool,
+        backoff_min: int,
+        backoff_max: int,
+        reconnect_timeout: int | None,
+        heartbeat_interval: int | None,
+        drain_timeout: int,
+    ) -> UpkeepOptions:
+        """From a client's arguments, with times in milliseconds.
+
+        Raises LocalProtocolError for what they can't be.
+        """
+        for limit in (backoff_min, backoff_max):
+            check_timeout(limit)
+        for optional in (reconnect_timeout, heartbeat_interval):
+            if optional is not None:
+                check_timeout(optional)
+        if drain_timeout != 0 or isinstance(drain_timeout, bool):
+            check_timeout(drain_timeout)
+        if backoff_min > backoff_max:
+            raise LocalProtocolError(
+                f"backoff_min ({backoff_min} ms) is longer than backoff_max ({backoff_max} ms)"
+            )
+        return cls(
+            reconnect=reconnect,
+            retry_connect=retry_connect,
+            backoff_min=backoff_min / 1000,
+            backoff_max=backoff_max / 1000,
+            reconnect_timeout=_seconds(reconnect_timeout),
+            heartbeat_interval=_seconds(heartbeat_interval),
+            drain_timeout=drain_timeout / 1000,
+        )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return milliseconds / 1000 if milliseconds is not None else None
