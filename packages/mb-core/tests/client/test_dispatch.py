@@ -52,13 +52,12 @@ async def test_a_topic_is_told_once_in_a_second_and_counted_each_time(
 async def test_a_topic_is_told_again_after_the_second(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mb_core.client.brake._EVERY", 0.05)
     with anyio.fail_after(5):
         async with MessageBrokerClient(url) as client:
             watch = Watch(client)
             await client.publish("nobody.listens", 1)
             await watch.error(NoRouteFoundError, 1)
-            await anyio.sleep(0.06)
+            monkeypatch.setattr("mb_core.client.brake._EVERY", 0.0)  # as if it had passed
             await client.publish("nobody.listens", 2)
             await watch.error(NoRouteFoundError, 2)
 
