@@ -7,6 +7,8 @@ nox says so.
 
 from __future__ import annotations
 
+import os
+
 import nox
 
 nox.needs_version = ">=2025.5"
@@ -29,6 +31,8 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # The interpreter that is measured; its coverage speaks for all.
 NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
+# Many tests wait more than they compute.
+WORKERS = 1 + (os.cpu_count() or 1)
 # What tells an older Python from the newest: the examples, the recorded exchanges, the Session, the
 # client over each transport.
 SELECTION = [
@@ -75,7 +79,7 @@ def tests(session: nox.Session, backend: str) -> None:
     All of them on the newest Python, on the older ones a selection.
     """
     install(session, "coverage", "hypothesis", "pytest", "pytest-xdist", "trio", "trustme")
-    pytest = ["pytest", "--numprocesses=auto", "--dist=worksteal"]
+    pytest = ["pytest", f"--numprocesses={WORKERS}", "--dist=worksteal"]
     pytest += ["--backend", backend, *session.posargs]
     if backend != BACKENDS[0]:
         pytest.append("--async-only")  # what needs no event loop was tested with the first

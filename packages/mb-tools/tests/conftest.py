@@ -183,7 +183,8 @@ def mb(url: str) -> Mb:
 def connected(url: str) -> Iterator[Peer]:
     with (
         anyio.from_thread.start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(MessageBrokerClient(url)) as client,
+        # It waits for no handler that hangs on purpose.
+        portal.wrap_async_context_manager(MessageBrokerClient(url, drain_timeout=100)) as client,
     ):
         yield Peer(client, portal)
 
