@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-import mb_core.plugins
 from mb_core import hookimpl
 from mb_core.errors import PluginError
-from mb_core.plugins import Plugins, installed_plugins
+from mb_core.plugins import Plugins, installed_plugins, registry
 from mb_core.transport import LinkTransport, WireTransport
 
 
@@ -23,7 +22,7 @@ def no_wire(*args: Any) -> Any:
 
 
 def wire_transport(scheme: Any) -> WireTransport:
-    return WireTransport(scheme, 1, secure=False, client=no_wire, server=no_wire)
+    return WireTransport(scheme, no_wire, no_wire, default_port=1)
 
 
 class Carrier:
@@ -325,7 +324,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
             read.append("read")
             return entry_points
 
-        monkeypatch.setattr(mb_core.plugins, "_entry_points", entries)
+        monkeypatch.setattr(registry, "_entry_points", entries)
         return read
 
     installed_plugins.cache_clear()

@@ -116,7 +116,7 @@ class Plugin:
         def make(*arguments: Any) -> Any:
             raise NotImplementedError
 
-        return [WireTransport(scheme, 1, False, make, make) for scheme in self.schemes]
+        return [WireTransport(scheme, make, make, default_port=1) for scheme in self.schemes]
 
 
 class EntryPoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from dataclasses import replace
@@ -23,7 +24,7 @@ from mb_core.link import (
     current_backend,
 )
 from mb_core.plugins import Plugins, installed_plugins
-from mb_core.transport import WireTransport
+from mb_core.transport import Sockets, WireTransport, port_of
 from mb_core.url import URL, parse_url
 from mb_core.wire import Limits, Site
 
@@ -170,9 +171,10 @@ class Broker:
             return
         if transport.secure and self._ssl_context is None:
             raise ConnectError(f"{url} needs an ssl_context with the broker's certificate")
-        port = url.port if url.port is not None else transport.default_port
+        sockets = transport.sockets
+        address = (url.host, port_of(url, transport)) if sockets is None else _listen(sockets, url)
         listener = await backend.listen(
-            (url.host, port),
+            address,
             lambda: transport.server(self._limits, self._site),
             self._accept,
             options=replace(
@@ -180,8 +182,12 @@ class Broker:
             ),
             spawn=self._tasks.start_soon,
         )
+        if sockets is not None:
+            listener = _Released(listener, sockets, url)
+        else:
+            url = URL(url.scheme, url.host, listener.address[1], url.path)
         self._listeners.append(listener)
-        self.urls.append(str(URL(url.scheme, url.host, listener.address[1], url.path)))
+        self.urls.append(str(url))
 
     async def _stop_listening(self) -> None:
         while self._listeners:
@@ -298,6 +304,28 @@ class Broker:
         self.flush()
         for service in dropped:
             service.link.close("no sign of life")
+
+
+def _listen(sockets: Sockets, url: URL) -> socket.socket:
+    try:
+        return sockets.listen(url)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConnectError(f"can't listen on {url}: {reason}") from error
+
+
+class _Released:
+    """A Listener on a socket that leaves something behind."""
+
+    def __init__(self, listener: Listener, sockets: Sockets, url: URL) -> None:
+        self.address = listener.address
+        self._listener = listener
+        self._sockets = sockets
+        self._url = url
+
+    async def close(self) -> None:
+        await self._listener.close()
+        self._sockets.release(self._url)
 
 
 class _Connection:

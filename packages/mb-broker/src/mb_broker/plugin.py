@@ -1,4 +1,4 @@
-"""What this distribution registers (entry-point group `mb`)."""
+"""What this distribution registers."""
 
 from __future__ import annotations
 

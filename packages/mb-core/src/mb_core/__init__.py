@@ -8,7 +8,10 @@ from .client import (
     Subscription,
     TCPSocketClient,
     WebSocketClient,
+    connect,
+    frontends,
 )
+from .codec import Codec
 from .errors import (
     ConnectError,
     ConnectionLost,
@@ -32,13 +35,14 @@ from .errors import (
     UnauthorizedError,
     VersionNotSupportedError,
 )
+from .frontend import Frontend
 from .header import Action, MessageHeader
 from .hookspecs import hookimpl
 from .message import Message, create_message, parse_message
-from .plugins import Plugins, installed_plugins
+from .plugins import InstalledPlugin, Plugins, installed_plugins
 from .session import BufferOverflow, Session
 from .topic import matches
-from .transport import LinkTransport, WireTransport
+from .transport import LinkTransport, SocketAddress, Sockets, WireTransport
 from .url import URL
 from .wire import Limits, Wire, WireState
 
@@ -47,9 +51,12 @@ __all__ = [
     "Action",
     "BufferOverflow",
     "ClientStats",
+    "Codec",
     "ConnectError",
     "ConnectionLost",
     "ForbiddenError",
+    "Frontend",
+    "InstalledPlugin",
     "InternalError",
     "InvalidRequestError",
     "InvalidRequestIdError",
@@ -74,6 +81,8 @@ __all__ = [
     "ServiceUnavailableError",
     "Session",
     "SlowConsumer",
+    "SocketAddress",
+    "Sockets",
     "Subscription",
     "TCPSocketClient",
     "TopicNotSupportedError",
@@ -83,7 +92,9 @@ __all__ = [
     "Wire",
     "WireState",
     "WireTransport",
+    "connect",
     "create_message",
+    "frontends",
     "hookimpl",
     "installed_plugins",
     "matches",

@@ -6,7 +6,7 @@ into types.  The rules are the protocol's (docs/protocol.md, "Payload").
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -14,6 +14,8 @@ from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError, Re
 
 __all__ = [
     "ERROR_PREFIX",
+    "JSON",
+    "Codec",
     "decode_payload",
     "encode_error",
     "encode_payload",
@@ -25,26 +27,64 @@ ERROR_PREFIX = b"error:"
 
 T = TypeVar("T")
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+
+class Codec(Protocol):
+    """Turns payloads into text on one line, UTF-8, and back.
+
+    The protocol's payloads are JSON: a codec that writes anything else is for services that all
+    use it.  What either method raises becomes an error that says so, its text included.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def encode(self, payload: Any) -> bytes: ...
+    def decode(self, data: bytes, kind: Any) -> Any:
+        """The value of a payload, as `kind`; typing.Any where nothing was asked for."""
+        ...
+
+
+class _Json:
+    """The protocol's own codec."""
+
+    name = "json"
+
+    def __init__(self) -> None:
+        self.encode = msgspec.json.Encoder().encode
+        self.decode_any = msgspec.json.Decoder().decode
+
+    def decode(self, data: bytes, kind: Any) -> Any:
+        return msgspec.json.decode(data or b"null", type=kind)
+
+    def __reduce__(self) -> str:
+        return "JSON"  # there is one
+
+
+JSON = _Json()
+
+_decode = JSON.decode_any
 
 # What decoding raises for bytes that somebody else chose; a RecursionError for deep nesting.
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def encode_payload(payload: Any, limit: int | None = None) -> bytes:
-    """`payload` as one line of JSON.
+def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) -> bytes:
+    """`payload` as one line of JSON, or of what `codec` writes.
 
-    Takes what JSON knows, and what msgspec adds: dataclasses, Structs, datetimes, UUIDs, and
+    JSON takes what JSON knows, and what msgspec adds: dataclasses, Structs, datetimes, UUIDs, and
     `msgspec.Raw` for bytes that are JSON already and are passed on as they are.  Numbers that
     JSON does not know, NaN and the infinities, become null.
 
     Raises LocalProtocolError for anything else, and MessageTooLarge above `limit` bytes.
     """
     try:
-        encoded = _encode(payload)
+        encoded = codec.encode(payload)
     except Exception as error:  # msgspec's, or whatever the payload's own code raises
-        raise LocalProtocolError(f"the payload can't be written as JSON: {error}") from error
+        name = "JSON" if codec is JSON else codec.name
+        raise LocalProtocolError(f"the payload can't be written as {name}: {error}") from error
+    if codec is not JSON and not isinstance(encoded, bytes):
+        raise LocalProtocolError(
+            f"the codec {codec.name!r} wrote {type(encoded).__name__}, not bytes"
+        )
     if limit is not None and len(encoded) > limit:
         raise MessageTooLarge(
             f"the payload has {len(encoded)} bytes, the limit is {limit} "
@@ -52,34 +92,34 @@ def encode_payload(payload: Any, limit: int | None = None) -> bytes:
             size=len(encoded),
             limit=limit,
         )
-    # Only msgspec.Raw can bring these in.  Clients in other languages split at newlines, and a
-    # WebSocket that gets anything but UTF-8 closes.
+    # Of JSON, only msgspec.Raw can bring these in.  Clients in other languages split at newlines,
+    # and a WebSocket that gets anything but UTF-8 closes.
     if b"\n" in encoded:
-        raise LocalProtocolError("a payload is one line: the given JSON contains a line break")
+        raise LocalProtocolError("a payload is one line: this one contains a line break")
     if not is_text(encoded):
-        raise LocalProtocolError("a payload is UTF-8: the given JSON is not")
+        raise LocalProtocolError("a payload is UTF-8: this one is not")
     return encoded
 
 
 @overload
-def decode_payload(raw: bytes) -> Any: ...
+def decode_payload(raw: bytes, *, codec: Codec = ...) -> Any: ...
 @overload
-def decode_payload(raw: bytes, kind: type[T]) -> T: ...
-def decode_payload(raw: bytes, kind: Any = Any) -> Any:
+def decode_payload(raw: bytes, kind: type[T], codec: Codec = ...) -> T: ...
+def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
     """The value of a received payload, converted to `kind`; an empty payload counts as null.
 
-    Raises RemoteProtocolError where it is no JSON, or does not fit `kind`.
+    Raises RemoteProtocolError where it is no JSON, or none of what `codec` reads, or does not
+    fit `kind`.
     """
+    if codec is not JSON:
+        return _decode_with(codec, raw, kind)
     try:
         if kind is Any:
             return _decode(raw) if raw else None
-        return msgspec.json.decode(raw or b"null", type=kind)
+        return JSON.decode(raw, kind)
     except _NO_JSON as error:
         fault = "does not fit" if isinstance(error, msgspec.ValidationError) else "is no JSON"
-        start = raw[:60].decode(errors="backslashreplace")
-        raise RemoteProtocolError(
-            f"the received payload {fault}: {error} (it begins {start!r})"
-        ) from error
+        raise _unreadable(raw, fault, error) from error
 
 
 def encode_error(error: ResponseError) -> bytes:
@@ -140,6 +180,20 @@ def is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _decode_with(codec: Codec, raw: bytes, kind: Any) -> Any:
+    if not raw and kind is Any:
+        return None
+    try:
+        return codec.decode(raw, kind)
+    except Exception as error:  # whatever a stranger's code raises
+        raise _unreadable(raw, f"can't be read by the codec {codec.name!r}", error) from error
+
+
+def _unreadable(raw: bytes, fault: str, error: Exception) -> RemoteProtocolError:
+    start = raw[:60].decode(errors="backslashreplace")
+    return RemoteProtocolError(f"the received payload {fault}: {error} (it begins {start!r})")
 
 
 def _error_of(value: dict[str, Any]) -> ResponseError:

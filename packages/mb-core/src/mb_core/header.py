@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from .codec import JSON, Codec
 from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
 from .ids import check_id, is_id
-from .topic import check_topic, is_topic
+from .topic import check_topic, is_system, is_topic
 
 __all__ = [
     "DEFAULT_VERSION",
@@ -79,12 +80,14 @@ class HeaderPrefix:
     """Action, topic and version of a header: what messages of one kind have in common.
 
     `key` is the topic as it is matched, in lower case; `subject` is topic and version as they
-    came, `encoded` the action before them, in lower case.  `route` is for the reader's owner:
-    what it looked up for this prefix, valid while `generation` is that of its table.
+    came, `encoded` the action before them, in lower case.  `codec` reads the payloads.  `route`
+    is for the reader's owner: what it looked up for this prefix, valid while `generation` is that
+    of its table.
     """
 
     __slots__ = (
         "action",
+        "codec",
         "encoded",
         "generation",
         "key",
@@ -94,8 +97,9 @@ class HeaderPrefix:
         "version",
     )
 
-    def __init__(self, action: Action, topic: str, version: str) -> None:
+    def __init__(self, action: Action, topic: str, version: str, codec: Codec = JSON) -> None:
         self.action = action
+        self.codec = codec
         self.topic = topic
         self.version = version
         self.key = topic.lower()
@@ -112,13 +116,15 @@ ReadHeader = tuple[HeaderPrefix, bytes | None, bytes | None, int | None, int]
 class HeaderReader:
     """Reads headers and remembers their prefixes; one for each table that routes by them.
 
-    `limit` is in bytes, the newline included.
+    `limit` is in bytes, the newline included.  `codec` is that of payloads, but for those of the
+    broker's own topics, which are JSON.
     """
 
-    __slots__ = ("_known", "_limit")
+    __slots__ = ("_codec", "_known", "_limit")
 
-    def __init__(self, limit: int = MAX_HEADER) -> None:
+    def __init__(self, limit: int = MAX_HEADER, codec: Codec = JSON) -> None:
         self._limit = limit
+        self._codec = codec
         self._known: dict[bytes, HeaderPrefix] = {}
 
     def read(self, data: bytes) -> ReadHeader:
@@ -151,6 +157,8 @@ class HeaderReader:
         if prefix.encoded not in known:
             if len(known) >= _REMEMBERED:
                 known.clear()
+            if not is_system(prefix.key):
+                prefix.codec = self._codec
             known[prefix.encoded] = prefix
         return known[prefix.encoded]
 

@@ -1,25 +1,22 @@
-"""The hooks that a plugin may implement.
+"""The hooks that a plugin may implement, marked with `mb_core.hookimpl` (docs/plugins.md).
 
-A plugin is a module or an object that an installed distribution names under the entry-point
-group `mb`.  It implements what it needs, marked with `mb_core.hookimpl`:
-
-    from mb_core import hookimpl
-
-    @hookimpl
-    def mb_register_transports():
-        return [WireTransport(scheme="tcp", ...)]
-
-Hooks are synchronous and return quickly: plugins are asked once, at the first connection.
+A plugin is a module or an object.  Hooks are plain functions and return quickly: those that
+register are called when something of theirs is first asked for, the others within the event loop.
+They take all of their arguments by name, or those that they need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
 
 import pluggy
 
+from .codec import Codec
+from .errors import MBError
+from .frontend import Frontend
+from .message import Message
 from .transport import Transport
+from .url import URL
 
 __all__ = ["PROJECT", "MBSpec", "hookimpl"]
 
@@ -31,12 +28,42 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class MBSpec:
-    """All hooks."""
+    """All hooks.  `client` is an object that tells one client of this process from another."""
 
     @hookspec
-    def mb_register_transports(self) -> Iterable[Transport]:
-        """Give the transports of this plugin, one for each URL scheme.
+    def mb_register_transports(self) -> Iterable[Transport]:  # type: ignore[empty-body]
+        """Give the transports of this plugin, one for each URL scheme."""
 
-        A scheme that two plugins give is an error for whoever uses that scheme, and names both.
-        """
-        return cast("Iterable[Transport]", ())
+    @hookspec
+    def mb_register_frontends(self) -> Iterable[Frontend]:  # type: ignore[empty-body]
+        """Give the front ends of this plugin."""
+
+    @hookspec
+    def mb_register_codecs(self) -> Iterable[Codec]:  # type: ignore[empty-body]
+        """Give the codecs of this plugin, which turn payloads into text and back."""
+
+    @hookspec
+    def mb_connected(self, client: object, url: URL, peer: str, again: bool) -> None:
+        """A connection has come about, with all that is to be restored on it."""
+
+    @hookspec
+    def mb_disconnected(self, client: object, error: MBError | None) -> None:
+        """That connection has ended, because of `error` or in order."""
+
+    @hookspec
+    def mb_reconnecting(self, client: object, delay: float, error: MBError | None) -> None:
+        """The client will try again in `delay` seconds; `error` is why the last try failed."""
+
+    @hookspec
+    def mb_message_sending(self, client: object, message: Message) -> None:
+        """A message is about to be sent; the client's own are among them."""
+
+    @hookspec
+    def mb_message_received(self, client: object, message: Message) -> None:
+        """A message has come, and nobody has seen it yet."""
+
+    @hookspec
+    def mb_request_finished(
+        self, client: object, topic: str, duration: float, outcome: Message | MBError | None
+    ) -> None:
+        """A request is over after `duration` seconds; None where its caller has given up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from .codec import decode_payload, encode_payload, is_text
+from .codec import Codec, decode_payload, encode_payload, is_text
 from .errors import LocalProtocolError, RemoteProtocolError
 from .header import Action, HeaderPrefix, MessageHeader, encode_header, read_header
 
@@ -108,7 +108,7 @@ class Message:
         Raises RemoteProtocolError where the payload is no JSON: brokers forward what they get.
         """
         if self._payload is _UNREAD:
-            self._payload = decode_payload(self.raw_payload)
+            self._payload = decode_payload(self.raw_payload, codec=self.prefix.codec)
         return self._payload
 
     def decode(self, kind: type[T]) -> T:
@@ -116,7 +116,7 @@ class Message:
 
         Raises RemoteProtocolError where it does not fit; its text says where.
         """
-        return decode_payload(self.raw_payload, kind)
+        return decode_payload(self.raw_payload, kind, self.prefix.codec)
 
     async def respond(self, payload: Any) -> None:
         """Answer this request.
@@ -136,7 +136,7 @@ class Message:
         # What was received, and neither its prefix's route nor its responder, which belong to
         # a connection.
         prefix = self.prefix
-        fields = (prefix.action, prefix.topic, prefix.version, self.request_key)
+        fields = (prefix.action, prefix.topic, prefix.version, prefix.codec, self.request_key)
         return _restore, (*fields, self._parent_id, self._timeout, self.raw_payload)
 
     def __repr__(self) -> str:
@@ -167,12 +167,13 @@ def _restore(
     action: Action,
     topic: str,
     version: str,
+    codec: Codec,
     request_id: bytes | None,
     parent_id: bytes | None,
     timeout: int | None,
     raw_payload: bytes,
 ) -> Message:
-    prefix = HeaderPrefix(action, topic, version)
+    prefix = HeaderPrefix(action, topic, version, codec)
     return Message(prefix, request_id, parent_id, timeout, raw_payload)
 
 

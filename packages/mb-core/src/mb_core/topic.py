@@ -20,6 +20,7 @@ __all__ = [
     "check_pattern",
     "check_topic",
     "is_pattern",
+    "is_system",
     "is_topic",
     "matches",
 ]
@@ -71,7 +72,7 @@ def matches(pattern: str, topic: str) -> bool:
     key = topic.lower()
     if pattern.lower() == key:
         return True
-    if _is_own(key):
+    if is_system(key):
         return False
     places = pattern.lower().split(".")
     segments = key.split(".")
@@ -83,6 +84,11 @@ def matches(pattern: str, topic: str) -> bool:
     return len(places) == len(segments) and all(
         place in ("+", segment) for place, segment in zip(places, segments, strict=True)
     )
+
+
+def is_system(topic: str) -> bool:
+    """Whether a topic in lower case is the broker's own."""
+    return topic.startswith("system.")
 
 
 class TopicTable(Generic[T]):
@@ -125,7 +131,7 @@ class TopicTable(Generic[T]):
         """
         key = topic.lower()
         yield from self._exact.get(key, ())
-        if (self._root.children or self._root.tail) and not _is_own(key):
+        if (self._root.children or self._root.tail) and not is_system(key):
             yield from self._root.match(key.split("."), 0)
 
     def _values(self, key: str, *, create: bool) -> dict[T, None] | None:
@@ -177,11 +183,6 @@ class _Node(Generic[T]):
             if child is not None and child.prune(places, depth + 1):
                 del self.children[places[depth]]
         return not (self.children or self.values or self.tail)
-
-
-def _is_own(topic: str) -> bool:
-    """Whether a topic in lower case is the broker's own."""
-    return topic.startswith("system.")
 
 
 def _shown(value: object) -> str:

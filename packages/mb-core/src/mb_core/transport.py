@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .link import Accept, Backend, Link, Listener
+from .link import Accept, Backend, Link, Listener, SocketAddress
 from .url import URL
 from .wire import Limits, Site, Wire
 
-__all__ = ["LinkTransport", "Transport", "WireTransport"]
+__all__ = ["LinkTransport", "SocketAddress", "Sockets", "Transport", "WireTransport", "port_of"]
+
+
+class Sockets(Protocol):
+    """The stream sockets of a transport that is not on TCP; core connects, reads and writes."""
+
+    def address(self, url: URL) -> SocketAddress:
+        """Where a client connects to; raises ConnectError for a URL that says no such place."""
+        ...
+
+    def listen(self, url: URL) -> socket.socket:
+        """A socket that listens at `url`, for a broker, which closes it.
+
+        Raises OSError, which becomes a ConnectError, or a ConnectError of its own.
+        """
+        ...
+
+    def release(self, url: URL) -> None:
+        """Remove what `listen` has left, a file for example: its socket is closed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class WireTransport:
-    """A transport over a byte stream (TCP, with TLS where `secure`): core does the I/O.
+    """A transport over a byte stream: core does the I/O.
 
     `client` and `server` build a Wire for one connection.  `server` also gets what the broker
-    serves over HTTP, for transports that speak it.
+    serves over HTTP, for transports that speak it.  The stream is within TLS where `secure`.
+    It is TCP's, with `default_port` where a URL names none, unless there are `sockets`.
     """
 
     scheme: str
-    default_port: int
-    secure: bool
     client: Callable[[URL, Limits], Wire]
     server: Callable[[Limits, Site | None], Wire]
+    secure: bool = False
+    default_port: int | None = None
+    sockets: Sockets | None = None
+
+
+def port_of(url: URL, transport: WireTransport) -> int:
+    """The TCP port of a URL."""
+    port = url.port if url.port is not None else transport.default_port
+    assert port is not None  # plugins are held to it
+    return port
 
 
 class LinkTransport(Protocol):

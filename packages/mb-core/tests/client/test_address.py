@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mb_core.client.address import CONNECT_TO, broker_url, dial_address
+from mb_core.client.address import CONNECT_TO, broker_url, stream_address
 from mb_core.errors import ConnectError
 from mb_core.transport import WireTransport
 from mb_core.url import URL, parse_url
@@ -16,7 +16,7 @@ def no_wire(*args: Any) -> Any:
     raise AssertionError("an address needs no wire")
 
 
-TCP = WireTransport("tcp", 8081, secure=False, client=no_wire, server=no_wire)
+TCP = WireTransport("tcp", no_wire, no_wire, default_port=8081)
 
 # broker_url
 
@@ -86,7 +86,7 @@ def test_a_host_is_a_host_alone(host: str) -> None:
         broker_url(host, 8080, False, "ws")
 
 
-# dial_address
+# stream_address
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_a_host_is_a_host_alone(host: str) -> None:
     ],
 )
 def test_a_connection_goes_where_the_url_says(url: str, address: tuple[str, int]) -> None:
-    assert dial_address(parse_url(url), TCP, {}) == address
+    assert stream_address(parse_url(url), TCP, {}) == address
 
 
 @pytest.mark.parametrize("url", ["tcp://", "tcp://:8081", "tcp:///path"])
 def test_a_url_without_a_host_leads_nowhere(url: str) -> None:
     with pytest.raises(ConnectError, match="names no host"):
-        dial_address(parse_url(url), TCP, {})
+        stream_address(parse_url(url), TCP, {})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_url_without_a_host_leads_nowhere(url: str) -> None:
 def test_a_rule_of_the_environment_sends_it_elsewhere(
     url: str, rules: str, address: tuple[str, int]
 ) -> None:
-    assert dial_address(parse_url(url), TCP, {CONNECT_TO: rules}) == address
+    assert stream_address(parse_url(url), TCP, {CONNECT_TO: rules}) == address
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_a_rule_of_the_environment_sends_it_elsewhere(
 )
 def test_a_rule_that_applies_and_can_not_be_read_is_shown(rule: str) -> None:
     with pytest.raises(ConnectError, match=f"{CONNECT_TO} .*'{rule}'.*HOST:PORT=HOST:PORT"):
-        dial_address(parse_url("tcp://h:1"), TCP, {CONNECT_TO: f"a:1=b:2, {rule}"})
+        stream_address(parse_url("tcp://h:1"), TCP, {CONNECT_TO: f"a:1=b:2, {rule}"})
 
 
 def test_a_rule_is_read_from_the_environment_at_each_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = parse_url("tcp://h:1")
-    assert dial_address(url, TCP) == ("h", 1)
+    assert stream_address(url, TCP) == ("h", 1)
     monkeypatch.setenv(CONNECT_TO, "h:1=other:2")
-    assert dial_address(url, TCP) == ("other", 2)
+    assert stream_address(url, TCP) == ("other", 2)

@@ -244,7 +244,7 @@ async def test_a_transport_that_breaks_its_contract_is_a_plugin_error(error: Exc
 
     def server(limits: Limits) -> Any: ...
 
-    transport = WireTransport("strange", 1, False, build, server)
+    transport = WireTransport("strange", build, server, default_port=1)
     client = MessageBrokerClient("strange://host", plugins=plugins_with(transport))
     expected = type(error) if isinstance(error, MBError) else PluginError
     with anyio.fail_after(5), pytest.raises(expected) as raised:

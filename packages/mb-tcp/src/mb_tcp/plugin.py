@@ -1,4 +1,4 @@
-"""What this distribution registers (entry-point group `mb`)."""
+"""What this distribution registers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["mb_register_transports"]
 @hookimpl
 def mb_register_transports() -> list[WireTransport]:
     return [
-        WireTransport("tcp", default_port=8081, secure=False, client=_client, server=_server),
-        WireTransport("tls", default_port=8444, secure=True, client=_client, server=_server),
+        WireTransport("tcp", _client, _server, default_port=8081),
+        WireTransport("tls", _client, _server, default_port=8444, secure=True),
     ]
 
 

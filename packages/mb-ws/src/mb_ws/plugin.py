@@ -1,4 +1,4 @@
-"""What this distribution registers (entry-point group `mb`)."""
+"""What this distribution registers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ __all__ = ["mb_register_transports"]
 @hookimpl
 def mb_register_transports() -> list[WireTransport]:
     return [
-        WireTransport(
-            "ws", default_port=8080, secure=False, client=client_wire, server=server_wire
-        ),
-        WireTransport(
-            "wss", default_port=8443, secure=True, client=client_wire, server=server_wire
-        ),
+        WireTransport("ws", client_wire, server_wire, default_port=8080),
+        WireTransport("wss", client_wire, server_wire, default_port=8443, secure=True),
     ]

@@ -1,6 +1,7 @@
 """The async client: one code for asyncio and trio."""
 
 from .client import MessageBrokerClient
+from .frontends import connect, frontends
 from .queue import Overflow
 from .raw import TCPSocketClient, WebSocketClient
 from .stats import ClientStats, Latency
@@ -14,4 +15,6 @@ __all__ = [
     "Subscription",
     "TCPSocketClient",
     "WebSocketClient",
+    "connect",
+    "frontends",
 ]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from ..errors import ConnectError
 from ..link import Address
-from ..transport import WireTransport
+from ..transport import SocketAddress, WireTransport, port_of
 from ..url import URL, parse_url
 
-__all__ = ["CONNECT_TO", "broker_url", "dial_address"]
+__all__ = ["CONNECT_TO", "broker_url", "stream_address"]
 
 CONNECT_TO = "MB_CONNECT_TO"
 """The environment variable that sends connections elsewhere: `HOST:PORT=HOST:PORT`, several
@@ -42,13 +42,15 @@ def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL
     return url
 
 
-def dial_address(
+def stream_address(
     url: URL, transport: WireTransport, environ: Mapping[str, str] = os.environ
-) -> Address:
-    """Host and port to open a stream to."""
+) -> Address | SocketAddress:
+    """Where to open a stream to."""
+    if transport.sockets is not None:
+        return transport.sockets.address(url)
     if not url.host:
         raise ConnectError(f"the URL {url} names no host", final=True)
-    port = url.port if url.port is not None else transport.default_port
+    port = port_of(url, transport)
     for rule in environ.get(CONNECT_TO, "").split(","):
         if not rule.strip():
             continue

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from ..codec import JSON, Codec
 from ..errors import ConnectError, LocalProtocolError, RequestTimeoutError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
@@ -23,6 +24,7 @@ from .callbacks import Callbacks, call
 from .context import handling
 from .dial import ConnectionOptions
 from .interrupt import interruptible
+from .observing import Observers
 from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from .stats import ClientStats
 from .subscription import Subscription
@@ -63,10 +65,11 @@ class MessageBrokerClient:
     `close_timeout` how long it waits for the other side.  `max_payload` in bytes is the largest
     payload that is sent, and the broker's limit must be as high; `ssl_context` replaces the
     default for tls:// and wss://, which verifies certificate and host name; `plugins` those that
-    are installed.  With `inherit_deadlines`, a request made in the handler of another has no
-    more time than is left to that.
+    are installed; `codec`, a name or an object, writes and reads payloads.  With
+    `inherit_deadlines`, a request made in the handler of another has no more time than is left
+    to that.
 
-    Raises LocalProtocolError for options that can't be.
+    Raises LocalProtocolError for options that can't be, PluginError for an unknown codec.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class MessageBrokerClient:
         publish_buffer: int = DEFAULT_BUFFER,
         buffer_overflow: str = "error",
         inherit_deadlines: bool = True,
+        codec: str | Codec = JSON,
     ) -> None:
         self._urls = (url,) if isinstance(url, str) else tuple(url or ())
         self._options = ConnectionOptions.of(
@@ -108,6 +112,7 @@ class MessageBrokerClient:
         )
         self._outbox = Outbox(publish_buffer, buffer_overflow)
         self._inherit_deadlines = inherit_deadlines
+        self._codec = self._options.plugins.codec(codec) if isinstance(codec, str) else codec
         self._callbacks = Callbacks()
         self._supervisor: Supervisor | None = None
 
@@ -138,7 +143,13 @@ class MessageBrokerClient:
         scheme = "wss" if use_tls else "ws"
         urls = [broker_url(target, port, use_tls, scheme) for target in targets]
         supervisor = self._supervisor = Supervisor(
-            urls, self._callbacks, self._options, self._upkeep, self._outbox
+            urls,
+            self._callbacks,
+            self._options,
+            self._upkeep,
+            self._outbox,
+            self._codec,
+            self._observers(),
         )
         try:
             await supervisor.open()
@@ -413,6 +424,10 @@ class MessageBrokerClient:
         self._callbacks.error.append(handler)
 
     # Within
+
+    def _observers(self) -> Observers | None:
+        found = self._options.plugins.observers()
+        return Observers(found, self, self._callbacks, self._codec) if found else None
 
     def _connected(self) -> Supervisor:
         if self._supervisor is None:

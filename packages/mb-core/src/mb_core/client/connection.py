@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from ..codec import decode_payload
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -19,7 +20,7 @@ from ..errors import (
     ResponseError,
     UnauthorizedError,
 )
-from ..link import Link, Waiter
+from ..link import Link, LinkHandler, Waiter
 from ..message import Message
 from ..session import PendingRequest, Session, SessionState, Subscribed
 from ..url import URL
@@ -28,6 +29,7 @@ from .consumer import EndError
 from .dial import ConnectionOptions, dial
 from .dispatch import Dispatcher
 from .lifetime import Lifetime
+from .observing import Observers
 from .stats import Traffic
 
 __all__ = ["Connection", "check_status"]
@@ -40,6 +42,7 @@ class Connection:
     """
 
     link: Link
+    _send: Callable[[bytes], None]
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Connection:
         options: ConnectionOptions,
         lifetime: Lifetime,
         *,
+        observers: Observers | None,
         look: Callable[[], None],
         lost: Callable[[Connection], None],
     ) -> None:
@@ -60,6 +64,7 @@ class Connection:
         self._callbacks = callbacks
         self._options = options
         self._lifetime = lifetime
+        self._observers = observers
         self._look = look
         self._lost = lost
         self._accepted = self._up = False  # whether there is a Link, and the Session has it
@@ -117,7 +122,7 @@ class Connection:
     def send(self, message: bytes) -> None:
         """Send a message; one that the Link takes no more is as one that never left."""
         try:
-            self.link.send(message)
+            self._send(message)
         except ConnectionLost:
             self._stranded.append(message)
 
@@ -133,7 +138,7 @@ class Connection:
             )
         answer = self._session.respond(message, payload)
         message.responder = None
-        self.link.send(answer)
+        self._send(answer)
         if self.link.congested:
             await self.link.drain()
 
@@ -143,7 +148,7 @@ class Connection:
         if message.request_key is not None and not self._over.is_set():
             # Where the connection is gone, the requester hears that from the broker.
             with contextlib.suppress(ConnectionLost):
-                self.link.send(self._session.respond(message, payload))
+                self._send(self._session.respond(message, payload))
 
     # The LinkHandler
 
@@ -185,14 +190,19 @@ class Connection:
 
     # Within
 
-    def _accept(self, link: Link) -> Connection:
+    def _accept(self, link: Link) -> LinkHandler:
         self.link = link
+        self._send = link.send
+        handler: LinkHandler = self
+        if self._observers is not None:
+            self._send = self._observers.watch_sending(link.send)
+            handler = self._observers.watch_receiving(self)
         self._accepted = True
         self._dispatcher.uplink = self
         if self._lifetime.hold(link):
             self._session.link_up()
             self._up = True
-        return self
+        return handler
 
     async def _restore(self) -> MBError | None:
         """Tell the broker what it is to know; the error where the connection did not last."""
@@ -255,7 +265,7 @@ def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError
     if isinstance(outcome, MBError):
         return outcome
     try:
-        answer = outcome.payload
+        answer = decode_payload(outcome.raw_payload)
     except RemoteProtocolError as error:
         return error
     status = answer.get("status") if isinstance(answer, dict) else None

@@ -14,7 +14,7 @@ from ..plugins import Plugins, installed_plugins
 from ..transport import WireTransport
 from ..url import URL
 from ..wire import Limits
-from .address import dial_address
+from .address import stream_address
 
 __all__ = ["ConnectionOptions", "dial"]
 
@@ -26,15 +26,19 @@ _MAX_RECEIVED = 16 * 1024 * 1024
 class ConnectionOptions:
     """How a connection is opened and closed; times in seconds.
 
-    `plugins` is None for those that are installed; `ssl_context` None for the default, which
-    verifies certificate and host name.
+    `ssl_context` is None for the default, which verifies certificate and host name.
     """
 
     connect_timeout: float
     close_timeout: float
     limits: Limits
     ssl_context: ssl.SSLContext | None
-    plugins: Plugins | None
+    given_plugins: Plugins | None
+
+    @property
+    def plugins(self) -> Plugins:
+        """Those that were given, or those that are installed, which are looked for now."""
+        return self.given_plugins if self.given_plugins is not None else installed_plugins()
 
     @classmethod
     def of(
@@ -59,7 +63,7 @@ class ConnectionOptions:
             close_timeout=close_timeout / 1000,
             limits=Limits(max_payload, max(_MAX_RECEIVED, max_payload + MAX_HEADER)),
             ssl_context=ssl_context,
-            plugins=plugins,
+            given_plugins=plugins,
         )
 
 
@@ -70,8 +74,7 @@ async def dial(
 
     The caller limits the time: its error says more than this function knows.
     """
-    plugins = options.plugins if options.plugins is not None else installed_plugins()
-    transport = plugins.transport(url.scheme)
+    transport = options.plugins.transport(url.scheme)
     ssl_context = options.ssl_context
     if not isinstance(transport, WireTransport):
         if ssl_context is not None:
@@ -82,8 +85,8 @@ async def dial(
         ssl_context = ssl_context if ssl_context is not None else client_ssl_context()
     elif ssl_context is not None:
         raise ConnectError(f"an ssl_context was given, and {url} is not encrypted", final=True)
-    address = dial_address(url, transport)
     with _blaming(url):
+        address = stream_address(url, transport)
         wire = transport.client(url, options.limits)
     return await backend.connect(
         address,

@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..header import MAX_HEADER
 from ..link import Link
-from ..plugins import Plugins, installed_plugins
+from ..plugins import Plugins
 from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
@@ -183,9 +183,7 @@ class RawClient:
 
     def _wire(self) -> Wire:
         """A Wire of this client's transport that has no connection."""
-        plugins = self._options.plugins
-        plugins = plugins if plugins is not None else installed_plugins()
-        transport = plugins.transport(self.scheme)
+        transport = self._options.plugins.transport(self.scheme)
         if not isinstance(transport, WireTransport):
             raise PluginError(f"{self.scheme}:// is no byte stream")
         url = broker_url("localhost", 0, False, self.scheme)

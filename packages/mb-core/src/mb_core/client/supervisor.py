@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import anyio
 
+from ..codec import Codec
 from ..errors import ConnectError, ConnectionLost, MBError, PluginError
 from ..link import DeadlineTimer
 from ..message import Message
@@ -23,6 +24,7 @@ from .dial import ConnectionOptions
 from .dispatch import Dispatcher
 from .interrupt import AsyncFunction
 from .lifetime import Lifetime
+from .observing import Observers
 from .stats import ClientStats, Latencies, Traffic
 from .upkeep import UpkeepOptions
 
@@ -45,9 +47,14 @@ class Supervisor:
         options: ConnectionOptions,
         upkeep: UpkeepOptions,
         outbox: Outbox,
+        codec: Codec,
+        observers: Observers | None,
     ) -> None:
         self.session = Session(
-            limits=options.limits, heartbeat=upkeep.heartbeat_interval, outbox=outbox
+            limits=options.limits,
+            heartbeat=upkeep.heartbeat_interval,
+            outbox=outbox,
+            codec=codec,
         )
         # The last that came about, alive or not.
         self.connection: Connection
@@ -56,6 +63,7 @@ class Supervisor:
         self._callbacks = callbacks
         self._options = options
         self._upkeep = upkeep
+        self._observers = observers
         self._dispatcher = Dispatcher(callbacks)
         self._lifetime = Lifetime(
             callbacks,
@@ -76,6 +84,7 @@ class Supervisor:
         self._traffic = Traffic()  # of the connections that are over
         self._dropped = 0
         self._connections = 0
+        self._lost_because: MBError | None = None
         self._latencies = Latencies()
         self._dropped_publishes = 0
         self._brake = Brake()
@@ -132,9 +141,13 @@ class Supervisor:
             outcome = await request.waiter
         except BaseException:
             self.session.cancel(request)
+            if self._observers is not None:
+                self._observers.finished(request, None)
             raise
+        if self._observers is not None:
+            self._observers.finished(request, outcome)
         if isinstance(outcome, Message):
-            self._latencies.add(time.monotonic() - request.deadline + request.limit / 1000)
+            self._latencies.add(time.monotonic() - request.began)
             return outcome
         raise outcome
 
@@ -228,7 +241,7 @@ class Supervisor:
                 backoff.lasted(time.monotonic() - since)
                 try:
                     with anyio.fail_after(limit):
-                        await self._connect(backoff)
+                        await self._connect(backoff, self._lost_because)
                 except TimeoutError:
                     self._give_up(_lost_for_good(f"within {limit:g} s (reconnect_timeout)", None))
                     return
@@ -240,22 +253,27 @@ class Supervisor:
         limit = self._upkeep.reconnect_timeout
         try:
             with anyio.fail_after(limit):
-                await self._connect(Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max))
+                backoff = Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max)
+                await self._connect(backoff, error)
         except TimeoutError:
             raise ConnectError(
                 f"no connection within {limit:g} s (reconnect_timeout): {error}"
             ) from error
 
-    async def _connect(self, backoff: Backoff) -> None:
+    async def _connect(self, backoff: Backoff, why: MBError | None) -> None:
         """Wait and try until there is a connection; raises where there is none to be had."""
         while True:
-            await anyio.sleep(backoff.next())
+            delay = backoff.next()
+            if self._observers is not None:
+                self._observers.reconnecting(delay, why)
+            await anyio.sleep(delay)
             try:
                 await self._try_each()
             except ConnectError as error:
                 if error.final:
                     raise
                 self._report_failure(error)
+                why = error
             else:
                 return
 
@@ -269,6 +287,7 @@ class Supervisor:
                 self._callbacks,
                 self._options,
                 self._lifetime,
+                observers=self._observers,
                 look=self._timer.look,
                 lost=self._lost,
             )
@@ -292,6 +311,9 @@ class Supervisor:
         self.connection = self._live = connection
         self._connections += 1
         _log.info("connected to %s%s", url, " again" if self._connections > 1 else "")
+        if self._observers is not None:
+            peer = connection.link.peer
+            self._observers.connected(url, peer, again=self._connections > 1)
         self._callbacks.post(self._callbacks.connect)
         self._restored.set()
         self._restored = anyio.Event()
@@ -301,8 +323,11 @@ class Supervisor:
         if connection is not self._live:
             return  # a try that has failed, as its caller hears
         self._live = None
-        self._callbacks.post(self._callbacks.disconnect)
         assert connection.error is not None
+        self._lost_because = connection.error() if connection.broken else None
+        if self._observers is not None:
+            self._observers.disconnected(self._lost_because)
+        self._callbacks.post(self._callbacks.disconnect)
         if self._lifetime.ending:
             if connection.broken:
                 # What was published last may not have arrived, and no call is left to say so.

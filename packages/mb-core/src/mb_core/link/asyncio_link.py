@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -21,17 +22,19 @@ from .contract import (
     LinkHandler,
     Listener,
     Poster,
+    SocketAddress,
     Spawn,
     StreamOptions,
     Waiter,
 )
 from .outgoing import Outgoing
 from .streams import (
-    bind,
     connect_error,
     end_error,
     late_close,
     late_handshake,
+    listening_address,
+    listening_sockets,
     log_refusal,
     peer_name,
     refusal,
@@ -370,12 +373,21 @@ class AsyncioBackend:
         return asyncio.ensure_future(function())
 
     async def connect(
-        self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
+        self,
+        address: Address | SocketAddress,
+        wire: Wire,
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
     ) -> Link:
         loop = asyncio.get_running_loop()
         link = _StreamLink(dialled_wire(wire, address, options), accept, options)
         try:
-            await loop.create_connection(lambda: link, *address)
+            if isinstance(address, SocketAddress):
+                await loop.create_connection(lambda: link, sock=await _connected(address))
+            else:
+                await loop.create_connection(lambda: link, *address)
             reason = await link.opened
         except (OSError, UnicodeError) as error:
             raise connect_error(address, _first_of(error)) from error
@@ -388,7 +400,7 @@ class AsyncioBackend:
 
     async def listen(
         self,
-        address: Address,
+        address: Address | socket.socket,
         wire: Callable[[], Wire],
         accept: Accept,
         *,
@@ -397,9 +409,8 @@ class AsyncioBackend:
     ) -> Listener:
         loop = asyncio.get_running_loop()
         make_wire = wire_factory(wire, options)
-        sockets = await bind(address)
-        name = sockets[0].getsockname()
-        listener = _Listener((name[0], name[1]))
+        sockets = await listening_sockets(address)
+        listener = _Listener(listening_address(sockets[0]))
 
         def protocol() -> _StreamLink:
             return _StreamLink(make_wire(), accept, options, listener)
@@ -407,6 +418,19 @@ class AsyncioBackend:
         for sock in sockets:
             listener.servers.append(await loop.create_server(protocol, sock=sock))
         return listener
+
+
+async def _connected(address: SocketAddress) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address.address)
+        # A Unix socket whose queue is full refuses with EAGAIN, which asyncio takes for progress.
+        sock.getpeername()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _first_of(error: OSError | UnicodeError) -> OSError | UnicodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ __all__ = [
     "LinkHandler",
     "Listener",
     "Poster",
+    "SocketAddress",
     "Spawn",
     "StreamOptions",
     "Waiter",
@@ -163,6 +165,14 @@ Address = tuple[str, int]
 """Host and port."""
 
 
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
+    """Where a stream socket of another family than TCP's is: what `socket.connect` takes."""
+
+    family: int
+    address: Any
+
+
 class Listener(Protocol):
     """Accepts connections until it is closed; the accepted Links live on.
 
@@ -170,7 +180,9 @@ class Listener(Protocol):
     """
 
     @property
-    def address(self) -> Address: ...
+    def address(self) -> Address:
+        """Host and port; for sockets that have no port, their name and 0."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -200,7 +212,13 @@ class Backend(Protocol):
         ...
 
     async def connect(
-        self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
+        self,
+        address: Address | SocketAddress,
+        wire: Wire,
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
     ) -> Link:
         """Open a byte stream, complete the Wire's handshake, give the Link.
 
@@ -211,7 +229,7 @@ class Backend(Protocol):
 
     async def listen(
         self,
-        address: Address,
+        address: Address | socket.socket,
         wire: Callable[[], Wire],
         accept: Accept,
         *,
@@ -220,6 +238,7 @@ class Backend(Protocol):
     ) -> Listener:
         """Accept byte streams; port 0 asks for a free one.  Raises ConnectError.
 
+        A socket in place of an address listens already, and is the Listener's to close.
         A connection whose handshake fails or takes too long is closed and logged.
         """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 from typing import Any, Protocol
 
@@ -11,17 +12,19 @@ import anyio
 
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire
-from .contract import Address, StreamOptions
+from .contract import Address, SocketAddress, StreamOptions
 
 __all__ = [
-    "bind",
     "connect_error",
     "end_error",
     "late_close",
     "late_handshake",
+    "listening_address",
+    "listening_sockets",
     "log_refusal",
     "peer_name",
     "refusal",
+    "where",
 ]
 
 _log = logging.getLogger("mb_core.link")
@@ -31,9 +34,15 @@ class _Socket(Protocol):
     def getpeername(self) -> Any: ...
 
 
-async def bind(address: Address) -> list[socket.socket]:
-    """Listening sockets for all addresses of a host, with one port; raises ConnectError."""
-    host, port = address
+async def listening_sockets(given: Address | socket.socket) -> list[socket.socket]:
+    """Sockets that listen on all addresses of a host, with one port, or the one that is given.
+
+    Raises ConnectError.
+    """
+    if isinstance(given, socket.socket):
+        given.setblocking(False)
+        return [given]
+    host, port = given
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
@@ -74,15 +83,29 @@ async def bind(address: Address) -> list[socket.socket]:
     return sockets
 
 
-def connect_error(address: Address, error: BaseException) -> ConnectError:
+def listening_address(sock: socket.socket) -> Address:
+    """The address of a Listener on `sock`."""
+    name = sock.getsockname()
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return name[0], name[1]
+    return _text(name), 0
+
+
+def where(address: Address | SocketAddress) -> str:
+    """An address for errors."""
+    if isinstance(address, SocketAddress):
+        return _text(address.address)
+    return f"{address[0]}:{address[1]}"
+
+
+def connect_error(address: Address | SocketAddress, error: BaseException) -> ConnectError:
     """Why no stream came about, and what to do about it; final for a host that can't be one."""
-    where = f"{address[0]}:{address[1]}"
-    if isinstance(error, ConnectionRefusedError):
-        return ConnectError(f"nobody listens on {where}: is the broker running there?")
-    if isinstance(error, socket.gaierror | UnicodeError):
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return ConnectError(f"nobody listens on {where(address)}: is the broker running there?")
+    if isinstance(address, tuple) and isinstance(error, socket.gaierror | UnicodeError):
         never = isinstance(error, UnicodeError)
         return ConnectError(f"unknown host {address[0]!r}: {_words(error)}", final=never)
-    return ConnectError(f"can't connect to {where}: {_words(error)}")
+    return ConnectError(f"can't connect to {where(address)}: {_words(error)}")
 
 
 def end_error(
@@ -124,12 +147,22 @@ def log_refusal(peer: str, reason: MBError | None) -> None:
 
 
 def peer_name(sock: _Socket) -> str:
-    """`host:port` of the other side, for logs; "peer" where it is gone already."""
+    """`host:port` of the other side, for logs; "peer" where it has no name, or is gone."""
     try:
-        host, port = sock.getpeername()[:2]
+        name = sock.getpeername()
     except OSError:
         return "peer"
+    if not isinstance(name, tuple):
+        return _text(name) or "peer"
+    host, port = name[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _text(name: Any) -> str:
+    """The name of a socket; an abstract one of Linux begins with a NUL, written as @."""
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    return str(name).replace("\0", "@")
 
 
 def _words(error: BaseException) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from ..errors import ConnectError, MBError
 from ..wire import Wire, WireState
-from .contract import Address, StreamOptions
+from .contract import Address, SocketAddress, StreamOptions
+from .streams import where
 from .tls_errors import accepted_error, dialled_error, early_end
 
 __all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "wire_factory"]
@@ -29,13 +30,15 @@ def client_ssl_context() -> ssl.SSLContext:
     return context
 
 
-def dialled_wire(wire: Wire, address: Address, options: StreamOptions) -> Wire:
+def dialled_wire(wire: Wire, address: Address | SocketAddress, options: StreamOptions) -> Wire:
     """The Wire for a stream to `address`: within TLS where the options say so."""
     context = options.ssl_context
     if context is None:
         return wire
-    name = options.server_hostname if options.server_hostname is not None else address[0]
-    return TlsWire(wire, context, server_hostname=name, where=f"{address[0]}:{address[1]}")
+    name = options.server_hostname
+    if name is None and not isinstance(address, SocketAddress):
+        name = address[0]
+    return TlsWire(wire, context, server_hostname=name, where=where(address))
 
 
 def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[], Wire]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
@@ -19,17 +20,19 @@ from .contract import (
     LinkHandler,
     Listener,
     Poster,
+    SocketAddress,
     Spawn,
     StreamOptions,
     Waiter,
 )
 from .outgoing import Outgoing
 from .streams import (
-    bind,
     connect_error,
     end_error,
     late_close,
     late_handshake,
+    listening_address,
+    listening_sockets,
     log_refusal,
     peer_name,
     refusal,
@@ -376,11 +379,20 @@ class TrioBackend:
         return trio.lowlevel.spawn_system_task(function, name="mb client")
 
     async def connect(
-        self, address: Address, wire: Wire, accept: Accept, *, options: StreamOptions, spawn: Spawn
+        self,
+        address: Address | SocketAddress,
+        wire: Wire,
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
     ) -> Link:
         secured = dialled_wire(wire, address, options)
         try:
-            stream = await trio.open_tcp_stream(*address)
+            if isinstance(address, SocketAddress):
+                stream = await _connected(address)
+            else:
+                stream = await trio.open_tcp_stream(*address)
         except (OSError, UnicodeError) as error:
             raise connect_error(address, _first_of(error)) from error
         link = _StreamLink(secured, accept, stream, options)
@@ -396,7 +408,7 @@ class TrioBackend:
 
     async def listen(
         self,
-        address: Address,
+        address: Address | socket.socket,
         wire: Callable[[], Wire],
         accept: Accept,
         *,
@@ -404,9 +416,8 @@ class TrioBackend:
         spawn: Spawn,
     ) -> Listener:
         make_wire = wire_factory(wire, options)
-        sockets = await bind(address)
-        name = sockets[0].getsockname()
-        listener = _Listener((name[0], name[1]))
+        sockets = await listening_sockets(address)
+        listener = _Listener(listening_address(sockets[0]))
 
         async def serve_stream(stream: trio.SocketStream) -> None:
             await _StreamLink(make_wire(), accept, stream, options, listener).run()
@@ -427,6 +438,16 @@ class TrioBackend:
 
         spawn(serve)
         return listener
+
+
+async def _connected(address: SocketAddress) -> trio.SocketStream:
+    sock = trio.socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(address.address)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
 
 
 def _first_of(error: OSError | UnicodeError) -> BaseException:

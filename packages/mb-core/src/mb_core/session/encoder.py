@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..codec import encode_error, encode_payload
+from ..codec import JSON, Codec, encode_error, encode_payload
 from ..errors import MessageTooLarge, ResponseError
 from ..header import DEFAULT_VERSION, Action, MessageHeader, encode_header
 from ..ids import check_id
 from ..message import Message
-from ..topic import check_topic
+from ..topic import check_topic, is_system
 
 __all__ = ["Encoder", "is_anonymous", "with_timeout"]
 
@@ -19,16 +19,18 @@ _REMEMBERED = 4096
 
 
 class Encoder:
-    """Makes whole messages; `max_payload` in bytes bounds their payloads.
+    """Makes whole messages; `max_payload` in bytes bounds their payloads, which `codec` writes.
 
-    Raises LocalProtocolError for a header that breaks a rule or a payload that is no JSON,
+    What goes to the broker's own topics is JSON.  Raises LocalProtocolError for a header that
+    breaks a rule or a payload that can't be written,
     MessageTooLarge for what is over a limit.
     """
 
-    __slots__ = ("_max_payload", "_publish", "_request")
+    __slots__ = ("_codec", "_max_payload", "_publish", "_request")
 
-    def __init__(self, max_payload: int) -> None:
+    def __init__(self, max_payload: int, codec: Codec = JSON) -> None:
         self._max_payload = max_payload
+        self._codec = codec
         self._publish = _Remembered(_publish_header)
         self._request = _Remembered(_request_header)
 
@@ -60,7 +62,7 @@ class Encoder:
         else:
             text = request_id.decode()
             header = encode_header(MessageHeader(Action.PUBLISH, topic, version, text, parent_id))
-        return header + encode_payload(payload, self._max_payload)
+        return header + encode_payload(payload, self._max_payload, self._codec)
 
     def request(
         self,
@@ -87,7 +89,8 @@ class Encoder:
                     Action.REQUEST, topic, version, request_id.decode(), parent_id, timeout
                 )
             )
-        return header + encode_payload(payload, self._max_payload)
+        codec = JSON if self._codec is not JSON and is_system(topic.lower()) else self._codec
+        return header + encode_payload(payload, self._max_payload, codec)
 
     def response(self, message: Message, payload: Any) -> bytes:
         """The answer to a received request; a ResponseError as payload is sent as an error.
@@ -98,7 +101,7 @@ class Encoder:
         if isinstance(payload, ResponseError):
             encoded = _encode_error_within(payload, self._max_payload)
         else:
-            encoded = encode_payload(payload, self._max_payload)
+            encoded = encode_payload(payload, self._max_payload, message.prefix.codec)
         subject, request_id = message.prefix.subject, message.request_key
         if request_id is None:
             return b"response:%b\n%b" % (subject, encoded)

@@ -57,6 +57,11 @@ class PendingRequest:
         self.waiter: Any = None
 
     @property
+    def began(self) -> float:
+        """When it was asked for."""
+        return self.deadline - self.limit / 1000
+
+    @property
     def held(self) -> bool:
         """Whether it waits for a connection: the Session gives it to be sent then."""
         return self.place is not None

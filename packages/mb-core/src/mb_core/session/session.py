@@ -67,7 +67,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from ..codec import error_in
+from ..codec import JSON, Codec, error_in
 from ..errors import (
     ConnectionLost,
     LocalProtocolError,
@@ -119,6 +119,7 @@ class Session:
     `limits` bounds what is sent.  `margin` is how many seconds longer than its time limit on
     the wire a request is waited for, so that the broker's word on a time-out comes first.
     `heartbeat` is the Liveness' interval in seconds.  `outbox` holds what waits for a connection.
+    `codec` is that of payloads.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Session:
         margin: float = 1.0,
         heartbeat: float | None = None,
         outbox: Outbox | None = None,
+        codec: Codec = JSON,
     ) -> None:
         self.limits = limits if limits is not None else Limits()
         self.margin = margin
@@ -144,8 +146,9 @@ class Session:
         self._liveness = Liveness(heartbeat)
         # What the present connection's broker was told again.
         self._told: dict[tuple[Action, str], Subscribed] = {}
-        self._reader = HeaderReader()
-        self._encoder = Encoder(self.limits.max_payload)
+        self._codec = codec
+        self._reader = HeaderReader(codec=codec)
+        self._encoder = Encoder(self.limits.max_payload, codec)
         # For messages of the Session's own, whose size is nobody's choice.
         self._own = Encoder(sys.maxsize)
 
@@ -400,7 +403,7 @@ class Session:
         """Have done with `entry`: what still comes for it is answered, or ignored."""
         self.subscriptions.remove(entry)
         # The routes that are remembered would keep the entry and its consumer alive.
-        self._reader = HeaderReader()
+        self._reader = HeaderReader(codec=self._codec)
 
     # Time
 

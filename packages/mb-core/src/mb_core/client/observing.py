@@ -1,0 +1,104 @@
+"""Observers: what plugins hear of a client.  Without any, nothing here is ever called."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..codec import Codec
+from ..errors import MBError, PluginError, RemoteProtocolError
+from ..header import HeaderReader
+from ..link import LinkHandler
+from ..message import Message
+from ..plugins import Observer
+from ..session import PendingRequest
+from ..url import URL
+from .brake import Brake
+from .callbacks import Callbacks
+
+__all__ = ["Observers"]
+
+
+class Observers:
+    """Calls the hooks of those that observe `client`, each by itself.
+
+    One that raises is reported, once a second, and stops neither the others nor the client.
+    """
+
+    def __init__(
+        self, observers: Iterable[Observer], client: object, callbacks: Callbacks, codec: Codec
+    ) -> None:
+        self._hooks: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
+        for observer in observers:
+            for hook, function in observer.hooks.items():
+                self._hooks.setdefault(hook, []).append((observer.name, function))
+        self._client = client
+        self._callbacks = callbacks
+        self._reader = HeaderReader(codec=codec)
+        self._brake = Brake()
+
+    def connected(self, url: URL, peer: str, *, again: bool) -> None:
+        self._call("mb_connected", url=url, peer=peer, again=again)
+
+    def disconnected(self, error: MBError | None) -> None:
+        self._call("mb_disconnected", error=error)
+
+    def reconnecting(self, delay: float, error: MBError | None) -> None:
+        self._call("mb_reconnecting", delay=delay, error=error)
+
+    def finished(self, request: PendingRequest, outcome: Message | MBError | None) -> None:
+        duration = time.monotonic() - request.began
+        self._call("mb_request_finished", topic=request.topic, duration=duration, outcome=outcome)
+
+    def watch_sending(self, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        """`send`, or where somebody wants to know, one that tells of each message before."""
+        if "mb_message_sending" not in self._hooks:
+            return send
+
+        def tell_and_send(data: bytes) -> None:
+            self._tell("mb_message_sending", data)
+            send(data)
+
+        return tell_and_send
+
+    def watch_receiving(self, handler: LinkHandler) -> LinkHandler:
+        """`handler`, or where somebody wants to know, one that tells of each message before."""
+        if "mb_message_received" not in self._hooks:
+            return handler
+        return _Watched(handler, lambda data: self._tell("mb_message_received", data))
+
+    def _tell(self, hook: str, data: bytes) -> None:
+        try:
+            prefix, request_id, parent_id, timeout, end = self._reader.read(data)
+        except RemoteProtocolError:
+            return  # no message: the client reports it
+        message = Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
+        self._call(hook, message=message)
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        for name, function in self._hooks.get(hook, ()):
+            try:
+                function(client=self._client, **arguments)
+            except Exception as error:
+                if self._brake.lets(name):
+                    text = f"the plugin {name} failed in {hook}: {error or type(error).__name__}"
+                    fault = PluginError(text)
+                    fault.__cause__ = error
+                    self._callbacks.report(fault, "an observer failed")
+
+
+class _Watched:
+    """A LinkHandler that is told after somebody else."""
+
+    def __init__(self, handler: LinkHandler, tell: Callable[[bytes], None]) -> None:
+        self._handler = handler
+        self._tell = tell
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self._tell(message)
+        self._handler.messages_received(messages)
+
+    def link_lost(self, error: MBError | None) -> None:
+        self._handler.link_lost(error)

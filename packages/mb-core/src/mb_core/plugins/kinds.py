@@ -1,0 +1,120 @@
+"""The kinds of things that plugins register, each found by a name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..frontend import Frontend
+from ..transport import WireTransport
+
+__all__ = ["CODECS", "FRONTENDS", "KINDS", "OBSERVERS", "TRANSPORTS", "Kind"]
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """One kind: its group of entry points, the hook that gives it, what it is found by.
+
+    An entry point has the name of what its plugin gives, so that a plugin is imported by those
+    only who ask for it.  `packages` are those of this project: who has not installed one is told
+    which to install.
+    """
+
+    noun: str
+    group: str
+    hook: str
+    key: str
+    """The attribute that holds the name."""
+    check: Callable[[Any], None]
+    """Raises TypeError or ValueError for what is none."""
+    packages: Mapping[str, str]
+
+    def title(self, name: str) -> str:
+        """What one of them is called in texts."""
+        return f"{name}://" if self.key == "scheme" else f"the {self.noun} {name!r}"
+
+    def of(self, given: object) -> dict[str, Any]:
+        """What a hook gave, by name; raises TypeError or ValueError where it can't be."""
+        if not isinstance(given, Iterable) or isinstance(given, str):
+            raise TypeError(f"{self.hook} gave {given!r}, not a list of {self.noun}s")
+        found: dict[str, Any] = {}
+        for value in given:
+            self.check(value)
+            name = getattr(value, self.key)
+            if name in found:
+                raise ValueError(f"it gives {self.title(name)} twice")
+            found[name] = value
+        return found
+
+
+def _check_transport(value: Any) -> None:
+    if not isinstance(value, WireTransport):
+        _expect_methods(value, "connect", "listen", hook="mb_register_transports", noun="transport")
+    scheme = getattr(value, "scheme", None)
+    if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
+        raise ValueError(f"{scheme!r} is no URL scheme: letters in lower case, digits, + - .")
+    if isinstance(value, WireTransport) and value.default_port is None and value.sockets is None:
+        raise ValueError(f"{scheme}:// has neither a default_port nor sockets of its own")
+
+
+def _check_frontend(value: Any) -> None:
+    if not isinstance(value, Frontend):
+        raise TypeError(f"mb_register_frontends gave {value!r}, which is no Frontend")
+    _expect_name(value, "front end")
+
+
+def _check_codec(value: Any) -> None:
+    _expect_methods(value, "encode", "decode", hook="mb_register_codecs", noun="codec")
+    _expect_name(value, "codec")
+
+
+def _expect_methods(value: Any, *names: str, hook: str, noun: str) -> None:
+    for name in names:
+        if not callable(getattr(value, name, None)):
+            raise TypeError(f"{hook} gave {value!r}, which is no {noun}: it has no method {name}")
+
+
+def _expect_name(value: Any, noun: str) -> None:
+    name = getattr(value, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{name!r} is no name for a {noun}: expected a text")
+
+
+TRANSPORTS = Kind(
+    noun="transport",
+    group="mb.transports",
+    hook="mb_register_transports",
+    key="scheme",
+    check=_check_transport,
+    packages={
+        "tcp": "mb-tcp",
+        "tls": "mb-tcp",
+        "ws": "mb-ws",
+        "wss": "mb-ws",
+        "memory": "mb-broker",
+    },
+)
+FRONTENDS = Kind(
+    noun="front end",
+    group="mb.frontends",
+    hook="mb_register_frontends",
+    key="name",
+    check=_check_frontend,
+    packages={"asyncio": "mb-core", "trio": "mb-core", "sync": "mb-sync"},
+)
+CODECS = Kind(
+    noun="codec",
+    group="mb.codecs",
+    hook="mb_register_codecs",
+    key="name",
+    check=_check_codec,
+    packages={},
+)
+KINDS = (TRANSPORTS, FRONTENDS, CODECS)
+
+OBSERVERS = "mb.observers"
+"""The group of observers.  They have no name to be asked for by: who installs one uses it."""
