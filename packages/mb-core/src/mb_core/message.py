@@ -19,10 +19,10 @@ class Responder(Protocol):
 
     @property
     def deadline(self) -> float | None:
-        """When the sender stops waiting, by time.monotonic(); None where it did not say."""
+        """When the sender stops waiting, by its event loop's clock; None where it did not say."""
         ...
 
-    async def respond(self, message: Message, payload: Any) -> None: ...
+    def respond(self, message: Message, payload: Any) -> Any: ...
     def answer_now(self, message: Message, payload: Any) -> None:
         """Answer without back-pressure, if the connection is there."""
         ...
@@ -82,7 +82,7 @@ class Message:
 
     @property
     def deadline(self) -> float | None:
-        """When the sender of a request stops waiting, by time.monotonic().
+        """When the sender of a request stops waiting, by `anyio.current_time()`, in seconds.
 
         None where it named no time limit, for what is no received request, and once it was
         answered.
@@ -118,8 +118,8 @@ class Message:
         """
         return decode_payload(self.raw_payload, kind, self.prefix.codec)
 
-    async def respond(self, payload: Any) -> None:
-        """Answer this request.
+    def respond(self, payload: Any) -> Any:
+        """Answer this request: to be awaited, but where the front end is a blocking one.
 
         Only the first answer counts: a handler that has responded need not return anything.
         Raises LocalProtocolError for a message that is no received request, or a second answer;
@@ -130,7 +130,7 @@ class Message:
                 f"only a received request can be answered, once; this is a {self.action.value} "
                 f"of {self.topic!r}"
             )
-        await self.responder.respond(self, payload)
+        return self.responder.respond(self, payload)
 
     def __reduce__(self) -> tuple[Callable[..., Message], tuple[Any, ...]]:
         # What was received, and neither its prefix's route nor its responder, which belong to

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import ssl
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import anyio
 
 from ..codec import JSON, Codec
-from ..errors import ConnectError, LocalProtocolError, RequestTimeoutError
+from ..errors import ConnectError, LocalProtocolError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
 from ..plugins import Plugins
@@ -21,17 +20,20 @@ from ..topic import check_pattern
 from ..wire import DEFAULT_MAX_PAYLOAD
 from .address import broker_url
 from .callbacks import Callbacks, call
-from .context import handling
+from .context import handled_id
 from .dial import ConnectionOptions
 from .interrupt import interruptible
 from .observing import Observers
+from .pump import Pump, PumpFactory
 from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from .stats import ClientStats
 from .subscription import Subscription
 from .supervisor import Supervisor
 from .upkeep import UpkeepOptions
 
-__all__ = ["MessageBrokerClient"]
+__all__ = ["CONNECTED_ALREADY", "MessageBrokerClient"]
+
+CONNECTED_ALREADY = "this client was connected already: make a new one"
 
 _ACTIONS: dict[str, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
@@ -132,7 +134,7 @@ class MessageBrokerClient:
         `retry_connect` it goes on, unless the error is final.  When cancelled, nothing is left.
         """
         if self._supervisor is not None:
-            raise LocalProtocolError("this client was connected already: make a new one")
+            raise LocalProtocolError(CONNECTED_ALREADY)
         targets = self._urls if host is None else (host,)
         if not targets:
             raise ConnectError(
@@ -150,6 +152,7 @@ class MessageBrokerClient:
             self._outbox,
             self._codec,
             self._observers(),
+            inherit_deadlines=self._inherit_deadlines,
         )
         try:
             await supervisor.open()
@@ -242,29 +245,8 @@ class MessageBrokerClient:
         request may have been sent; its answer is ignored.
         """
         supervisor = self._connected()
-        now = time.monotonic()
-        current = handling.get()
-        if current is not None:
-            if parent_id is None:
-                parent_id = current.request_id
-            deadline = current.deadline if self._inherit_deadlines else None
-            if deadline is not None and deadline < now + timeout / 1000:
-                timeout = int((deadline - now) * 1000)
-                if timeout < 1:
-                    raise RequestTimeoutError(
-                        f"{topic!r} was not requested: the time of {current.topic!r}, which is "
-                        "being handled, is over (inherit_deadlines)"
-                    )
         message = await supervisor.complete(
-            supervisor.session.request(
-                topic,
-                payload,
-                now=now,
-                timeout=timeout,
-                version=version,
-                parent_id=parent_id,
-                retry=retry,
-            )
+            supervisor.ask(topic, payload, timeout, version, parent_id, retry)
         )
         if response_handler is not None:
             await call(response_handler, message.payload)
@@ -293,23 +275,14 @@ class MessageBrokerClient:
         message may have been sent.
         """
         supervisor = self._connected()
-        if parent_id is None and (current := handling.get()) is not None:
-            parent_id = current.request_id
-        session = supervisor.session
+        if parent_id is None:
+            parent_id = handled_id()
         if confirm:
-            request = session.publish_confirmed(
-                topic,
-                payload,
-                now=time.monotonic(),
-                timeout=timeout,
-                version=version,
-                parent_id=parent_id,
+            await supervisor.call(
+                supervisor.ask_to_publish(topic, payload, timeout, version, parent_id)
             )
-            if request.held:
-                supervisor.look_at_buffer()
-            await supervisor.call(request)
             return
-        message = session.publish(topic, payload, version=version, parent_id=parent_id)
+        message = supervisor.session.publish(topic, payload, version=version, parent_id=parent_id)
         if message is None:
             supervisor.look_at_buffer()
             return
@@ -368,7 +341,8 @@ class MessageBrokerClient:
             priority=priority,
             handler=handler,
             concurrency=concurrency,
-            queue=MessageQueue(queue_size, overflow, queue_bytes),
+            queue=self._queue_type(queue_size, overflow, queue_bytes),
+            pump=self._pump,
         )
 
     async def unsubscribe(self, topic: str, *, action: str = "both") -> None:
@@ -422,6 +396,11 @@ class MessageBrokerClient:
         as well.
         """
         self._callbacks.error.append(handler)
+
+    # What other front ends replace
+
+    _queue_type: type[MessageQueue] = MessageQueue
+    _pump: PumpFactory = Pump
 
     # Within
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +71,7 @@ class Connection:
         self._over = anyio.Event()
         self._fault: MBError | None = None  # why we have ended it
         self._stranded: list[bytes] = []  # what the Link took no more
+        self._clock = lifetime.backend.time
         self._greeting: Waiter = lifetime.backend.waiter()
 
     async def open(self, url: URL) -> None:
@@ -210,7 +210,7 @@ class Connection:
         if (end := self._end()) is not None:
             return end
         limit = int(self._options.connect_timeout * 1000)
-        requests = session.restore(now=time.monotonic(), timeout=limit)
+        requests = session.restore(now=self._clock(), timeout=limit)
         self._dispatcher.act(session.announce())
         try:
             for request in requests:
@@ -229,7 +229,7 @@ class Connection:
                 session.cancel(request)
         if (end := self._end()) is not None:
             return end
-        self._dispatcher.act(session.restored(time.monotonic()))
+        self._dispatcher.act(session.restored(self._clock()))
         self._look()
         return None
 

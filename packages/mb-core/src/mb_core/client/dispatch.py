@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionLost, MBError
-from ..link import Waiter
+from ..link import Waker
 from ..message import Message
 from ..session import (
     Answered,
@@ -53,7 +53,8 @@ class Uplink(Protocol):
 class Answerer:
     """The Responder of one received request: its connection, and its time limit.
 
-    `deadline` is when its sender stops waiting, by time.monotonic(); None where it did not say.
+    `deadline` is when its sender stops waiting, by the event loop's clock; None where it did not
+    say.
     """
 
     __slots__ = ("_uplink", "deadline")
@@ -72,10 +73,11 @@ class Answerer:
 class Dispatcher:
     """Acts on events, in order; called from the event loop, and never blocks."""
 
-    def __init__(self, callbacks: Callbacks) -> None:
+    def __init__(self, callbacks: Callbacks, clock: Callable[[], float]) -> None:
         self.uplink: Uplink | None = None
         self.unroutable = 0
         self._callbacks = callbacks
+        self._clock = clock
         self._brake = Brake()
 
     def act(self, events: list[Event]) -> None:
@@ -98,7 +100,7 @@ class Dispatcher:
     def _take(self, event: Requested) -> None:
         message = event.message
         limit = message.timeout
-        deadline = time.monotonic() + limit / 1000 if limit is not None else None
+        deadline = self._clock() + limit / 1000 if limit is not None else None
         assert self.uplink is not None
         message.responder = Answerer(self.uplink, deadline)
         event.subscription.consumer.deliver_request(message)
@@ -132,6 +134,6 @@ class Dispatcher:
             self._callbacks.report(error, "the broker reports", level=logging.WARNING)
 
 
-def _wake(waiter: Waiter | None, outcome: Message | MBError) -> None:
+def _wake(waiter: Waker | None, outcome: Message | MBError) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..link import Backend, Waiter
+from ..link import Backend, Waker
 from ..message import Message
 from .consumer import EndError
 from .queue import MessageQueue
@@ -23,7 +23,7 @@ class Inbox:
         self.queue = queue
         self.ended = False
         self.error: EndError | None = None
-        self._idle: list[Waiter] = []
+        self._idle: list[Waker] = []
 
     def put(self, messages: list[Message]) -> list[Message]:
         """Queue messages and wake as many consumers; returns those that were dropped."""
@@ -45,20 +45,39 @@ class Inbox:
         When cancelled, a message that came for this consumer wakes another.
         """
         waiter = backend.waiter()
-        self._idle.append(waiter)
+        self.join(waiter)
         try:
             await waiter
         except BaseException:
-            if waiter in self._idle:
-                self._idle.remove(waiter)
-            else:
-                self._wake(1)
+            if not self.leave(waiter):
+                self.wake_another()
             raise
+
+    # For consumers in other threads: these two, and a look at `queue` and `ended` between them.
+
+    def join(self, waiter: Waker) -> None:
+        """Have `waiter` woken by what comes from now on, or by the end."""
+        self._idle.append(waiter)
+
+    def leave(self, waiter: Waker) -> bool:
+        """Take `waiter` back; False where it is woken already."""
+        try:
+            self._idle.remove(waiter)
+        except ValueError:
+            return False
+        return True
+
+    def wake_another(self) -> None:
+        """A consumer that was woken takes no message: another may."""
+        self._wake(1)
 
     def _wake(self, count: int) -> None:
         idle = self._idle
-        while idle and count > 0:
-            waiter = idle.pop()
+        while count > 0:
+            try:
+                waiter = idle.pop()
+            except IndexError:
+                return
             if not waiter.done():
                 waiter.set_result(None)
                 count -= 1

@@ -68,6 +68,11 @@ class Lifetime:
         """Whether the end was asked for."""
         return self._asked.is_set()
 
+    @property
+    def inside(self) -> bool:
+        """Whether what runs are the connection's own tasks: its handlers and callbacks."""
+        return _own.get() is self
+
     async def begin(self, opening: AsyncFunction) -> None:
         """Start the root task and await `opening`; if that fails, end everything at once.
 
@@ -102,7 +107,7 @@ class Lifetime:
             self._drain_scope.cancel()
         self._asked.set()
         self._opening.cancel()
-        if _own.get() is not self:
+        if not self.inside:
             try:
                 await self._finished.wait()
             except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..errors import MBError, PluginError, RemoteProtocolError
 from ..header import HeaderReader
 from ..link import LinkHandler
 from ..message import Message
-from ..plugins import Observer
+from ..plugins import FAULTS, Observer
 from ..session import PendingRequest
 from ..url import URL
 from .brake import Brake
@@ -23,7 +22,8 @@ __all__ = ["Observers"]
 class Observers:
     """Calls the hooks of those that observe `client`, each by itself.
 
-    One that raises is reported, once a second, and stops neither the others nor the client.
+    One that raises is reported, once a second for each hook, and stops neither the others nor the
+    client.
     """
 
     def __init__(
@@ -47,8 +47,10 @@ class Observers:
     def reconnecting(self, delay: float, error: MBError | None) -> None:
         self._call("mb_reconnecting", delay=delay, error=error)
 
-    def finished(self, request: PendingRequest, outcome: Message | MBError | None) -> None:
-        duration = time.monotonic() - request.began
+    def finished(
+        self, request: PendingRequest, outcome: Message | MBError | None, now: float
+    ) -> None:
+        duration = now - request.began
         self._call("mb_request_finished", topic=request.topic, duration=duration, outcome=outcome)
 
     def watch_sending(self, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -80,10 +82,10 @@ class Observers:
         for name, function in self._hooks.get(hook, ()):
             try:
                 function(client=self._client, **arguments)
-            except Exception as error:
-                if self._brake.lets(name):
-                    text = f"the plugin {name} failed in {hook}: {error or type(error).__name__}"
-                    fault = PluginError(text)
+            except FAULTS as error:
+                if self._brake.lets(f"{name} in {hook}"):
+                    why = str(error) or type(error).__name__
+                    fault = PluginError(f"the plugin {name} failed in {hook}: {why}")
                     fault.__cause__ = error
                     self._callbacks.report(fault, "an observer failed")
 

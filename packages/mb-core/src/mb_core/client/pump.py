@@ -21,7 +21,10 @@ from .context import handling
 from .inbox import Inbox
 from .interrupt import pass_interrupt_on
 
-__all__ = ["Pump", "check_concurrency"]
+__all__ = ["Pump", "PumpFactory", "check_concurrency"]
+
+PumpFactory = Callable[[Inbox, Callable[[Message], Any], str, int, Callbacks], "Pump"]
+"""Makes a Pump: takes what Pump takes."""
 
 
 def check_concurrency(concurrency: int) -> None:
@@ -109,10 +112,13 @@ class Pump:
         except ResponseError as error:
             result = error
         except BaseException as error:
-            self._failed(failure(error))
-            result = InternalError("the service failed; its log says why")
+            result = self._excuse(failure(error))
+        await self._send(message, result)
+
+    async def _send(self, message: Message, result: Any) -> None:
+        """Send a handler's answer, unless it has responded itself."""
         if message.responder is None:
-            return  # the handler has responded itself
+            return
         try:
             try:
                 await message.respond(result)
@@ -121,6 +127,11 @@ class Pump:
                 await message.respond(InternalError("the service's answer can't be sent"))
         except MBError as error:
             self._failed(error)
+
+    def _excuse(self, error: Exception) -> ResponseError:
+        """What the requester hears when the handler has failed with `error`."""
+        self._failed(error)
+        return InternalError("the service failed; its log says why")
 
     def _failed(self, error: Exception) -> None:
         name = name_of(self._handler)

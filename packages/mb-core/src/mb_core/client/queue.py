@@ -83,7 +83,7 @@ class MessageQueue:
 
     def like(self) -> MessageQueue:
         """An empty queue with the same bounds and the same policy."""
-        return MessageQueue(self.size, self.overflow, self.size_bytes)
+        return type(self)(self.size, self.overflow, self.size_bytes)
 
     def put(self, messages: list[Message]) -> list[Message]:
         """Add messages in order; returns those that were dropped, of these or of older ones."""

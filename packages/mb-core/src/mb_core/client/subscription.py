@@ -17,7 +17,7 @@ from .callbacks import Callbacks
 from .consumer import EndError
 from .inbox import Inbox
 from .interrupt import AsyncFunction
-from .pump import Pump, check_concurrency
+from .pump import Pump, PumpFactory, check_concurrency
 from .queue import MessageQueue
 
 __all__ = ["Driver", "Subscription"]
@@ -81,6 +81,7 @@ class Subscription:
         handler: Callable[[Message], Any] | None,
         concurrency: int,
         queue: MessageQueue,
+        pump: PumpFactory = Pump,
     ) -> None:
         check_concurrency(concurrency)
         self.topic = topic
@@ -95,6 +96,7 @@ class Subscription:
         self._inboxes = [Inbox(queue)]
         # Those of them that still get what comes.
         self._receiving = self._inboxes[:]
+        self._make_pump = pump
         self._pumps: list[Pump] = []
         self._driver: Driver | None = None
         self._in_force = False
@@ -158,9 +160,7 @@ class Subscription:
                 if not self._ended:  # by a queue that is full already
                     await driver.subscribe(entry)
         except BaseException:
-            self.end(None)
-            self._let_go()
-            self._refuse_queued()
+            self.abandon()
             raise
         self._in_force = True
         for pump in self._pumps:
@@ -185,6 +185,12 @@ class Subscription:
         self._entries = [other for other in self._entries if other is not entry]
         if not self._entries:
             self.end(error)
+
+    def abandon(self) -> None:
+        """End at once: the broker is told and not waited for, what is queued has no taker."""
+        self.end(None)
+        self._let_go()
+        self._refuse_queued()
 
     # The Consumer: called by the reader
 
@@ -218,8 +224,18 @@ class Subscription:
 
     # Iteration
 
+    @property
+    def handled(self) -> bool:
+        """Whether its messages go to handlers: there is nothing to iterate."""
+        return self._handler is not None or bool(self._pumps)
+
+    def iterate(self) -> Inbox:
+        """Have the messages for iteration: they are taken from this Inbox."""
+        self._iterated = True
+        return self._inboxes[0]
+
     def __aiter__(self) -> Subscription:
-        if self._handler is not None or self._pumps:
+        if self.handled:
             raise LocalProtocolError(
                 f"the messages of {self.topic!r} go to a handler; to iterate, subscribe with "
                 "'async with client.subscribe(...) as events' and without handler"
@@ -229,7 +245,7 @@ class Subscription:
                 f"the subscription to {self.topic!r} is not in force: "
                 "use 'async with client.subscribe(...) as events'"
             )
-        self._iterated = True
+        self.iterate()
         return self
 
     async def __anext__(self) -> Message:
@@ -258,7 +274,7 @@ class Subscription:
             self._receiving = [*self._receiving, inbox]
         else:
             inbox = self._inboxes[0]
-        pump = Pump(inbox, handler, self.topic, self._concurrency, self._callbacks)
+        pump = self._make_pump(inbox, handler, self.topic, self._concurrency, self._callbacks)
         self._pumps.append(pump)
         if self._in_force:
             assert self._driver is not None

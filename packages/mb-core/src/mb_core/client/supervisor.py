@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import anyio
 
 from ..codec import Codec
-from ..errors import ConnectError, ConnectionLost, MBError, PluginError
-from ..link import DeadlineTimer
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    MBError,
+    PluginError,
+    RequestTimeoutError,
+)
+from ..link import DeadlineTimer, Waker
 from ..message import Message
 from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
 from ..url import URL
@@ -20,6 +26,7 @@ from .brake import Brake
 from .callbacks import Callbacks
 from .connection import Connection, check_status
 from .consumer import EndError
+from .context import handling
 from .dial import ConnectionOptions
 from .dispatch import Dispatcher
 from .interrupt import AsyncFunction
@@ -49,6 +56,8 @@ class Supervisor:
         outbox: Outbox,
         codec: Codec,
         observers: Observers | None,
+        *,
+        inherit_deadlines: bool,
     ) -> None:
         self.session = Session(
             limits=options.limits,
@@ -64,7 +73,7 @@ class Supervisor:
         self._options = options
         self._upkeep = upkeep
         self._observers = observers
-        self._dispatcher = Dispatcher(callbacks)
+        self._inherit_deadlines = inherit_deadlines
         self._lifetime = Lifetime(
             callbacks,
             options.close_timeout,
@@ -74,6 +83,8 @@ class Supervisor:
             ended=self._ended,
         )
         self.backend = self._lifetime.backend
+        self.clock = self.backend.time
+        self._dispatcher = Dispatcher(callbacks, self.clock)
         # The broker answers its own topics at once: milliseconds.
         self._system_limit = int(options.connect_timeout * 1000)
         self._timer = DeadlineTimer(self.backend, self.session.next_deadline, self._handle_deadline)
@@ -120,11 +131,60 @@ class Supervisor:
         if self._error is not None:
             raise self._error()
 
+    @property
+    def inside(self) -> bool:
+        """Whether a handler or a callback of this client is what runs."""
+        return self._lifetime.inside
+
     def start(self, function: AsyncFunction) -> None:
         """Start a consumer's task; closing waits for it a while, then cancels it."""
         self._lifetime.spawn_consumer(function)
 
     # Sending
+
+    def ask(
+        self,
+        topic: str,
+        payload: Any,
+        timeout: int,
+        version: str,
+        parent_id: str | None,
+        retry: bool,
+    ) -> PendingRequest:
+        """A request to be completed, which inherits what it can from the one being handled."""
+        now = self.clock()
+        current = handling.get()
+        if current is not None:
+            if parent_id is None:
+                parent_id = current.request_id
+            deadline = current.deadline if self._inherit_deadlines else None
+            if deadline is not None and deadline < now + timeout / 1000:
+                timeout = int((deadline - now) * 1000)
+                if timeout < 1:
+                    raise RequestTimeoutError(
+                        f"{topic!r} was not requested: the time of {current.topic!r}, which is "
+                        "being handled, is over (inherit_deadlines)"
+                    )
+        return self.session.request(
+            topic,
+            payload,
+            now=now,
+            timeout=timeout,
+            version=version,
+            parent_id=parent_id,
+            retry=retry,
+        )
+
+    def ask_to_publish(
+        self, topic: str, payload: Any, timeout: int, version: str, parent_id: str | None
+    ) -> PendingRequest:
+        """A publication with confirmation, to be completed as a request to the broker itself."""
+        request = self.session.publish_confirmed(
+            topic, payload, now=self.clock(), timeout=timeout, version=version, parent_id=parent_id
+        )
+        if request.held:
+            self.look_at_buffer()
+        return request
 
     async def complete(self, request: PendingRequest) -> Message:
         """Send a request of the Session's, or let it wait, and wait for its outcome.
@@ -132,24 +192,41 @@ class Supervisor:
         Raises ResponseError or ConnectionLost.  When cancelled, the request may have been sent,
         and its response is ignored.
         """
-        request.waiter = self.backend.waiter()
+        waiter = self.backend.waiter()
         try:
-            self._timer.look()
-            if request.place is None:
-                # Who waits for the answer has no need of back-pressure, and has a deadline.
-                self.connection.send(request.message)
-            outcome = await request.waiter
+            self.begin(request, waiter)
+            outcome = await waiter
         except BaseException:
-            self.session.cancel(request)
-            if self._observers is not None:
-                self._observers.finished(request, None)
+            self.abandon(request)
             raise
-        if self._observers is not None:
-            self._observers.finished(request, outcome)
+        self.finish(request, outcome)
         if isinstance(outcome, Message):
-            self._latencies.add(time.monotonic() - request.began)
             return outcome
         raise outcome
+
+    def begin(self, request: PendingRequest, waiter: Waker) -> None:
+        """The first half of `complete`: `waiter` is given a Message or an MBError, once.
+
+        Then comes `finish`, or `abandon` from who does not wait for that.
+        """
+        request.waiter = waiter
+        self._timer.look()
+        if request.place is None:
+            # Who waits for the answer has no need of back-pressure, and has a deadline.
+            self.connection.send(request.message)
+
+    def finish(self, request: PendingRequest, outcome: Message | MBError) -> None:
+        """Note a request's outcome."""
+        if self._observers is not None:
+            self._observers.finished(request, outcome, self.clock())
+        if isinstance(outcome, Message):
+            self._latencies.add(self.clock() - request.began)
+
+    def abandon(self, request: PendingRequest) -> None:
+        """Nobody waits for this request any more; its response is ignored."""
+        self.session.cancel(request)
+        if self._observers is not None:
+            self._observers.finished(request, None, self.clock())
 
     async def call(self, request: PendingRequest) -> None:
         """Complete a request to the broker itself, whose answer is a status.
@@ -172,7 +249,7 @@ class Supervisor:
         """Register, and remember it for the next connection; raises what `call` raises."""
         session = self.session
         await self.call(
-            session.register(name, description, now=time.monotonic(), timeout=self._system_limit)
+            session.register(name, description, now=self.clock(), timeout=self._system_limit)
         )
         session.registration = (name, description)
 
@@ -180,7 +257,7 @@ class Supervisor:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
         if self._lifetime.closing:
             raise ConnectionLost("not subscribed: the client is being closed", sent=False)
-        request = self.session.subscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        request = self.session.subscribe(entry, now=self.clock(), timeout=self._system_limit)
         self._dispatcher.act(self.session.announce())
         try:
             await self.call(request)
@@ -234,11 +311,11 @@ class Supervisor:
         limit = self._upkeep.reconnect_timeout
         with self._keeping:
             while True:
-                since = time.monotonic()
+                since = self.clock()
                 await self.connection.wait_over()
                 if not self._upkeep.reconnect:
                     return
-                backoff.lasted(time.monotonic() - since)
+                backoff.lasted(self.clock() - since)
                 try:
                     with anyio.fail_after(limit):
                         await self._connect(backoff, self._lost_because)
@@ -411,7 +488,7 @@ class Supervisor:
         return request
 
     def _ask_to_leave(self, entry: Subscribed) -> PendingRequest:
-        return self.session.unsubscribe(entry, now=time.monotonic(), timeout=self._system_limit)
+        return self.session.unsubscribe(entry, now=self.clock(), timeout=self._system_limit)
 
     def _handle_deadline(self, now: float) -> None:
         self._dispatcher.act(self.session.handle_deadline(now))

@@ -14,6 +14,7 @@ from .contract import (
     Spawn,
     StreamOptions,
     Waiter,
+    Waker,
 )
 from .timer import DeadlineTimer
 from .tls import client_ssl_context
@@ -32,6 +33,7 @@ __all__ = [
     "Spawn",
     "StreamOptions",
     "Waiter",
+    "Waker",
     "client_ssl_context",
     "current_backend",
 ]

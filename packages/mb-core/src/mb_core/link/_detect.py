@@ -20,9 +20,6 @@ def current_backend() -> Backend:
         from .trio_link import TrioBackend
 
         return TrioBackend()
-    import asyncio
-
     from .asyncio_link import AsyncioBackend
 
-    asyncio.get_running_loop()
     return AsyncioBackend()

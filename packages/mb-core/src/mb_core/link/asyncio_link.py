@@ -347,6 +347,9 @@ class AsyncioBackend:
 
     name = "asyncio"
 
+    def __init__(self) -> None:
+        self.time = asyncio.get_running_loop().time
+
     def waiter(self) -> Waiter:
         return asyncio.get_running_loop().create_future()
 

@@ -24,6 +24,7 @@ __all__ = [
     "Spawn",
     "StreamOptions",
     "Waiter",
+    "Waker",
 ]
 
 FLUSH_AT = 65_536
@@ -137,11 +138,16 @@ Poster = Callable[[Callable[[], None]], bool]
 Functions run in the order in which they were posted.  False where that loop has ended."""
 
 
-class Waiter(Protocol):
-    """A value that one task waits for: an asyncio.Future, and its like on trio."""
+class Waker(Protocol):
+    """What wakes somebody with a value, once: the reader's half of a Waiter."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
+
+
+class Waiter(Waker, Protocol):
+    """A value that one task waits for: an asyncio.Future, and its like on trio."""
+
     def __await__(self) -> Generator[Any, Any, Any]: ...
 
 
@@ -192,6 +198,14 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    def time(self) -> float:
+        """Now, in seconds, by the clock of the loop's own timers; for differences only.
+
+        Whatever is compared with it comes from the same loop: the clocks of two have nothing in
+        common, and a test may have a loop whose time is virtual.
+        """
+        ...
 
     def waiter(self) -> Waiter: ...
 

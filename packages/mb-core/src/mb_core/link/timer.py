@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import anyio
@@ -13,7 +12,7 @@ __all__ = ["DeadlineTimer"]
 
 
 class DeadlineTimer:
-    """Calls `handle(now)` when the time of `next_deadline()` has come; time.monotonic() both.
+    """Calls `handle(now)` when the time of `next_deadline()` has come, by the Backend's clock.
 
     It is not moved when what it was set for is over: it fires once for nothing, where moving it
     would cost each request.
@@ -26,6 +25,7 @@ class DeadlineTimer:
         handle: Callable[[float], None],
     ) -> None:
         self._backend = backend
+        self._clock = backend.time
         self._next_deadline = next_deadline
         self._handle = handle
         self._wakeup: Waiter | None = None
@@ -45,11 +45,11 @@ class DeadlineTimer:
     async def run(self) -> None:
         """Handle deadlines until cancelled."""
         while True:
-            self._handle(time.monotonic())
+            self._handle(self._clock())
             deadline = self._next_deadline()
             self._set_for = deadline if deadline is not None else float("inf")
             self._wakeup = self._backend.waiter()
-            with anyio.move_on_after(self._set_for - time.monotonic()):
+            with anyio.move_on_after(self._set_for - self._clock()):
                 await self._wakeup
             # What has arrived meanwhile is heard first, where the loop was kept busy.
             await self._backend.checkpoint()

@@ -357,6 +357,9 @@ class TrioBackend:
 
     name = "trio"
 
+    def __init__(self) -> None:
+        self.time = trio.lowlevel.current_clock().current_time
+
     def waiter(self) -> Waiter:
         return _TrioWaiter()
 

@@ -275,7 +275,22 @@ class Session:
 
         None where it waits in the outbox; raises ConnectionLost where that is full.
         """
-        message = self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
+        return self.publish_encoded(
+            self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
+        )
+
+    def encode(
+        self,
+        topic: str,
+        payload: Any,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+    ) -> bytes:
+        """A publication to be given to `publish_encoded`; changes nothing, in any thread."""
+        return self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
+
+    def publish_encoded(self, message: bytes) -> bytes | None:
+        """Publish what `encode` gave; as `publish`."""
         if self._state is SessionState.READY:
             return message
         self._check_holding()

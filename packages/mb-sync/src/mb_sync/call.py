@@ -1,0 +1,68 @@
+"""A request of another thread: made in the event loop, waited for in the thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mb_core.client.supervisor import Supervisor
+from mb_core.message import Message
+from mb_core.session import PendingRequest
+
+from .loop import LoopThread
+from .waiting import ThreadWaiter
+
+__all__ = ["Call"]
+
+
+class Call(ThreadWaiter):
+    """One request: `ask` makes it of the Session.
+
+    There is no task to it, so that it takes one turn of the loop each way.
+    """
+
+    __slots__ = ("_ask", "_request", "_supervisor")
+
+    def __init__(self, supervisor: Supervisor, ask: Callable[[], PendingRequest]) -> None:
+        super().__init__()
+        self._supervisor = supervisor
+        self._ask = ask
+        self._request: PendingRequest | None = None
+
+    def complete(self, loop: LoopThread) -> tuple[PendingRequest, Message]:
+        """Make the request and wait for the answer; raises what Supervisor.complete raises."""
+        if not loop.post(self._begin):
+            self._begin()  # the Session has ended, and says so
+        try:
+            self.wait()
+        except BaseException:
+            loop.post(self._abandon)
+            raise
+        outcome = self.result
+        if isinstance(outcome, BaseException):
+            try:
+                raise outcome
+            finally:
+                del outcome, self.result  # it holds this frame
+        assert self._request is not None
+        return self._request, outcome
+
+    # In the loop
+
+    def set_result(self, outcome: Any, /) -> None:
+        assert self._request is not None
+        self._supervisor.finish(self._request, outcome)
+        super().set_result(outcome)
+
+    def _begin(self) -> None:
+        try:
+            self._request = self._ask()
+            self._supervisor.begin(self._request, self)
+        except BaseException as error:
+            if self._request is not None:
+                self._supervisor.abandon(self._request)
+            super().set_result(error)
+
+    def _abandon(self) -> None:
+        if self._request is not None and not self.done():
+            self._supervisor.abandon(self._request)

@@ -1,0 +1,323 @@
+"""MessageBrokerClient: ask, answer, publish and listen through a broker, in plain threads."""
+
+from __future__ import annotations
+
+import contextvars
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import mb_core
+from mb_core.client.client import CONNECTED_ALREADY
+from mb_core.client.connection import check_status
+from mb_core.client.context import handled_id
+from mb_core.client.queue import DEFAULT_QUEUE_BYTES
+from mb_core.client.supervisor import Supervisor
+from mb_core.codec import JSON, Codec
+from mb_core.errors import LocalProtocolError
+from mb_core.header import DEFAULT_VERSION, MessageHeader
+from mb_core.message import Message
+from mb_core.plugins import Plugins
+from mb_core.session import DEFAULT_BUFFER
+from mb_core.wire import DEFAULT_MAX_PAYLOAD
+
+from .call import Call
+from .handover import Handover
+from .loop import LoopThread, loop_for
+from .pump import plain
+from .subscription import Subscription
+from .within import Within, check_plain
+
+__all__ = ["MessageBrokerClient"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _like(method: Callable[..., Any]) -> Callable[[F], F]:
+    """Give a method the documentation of the async client's, of which it is the blocking twin."""
+
+    def document(function: F) -> F:
+        function.__doc__ = method.__doc__
+        return function
+
+    return document
+
+
+class MessageBrokerClient:
+    """A client of an MB broker for plain threads: the async client's names, blocking.
+
+        with MessageBrokerClient("tcp://localhost:8081") as client:
+            answer = client.request("weather.current", {"city": "Oslo"})
+
+    Or `client.connect(...)` and `client.close()` where a block does not fit.  It may be used from
+    many threads.  Options, errors and promises are those of mb_core.MessageBrokerClient.
+
+    The connection lives on an event loop in a background thread, one for all clients of the
+    process: heartbeats are answered and connections restored while the program computes.
+    Handlers are called in threads, `concurrency` of them at a time for each subscription, and
+    callbacks each in one; they are plain functions.  Ctrl-C ends whatever call the main thread
+    waits in, at once: what the async client says of cancelled calls holds for these.
+
+    A client does not outlive a fork: make a new one in the new process.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        connect_timeout: int = 10_000,
+        close_timeout: int = 5_000,
+        drain_timeout: int = 5_000,
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+        ssl_context: ssl.SSLContext | None = None,
+        plugins: Plugins | None = None,
+        reconnect: bool = True,
+        retry_connect: bool = False,
+        backoff_min: int = 100,
+        backoff_max: int = 15_000,
+        reconnect_timeout: int | None = None,
+        heartbeat_interval: int | None = 5_000,
+        publish_buffer: int = DEFAULT_BUFFER,
+        buffer_overflow: str = "error",
+        inherit_deadlines: bool = True,
+        codec: str | Codec = JSON,
+    ) -> None:
+        self._within = Within(
+            url,
+            connect_timeout=connect_timeout,
+            close_timeout=close_timeout,
+            drain_timeout=drain_timeout,
+            max_payload=max_payload,
+            ssl_context=ssl_context,
+            plugins=plugins,
+            reconnect=reconnect,
+            retry_connect=retry_connect,
+            backoff_min=backoff_min,
+            backoff_max=backoff_max,
+            reconnect_timeout=reconnect_timeout,
+            heartbeat_interval=heartbeat_interval,
+            publish_buffer=publish_buffer,
+            buffer_overflow=buffer_overflow,
+            inherit_deadlines=inherit_deadlines,
+            codec=codec,
+        )
+        # Held from the beginning of a connect that does not fail.
+        self._to_connect = threading.Lock()
+        # None until connected.
+        self._loop: LoopThread | None = None
+        self._supervisor: Supervisor
+        self._handover: Handover
+
+    # Connecting and closing
+
+    @_like(mb_core.MessageBrokerClient.connect)
+    def connect(
+        self, host: str | None = None, port: int | None = None, use_tls: bool = False
+    ) -> None:
+        if not self._to_connect.acquire(blocking=False):
+            raise LocalProtocolError(CONNECTED_ALREADY)
+        loop = loop_for(self)
+        try:
+            supervisor = loop.call(self._within.connect_in, loop, host, port, use_tls)
+        except BaseException:
+            self._to_connect.release()
+            loop.release(self)
+            loop.join()
+            raise
+        self._supervisor = supervisor
+        self._handover = Handover(supervisor, self._within.callbacks, loop)
+        self._loop = loop
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now, with all that was registered and subscribed."""
+        return self._loop is not None and not self._loop.forked and self._within.connected
+
+    @_like(mb_core.MessageBrokerClient.stats)
+    def stats(self) -> mb_core.ClientStats:
+        if self._loop is None:
+            return self._within.stats()
+        self._loop.check()
+        return self._loop.call(self._within.stats_in)
+
+    @_like(mb_core.MessageBrokerClient.close)
+    def close(self) -> None:
+        self._close(drain=True)
+
+    def __enter__(self) -> MessageBrokerClient:
+        if self._loop is None:
+            self.connect()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Who is interrupted does not wait for others to be done.
+        self._close(drain=kind is None or issubclass(kind, Exception))
+
+    @_like(mb_core.MessageBrokerClient.run)
+    def run(self) -> None:
+        supervisor, loop = self._connected()
+        loop.call(supervisor.wait_over)
+
+    # Asking, answering, publishing, listening
+
+    @_like(mb_core.MessageBrokerClient.register_service)
+    def register_service(self, name: str, description: str) -> None:
+        supervisor, loop = self._connected()
+        loop.call(supervisor.register, name, description)
+
+    @_like(mb_core.MessageBrokerClient.request)
+    def request(
+        self,
+        topic: str,
+        payload: Any,
+        response_handler: Callable[[Any], Any] | None = None,
+        timeout: int = 30_000,
+        *,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+        retry: bool = False,
+    ) -> Message:
+        supervisor, loop = self._connected()
+        call = Call(
+            supervisor, lambda: supervisor.ask(topic, payload, timeout, version, parent_id, retry)
+        )
+        _, message = call.complete(loop)
+        if response_handler is not None:
+            plain(response_handler(message.payload))
+        return message
+
+    @_like(mb_core.MessageBrokerClient.publish)
+    def publish(
+        self,
+        topic: str,
+        payload: Any,
+        *,
+        confirm: bool = False,
+        timeout: int = 30_000,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+    ) -> None:
+        supervisor, loop = self._connected()
+        if parent_id is None:
+            parent_id = handled_id()
+        if confirm:
+            call = Call(
+                supervisor,
+                lambda: supervisor.ask_to_publish(topic, payload, timeout, version, parent_id),
+            )
+            error = check_status(*call.complete(loop))
+            if error is not None:
+                raise error
+            return
+        self._handover.publish(supervisor.session.encode(topic, payload, version, parent_id))
+
+    def subscribe(
+        self,
+        topic: str,
+        priority: float = 1,
+        *,
+        action: str = "publish",
+        handler: Callable[[Message], Any] | None = None,
+        concurrency: int = 1,
+        queue_size: int | None = 65_536,
+        queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
+        overflow: str = "drop_newest",
+    ) -> Subscription:
+        """Receive what is published to `topic`, or answer what is requested, from now on.
+
+        All is as with the async client, but that it subscribes at once and gives a Subscription
+        that is in force: iterate it, or enter it as a context.
+
+        `handler` is a plain function; `concurrency` calls of it run at a time, each in a thread.
+
+        Raises LocalProtocolError for a topic or an option that can't be, and what `request`
+        raises; when interrupted, nothing is subscribed.
+        """
+        check_plain(handler)
+        _, loop = self._connected()
+        subscription = self._within.subscribe(
+            topic,
+            priority,
+            action=action,
+            handler=handler,
+            concurrency=concurrency,
+            queue_size=queue_size,
+            queue_bytes=queue_bytes,
+            overflow=overflow,
+        )
+        loop.call(_start, subscription)
+        return Subscription(subscription, loop)
+
+    @_like(mb_core.MessageBrokerClient.unsubscribe)
+    def unsubscribe(self, topic: str, *, action: str = "both") -> None:
+        _, loop = self._connected()
+        loop.call(self._within.unsubscribe, topic, action=action)
+
+    # Callbacks: plain functions.  Each gets its calls one at a time in the order of events, in a
+    # thread; a slow one keeps no other waiting.
+
+    @_like(mb_core.MessageBrokerClient.on_message)
+    def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> None:
+        check_plain(handler)
+        if self._loop is None:
+            self._within.on_message(handler)
+        else:
+            self._loop.check()
+            self._loop.call(self._within.on_message_in, handler)
+
+    @_like(mb_core.MessageBrokerClient.on_connect)
+    def on_connect(self, handler: Callable[[], Any]) -> None:
+        self._within.on_connect(self._within.threaded(handler))
+
+    @_like(mb_core.MessageBrokerClient.on_disconnect)
+    def on_disconnect(self, handler: Callable[[], Any]) -> None:
+        self._within.on_disconnect(self._within.threaded(handler))
+
+    @_like(mb_core.MessageBrokerClient.on_error)
+    def on_error(self, handler: Callable[[Exception], Any]) -> None:
+        self._within.on_error(self._within.threaded(handler))
+
+    # Within
+
+    def _connected(self) -> tuple[Supervisor, LoopThread]:
+        loop = self._loop
+        if loop is None:
+            raise LocalProtocolError("not connected: client.connect(...) first")
+        loop.check()
+        return self._supervisor, loop
+
+    def _close(self, *, drain: bool) -> None:
+        loop = self._loop
+        if loop is None or loop.forked:
+            return  # what the process before the fork has is not ours to close
+        loop.check()
+        if self._supervisor.inside:
+            # A handler's own end is waited for; so the end goes on without it.
+            contextvars.Context().run(loop.submit, self._end, loop, drain=True)
+            return
+        future = loop.submit(self._end, loop, drain=drain)
+        if future is not None:
+            try:
+                future.result()
+            except BaseException:
+                # Interrupted: it goes on by itself, and waits for no handler any more.
+                loop.submit(self._supervisor.close, drain=False)
+                raise
+        loop.join()
+
+    async def _end(self, loop: LoopThread, *, drain: bool) -> None:
+        try:
+            await self._supervisor.close(drain=drain)
+        finally:
+            loop.release(self)
+
+
+async def _start(subscription: mb_core.Subscription) -> None:
+    await subscription

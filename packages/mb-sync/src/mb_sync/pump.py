@@ -1,0 +1,147 @@
+"""Calling a handler in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mb_core.client.callbacks import Callbacks
+from mb_core.client.context import handling
+from mb_core.client.inbox import Inbox
+from mb_core.client.pump import Pump
+from mb_core.errors import ResponseError
+from mb_core.message import Message, Responder
+
+from .loop import LoopThread
+from .waiting import wait_for_message
+
+__all__ = ["BlockingResponder", "ThreadPump", "plain"]
+
+_LINGER = 0.5
+"""Seconds that a thread waits for the next message before it is free for others."""
+
+_ANSWERS = 100
+"""Answers on their way into the loop; the thread waits for the next ones."""
+
+
+class ThreadPump(Pump):
+    """A Pump whose handler runs in threads, `concurrency` of them at most.
+
+    A thread takes one message after the other by itself, and the loop is asked only to send.
+    """
+
+    __slots__ = ("_abandoned", "_answers", "_loop")
+
+    def __init__(
+        self,
+        loop: LoopThread,
+        inbox: Inbox,
+        handler: Callable[[Message], Any],
+        topic: str,
+        concurrency: int,
+        callbacks: Callbacks,
+    ) -> None:
+        super().__init__(inbox, handler, topic, concurrency, callbacks)
+        self._loop = loop
+        self._abandoned = False
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def _consume(self) -> None:
+        inbox = self.inbox
+        try:
+            while True:
+                if inbox.queue.waiting:
+                    await self._loop.pool.run(self._take_all)
+                elif inbox.ended:
+                    return
+                else:
+                    await inbox.wait(self._backend)
+        except BaseException:
+            self._abandoned = True  # a thread can't be cancelled; it takes no further message
+            raise
+
+    def _start_sending(self, message: Message, result: Any) -> None:
+        task = asyncio.ensure_future(self._send(message, result))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    # In a thread
+
+    def _take_all(self) -> None:
+        """Handle messages until none comes for a while."""
+        inbox = self.inbox
+        while not self._abandoned:
+            try:
+                message = inbox.queue.take()
+            except IndexError:
+                if inbox.ended or not wait_for_message(inbox, self._loop, _LINGER):
+                    return
+            else:
+                self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        handling.set(message)
+        responder = message.responder
+        if responder is not None:
+            message.responder = BlockingResponder(responder, self._loop)
+        try:
+            result = plain(self._handler(message))
+        except ResponseError as error:
+            if responder is None:
+                self._failed(error)
+            result = error
+        except BaseException as error:
+            result = self._excuse(_as_exception(error))
+        if message.responder is None:
+            return  # there is nothing to answer, or the handler has done it
+        message.responder = responder
+        if len(self._answers) < _ANSWERS:
+            self._loop.post(functools.partial(self._start_sending, message, result))
+        else:
+            self._loop.call(self._send, message, result)
+
+
+class BlockingResponder:
+    """The Responder of a request that was taken in a thread."""
+
+    __slots__ = ("_loop", "_responder")
+
+    def __init__(self, responder: Responder, loop: LoopThread) -> None:
+        self._responder = responder
+        self._loop = loop
+
+    @property
+    def deadline(self) -> float | None:
+        return self._responder.deadline
+
+    def respond(self, message: Message, payload: Any) -> None:
+        self._loop.check()
+        self._loop.call(self._respond, message, payload)
+
+    def answer_now(self, message: Message, payload: Any) -> None:
+        self._responder.answer_now(message, payload)
+
+    async def _respond(self, message: Message, payload: Any) -> None:
+        await self._responder.respond(message, payload)
+
+
+def plain(result: Any) -> Any:
+    """What a handler has returned; raises TypeError where that is still to be awaited."""
+    if result is not None and isinstance(result, Awaitable):
+        if hasattr(result, "close"):
+            result.close()  # or Python would warn that nobody has awaited it
+        raise TypeError(
+            "a handler returned something to be awaited: mb_sync calls plain functions, "
+            "mb_core's client async ones as well"
+        )
+    return result
+
+
+def _as_exception(error: BaseException) -> Exception:
+    if isinstance(error, Exception):
+        return error
+    fault = RuntimeError(f"{type(error).__name__} in a handler's thread")
+    fault.__cause__ = error
+    return fault

@@ -1,0 +1,39 @@
+"""A subscription's queue that is filled in one thread and emptied in others."""
+
+from __future__ import annotations
+
+import threading
+
+from mb_core.client.queue import DEFAULT_QUEUE_BYTES, MessageQueue
+from mb_core.header import Action
+from mb_core.message import Message
+
+__all__ = ["ThreadQueue"]
+
+
+class ThreadQueue(MessageQueue):
+    """A MessageQueue whose `take` is for any thread.
+
+    Adding to it where there is room needs no lock: that appends, and taking only makes more room.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(
+        self, size: int | None, overflow: str, size_bytes: int | None = DEFAULT_QUEUE_BYTES
+    ) -> None:
+        super().__init__(size, overflow, size_bytes)
+        self._lock = threading.Lock()
+        self.take = self._take
+
+    def remove(self, action: Action) -> list[Message]:
+        with self._lock:
+            return super().remove(action)
+
+    def _put_one_by_one(self, messages: list[Message]) -> list[Message]:
+        with self._lock:
+            return super()._put_one_by_one(messages)
+
+    def _take(self) -> Message:
+        with self._lock:
+            return self.waiting.popleft()

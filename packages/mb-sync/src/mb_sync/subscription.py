@@ -1,0 +1,148 @@
+"""Subscriptions of the blocking client."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+import mb_core
+from mb_core.client.inbox import Inbox
+from mb_core.errors import LocalProtocolError
+from mb_core.message import Message
+
+from .loop import LoopThread
+from .pump import BlockingResponder
+from .waiting import wait_for_message
+
+__all__ = ["Subscription"]
+
+
+class Subscription:
+    """Messages of one topic pattern, in force since `client.subscribe` has given it.
+
+    Three ways to consume it, of which a subscription has one:
+
+    - `client.subscribe(topic, handler=function)`: the function is called with each Message, in
+      a thread;
+    - `for message in client.subscribe(topic): ...`, or `receive` with a time limit, and
+      `with client.subscribe(topic) as events: ...` to unsubscribe at the end of the block;
+    - neither: publications go to each of the client's `on_message` handlers, and wait in the
+      queue until there is one.  Each handler has a queue of its own, within the same bounds.
+
+    Iteration ends when the subscription or the client is closed, and raises ConnectionLost when
+    the connection is lost for good; what was received before still comes.  Several threads may
+    iterate: each message goes to one of them.  A subscription that was iterated ends with the
+    last reference to it: `for` that is left by `break` needs no `with`.
+    """
+
+    def __init__(self, within: mb_core.Subscription, loop: LoopThread) -> None:
+        self._within = within
+        self._loop = loop
+        self._inbox: Inbox | None = None  # from the first iteration on
+
+    def __repr__(self) -> str:
+        return repr(self._within)
+
+    @property
+    def topic(self) -> str:
+        return self._within.topic
+
+    @property
+    def dropped(self) -> int:
+        """How many messages did not fit into the queue and are lost.
+
+        With several `on_message` handlers, the sum over their queues; `queued` likewise.
+        """
+        return self._within.dropped
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait for their consumer."""
+        return self._within.queued
+
+    def __enter__(self) -> Subscription:
+        if not self._within.handled:
+            self._iterate()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._loop.forked:
+            self._loop.check()
+            self._loop.call(self._within.__aexit__, kind, error, traceback)
+
+    def unsubscribe(self) -> None:
+        """Receive no more.  What is queued still goes to its consumer.
+
+        Leaving a `with` block does the same; requests that nobody has taken are answered with
+        SERVICE_UNAVAILABLE then.  When interrupted, this side has let go; the broker may still
+        send, which is ignored.
+        """
+        self._loop.check()
+        self._loop.call(self._within.unsubscribe)
+
+    def __iter__(self) -> Subscription:
+        self._iterate()
+        return self
+
+    def __next__(self) -> Message:
+        message = self._next()
+        if message is None:
+            raise StopIteration
+        return message
+
+    def receive(self, timeout: int | None = None) -> Message:
+        """Wait for the next message, at most `timeout` milliseconds; None waits for ever.
+
+        Raises TimeoutError when the time is over, LocalProtocolError where nothing more will come
+        because the subscription was ended, and what iteration raises.
+        """
+        message = self._next(timeout)
+        if message is None:
+            raise LocalProtocolError(
+                f"nothing more will come: the subscription to {self.topic!r} was ended"
+            )
+        return message
+
+    # Within
+
+    def _iterate(self) -> Inbox:
+        if self._within.handled:
+            raise LocalProtocolError(
+                f"the messages of {self.topic!r} go to a handler: iterate subscriptions of a "
+                "client that has no on_message handlers, and subscribe without handler"
+            )
+        self._inbox = self._within.iterate()
+        return self._inbox
+
+    def _next(self, timeout: int | None = None) -> Message | None:
+        """The next message; None behind the last, where that was in order."""
+        inbox = self._inbox or self._iterate()
+        until = None if timeout is None else time.monotonic() + timeout / 1000
+        while True:
+            try:
+                message = inbox.queue.take()
+            except IndexError:
+                if inbox.ended:
+                    break
+            else:
+                if message.responder is not None:
+                    message.responder = BlockingResponder(message.responder, self._loop)
+                return message
+            self._loop.check()
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not wait_for_message(inbox, self._loop, left):
+                raise TimeoutError(f"no message of {self.topic!r} came within {timeout} ms")
+        if inbox.error is not None:
+            raise inbox.error()
+        return None
+
+    def __del__(self) -> None:
+        inbox: Any = getattr(self, "_inbox", None)
+        if inbox is not None and not inbox.ended:
+            self._loop.post(self._within.abandon)

@@ -1,0 +1,86 @@
+"""The client within the event loop, which the blocking client asks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import mb_core
+from mb_core.client.callbacks import Callbacks, name_of
+from mb_core.client.inbox import Inbox
+from mb_core.client.pump import Pump
+from mb_core.client.supervisor import Supervisor
+from mb_core.errors import LocalProtocolError
+from mb_core.message import Message
+
+from .loop import LoopThread
+from .pump import ThreadPump, plain
+from .queue import ThreadQueue
+
+__all__ = ["Within", "check_plain"]
+
+
+class Within(mb_core.MessageBrokerClient):
+    """The async client, whose handlers and callbacks are called in threads."""
+
+    _queue_type = ThreadQueue
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.callbacks = self._callbacks = _ThreadCallbacks()
+        self._pump = self._pump_in_threads
+        self._loop: LoopThread
+
+    async def connect_in(
+        self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
+    ) -> Supervisor:
+        """Connect on `loop`, where this runs."""
+        self._loop = self.callbacks.loop = loop
+        await self.connect(host, port, use_tls)
+        return self._connected()
+
+    async def stats_in(self) -> mb_core.ClientStats:
+        return self.stats()
+
+    async def on_message_in(self, handler: Callable[..., Any]) -> None:
+        self.on_message(handler)
+
+    def threaded(self, handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+        """A callback that calls `handler` in a thread."""
+        check_plain(handler)
+
+        async def call(*args: Any) -> None:
+            plain(await self._loop.pool.run(handler, *args))
+
+        call.__qualname__ = name_of(handler)
+        return call
+
+    def _pump_in_threads(
+        self,
+        inbox: Inbox,
+        handler: Callable[[Message], Any],
+        topic: str,
+        concurrency: int,
+        callbacks: Callbacks,
+    ) -> Pump:
+        return ThreadPump(self._loop, inbox, handler, topic, concurrency, callbacks)
+
+
+class _ThreadCallbacks(Callbacks):
+    """Callbacks that are due, posted in any thread."""
+
+    loop: LoopThread
+
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self.loop.post(super()._wake)
+
+
+def check_plain(handler: Callable[..., Any] | None) -> None:
+    """Raises LocalProtocolError for a handler that can't be called in a thread."""
+    if inspect.iscoroutinefunction(handler):
+        raise LocalProtocolError(
+            f"{name_of(handler)} is async: mb_sync calls plain functions, mb_core's client "
+            "async ones as well"
+        )

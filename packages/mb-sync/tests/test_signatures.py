@@ -1,0 +1,96 @@
+"""The blocking client is the async one: names, signatures, documentation, errors."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import mb_core
+import mb_sync
+from mb_broker import Broker
+from mb_core import LocalProtocolError
+
+ASYNC, SYNC = mb_core.MessageBrokerClient, mb_sync.MessageBrokerClient
+
+
+def public(owner: type) -> list[str]:
+    return [name for name in vars(owner) if not name.startswith("_")]
+
+
+def parameters(function: Any) -> list[tuple[Any, ...]]:
+    found = inspect.signature(function).parameters.values()
+    return [(each.name, each.kind, each.default, each.annotation) for each in found]
+
+
+def test_the_clients_have_the_same_names() -> None:
+    assert public(SYNC) == public(ASYNC)
+
+
+@pytest.mark.parametrize("name", ["__init__", *(name for name in public(ASYNC))])
+def test_the_methods_take_the_same(name: str) -> None:
+    if isinstance(vars(ASYNC)[name], property):
+        assert isinstance(vars(SYNC)[name], property)
+        return
+    assert parameters(getattr(SYNC, name)) == parameters(getattr(ASYNC, name))
+
+
+@pytest.mark.parametrize("name", public(ASYNC))
+def test_the_methods_are_documented_alike(name: str) -> None:
+    own = inspect.getdoc(getattr(SYNC, name))
+    assert own
+    if name != "subscribe":  # it is in force at once, and says so
+        assert own == inspect.getdoc(getattr(ASYNC, name))
+
+
+def test_a_subscription_has_the_names_of_the_async_one() -> None:
+    within = {"abandon", "consume_with_on_message", "deliver", "deliver_request", "end", "handled"}
+    within |= {"iterate", "release"}
+    own = set(public(mb_sync.Subscription)) - {"receive", "topic"}  # topic: an attribute there
+    assert own == set(public(mb_core.Subscription)) - within
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"connect_timeout": 0}, "invalid timeout 0"),
+        ({"buffer_overflow": "explode"}, "buffer_overflow"),
+        ({"publish_buffer": -1}, "publish_buffer"),
+        ({"codec": "morse"}, "morse"),
+    ],
+)
+def test_wrong_options_raise_the_same_error(options: dict[str, Any], fault: str) -> None:
+    errors = []
+    for kind in (ASYNC, SYNC):
+        with pytest.raises(mb_core.MBError, match=fault) as raised:
+            kind(**options)
+        errors.append(raised.value)
+    assert type(errors[0]) is type(errors[1])
+    assert str(errors[0]) == str(errors[1])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.request("a.b", 1),
+        lambda client: client.publish("a.b", 1),
+        lambda client: client.publish("a.b", 1, confirm=True),
+        lambda client: client.subscribe("a.b"),
+        lambda client: client.unsubscribe("a.b"),
+        lambda client: client.register_service("a", "b"),
+        lambda client: client.run(),
+    ],
+)
+def test_whoever_is_not_connected_is_told_what_to_do(ask: Any) -> None:
+    with pytest.raises(
+        LocalProtocolError, match=r"^not connected: client\.connect\(\.\.\.\) first$"
+    ):
+        ask(SYNC("memory://nowhere"))
+
+
+def test_a_front_end_is_chosen_by_its_name(mb_broker: Broker) -> None:
+    assert ("sync", "mb-sync") in [(each.name, each.distribution) for each in mb_core.frontends()]
+    with mb_core.connect(mb_broker.url, frontend="sync", heartbeat_interval=None) as client:
+        assert isinstance(client, SYNC)
+        assert client.connected
