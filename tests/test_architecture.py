@@ -16,7 +16,7 @@ def drawn(name: str) -> list[str]:
     text = (ROOT / "docs" / "architecture.md").read_text()
     found = re.search(rf"^```layers {name}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert found is not None, f"no picture of {name}"
-    column = 32
+    column = 40
     return [line[:column].strip() for line in found[1].splitlines()]
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import pytest
 
-from mb_core import hookimpl
+from mb_core import Frontend, InstalledPlugin, hookimpl
 from mb_core.errors import PluginError
-from mb_core.plugins import Plugins, installed_plugins, registry
+from mb_core.plugins import Plugins, examine, installed_plugins, registry
 from mb_core.transport import LinkTransport, WireTransport
 
 
@@ -283,12 +283,13 @@ def test_a_plugin_that_has_no_hash_is_as_good_as_any() -> None:
     assert plugins.schemes() == ["a", "b", "c"]
 
 
-# Those that are installed
+# Those that are installed; test_distributions.py has real ones
 
 
 @dataclass
 class Distribution:
     name: str
+    version: str = "1.0"
 
 
 @dataclass
@@ -298,17 +299,19 @@ class EntryPoint:
     name: str
     dist: Distribution | None
     load: Callable[[], object]
+    group: str = "mb.transports"
+    value: str = "module"
 
 
-def entry_point(package: str, plugin: object) -> EntryPoint:
-    """The entry point of a package; loading it gives `plugin`, or raises it."""
+def entry_point(package: str, name: str, plugin: object, group: str = "mb.transports") -> Any:
+    """An entry point of a package; loading it gives `plugin`, or raises it."""
 
     def load() -> object:
-        if isinstance(plugin, Exception):
+        if isinstance(plugin, BaseException):
             raise plugin
         return plugin
 
-    return EntryPoint("plugin", Distribution(package), load)
+    return EntryPoint(name, Distribution(package), load, group, package.replace("-", "_"))
 
 
 Install = Callable[..., list[str]]
@@ -333,58 +336,162 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
 
 def test_installed_plugins_go_by_the_name_of_their_distribution(install: Install) -> None:
-    install(entry_point("acme", giving([Carrier("x")])), entry_point("b", giving([Carrier("x")])))
-    with pytest.raises(PluginError, match="x:// is registered by acme and b"):
+    install(
+        entry_point("acme", "x", giving([Carrier("x")])),
+        entry_point("b", "x", giving([Carrier("x")])),
+    )
+    with pytest.raises(PluginError, match="x:// is registered by acme and b: uninstall"):
         installed_plugins().transport("x")
 
 
 def test_an_entry_point_without_a_distribution_goes_by_its_own_name(install: Install) -> None:
     install(EntryPoint("lonely", None, lambda: giving(failing)))
+    with pytest.raises(PluginError, match="the plugin lonely, which can't be used: no carrier"):
+        installed_plugins().transport("lonely")
     assert list(installed_plugins().failures) == ["lonely"]
 
 
 def test_entry_points_are_read_once(install: Install) -> None:
-    read = install(entry_point("acme", giving([Carrier()])))
+    read = install(entry_point("acme", "carrier", giving([Carrier()])))
     assert installed_plugins() is installed_plugins()
     installed_plugins().transport("carrier")
     assert read == ["read"]
 
 
+def test_a_plugin_is_imported_when_something_of_it_is_asked_for_and_once() -> None:
+    loaded: list[str] = []
+
+    def loading(name: str) -> Any:
+        plugin = Module(
+            mb_register_transports=lambda: [Carrier(name)], mb_register_codecs=lambda: [Plain(name)]
+        )
+        return lambda: loaded.append(name) or plugin  # type: ignore[func-returns-value]
+
+    plugins = Plugins(
+        EntryPoint(name, Distribution(name), loading(name), group)  # type: ignore[misc]
+        for name in ("a", "b")
+        for group in ("mb.transports", "mb.codecs")
+    )
+    assert plugins.schemes() == ["a", "b"]
+    assert plugins.installed[0] == InstalledPlugin("transport", "a", "a", "1.0")
+    assert loaded == []
+    for _ in range(2):
+        assert plugins.transport("b") is plugins.transport("b")
+        assert plugins.codec("b").name == "b"
+    assert loaded == ["b"]
+
+
 @pytest.mark.parametrize(
-    "broken",
+    ("broken", "why"),
     [
-        ImportError("libcarrier.so is missing"),
-        AttributeError("module 'acme' has no attribute 'plugin'"),
-        RuntimeError("not on this machine"),
-        giving(failing),
-        giving("junk"),
-        wrong_name(),
+        (ImportError("libx.so"), "acme can't be imported: ImportError: libx.so"),
+        (AttributeError("no plugin"), "acme can't be imported: AttributeError: no plugin"),
+        (SystemExit("not here"), "acme can't be imported: SystemExit: not here"),
+        (KeyboardInterrupt("^C"), "acme can't be imported: KeyboardInterrupt: ^C"),
+        (giving(failing), "no carrier"),
+        (giving("junk"), "mb_register_transports gave 'junk', not a list of transports"),
+        (giving([]), "it promises carrier:// and gives nothing of the kind"),
+        (giving([Carrier("x")]), "it promises carrier:// and gives x://"),
+        (Module(), "it promises carrier:// and gives nothing of the kind"),
+        (wrong_name(), "unknown hook 'mb_register_transport'"),
+        (wrong_signature(), "session"),
     ],
-    ids=["import", "attribute", "runtime", "hook", "junk", "name"],
 )
-def test_a_broken_package_is_reported_and_isolated(
-    broken: object, install: Install, caplog: pytest.LogCaptureFixture
+def test_a_broken_package_is_named_to_who_asks_for_it_and_to_nobody_else(
+    broken: object, why: str, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(
-        entry_point("before", giving([Carrier("before")])),
-        entry_point("mb-ws", broken),
-        entry_point("behind", giving([Carrier("behind")])),
+        entry_point("before", "before", giving([Carrier("before")])),
+        entry_point("acme", "carrier", broken),
+        entry_point("behind", "behind", giving([Carrier("behind")])),
     )
-    with caplog.at_level(logging.ERROR, "mb_core.plugins"):
-        plugins = installed_plugins()
-    assert plugins.schemes() == ["before", "behind"]
-    # In the log, with its traceback ...
-    [record] = caplog.records
-    assert record.levelno == logging.ERROR
-    assert "the plugin mb-ws can't be" in record.getMessage()
-    assert record.exc_info is not None
-    assert record.exc_info[1] is plugins.failures["mb-ws"]
-    # ... and to who needs it.
-    why = re.escape(str(plugins.failures["mb-ws"]))
-    with pytest.raises(PluginError, match=f"mb-ws, which is installed and can't be used: {why}"):
-        plugins.transport("ws")
-    with pytest.raises(PluginError, match=f"mb-ws can't be used: {why}"):
-        plugins.transport("unknown")
+    plugins = installed_plugins()
+    expected = f"(?s)carrier:// needs the plugin acme, which can't be used: .*{re.escape(why)}"
+    for _ in range(2):
+        with pytest.raises(PluginError, match=expected):
+            plugins.transport("carrier")
+    assert list(plugins.failures) == ["acme"]
+    for scheme in ("before", "behind"):
+        assert plugins.transport(scheme).scheme == scheme
+    assert caplog.records == []
+
+
+def test_a_plugin_that_is_slow_is_found_when_it_is_there() -> None:
+    go_on = threading.Event()
+
+    def load() -> object:
+        go_on.wait(30)
+        return giving([Carrier()])
+
+    entry: Any = EntryPoint("carrier", Distribution("acme"), load)
+    plugins = Plugins([entry], load_limit=0.01)
+    for _ in range(2):
+        with pytest.raises(PluginError, match=r"module was still being imported after 0\.01 s"):
+            plugins.transport("carrier")
+    go_on.set()
+    [importing] = [thread for thread in threading.enumerate() if thread.name == "mb imports acme"]
+    importing.join()
+    assert plugins.transport("carrier").scheme == "carrier"
+    assert plugins.failures == {}
+
+
+def test_who_waits_for_a_plugin_keeps_nobody_else_waiting() -> None:
+    go_on, asked = threading.Event(), threading.Event()
+
+    def load() -> object:
+        asked.set()
+        go_on.wait(30)
+        return giving([Carrier("slow")])
+
+    entries: list[Any] = [
+        EntryPoint("slow", Distribution("acme"), load),
+        entry_point("quick", "quick", giving([Carrier("quick")])),
+    ]
+    plugins = Plugins(entries)
+    found: list[Any] = []
+    waiting = threading.Thread(target=lambda: found.append(plugins.transport("slow")))
+    waiting.start()
+    asked.wait()
+    assert plugins.transport("quick").scheme == "quick"
+    assert found == []
+    go_on.set()
+    waiting.join()
+    assert found == [plugins.transport("slow")]
+
+
+def test_who_asks_at_the_same_time_gets_the_same() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def make() -> list[Carrier]:
+        both.wait()
+        return [Carrier()]
+
+    plugins = Plugins([entry_point("acme", "carrier", giving(make))])
+    found: list[Any] = []
+    other = threading.Thread(target=lambda: found.append(plugins.transport("carrier")))
+    other.start()
+    found.append(plugins.transport("carrier"))
+    other.join()
+    assert found == [plugins.transport("carrier")] * 2
+
+
+def test_a_distribution_that_promises_a_scheme_twice_is_named() -> None:
+    entries = [entry_point("acme", "x", giving([Carrier("x")])) for _ in range(2)]
+    entries[1].value = "other"
+    with pytest.raises(PluginError, match="x:// is registered 2 times by acme"):
+        Plugins(entries).transport("x")
+
+
+def test_a_plugin_may_ask_for_others_while_it_is_imported() -> None:
+    def load() -> object:
+        return giving([plugins.transport("a").__class__("b")])
+
+    entries: list[Any] = [
+        entry_point("a", "a", giving([Carrier("a")])),
+        EntryPoint("b", Distribution("b"), load),
+    ]
+    plugins = Plugins(entries)
+    assert plugins.transport("b").scheme == "b"
 
 
 def test_without_plugins_nothing_is_spoken(install: Install) -> None:
@@ -392,19 +499,200 @@ def test_without_plugins_nothing_is_spoken(install: Install) -> None:
     assert installed_plugins().schemes() == []
 
 
-@pytest.mark.parametrize("package", ["mb-broker", "mb-tcp", "mb-ws"])
-def test_each_of_our_transports_has_one_entry_point(package: str) -> None:
-    own = [each for each in metadata.entry_points(group="mb") if each.dist.name == package]
-    assert len(own) == 1
-
-
 def test_our_transports_are_found_by_their_entry_points() -> None:
     installed_plugins.cache_clear()
     plugins = installed_plugins()
-    assert {"memory", "tcp", "tls", "ws", "wss"} <= set(plugins.schemes())
+    ours = {
+        (plugin.name, plugin.distribution)
+        for plugin in plugins.installed
+        if plugin.kind == "transport"
+    }
+    assert {
+        *(("tcp", "mb-tcp"), ("tls", "mb-tcp"), ("ws", "mb-ws"), ("wss", "mb-ws")),
+        ("memory", "mb-broker"),
+    } <= ours
+    assert plugins.transport("memory").scheme == "memory"
     for scheme in ("tcp", "tls", "ws", "wss"):
         transport = plugins.transport(scheme)
         assert isinstance(transport, WireTransport)
         assert transport.secure is (scheme in ("tls", "wss"))
     ports = {"ws": 8080, "wss": 8443, "tcp": 8081, "tls": 8444}
     assert {each: plugins.transport(each).default_port for each in ports} == ports
+
+
+# Codecs, front ends, observers
+
+
+class Plain:
+    """A codec."""
+
+    def __init__(self, name: Any = "plain") -> None:
+        self.name = name
+
+    def encode(self, payload: Any) -> bytes:
+        return str(payload).encode()
+
+    def decode(self, data: bytes, kind: Any) -> Any:
+        return data.decode()
+
+
+def test_a_codec_and_a_front_end_are_found_by_their_names() -> None:
+    plugins = Plugins()
+    codec, frontend = Plain(), Frontend("windows", lambda url, **options: None)
+    plugins.register(
+        Module(mb_register_codecs=lambda: [codec], mb_register_frontends=lambda: [frontend]), "acme"
+    )
+    assert plugins.codec("plain") is codec
+    assert plugins.frontend("windows") is frontend
+    assert plugins.installed == [
+        InstalledPlugin("front end", "windows", "acme", ""),
+        InstalledPlugin("codec", "plain", "acme", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "given", "fault"),
+    [
+        ("mb_register_codecs", [object()], "is no codec: it has no method encode"),
+        ("mb_register_codecs", [Plain("")], "'' is no name for a codec"),
+        ("mb_register_codecs", [Plain(), Plain()], "it gives the codec 'plain' twice"),
+        ("mb_register_codecs", "plain", "mb_register_codecs gave 'plain', not a list of codecs"),
+        ("mb_register_frontends", [object()], "is no Frontend"),
+        ("mb_register_frontends", [Frontend("", print)], "'' is no name for a front end"),
+        ("mb_register_frontends", None, "mb_register_frontends gave None, not a list of front"),
+    ],
+)
+def test_what_is_no_codec_or_front_end_is_refused(hook: str, given: Any, fault: str) -> None:
+    plugins = Plugins()
+    with pytest.raises(PluginError, match=f"the plugin acme can't be used: .*{fault}"):
+        plugins.register(Module(**{hook: lambda: given}), "acme")
+    assert plugins.installed == []
+
+
+def test_an_unknown_codec_or_front_end_says_what_there_is() -> None:
+    with pytest.raises(PluginError, match=r"has the codec 'x' \(installed: the codec 'json'\)"):
+        installed_plugins().codec("x")
+    with pytest.raises(PluginError, match="front end 'sync' needs the package mb-sync: pip inst"):
+        Plugins().frontend("sync")
+    with pytest.raises(PluginError, match=r"no installed plugin has the front end 'x' \(installe"):
+        Plugins().frontend("x")
+
+
+async def a_coroutine_function() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("plugin", "fault"),
+    [
+        (
+            Module(mb_disconnected=lambda reason: None),
+            r"Argument\(s\) {'reason'} .*can not be found",
+        ),
+        (Module(mb_conected=lambda: None), "unknown hook 'mb_conected'"),
+        (Module(mb_connected=a_coroutine_function), "mb_connected is a coroutine function"),
+    ],
+)
+def test_an_observer_with_a_wrong_hook_is_refused(plugin: object, fault: str) -> None:
+    with pytest.raises(PluginError, match=f"(?s)the plugin acme can't be used: .*{fault}"):
+        Plugins().register(plugin, "acme")
+
+
+def test_what_can_t_be_called_as_a_hook_is_refused() -> None:
+    class Unmarked:
+        def mb_disconnected(self) -> None: ...
+
+    class Wrapper:
+        @hookimpl(wrapper=True)
+        def mb_disconnected(self) -> Iterator[None]:
+            yield
+
+    class ByKeyword:
+        @hookimpl
+        def mb_disconnected(self, *, client: object) -> None: ...
+
+    with pytest.raises(PluginError, match=r"mb_disconnected takes arguments behind a \*: take the"):
+        Plugins().register(ByKeyword(), "acme")
+    with pytest.raises(PluginError, match="Wrapper is a class: a plugin is an instance of it"):
+        Plugins().register(Wrapper, "acme")
+    with pytest.raises(PluginError, match="mb_disconnected is not marked with @mb_core"):
+        Plugins().register(Unmarked(), "acme")
+    with pytest.raises(PluginError, match="mb_disconnected is a wrapper: here it has nothing to"):
+        Plugins().register(Wrapper(), "acme")
+
+
+def test_observers_are_those_that_have_a_hook_for_it() -> None:
+    plugins = Plugins()
+    called: list[Any] = []
+    plugins.register(Module(mb_disconnected=lambda error, client: called.append(error)), "one")
+    plugins.register(Module(mb_register_transports=lambda: [Carrier()]), "none")
+    [observer] = plugins.observers()
+    assert observer.name == "one"
+    assert list(observer.hooks) == ["mb_disconnected"]
+    observer.hooks["mb_disconnected"](client="client", error="error")
+    assert called == ["error"]
+    assert InstalledPlugin("observer", "one", "one", "") in plugins.installed
+
+
+def test_observers_that_can_t_be_used_are_told_of_in_the_log_and_once(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    def entry(package: str, plugin: object) -> Any:
+        return entry_point(package, package, plugin, "mb.observers")
+
+    install(
+        entry("fails", ImportError("libx.so")),
+        entry("works", Module(mb_disconnected=lambda: None)),
+        entry("sees-nothing", Module(mb_register_transports=lambda: [Carrier()])),
+    )
+    for _ in range(2):
+        assert [found.name for found in installed_plugins().observers()] == ["works"]
+    fails, sees_nothing = caplog.records
+    assert (fails.levelno, sees_nothing.levelno) == (logging.ERROR, logging.ERROR)
+    assert fails.getMessage() == (
+        "the plugin fails can't be used: fails can't be imported: ImportError: libx.so"
+    )
+    assert fails.exc_info is not None
+    assert isinstance(fails.exc_info[1], ImportError)
+    assert sees_nothing.getMessage().startswith(
+        "the plugin sees-nothing can't be used: it implements none of mb_connected, "
+    )
+
+
+# Looking at all
+
+
+def test_all_are_examined_side_by_side_and_none_hides_another() -> None:
+    go_on = threading.Event()
+
+    def hang() -> Any:
+        go_on.wait(30)
+
+    entries: list[Any] = [
+        entry_point("good", "good", giving([Carrier("good")])),
+        entry_point("fails", "fails", ImportError("libx.so")),
+        entry_point("one", "x", giving([Carrier("x")])),
+        entry_point("two", "x", giving([Carrier("x")])),
+        EntryPoint("hangs", Distribution("hangs"), hang, "mb.codecs"),
+        entry_point("sleeps", "sleeps", giving(hang)),
+        entry_point("sees-nothing", "sees-nothing", Module(), "mb.observers"),
+        entry_point("sees", "sees", Module(mb_disconnected=lambda: None), "mb.observers"),
+    ]
+    try:
+        found = examine(Plugins(entries, load_limit=0.1))
+    finally:
+        go_on.set()
+    expected = {
+        "fails": ("broken", "fails can't be imported: ImportError: libx.so"),
+        "good": ("ok", ""),
+        "sleeps": ("loading", "the plugin sleeps was imported, and its hook hangs"),
+        "one": ("conflict", "x:// is registered by one and two: uninstall all but one"),
+        "two": ("conflict", "x:// is registered by one and two: uninstall all but one"),
+        "hangs": ("loading", "module was still being imported after 0.1 s"),
+        "sees": ("ok", ""),
+        "sees-nothing": ("broken", "it implements none of mb_connected, mb_disconnected, "),
+    }
+    assert [each.plugin.distribution for each in found] == [*expected]
+    for each in found:
+        state, error = expected[each.plugin.distribution]
+        assert (each.state.value, each.error is None) == (state, state == "ok")
+        assert error in (each.error or "")

@@ -57,15 +57,19 @@ def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
 
 def test_every_option_can_come_from_every_source(file: Path) -> None:
     environ = {
-        f"MB_{option.name.upper()}": "a, b" if option.kind == list[str] else str(option.default)
+        f"MB_{option.name.upper()}": "tcp://a, tcp://b"
+        if option.kind == list[str]
+        else str(option.default)
         for option in serve_table()
         if option.default is not None
     }
     made = configure({}, None, environ)
-    assert made.options["origins"] == ["a", "b"]
+    two = ["tcp://a", "tcp://b"]
+    assert made.options["origins"] == made.options["listen"] == two
     given = {name: made.options[name] for name in made.sources}  # type: ignore[literal-required]
     assert given == {o.name: o.default for o in serve_table() if o.name in given} | {
-        "origins": ["a", "b"]
+        "origins": two,
+        "listen": two,
     }
     file.write_text(show(made))
     assert configure({}, str(file), {}).options == made.options
@@ -167,7 +171,10 @@ def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
     [
         (
             {"tcp_port": "off", "ws_port": "off"},
-            "tcp_port, ws_port, tls_port, wss_port are all off: there is nothing to listen on",
+            (
+                "tcp_port, ws_port, tls_port, wss_port are all off, and listen is empty: "
+                "nothing to listen on"
+            ),
         ),
         (
             {"drop_after": 10, "heartbeat_after": 10},
@@ -202,8 +209,30 @@ def test_ports_that_are_off_have_no_url() -> None:
     assert urls(options) == ["ws://[::1]:1", "tls://[::1]:3", "wss://[::1]:2"]
 
 
+def test_urls_to_listen_on_take_the_place_of_ports_that_are_not_set() -> None:
+    listen = ["unix:///tmp/mb.sock", "tcp://127.0.0.1:0"]
+    assert urls(configure({"listen": listen}, None, {}).options) == listen
+    options = configure({"listen": listen}, None, {"MB_WS_PORT": "8080"}).options
+    assert urls(options) == ["ws://127.0.0.1:8080", *listen]
+    options = configure({}, None, {"MB_LISTEN": "unix:///tmp/mb.sock, tcp://127.0.0.1:0"}).options
+    assert urls(options) == listen
+
+
+def test_a_url_that_is_none_is_told_as_it_was_written(file: Path) -> None:
+    told = "invalid URL '/tmp/mb.sock': expected scheme://host:port, for example tcp://"
+    assert failure({"listen": ["/tmp/mb.sock"]}).startswith(f"--listen: {told}")
+    assert failure(MB_LISTEN="/tmp/mb.sock").startswith(f"MB_LISTEN: {told}")
+    file.write_text("listen = ['tcp://127.0.0.1', '/tmp/mb.sock']\n")
+    assert failure(file=file).startswith(f"{file}: listen: {told}")
+
+
+def test_a_certificate_may_be_for_a_url_to_listen_on() -> None:
+    configure({"tls_cert": "c", "tls_key": "k", "listen": ["tls://127.0.0.1"]}, None, {})
+
+
 def test_what_is_shown_is_toml_that_shows_itself(file: Path) -> None:
     given = FILES | {"origins": ['"\u2028\x7f\\', "\U0001f600"], "page": False, "tcp_port": "off"}
+    given |= {"listen": ["tcp://127.0.0.1:0"]}
     made = configure(given, None, {})
     file.write_text(show(made))
     assert tomllib.loads(show(made)).items() >= given.items()

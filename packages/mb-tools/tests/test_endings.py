@@ -276,8 +276,9 @@ def test_a_scheme_that_is_not_installed_names_its_package(
     from mb_core import installed_plugins
     from mb_tools.cli import main
 
-    others = [entry for entry in metadata.entry_points(group="mb") if entry.name != "mb-ws"]
-    monkeypatch.setattr("mb_core.plugins._entry_points", lambda: others)
+    transports = metadata.entry_points(group="mb.transports")
+    others = [entry for entry in transports if entry.dist is None or entry.dist.name != "mb-ws"]
+    monkeypatch.setattr("mb_core.plugins.registry._entry_points", lambda: others)
     installed_plugins.cache_clear()
     try:
         result = CliRunner().invoke(main, ["services", "--url", "ws://localhost"], prog_name="mb")

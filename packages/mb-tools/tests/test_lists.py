@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import Any
 
 import pytest
 
-from mb_core import InvalidRequestError, MessageBrokerClient, WireTransport, hookimpl
+from mb_core import InstalledPlugin, InvalidRequestError, MessageBrokerClient
+from mb_core.plugins import Examined, PluginState
 from mb_tools import ping, plugins
 from mb_tools.lists import age
 from mb_tools.names import Names
@@ -87,83 +87,49 @@ def test_names_are_learned_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (names.get("a" * 36), names.get("b"), names.get("c")) == (None, "B", "C")
 
 
-# mb plugins
+# mb plugins; tests/plugins has those of third parties, and broken ones
 
 
-def test_plugins_are_listed_with_what_they_speak(mb: Any) -> None:
+def test_plugins_are_listed_with_their_distributions(mb: Any) -> None:
     done = mb("plugins")
     assert (done.returncode, done.stderr) == (0, "")
     found = {
-        (entry["plugin"], entry["distribution"]): entry
-        for entry in map(json.loads, done.stdout.splitlines())
+        (each["kind"], each["name"]): each for each in map(json.loads, done.stdout.splitlines())
     }
-    tcp = found["mb-tcp", "mb-tcp"]
-    assert (tcp["schemes"], tcp["error"]) == (["tcp", "tls"], None)
-    assert tcp["version"] == metadata.version("mb-tcp")
+    assert found["transport", "tcp"] == {
+        "kind": "transport",
+        "name": "tcp",
+        "distribution": "mb-tcp",
+        "version": metadata.version("mb-tcp"),
+        "state": "ok",
+        "error": None,
+    }
+    assert [kind for kind, _ in found] == sorted(
+        (kind for kind, _ in found), key=["transport", "front end", "codec", "observer"].index
+    )
+    assert {("transport", "memory"), ("front end", "asyncio"), ("codec", "json")} <= found.keys()
+
+
+def test_plugins_are_a_table_on_a_terminal(mb: Any) -> None:
     status, shown = mb.on_terminal("plugins")
     assert status == 0
-    assert re.search(r"mb-tcp +│ mb-tcp +│ \S+ +│ tcp:// tls:// +│ .*ok", shown)
-
-
-class Plugin:
-    """A plugin that registers transports of these schemes."""
-
-    def __init__(self, *schemes: str) -> None:
-        self.schemes = schemes
-
-    @hookimpl
-    def mb_register_transports(self) -> list[WireTransport]:
-        def make(*arguments: Any) -> Any:
-            raise NotImplementedError
-
-        return [WireTransport(scheme, make, make, default_port=1) for scheme in self.schemes]
-
-
-class EntryPoint:
-    """An entry point that loads what a function gives."""
-
-    def __init__(self, name: str, load: Callable[[], object]) -> None:
-        self.name = name
-        self.load = load
-        self.dist = None
-
-
-def missing() -> object:
-    raise ModuleNotFoundError("No module named 'zmq'")
-
-
-@pytest.fixture
-def some_plugins() -> list[Any]:
-    return [
-        EntryPoint("a", lambda: Plugin("x", "y")),
-        EntryPoint("b", lambda: Plugin("y")),
-        EntryPoint("c", lambda: Plugin("NO")),
-        EntryPoint("d", missing),
-        EntryPoint("e", lambda: Plugin("z")),
-    ]
-
-
-def test_a_plugin_that_fails_says_why_and_hides_no_other(some_plugins: list[Any]) -> None:
-    found = {entry.plugin: entry for entry in plugins.installed(some_plugins)}
-    assert found["a"].schemes == ("x", "y")
-    assert found["a"].error == "y:// is spoken by b too: uninstall one"
-    assert found["b"].error == "y:// is spoken by a too: uninstall one"
-    assert found["c"].error is not None
-    assert found["c"].error.startswith("'NO' is no URL scheme")
-    assert found["d"].error == "ModuleNotFoundError: No module named 'zmq'"
-    assert (found["e"].schemes, found["e"].error) == (("z",), None)
+    assert re.search(r"transport +│ tcp:// +│ mb-tcp +│ \S+ +│ .*ok", shown)
+    assert re.search(r"front end +│ trio +│ mb-core +│ \S+ +│ .*ok", shown)
 
 
 @pytest.mark.anyio
-async def test_failures_stand_in_the_table_too(
-    some_plugins: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+async def test_what_is_the_matter_stands_in_the_table_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = plugins.installed(some_plugins)
-    monkeypatch.setattr(plugins, "installed", lambda: found)
+    plugin = InstalledPlugin("codec", "x\x1b", "acme", "")
+    found = [Examined(plugin, PluginState.BROKEN, "acme can't be imported:\n[red]")]
     monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
-    await plugins.run(as_json=False)
-    assert "No module named 'zmq'" in capsys.readouterr().out
+    await plugins.run(found, as_json=False)
+    shown = capsys.readouterr().out
+    assert re.search(
+        r"codec │ x\\x1b │ acme +│ - +│ .*broken: acme can't be imported:\\n\[red\]", shown
+    )
 
 
 # mb ping

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -57,6 +58,44 @@ async def test_prints_its_urls_one_a_line_and_serves_both() -> None:
         async with MessageBrokerClient(tcp) as service, MessageBrokerClient(ws) as client:
             await service.subscribe("echo", action="request", handler=lambda m: m.payload)
             assert (await client.request("echo", {"n": 1})).payload == {"n": 1}
+
+
+async def test_listens_on_urls_alone_where_no_port_is_set(mb: Any) -> None:
+    listen = ("--listen", "tcp://127.0.0.1:0", "--listen", "ws://127.0.0.1:0,tcp://127.0.0.1:0")
+    with anyio.fail_after(30), mb.started("serve", *listen) as process:
+        printed = [process.stdout.readline().strip() for _ in range(3)]
+        assert [url.partition(":")[0] for url in printed] == ["tcp", "ws", "tcp"]
+        assert len({*printed}) == 3
+        assert not {"tcp://127.0.0.1:8081", "ws://127.0.0.1:8080"} & {*printed}
+        for url in printed:
+            async with MessageBrokerClient(url) as client:
+                await client.request("system.heartbeat", {})
+        process.send_signal(signal.SIGTERM)
+        out, _ = await anyio.to_thread.run_sync(process.communicate)
+        assert (process.returncode, out) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "told"),
+    [
+        (
+            "/tmp/mb.sock",
+            2,
+            "--listen: invalid URL '/tmp/mb.sock': expected scheme://host:port, for ",
+        ),
+        ("tls://127.0.0.1:0", 2, "listen tls://127.0.0.1:0 needs tls_cert and tls_key"),
+        (
+            "amqp://127.0.0.1",
+            3,
+            "no installed plugin speaks amqp:// (installed: memory://, tcp://, ",
+        ),
+        ("tcp://192.0.2.1:0", 3, "can't listen on 192.0.2.1:0: "),
+    ],
+)
+def test_a_url_that_can_t_be_listened_on_is_told(mb: Any, url: str, status: int, told: str) -> None:
+    ended = mb("serve", "--listen", url)
+    assert (ended.returncode, ended.stdout) == (status, "")
+    assert ended.stderr.startswith(f"mb serve: {told}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

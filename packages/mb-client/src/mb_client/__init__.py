@@ -1,6 +1,7 @@
 """The batteries-included door to MB: the client, its errors, the broker, TCP and WebSocket.
 
-Everything here is re-exported; `mb_core` alone has the client, `mb_broker` the broker.
+Everything here is re-exported; `mb_core` alone has the client, `mb_broker` the broker.  The
+blocking client has the same names, and so a door of its own: `mb_sync`.
 """
 
 from mb_broker import Broker, BrokerOptions, running
@@ -9,9 +10,12 @@ from mb_core import (
     Action,
     BufferOverflow,
     ClientStats,
+    Codec,
     ConnectError,
     ConnectionLost,
     ForbiddenError,
+    Frontend,
+    InstalledPlugin,
     InternalError,
     InvalidRequestError,
     InvalidRequestIdError,
@@ -36,6 +40,8 @@ from mb_core import (
     ServiceUnavailableError,
     Session,
     SlowConsumer,
+    SocketAddress,
+    Sockets,
     Subscription,
     TCPSocketClient,
     TopicNotSupportedError,
@@ -45,7 +51,9 @@ from mb_core import (
     Wire,
     WireState,
     WireTransport,
+    connect,
     create_message,
+    frontends,
     hookimpl,
     installed_plugins,
     matches,
@@ -59,9 +67,12 @@ __all__ = [
     "BrokerOptions",
     "BufferOverflow",
     "ClientStats",
+    "Codec",
     "ConnectError",
     "ConnectionLost",
     "ForbiddenError",
+    "Frontend",
+    "InstalledPlugin",
     "InternalError",
     "InvalidRequestError",
     "InvalidRequestIdError",
@@ -86,6 +97,8 @@ __all__ = [
     "ServiceUnavailableError",
     "Session",
     "SlowConsumer",
+    "SocketAddress",
+    "Sockets",
     "Subscription",
     "TCPSocketClient",
     "TopicNotSupportedError",
@@ -95,7 +108,9 @@ __all__ = [
     "Wire",
     "WireState",
     "WireTransport",
+    "connect",
     "create_message",
+    "frontends",
     "hookimpl",
     "installed_plugins",
     "matches",

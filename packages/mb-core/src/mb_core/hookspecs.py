@@ -56,7 +56,10 @@ class MBSpec:
 
     @hookspec
     def mb_message_sending(self, client: object, message: Message) -> None:
-        """A message is about to be sent; the client's own are among them."""
+        """A message is about to be sent; the client's own are among them.
+
+        One that was lost with its connection is sent, and told of, again.
+        """
 
     @hookspec
     def mb_message_received(self, client: object, message: Message) -> None:
@@ -66,4 +69,8 @@ class MBSpec:
     def mb_request_finished(
         self, client: object, topic: str, duration: float, outcome: Message | MBError | None
     ) -> None:
-        """A request is over after `duration` seconds; None where its caller has given up."""
+        """A request is over after `duration` seconds; None where its caller has given up.
+
+        One for each call that waits for an answer: `request`, `publish` with `confirm`,
+        `subscribe`, `register_service`.
+        """

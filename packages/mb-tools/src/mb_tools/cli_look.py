@@ -129,10 +129,16 @@ def trace(
 @click.command()
 @json_option
 def plugins(as_json: bool) -> Status | None:
-    """List the installed plugins, the URL schemes they speak, and what fails."""
+    """List the installed plugins: transports, front ends, codecs, observers, and what fails.
+
+    Each is imported, for a few seconds at most.
+    """
+    from mb_core.plugins import examine, installed_plugins
+
     from .plugins import run as run_plugins
 
-    return run(run_plugins, as_json=as_json)
+    found = examine(installed_plugins())  # it may block: before there is an event loop
+    return run(run_plugins, found, as_json=as_json)
 
 
 @click.command()

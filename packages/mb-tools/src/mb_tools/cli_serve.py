@@ -30,6 +30,8 @@ def serve(**given: Any) -> Any:
     stop accepting, wait for the answers to requests in flight, and end; a second one ends it at
     once.
 
+    --listen has it listen on any URL of an installed transport, and may be given several times.
+
     Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
     (tcp_port = 9081): the command line comes before the environment, and that before the file.
     """
@@ -50,7 +52,7 @@ def serve(**given: Any) -> Any:
 
 
 def _parameters() -> list[click.Parameter]:
-    from .config import serve_table, split
+    from .config import serve_table
 
     def option(entry: Option) -> click.Option:
         name = entry.name.replace("_", "-")
@@ -59,11 +61,13 @@ def _parameters() -> list[click.Parameter]:
             return click.Option(
                 [f"--{name}/--no-{name}"], default=None, help=f"{entry.about}{default}"
             )
+        several = entry.kind == list[str]
         return click.Option(
             [f"--{name}"],
             metavar=_metavar(entry),
             help=f"{entry.about}{default}",
-            callback=lambda ctx, param, text: None if text is None else split(entry.kind, text),
+            multiple=several,
+            callback=(lambda ctx, param, texts: _joined(texts)) if several else None,
         )
 
     return [
@@ -79,6 +83,13 @@ def _parameters() -> list[click.Parameter]:
     ]
 
 
+def _joined(texts: tuple[str, ...]) -> list[str] | None:
+    """What a list was given as: several times, or with commas."""
+    from .config import split
+
+    return [part for text in texts for part in split(list[str], text)] if texts else None
+
+
 def _shown(entry: Option) -> str:
     default = entry.default
     if isinstance(default, bool):
@@ -87,7 +98,7 @@ def _shown(entry: Option) -> str:
 
 
 def _metavar(entry: Option) -> str:
-    if entry.kind == list[str]:
+    if entry.kind == list[str] and not entry.unit:
         return "LIST"
     if get_origin(entry.kind) is Literal:
         return "|".join(get_args(entry.kind))

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from mb_broker.options import BrokerOptions, Option, complete_options, option_table
-from mb_core import LocalProtocolError
+from mb_core import ConnectError, LocalProtocolError
+from mb_core.url import parse_url
 
 from .exits import Failure, Status, one_line
 
@@ -76,6 +77,14 @@ class ServeOptions(BrokerOptions, total=False):
     ws_port: Annotated[Port, _port(8080, "Port of ws:// and http://; 0, a free one; off, none.")]
     tls_port: Annotated[Port, _port(OFF, "Port of tls://, usually 8444.")]
     wss_port: Annotated[Port, _port(OFF, "Port of wss:// and https://, usually 8443.")]
+    listen: Annotated[
+        list[str],
+        _option(
+            [],
+            "URLs to listen on, of any installed transport; ports that are not set are off then.",
+            "url",
+        ),
+    ]
     tls_cert: Annotated[File | None, _file("The broker's certificate and its chain, PEM.")]
     tls_key: Annotated[File | None, _file("The certificate's key, PEM, without a password.")]
     tls_client_ca: Annotated[
@@ -131,6 +140,9 @@ def configure(
         _check(name, text, f"--{name.replace('_', '-')}")
         options[name], sources[name] = text, "command line"
     complete = complete_options(options, ServeOptions, lax=True)
+    if complete["listen"]:
+        for port in PORTS:
+            complete[port] = complete[port] if port in options else OFF
     _check_together(complete)
     return Configuration(complete, sources, tuple(_misspelled(environ)))
 
@@ -198,11 +210,15 @@ def _check(name: str, value: Any, written: str) -> None:
     try:
         complete_options({name: value}, ServeOptions, lax=True)
         msgspec.json.encode(value)
+        for url in value if name == "listen" else ():
+            parse_url(url)
     except TypeError as error:  # only in a file: the other sources are read by the table
         raise Failure(f"{written.rpartition(': ')[0]}: {error}", Status.USAGE) from error
     except LocalProtocolError as error:
         text = str(error).removeprefix(f"invalid {name} ")
         raise Failure(f"{written} {text}", Status.USAGE) from error
+    except ConnectError as error:
+        raise Failure(f"{written}: {error}", Status.USAGE) from error
     except UnicodeEncodeError as error:
         raise Failure(f"{written} {value!r}: must be in UTF-8", Status.USAGE) from error
 
@@ -210,8 +226,8 @@ def _check(name: str, value: Any, written: str) -> None:
 def _check_together(options: ServeOptions) -> None:
     """What no option has wrong by itself."""
     text = None
-    if all(options[port] == OFF for port in PORTS):
-        text = f"{', '.join(PORTS)} are all off: there is nothing to listen on"
+    if all(options[port] == OFF for port in PORTS) and not options["listen"]:
+        text = f"{', '.join(PORTS)} are all off, and listen is empty: nothing to listen on"
     elif options["drop_after"] <= options["heartbeat_after"]:
         text = (
             f"drop_after ({options['drop_after']} ms) must be longer than heartbeat_after "
@@ -221,7 +237,8 @@ def _check_together(options: ServeOptions) -> None:
         missing = [name for name in ("tls_cert", "tls_key") if _is_unset(options, name)]
         if not _is_unset(options, port) and missing:
             text = f"{port} needs {' and '.join(missing)}"
-    if _is_unset(options, "tls_port") and _is_unset(options, "wss_port"):
+    # Whether a URL is of a transport within TLS is known when its plugin is there.
+    if all(_is_unset(options, port) for port in ("tls_port", "wss_port")) and not options["listen"]:
         for name in ("tls_cert", "tls_key", "tls_client_ca"):
             if not _is_unset(options, name):
                 text = f"{name} is for tls_port or wss_port, and both are off"

@@ -1,4 +1,4 @@
-"""`mb serve`: a broker on TCP and WebSocket, with and without TLS."""
+"""`mb serve`: a broker on TCP, WebSocket and whatever else is installed, with and without TLS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import anyio
 import click
 
 from mb_broker.options import option_table
-from mb_client import Broker, BrokerOptions
+from mb_client import Broker, BrokerOptions, installed_plugins
+from mb_core.url import parse_url
 
 from .config import OFF, PORTS, Configuration, ServeOptions
 from .exits import Failure, Status
@@ -31,7 +32,10 @@ async def serve(configuration: Configuration) -> None:
     """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line."""
     options = configuration.options
     _allow_files(options["max_connections"])
-    broker = Broker(*urls(options), ssl_context=server_context(options), **_of_broker(options))
+    context = server_context(options)
+    if context is None:
+        _expect_no_tls(options["listen"])
+    broker = Broker(*urls(options), ssl_context=context, **_of_broker(options))
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             async with broker:
@@ -53,11 +57,12 @@ def urls(options: ServeOptions) -> list[str]:
     """Where to listen."""
     host = options["host"]
     host = f"[{host}]" if ":" in host else host
-    return [
+    ports = [
         f"{name.removesuffix('_port')}://{host}:{options[name]}"
         for name in PORTS
         if options[name] != OFF
     ]
+    return [*ports, *options["listen"]]
 
 
 def _of_broker(options: ServeOptions) -> BrokerOptions:
@@ -68,6 +73,14 @@ def _of_broker(options: ServeOptions) -> BrokerOptions:
     }
     given: BrokerOptions = own
     return given
+
+
+def _expect_no_tls(listen: list[str]) -> None:
+    """Without a certificate none of these can be within TLS; raises Failure, PluginError."""
+    for url in listen:
+        transport = installed_plugins().transport(parse_url(url).scheme)
+        if getattr(transport, "secure", False):
+            raise Failure(f"listen {url} needs tls_cert and tls_key", Status.USAGE)
 
 
 def _allow_files(connections: int) -> None:

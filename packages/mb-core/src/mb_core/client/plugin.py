@@ -1,4 +1,4 @@
-"""What this distribution registers: the front ends of this client, and JSON."""
+"""What this distribution registers: the client on asyncio, and JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ __all__ = ["mb_register_codecs", "mb_register_frontends"]
 
 @hookimpl
 def mb_register_frontends() -> list[Frontend]:
-    # One client for both: it finds out which event loop it is on.
-    return [Frontend(name, MessageBrokerClient) for name in ("asyncio", "trio")]
+    return [Frontend("asyncio", MessageBrokerClient)]
 
 
 @hookimpl

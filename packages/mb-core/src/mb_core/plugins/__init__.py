@@ -1,5 +1,17 @@
 """Plugins: which are installed, what they register, who observes."""
 
-from .registry import InstalledPlugin, Observer, Plugins, installed_plugins
+from .examine import Examined, PluginState, examine
+from .installed import InstalledPlugin
+from .loading import FAULTS
+from .registry import Observer, Plugins, installed_plugins
 
-__all__ = ["InstalledPlugin", "Observer", "Plugins", "installed_plugins"]
+__all__ = [
+    "FAULTS",
+    "Examined",
+    "InstalledPlugin",
+    "Observer",
+    "PluginState",
+    "Plugins",
+    "examine",
+    "installed_plugins",
+]

@@ -7,7 +7,6 @@ others from working.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -22,28 +21,21 @@ from ..errors import PluginError
 from ..frontend import Frontend
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Transport
+from .implementations import HOOKS, check_hooks, implementation
+from .installed import NOUNS, InstalledPlugin, by_kind, promise_of
 from .kinds import CODECS, FRONTENDS, KINDS, OBSERVERS, TRANSPORTS, Kind
-from .loading import load, owner_of
+from .loading import FAULTS, LOAD_LIMIT, Loading, StillLoading, owner_of
 
-__all__ = ["InstalledPlugin", "Observer", "Plugins", "installed_plugins"]
+__all__ = ["Conflict", "Observer", "Plugins", "installed_plugins"]
 
 _log = logging.getLogger("mb_core.plugins")
 
-_HOOKS = [name for name in vars(MBSpec) if name.startswith("mb_")]
-_OBSERVING = [name for name in _HOOKS if name not in {kind.hook for kind in KINDS}]
+_OBSERVING = [name for name in HOOKS if name not in {kind.hook for kind in KINDS}]
+_HOOKS_TO_OBSERVE = ", ".join(_OBSERVING)
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledPlugin:
-    """What an entry point promises: `kind` is "transport", "front end", "codec" or "observer".
-
-    `name` is what it is asked for by; `distribution` is installed, in this `version`.
-    """
-
-    kind: str
-    name: str
-    distribution: str
-    version: str
+class Conflict(PluginError):
+    """Two plugins give what only one can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +49,29 @@ class Observer:
 class Plugins:
     """A set of plugins, and what they register.
 
-    Those of `entry_points` are imported when something of theirs is first asked for.  Used from
-    any thread.
+    Those of `entry_points` are imported when something of theirs is first asked for, which may
+    take `load_limit` seconds; who asks waits for that, and nobody else.  Used from any thread.
     """
 
-    def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
+    def __init__(
+        self, entry_points: Iterable[metadata.EntryPoint] = (), load_limit: float = LOAD_LIMIT
+    ) -> None:
+        self.load_limit = load_limit
         # What can't be used, by the plugin's name.
-        self.failures: dict[str, Exception] = {}
-        entry_points = list(entry_points)
-        self._declared = {
-            kind: [entry for entry in entry_points if entry.group == kind.group] for kind in KINDS
-        }
-        self._observers = [entry for entry in entry_points if entry.group == OBSERVERS]
-        self.installed = sorted(map(_installed, entry_points), key=_order)
-        # What was registered, with its plugin's name.
+        self.failures: dict[str, Exception | SystemExit] = {}
+        self._declared: dict[str, list[metadata.EntryPoint]] = {group: [] for group in NOUNS}
+        for entry in entry_points:
+            self._declared[entry.group].append(entry)
+        # What was registered by hand, with its plugin's name.
         self._given: dict[Kind, list[tuple[str, str, Any]]] = {kind: [] for kind in KINDS}
-        self._found: dict[tuple[Kind, str], Any] = {}
-        self._loaded: dict[tuple[str, str], str | PluginError] = {}
-        self._observing: list[str] = []
+        self._registered: list[str] = []
+        # By the distribution and what its entry point names.
+        self._loadings: dict[tuple[str, str], Loading] = {}
+        self._loaded: dict[tuple[str, str], str] = {}
+        # What the loaded have given, by kind and plugin.
+        self._values: dict[tuple[Kind, str], dict[str, Any]] = {}
+        self._told: set[str] = set()
+        # Never held while a plugin's own code runs.
         self._lock = threading.RLock()
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(MBSpec)
@@ -82,21 +79,41 @@ class Plugins:
     def register(self, plugin: object, name: str) -> None:
         """Add a plugin: as a whole, or not at all.
 
-        Raises PluginError, which names it, when it can't be used.
+        It also observes the clients that connect from now on, if it has hooks for that.  Raises
+        PluginError, which names it, when it can't be used.
         """
         with self._lock:
             if self._manager.has_plugin(name):
                 raise PluginError(f"a plugin named {name} is registered already")
             try:
                 self._add(plugin, name)
-                given = {kind: kind.of(self._ask(kind, name)) for kind in KINDS}
-            except Exception as error:
-                self._forget(name)
+            except FAULTS as error:
                 raise self._unusable(name, error) from error
-            self._found.clear()  # there may be two of a name now
+        try:
+            given = {kind: kind.of(self._ask(kind, name)) for kind in KINDS}
+        except FAULTS as error:
+            self._forget(name)
+            raise self._unusable(name, error) from error
+        with self._lock:
             for kind, values in given.items():
                 self._given[kind] += [(key, name, value) for key, value in values.items()]
-            self._observing.append(name)
+            self._registered.append(name)
+
+    @property
+    def installed(self) -> list[InstalledPlugin]:
+        """What all plugins promise, by kind and name; whether they keep it is seen later."""
+        promised = [promise_of(entry) for entries in self._declared.values() for entry in entries]
+        promised += [
+            InstalledPlugin(kind.noun, name, owner, "")
+            for kind, given in self._given.items()
+            for name, owner, _ in given
+        ]
+        promised += [
+            InstalledPlugin("observer", name, name, "")
+            for name in self._registered
+            if self._hooks(name)
+        ]
+        return by_kind(promised)
 
     def transport(self, scheme: str) -> Transport:
         """The transport of a URL scheme; raises PluginError that says what to install."""
@@ -116,57 +133,68 @@ class Plugins:
 
     def observers(self) -> list[Observer]:
         """The plugins that observe; those that can't be used are told of in the log, once."""
-        with self._lock:
-            while self._observers:
-                entry = self._observers.pop(0)
-                try:
-                    name = self._load(entry)
-                    if not self._hooks(name):
-                        text = f"it implements none of {', '.join(_OBSERVING)}"
-                        raise self._unusable(name, PluginError(text))
-                except PluginError as error:
+        entries = self._declared[OBSERVERS]
+        for entry in entries:
+            self._begin(entry)  # side by side: together they take no longer than the slowest
+        names = list(self._registered)
+        for entry in entries:
+            try:
+                names.append(self._load_observer(entry))
+            except PluginError as error:
+                if str(error) not in self._told:
+                    self._told.add(str(error))
                     _log.error("%s", error, exc_info=error.__cause__)
-                else:
-                    self._observing.append(name)
-            hooks = {name: self._hooks(name) for name in dict.fromkeys(self._observing)}
-            return [Observer(name, found) for name, found in hooks.items() if found]
+        hooks = {name: self._hooks(name) for name in dict.fromkeys(names)}
+        return [Observer(name, found) for name, found in hooks.items() if found]
+
+    def check(self, plugin: InstalledPlugin) -> None:
+        """See whether an installed plugin keeps what it promises; raises PluginError if not."""
+        for kind in KINDS:
+            if kind.noun == plugin.kind:
+                self._find(kind, plugin.name)
+                return
+        for entry in self._declared[OBSERVERS]:
+            if (entry.name, owner_of(entry)) == (plugin.name, plugin.distribution):
+                self._load_observer(entry)
 
     # Finding
 
     def _names(self, kind: Kind) -> list[str]:
-        declared = {entry.name for entry in self._declared[kind]}
+        declared = {entry.name for entry in self._declared[kind.group]}
         return sorted(declared | {name for name, _, _ in self._given[kind]})
 
     def _find(self, kind: Kind, name: str) -> Any:
-        with self._lock:
-            if (kind, name) not in self._found:
-                self._found[kind, name] = self._look_for(kind, name)
-            return self._found[kind, name]
-
-    def _look_for(self, kind: Kind, name: str) -> Any:
-        declared = [entry for entry in self._declared[kind] if entry.name == name]
+        declared = [entry for entry in self._declared[kind.group] if entry.name == name]
         given = [(owner, value) for key, owner, value in self._given[kind] if key == name]
         owners = [*map(owner_of, declared), *(owner for owner, _ in given)]
         title = kind.title(name)
+        if len({*owners}) > 1:
+            both = " and ".join(owners)
+            raise Conflict(f"{title} is registered by {both}: uninstall all but one")
         if len(owners) > 1:
-            raise PluginError(
-                f"{title} is registered by {' and '.join(owners)}: uninstall all but one"
-            )
+            raise Conflict(f"{title} is registered {len(owners)} times by {owners[0]}")
         if given:
             return given[0][1]
         if not declared:
             raise self._missing(kind, name)
-        owner = owners[0]
-        try:
-            plugin = self._load(declared[0])
-            values = kind.of(self._ask(kind, plugin))
-        except Exception as error:
-            fault = error if isinstance(error, PluginError) else self._unusable(owner, error)
-            raise PluginError(f"{title} can't be used: {fault}") from error
+        values = self._values_of(kind, declared[0], title)
         if name not in values:
             there = ", ".join(map(kind.title, values)) or "nothing of the kind"
-            raise self._unusable(owner, PluginError(f"it promises {title} and gives {there}"))
+            broken = PluginError(f"it promises {title} and gives {there}")
+            raise self._unusable(owners[0], broken, title)
         return values[name]
+
+    def _values_of(self, kind: Kind, entry: metadata.EntryPoint, title: str) -> dict[str, Any]:
+        plugin = self._load(entry, title)
+        found = self._values.get((kind, plugin))
+        if found is None:
+            try:
+                found = kind.of(self._ask(kind, plugin))
+            except FAULTS as error:
+                raise self._unusable(owner_of(entry), error, title) from error
+            # Who else has asked meanwhile gets the same: there is one memory://, for example.
+            found = self._values.setdefault((kind, plugin), found)
+        return found
 
     def _missing(self, kind: Kind, name: str) -> PluginError:
         title = kind.title(name)
@@ -185,76 +213,72 @@ class Plugins:
 
     # Adding
 
-    def _load(self, entry: metadata.EntryPoint) -> str:
-        """The plugin's name, when it is imported and registered; raises PluginError."""
+    def _begin(self, entry: metadata.EntryPoint) -> Loading:
         key = (owner_of(entry), entry.value)
-        if key not in self._loaded:
-            name = key[0] if not self._manager.has_plugin(key[0]) else f"{key[0]} ({entry.value})"
-            try:
-                self._add(load(entry), name)
-            except Exception as error:
-                self._forget(name)
-                fault = self._unusable(name, error)
-                fault.__cause__ = error.__cause__ if isinstance(error, PluginError) else error
-                self._loaded[key] = fault
-            else:
-                self._loaded[key] = name
-        found = self._loaded[key]
-        if isinstance(found, PluginError):
-            raise found
-        return found
+        with self._lock:
+            if key not in self._loadings:
+                self._loadings[key] = Loading(entry, self.load_limit)
+            return self._loadings[key]
+
+    def _load(self, entry: metadata.EntryPoint, wanted: str | None = None) -> str:
+        """The plugin's name, when it is imported and registered; raises PluginError."""
+        key = owner, value = owner_of(entry), entry.value
+        try:
+            plugin = self._begin(entry).result()
+            with self._lock:
+                if key not in self._loaded:
+                    name = f"{owner} ({value})" if self._manager.has_plugin(owner) else owner
+                    self._add(plugin, name)
+                    self._loaded[key] = name
+                    if isinstance(self.failures.get(owner), StillLoading):
+                        del self.failures[owner]  # it was only slow
+        except FAULTS as error:
+            # Of an import, what it has raised; that we gave up says nothing more.
+            cause = error.__cause__ if isinstance(error, PluginError) else error
+            raise self._unusable(owner, error, wanted) from cause
+        return self._loaded[key]
+
+    def _load_observer(self, entry: metadata.EntryPoint) -> str:
+        name = self._load(entry)
+        if not self._hooks(name):
+            broken = PluginError(f"it implements none of {_HOOKS_TO_OBSERVE}")
+            raise self._unusable(owner_of(entry), broken)
+        return name
 
     def _add(self, plugin: object, name: str) -> None:
         """Register with pluggy; raises where a hook is not what the specification says."""
-        for hook in _HOOKS:
-            function = getattr(plugin, hook, None)
-            if function is None:
-                continue
-            if not hasattr(function, f"{PROJECT}_impl"):
-                raise PluginError(f"{hook} is not marked with @mb_core.hookimpl")
-            if inspect.iscoroutinefunction(function):
-                raise PluginError(f"{hook} is a coroutine function: hooks are plain functions")
-            options = getattr(function, f"{PROJECT}_impl")
-            if options["wrapper"] or options["hookwrapper"]:
-                raise PluginError(f"{hook} is a wrapper: here it has nothing to wrap")
-        self._manager.register(plugin, name)
-        self._manager.check_pending()
+        check_hooks(plugin)
+        try:
+            self._manager.register(plugin, name)
+            self._manager.check_pending()
+        except BaseException:
+            self._forget(name)
+            raise
 
-    def _unusable(self, name: str, error: Exception) -> PluginError:
-        """The error of a plugin, or of a part of it, that can't be used."""
+    def _unusable(
+        self, name: str, error: Exception | SystemExit, wanted: str | None = None
+    ) -> PluginError:
+        """The error of a plugin that can't be used, for who wanted something of it."""
         self.failures[name] = error
-        text = " ".join(str(error).split()) or type(error).__name__
-        return PluginError(f"the plugin {name} can't be used: {text}")
+        why = " ".join(str(error).split()) or type(error).__name__
+        kind = StillLoading if isinstance(error, StillLoading) else PluginError
+        if wanted is None:
+            return kind(f"the plugin {name} can't be used: {why}")
+        return kind(f"{wanted} needs the plugin {name}, which can't be used: {why}")
 
     def _forget(self, name: str) -> None:
-        if self._manager.has_plugin(name):
-            self._manager.unregister(name=name)
+        with self._lock:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
 
     def _ask(self, kind: Kind, name: str) -> object:
         """Call the plugin's hook; what it gives, or nothing where it has none."""
-        call = self._hook(kind.hook, name)
+        call = implementation(self._manager, kind.hook, name)
         return call() if call is not None else []
 
     def _hooks(self, name: str) -> dict[str, Callable[..., Any]]:
-        calls = {hook: self._hook(hook, name) for hook in _OBSERVING}
+        calls = {hook: implementation(self._manager, hook, name) for hook in _OBSERVING}
         return {hook: call for hook, call in calls.items() if call is not None}
-
-    def _hook(self, hook: str, name: str) -> Callable[..., Any] | None:
-        """One plugin's implementation of a hook; each is called by itself and harms no other."""
-        for impl in getattr(self._manager.hook, hook).get_hookimpls():
-            if impl.plugin_name == name:
-                return _caller(impl)
-        return None
-
-
-def _caller(impl: pluggy.HookImpl) -> Callable[..., Any]:
-    """The function of a hook, called with those of the arguments that it takes."""
-    function, names = impl.function, impl.argnames
-
-    def call(**arguments: Any) -> Any:
-        return function(*[arguments[name] for name in names])
-
-    return call
 
 
 @functools.cache
@@ -263,18 +287,6 @@ def installed_plugins() -> Plugins:
     return Plugins(_entry_points())
 
 
-_NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
-
-
-def _order(plugin: InstalledPlugin) -> tuple[int, str, str]:
-    return [*_NOUNS.values()].index(plugin.kind), plugin.name, plugin.distribution
-
-
-def _installed(entry: metadata.EntryPoint) -> InstalledPlugin:
-    version = entry.dist.version if entry.dist is not None else ""
-    return InstalledPlugin(_NOUNS[entry.group], entry.name, owner_of(entry), version)
-
-
 def _entry_points() -> list[metadata.EntryPoint]:
     found = metadata.entry_points()  # all: looking for one group reads the files of all as well
-    return [entry for group in _NOUNS for entry in found.select(group=group)]
+    return [entry for group in NOUNS for entry in found.select(group=group)]

@@ -1,0 +1,40 @@
+"""What plugins promise by their entry points, before any is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+
+from .kinds import KINDS, OBSERVERS
+from .loading import owner_of
+
+__all__ = ["NOUNS", "InstalledPlugin", "by_kind", "promise_of"]
+
+NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
+"""What a plugin is called whose entry point is in a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledPlugin:
+    """What a plugin promises: `kind` is "transport", "front end", "codec" or "observer".
+
+    `name` is what it is asked for by; `distribution` is installed, in this `version`.  Of a
+    plugin that was registered by hand, they are its name and an empty text.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+
+
+def promise_of(entry: metadata.EntryPoint) -> InstalledPlugin:
+    version = entry.dist.version if entry.dist is not None else ""
+    return InstalledPlugin(NOUNS[entry.group], entry.name, owner_of(entry), version)
+
+
+def by_kind(plugins: Iterable[InstalledPlugin]) -> list[InstalledPlugin]:
+    """In the order in which they are shown."""
+    kinds = [*NOUNS.values()]
+    return sorted(plugins, key=lambda each: (kinds.index(each.kind), each.name, each.distribution))
