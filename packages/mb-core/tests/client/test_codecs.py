@@ -97,13 +97,15 @@ async def test_what_the_broker_is_told_stays_json(scripted: Any) -> None:
             await client.subscribe("events")
             heartbeat = await client.request("system.heartbeat", {"really": True})
             other_case = await client.request("System.Heartbeat", {"really": True})
+            await client.publish("System.Log", {"really": True})
             await client.publish("events", {"really": True})
             connection = await scripted.connection(1)
+            log = await connection.wait_for(b"publish:System.Log")
             event = await connection.wait_for(b"publish:events")
     assert heartbeat.payload == other_case.payload == {"status": "success"}
-    for request in connection.starting(b"request:"):
-        assert b'{"' in request
-        assert b"'" not in request
+    for message in (*connection.starting(b"request:"), log):
+        assert b'{"' in message
+        assert b"'" not in message
     assert event.endswith(b"\n{'really': True}")
 
 

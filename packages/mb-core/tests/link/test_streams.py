@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -225,6 +226,19 @@ async def test_a_peer_that_is_gone_before_it_is_accepted_harms_nobody(net: Any, 
         tools.reset(gone)
         await anyio.aclose_forcefully(gone)
         await meets(net, server, "127.0.0.1")
+
+
+async def test_a_peer_without_a_name_is_known_by_what_it_has_come_to(
+    net: Any, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "mb.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        listener.listen()
+        client.connect(path)
+        assert peer_name(client) == path
+        with listener.accept()[0] as accepted:
+            assert peer_name(accepted) == f"peer on {path}"
 
 
 async def test_a_socket_whose_peer_is_gone_has_a_name_all_the_same(net: Any) -> None:

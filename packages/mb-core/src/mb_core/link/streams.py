@@ -32,6 +32,7 @@ _log = logging.getLogger("mb_core.link")
 
 class _Socket(Protocol):
     def getpeername(self) -> Any: ...
+    def getsockname(self) -> Any: ...
 
 
 async def listening_sockets(given: Address | socket.socket) -> list[socket.socket]:
@@ -147,13 +148,13 @@ def log_refusal(peer: str, reason: MBError | None) -> None:
 
 
 def peer_name(sock: _Socket) -> str:
-    """`host:port` of the other side, for logs; "peer" where it has no name, or is gone."""
+    """`host:port` of the other side, for logs; where that has no name, what it has come to."""
     try:
-        name = sock.getpeername()
+        name = sock.getpeername() or f"peer on {_text(sock.getsockname())}"
     except OSError:
-        return "peer"
+        return "peer"  # it is gone
     if not isinstance(name, tuple):
-        return _text(name) or "peer"
+        return _text(name)
     host, port = name[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

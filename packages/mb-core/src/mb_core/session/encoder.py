@@ -22,8 +22,7 @@ class Encoder:
     """Makes whole messages; `max_payload` in bytes bounds their payloads, which `codec` writes.
 
     What goes to the broker's own topics is JSON.  Raises LocalProtocolError for a header that
-    breaks a rule or a payload that can't be written,
-    MessageTooLarge for what is over a limit.
+    breaks a rule or a payload that can't be written, MessageTooLarge for what is over a limit.
     """
 
     __slots__ = ("_codec", "_max_payload", "_publish", "_request")
@@ -62,7 +61,7 @@ class Encoder:
         else:
             text = request_id.decode()
             header = encode_header(MessageHeader(Action.PUBLISH, topic, version, text, parent_id))
-        return header + encode_payload(payload, self._max_payload, self._codec)
+        return header + encode_payload(payload, self._max_payload, self._codec_of(topic))
 
     def request(
         self,
@@ -89,8 +88,7 @@ class Encoder:
                     Action.REQUEST, topic, version, request_id.decode(), parent_id, timeout
                 )
             )
-        codec = JSON if self._codec is not JSON and is_system(topic.lower()) else self._codec
-        return header + encode_payload(payload, self._max_payload, codec)
+        return header + encode_payload(payload, self._max_payload, self._codec_of(topic))
 
     def response(self, message: Message, payload: Any) -> bytes:
         """The answer to a received request; a ResponseError as payload is sent as an error.
@@ -106,6 +104,10 @@ class Encoder:
         if request_id is None:
             return b"response:%b\n%b" % (subject, encoded)
         return b"response:%b:%b\n%b" % (subject, request_id, encoded)
+
+    def _codec_of(self, topic: str) -> Codec:
+        codec = self._codec
+        return JSON if codec is not JSON and is_system(topic.lower()) else codec
 
 
 def is_anonymous(message: bytes) -> bool:
