@@ -22,20 +22,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--async-only"):
-        plain = [item for item in items if "anyio_backend" not in getattr(item, "fixturenames", ())]
-        items[:] = [item for item in items if item not in set(plain)]
-        config.hook.pytest_deselected(items=plain)
+    chosen = config.getoption("--backend") or _BACKENDS
+    async_only = config.getoption("--async-only")
+    kept = [
+        item for item in items if _backend_of(item) in (chosen if async_only else (*chosen, None))
+    ]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=list(set(items) - set(kept)))
+        items[:] = kept
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "anyio_backend" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--backend") or _BACKENDS
-        metafunc.parametrize("anyio_backend", chosen, scope="module")
+def _backend_of(item: pytest.Item) -> str | None:
+    """The event loop of an async test, None for one that needs none."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("anyio_backend") if callspec is not None else None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=_BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """The event loop of an async test; parametrized by pytest_generate_tests above."""
+    """The event loop of an async test; TransportSuite has one of this name of its own."""
     name: str = request.param
     return name

@@ -157,18 +157,6 @@ def test_of_many_threads_that_want_a_name_one_gets_it(ends: Ends) -> None:
 
 
 @pytest.mark.anyio
-async def test_messages_arrive_in_order_both_ways(ends: Ends) -> None:
-    near, far = await ends.pair()
-    sent = [b"%d" % number for number in range(100)]
-    near.link.send_many(sent)
-    far.link.send_many(sent)
-    near.link.send(b"")
-    with anyio.fail_after(5):
-        assert [await far.receive() for _ in range(101)] == [*sent, b""]
-        assert [await near.receive() for _ in range(100)] == sent
-
-
-@pytest.mark.anyio
 async def test_what_is_sent_in_one_turn_arrives_in_one_batch(ends: Ends) -> None:
     near, far = await ends.pair()
     batches: list[list[bytes]] = []
@@ -177,24 +165,6 @@ async def test_what_is_sent_in_one_turn_arrives_in_one_batch(ends: Ends) -> None
     near.link.send(b"3")
     await settled()
     assert batches == [[b"1", b"2", b"3"]]
-
-
-@pytest.mark.anyio
-async def test_what_is_sent_while_accepting_arrives(ends: Ends) -> None:
-    near, far = ends.end(), ends.end()
-
-    def accept_near(link: Link) -> Any:
-        link.send(b"from the client")
-        return near.accept(link)
-
-    def accept_far(link: Link) -> Any:
-        link.send(b"from the broker")
-        return far.accept(link)
-
-    await ends.connect(await ends.listen(accept=accept_far), accept_near)
-    with anyio.fail_after(5):
-        assert await far.receive() == b"from the client"
-        assert await near.receive() == b"from the broker"
 
 
 @pytest.mark.anyio
@@ -242,29 +212,6 @@ async def test_both_ends_hear_of_the_end_once(way: str, ends: Ends) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_was_sent_before_closing_arrives(ends: Ends) -> None:
-    near, far = await ends.pair()
-    near.link.send_many([b"1", b"2"])
-    near.link.close()
-    with anyio.fail_after(5):
-        await far.lost.wait()
-    assert list(far.inbox) == [b"1", b"2"]
-
-
-@pytest.mark.anyio
-async def test_both_ends_may_close_at_once(ends: Ends) -> None:
-    near, far = await ends.pair()
-    near.link.send(b"1")
-    far.link.send(b"2")
-    near.link.close()
-    far.link.close()
-    with anyio.fail_after(5):
-        await near.link.wait_closed()
-        await far.link.wait_closed()
-    assert near.error is far.error is None
-
-
-@pytest.mark.anyio
 async def test_a_closed_link_sends_nothing(ends: Ends) -> None:
     near, far = await ends.pair()
     near.link.close()
@@ -273,17 +220,6 @@ async def test_a_closed_link_sends_nothing(ends: Ends) -> None:
             end.link.send_many([b"1", b"2"])
         assert not lost.value.sent
         await settled()
-
-
-@pytest.mark.anyio
-async def test_a_handler_may_close_while_it_receives(ends: Ends) -> None:
-    near, far = await ends.pair()
-    far.messages_received = lambda messages: far.link.close()
-    near.link.send(b"1")
-    with anyio.fail_after(5):
-        await near.lost.wait()
-        await far.lost.wait()
-    assert near.error is far.error is None
 
 
 @pytest.mark.anyio

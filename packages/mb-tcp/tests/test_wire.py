@@ -1,12 +1,8 @@
-"""The length prefix, without I/O: any messages, cut anywhere, from anybody."""
+"""The length prefix, without I/O: what is its own; test_suite.py has what holds for every Wire."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mb_core.errors import MessageTooLarge, RemoteProtocolError
 from mb_core.wire import Limits, WireState
@@ -19,12 +15,6 @@ def wire(max_message: int = 1000) -> LengthPrefixWire:
 
 def framed(*messages: bytes) -> bytes:
     return b"".join(len(message).to_bytes(4, "big") + message for message in messages)
-
-
-def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
-    """`data` cut at the given positions, which are taken modulo its length."""
-    positions = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[start:stop] for start, stop in pairwise(positions)]
 
 
 def test_a_wire_is_open_at_once_and_has_nothing_to_say() -> None:
@@ -44,91 +34,7 @@ def test_a_message_stands_behind_its_length_in_four_bytes_big_endian() -> None:
     assert sender.data_to_send() == b"\0\0\0\x14publish:a.b:1.0.0\n{}\0\0\0\x02\xc3\xa9"
 
 
-@given(st.lists(st.binary(max_size=300)))
-def test_send_says_how_many_bytes_it_adds(messages: list[bytes]) -> None:
-    sender = wire()
-    sizes = [sender.send(message) for message in messages]
-    assert sum(sizes) == len(sender.data_to_send())
-
-
-def test_output_is_given_once() -> None:
-    sender = wire()
-    sender.send(b"one")
-    assert sender.data_to_send() == framed(b"one")
-    assert sender.data_to_send() == b""
-
-
-# Receiving
-
-
-@given(st.lists(st.binary(max_size=300)), st.lists(st.integers(min_value=0), max_size=20))
-def test_messages_are_the_same_however_their_bytes_are_cut(
-    messages: list[bytes], cuts: list[int]
-) -> None:
-    sender, receiver = wire(), wire()
-    for message in messages:
-        sender.send(message)
-    received: list[bytes] = []
-    for piece in pieces(sender.data_to_send(), cuts):
-        received += receiver.receive_data(piece)
-    assert received == messages
-    receiver.receive_eof()
-    assert receiver.error is None
-
-
-@given(st.lists(st.binary(max_size=20), max_size=10))
-def test_messages_are_the_same_one_byte_at_a_time(messages: list[bytes]) -> None:
-    receiver = wire()
-    data = framed(*messages)
-    received = [receiver.receive_data(data[i : i + 1]) for i in range(len(data))]
-    assert [message for batch in received for message in batch] == messages
-    # Each comes with its last byte, not later.
-    end = 0
-    for message in messages:
-        end += 4 + len(message)
-        assert received[end - 1] == [message]
-
-
-def test_a_chunk_gives_all_messages_that_are_whole_in_it() -> None:
-    receiver = wire()
-    data = framed(b"one", b"", b"three", b"four")
-    assert receiver.receive_data(data[:-1]) == [b"one", b"", b"three"]
-    assert receiver.receive_data(data[-1:]) == [b"four"]
-
-
-def test_no_data_is_no_message() -> None:
-    receiver = wire()
-    assert receiver.receive_data(b"") == []
-    receiver.receive_data(framed(b"one")[:-1])
-    assert receiver.receive_data(b"") == []
-    assert receiver.receive_data(b"e") == [b"one"]
-
-
-def test_a_large_message_in_single_bytes_takes_work_in_proportion() -> None:
-    # Quadratic work would copy some 130 GB here, and take minutes.
-    size = 512 * 1024
-    receiver = wire(size)
-    data = framed(bytes(size))
-    received = [
-        message for i in range(len(data)) for message in receiver.receive_data(data[i : i + 1])
-    ]
-    assert received == [bytes(size)]
-
-
 # Limits
-
-
-@pytest.mark.parametrize("cut", [0, 2, 4, 10], ids=lambda cut: f"cut at {cut}")
-def test_a_message_at_the_limit_is_taken_and_one_above_is_not(cut: int) -> None:
-    receiver = wire(max_message=100)
-    for piece in pieces(framed(bytes(100)), [cut]):
-        messages = receiver.receive_data(piece)
-    assert messages == [bytes(100)]
-    for piece in pieces(framed(bytes(101)), [cut]):
-        assert receiver.receive_data(piece) == []
-    assert receiver.state is WireState.CLOSED
-    assert isinstance(receiver.error, MessageTooLarge)
-    assert (receiver.error.size, receiver.error.limit) == (101, 100)
 
 
 def test_a_message_above_the_limit_is_refused_by_its_length_alone() -> None:
@@ -196,29 +102,12 @@ def test_an_end_within_a_message_is_an_error(length: int) -> None:
     assert f"{length} of {whole} bytes came" in str(receiver.error)
 
 
-def test_the_end_may_come_twice() -> None:
-    receiver = wire()
-    receiver.receive_data(b"\0")
-    receiver.receive_eof()
-    error = receiver.error
-    receiver.receive_eof()
-    assert receiver.error is error
-
-
 def test_the_end_after_a_fault_keeps_its_reason() -> None:
     receiver = wire(max_message=1)
     receiver.receive_data(framed(b"one"))
     receiver.receive_eof()
     receiver.close()
     assert isinstance(receiver.error, MessageTooLarge)
-
-
-def test_after_the_end_received_data_is_ignored() -> None:
-    receiver = wire()
-    receiver.receive_eof()
-    assert receiver.receive_data(framed(b"one")) == []
-    assert receiver.state is WireState.CLOSED
-    assert receiver.error is None
 
 
 def test_closing_keeps_what_is_queued_and_ignores_what_comes() -> None:
@@ -232,21 +121,4 @@ def test_closing_keeps_what_is_queued_and_ignores_what_comes() -> None:
     receiver.close()
     receiver.receive_eof()
     assert receiver.error is None
-    assert receiver.data_to_send() == b""
-
-
-@settings(max_examples=300)
-@given(st.lists(st.binary(max_size=40)), st.booleans())
-def test_nothing_that_the_other_side_sends_raises(chunks: list[bytes], ends: bool) -> None:
-    receiver = wire(max_message=0x0101)
-    was_closed = False
-    for chunk in chunks:
-        messages = receiver.receive_data(chunk)
-        assert not (was_closed and messages)
-        assert all(len(message) <= 0x0101 for message in messages)
-        was_closed = receiver.state is WireState.CLOSED
-        assert was_closed is (receiver.error is not None)
-    if ends:
-        receiver.receive_eof()
-        assert receiver.state is WireState.CLOSED
     assert receiver.data_to_send() == b""

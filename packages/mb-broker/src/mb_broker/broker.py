@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
-import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import anyio
 import anyio.abc
 
-from mb_core.errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
+from mb_core.errors import ConnectionLost, LocalProtocolError, MBError
 from mb_core.link import (
+    Accept,
     Backend,
     DeadlineTimer,
     Link,
@@ -23,8 +22,8 @@ from mb_core.link import (
     StreamOptions,
     current_backend,
 )
+from mb_core.listening import listen
 from mb_core.plugins import Plugins, installed_plugins
-from mb_core.transport import Sockets, WireTransport, port_of
 from mb_core.url import URL, parse_url
 from mb_core.wire import Limits, Site
 
@@ -35,7 +34,10 @@ from .replies import busy_reply
 from .router import Router, RouterOptions
 from .site import allowed_origins, broker_pages
 
-__all__ = ["Broker"]
+if TYPE_CHECKING:
+    from mb_core.testing import Faults
+
+__all__ = ["Broker", "url_of"]
 
 _log = logging.getLogger("mb_broker")
 
@@ -50,7 +52,8 @@ class Broker:
     has the real ones.  tls:// and wss:// need an `ssl_context` with the broker's certificate.
     `options` are those of BrokerOptions: limits on what one client may take, and time limits,
     in milliseconds.  What a client does over a limit ends with an error or with its connection,
-    never at the cost of others, and the log says which limit it was.
+    never at the cost of others, and the log says which limit it was.  `faults`, for tests, are
+    what befalls the connections.
 
     Raises LocalProtocolError for an option that can't be.  Entering raises ConnectError where a
     URL can't be listened on, PluginError where no plugin speaks its scheme; it may be tried
@@ -63,19 +66,21 @@ class Broker:
         *urls: str,
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
+        faults: Faults | None = None,
         **options: Unpack[BrokerOptions],
     ) -> None:
         self.urls: list[str] = []
         self.options = given = complete_options(options)
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins
+        self._faults = faults
         self._limits = Limits(given["max_payload"], given["max_payload"] + given["max_header"])
         self._streams = StreamOptions(
             handshake_timeout=given["handshake_timeout"] / 1000,
             close_timeout=given["close_timeout"] / 1000,
             refused=self._refused,
+            ssl_context=ssl_context,
         )
-        self._ssl_context = ssl_context
         self._router = Router(
             RouterOptions(
                 max_payload=given["max_payload"],
@@ -88,7 +93,12 @@ class Broker:
             ),
             host_metrics(),
         )
-        pages = broker_pages(self._router, with_page=given["page"], with_metrics=given["metrics"])
+        pages = broker_pages(
+            self._router,
+            lambda: self._clock(),
+            with_page=given["page"],
+            with_metrics=given["metrics"],
+        )
         self._site = Site(pages, allowed_origins(given["origins"]))
         self._connections: set[_Connection] = set()
         self._turned_away: set[Link] = set()
@@ -96,6 +106,8 @@ class Broker:
         self._idle: anyio.Event | None = None
         self._tasks: anyio.abc.TaskGroup
         self._timer: DeadlineTimer
+        self._clock: Callable[[], float]
+        self._accepting: Accept = self._accept
 
     @property
     def url(self) -> str:
@@ -104,10 +116,7 @@ class Broker:
 
     def url_of(self, scheme: str) -> str:
         """The first URL of this scheme; raises LookupError where the broker has none."""
-        for url in self.urls:
-            if url.startswith(f"{scheme}://"):
-                return url
-        raise LookupError(f"this broker listens on {', '.join(self.urls)}, not on {scheme}://")
+        return url_of(self.urls, scheme)
 
     @property
     def connections(self) -> int:
@@ -118,8 +127,11 @@ class Broker:
         if self.urls:
             raise LocalProtocolError("a Broker is entered once: make another one")
         backend = current_backend()
+        self._clock = backend.time
         self._timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
         self._tasks = anyio.create_task_group()
+        if self._faults is not None:
+            self._accepting = self._faults.over(self._accept, backend)
         await self._tasks.__aenter__()
         try:
             for url in self._wanted:
@@ -129,6 +141,8 @@ class Broker:
             await self._end()
             raise
         self._tasks.start_soon(self._timer.run)
+        if self._faults is not None:
+            self._tasks.start_soon(self._faults.run)
         return self
 
     async def __aexit__(
@@ -157,37 +171,29 @@ class Broker:
                 self._router.journal.write("warn", "broker", given_up)
                 self.flush()
 
+    async def abort(self) -> None:
+        """Stop listening and end every connection at once, as a process that is killed does."""
+        await self._stop_listening()
+        for connection in list(self._connections):
+            connection.link.abort()
+            await connection.link.wait_closed()
+
     # Listening
 
     async def _listen(self, url: URL, backend: Backend) -> None:
         plugins = self._plugins if self._plugins is not None else installed_plugins()
-        transport = plugins.transport(url.scheme)
-        if not isinstance(transport, WireTransport):
-            listener = await transport.listen(
-                url, self._accept, backend=backend, limits=self._limits
-            )
-            self._listeners.append(listener)
-            self.urls.append(f"{url.scheme}://{listener.address[0]}")
-            return
-        if transport.secure and self._ssl_context is None:
-            raise ConnectError(f"{url} needs an ssl_context with the broker's certificate")
-        sockets = transport.sockets
-        address = (url.host, port_of(url, transport)) if sockets is None else _listen(sockets, url)
-        listener = await backend.listen(
-            address,
-            lambda: transport.server(self._limits, self._site),
-            self._accept,
-            options=replace(
-                self._streams, ssl_context=self._ssl_context if transport.secure else None
-            ),
+        reached, listener = await listen(
+            url,
+            plugins.transport(url.scheme),
+            self._accepting,
+            backend=backend,
+            limits=self._limits,
+            options=self._streams,
             spawn=self._tasks.start_soon,
+            site=self._site,
         )
-        if sockets is not None:
-            listener = _Released(listener, sockets, url)
-        else:
-            url = URL(url.scheme, url.host, listener.address[1], url.path)
         self._listeners.append(listener)
-        self.urls.append(str(url))
+        self.urls.append(str(reached))
 
     async def _stop_listening(self) -> None:
         while self._listeners:
@@ -201,7 +207,7 @@ class Broker:
     def _accept(self, link: Link) -> LinkHandler:
         if len(self._connections) >= self.options["max_connections"]:
             return self._turn_away(link)
-        connection = _Connection(self, link, self._router.connect(time.monotonic()))
+        connection = _Connection(self, link, self._router.connect(self._clock()))
         self._connections.add(connection)
         self.flush()
         self._timer.look()
@@ -211,7 +217,7 @@ class Broker:
         """Refuse a client in words that it can show its user."""
         limit = self.options["max_connections"]
         text = f"the broker has {limit} clients (max_connections)"
-        self._router.metrics.rejected.add(int(time.monotonic()))
+        self._router.metrics.rejected.add(int(self._clock()))
         self._router.journal.write("warn", "broker", f"{link.peer} refused: {text}")
         self.flush()
         self._turned_away.add(link)
@@ -222,7 +228,7 @@ class Broker:
     def _refused(self, peer: str, reason: MBError | None) -> None:
         """A connection came to nothing before it was one."""
         if reason is not None:
-            self._router.metrics.failed.add(int(time.monotonic()))
+            self._router.metrics.failed.add(int(self._clock()))
             text = str(reason).removeprefix(f"{peer} ")
             self._router.journal.write("warn", "broker", f"{peer} refused: {text}")
             self.flush()
@@ -242,6 +248,8 @@ class Broker:
         with anyio.CancelScope(shield=True):
             await self._stop_listening()
             await self._close_connections()
+            if self._faults is not None:
+                await self._faults.end()
         self._tasks.cancel_scope.cancel()
         # Not told of an error, which it would wrap into a group.
         await self._tasks.__aexit__(None, None, None)
@@ -249,13 +257,13 @@ class Broker:
     # What the connections share
 
     def receive(self, service: Service, messages: list[bytes]) -> None:
-        self._router.receive(service, messages, time.monotonic())
+        self._router.receive(service, messages, self._clock())
         self.flush()
         self._timer.look()
 
     def leave(self, connection: _Connection, error: MBError | None) -> None:
         self._connections.discard(connection)
-        self._router.disconnect(connection.service, time.monotonic())
+        self._router.disconnect(connection.service, self._clock())
         if error is not None:
             text = f"the connection of {connection.link.peer} ended: {error}"
             self._router.journal.write("warn", "broker", text, serviceId=connection.service.id)
@@ -292,7 +300,7 @@ class Broker:
             f"the limit is {self.options['max_unread']} (max_unread); it is cut off"
         )
         link.abort()
-        self._router.metrics.cut_off.add(int(time.monotonic()))
+        self._router.metrics.cut_off.add(int(self._clock()))
         self._router.journal.write("warn", "broker", text, serviceId=service.id)
 
     def _handle_deadline(self, now: float) -> None:
@@ -306,26 +314,12 @@ class Broker:
             service.link.close("no sign of life")
 
 
-def _listen(sockets: Sockets, url: URL) -> socket.socket:
-    try:
-        return sockets.listen(url)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConnectError(f"can't listen on {url}: {reason}") from error
-
-
-class _Released:
-    """A Listener on a socket that leaves something behind."""
-
-    def __init__(self, listener: Listener, sockets: Sockets, url: URL) -> None:
-        self.address = listener.address
-        self._listener = listener
-        self._sockets = sockets
-        self._url = url
-
-    async def close(self) -> None:
-        await self._listener.close()
-        self._sockets.release(self._url)
+def url_of(urls: Sequence[str], scheme: str) -> str:
+    """The first URL of this scheme; raises LookupError where there is none."""
+    for url in urls:
+        if url.startswith(f"{scheme}://"):
+            return url
+    raise LookupError(f"this broker listens on {', '.join(urls)}, not on {scheme}://")
 
 
 class _Connection:

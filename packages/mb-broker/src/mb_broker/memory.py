@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextvars
 import itertools
-import logging
 import threading
-from collections import deque
-from enum import Enum
 
-import anyio
-
-from mb_core.errors import ConnectError, ConnectionLost, MBError, MessageTooLarge
-from mb_core.link import FLUSH_AT, Accept, Backend, Link, LinkHandler, Listener, Poster
+from mb_core.errors import ConnectError
+from mb_core.link import Accept, Backend, Link, Listener, Poster
+from mb_core.link.memory import MemoryLink, log_bug, loop_poster
 from mb_core.url import URL
 from mb_core.wire import Limits
 
 __all__ = ["MemoryTransport"]
-
-_log = logging.getLogger("mb_broker.memory")
 
 
 class MemoryTransport:
@@ -38,8 +31,8 @@ class MemoryTransport:
         if listener is None:
             known = ", ".join(f"memory://{name}" for name in list(self._listeners)) or "none"
             raise ConnectError(f"no broker in this process listens at {url} (there: {known})")
-        near = _MemoryLink(_poster(backend), limits, str(url))
-        far = _MemoryLink(listener.post, listener.limits, f"client of {url}")
+        near = MemoryLink(loop_poster(backend), limits, str(url))
+        far = MemoryLink(listener.post, listener.limits, f"client of {url}")
         near.other, far.other = far, near
         # The far end first: what `accept` sends must find it open.
         if not listener.admit(far):
@@ -53,7 +46,7 @@ class MemoryTransport:
         """Listen at the URL's name, or at a new one where it has none."""
         names = (url.host,) if url.host else (f"broker{number}" for number in self._names)
         for name in names:
-            listener = _MemoryListener(self, name, accept, _poster(backend), limits)
+            listener = _MemoryListener(self, name, accept, loop_poster(backend), limits)
             if self._listeners.setdefault(name, listener) is listener:
                 return listener
         raise ConnectError(f"can't listen on memory://{url.host}: another broker does")
@@ -80,10 +73,10 @@ class _MemoryListener:
         self._transport = transport
         # Our ends of connections, on their way from their clients' threads to ours; None once
         # there are to be no more.
-        self._arriving: set[_MemoryLink] | None = set()
+        self._arriving: set[MemoryLink] | None = set()
         self._lock = threading.Lock()
 
-    def admit(self, link: _MemoryLink) -> bool:
+    def admit(self, link: MemoryLink) -> bool:
         """Open our end of a connection soon; False where it is too late.  For any thread."""
         with self._lock:
             if self._arriving is None:
@@ -91,7 +84,7 @@ class _MemoryListener:
             self._arriving.add(link)
         return self.post(lambda: self._open(link))
 
-    def _open(self, link: _MemoryLink) -> None:
+    def _open(self, link: MemoryLink) -> None:
         with self._lock:
             if self._arriving is None:
                 return
@@ -99,7 +92,7 @@ class _MemoryListener:
         try:
             link.be_open(self._accept)
         except Exception as bug:
-            _log_bug(link.peer, bug)
+            log_bug(link.peer, bug)
 
     async def close(self) -> None:
         self._transport.forget(self)
@@ -107,207 +100,3 @@ class _MemoryListener:
             arriving, self._arriving = self._arriving or (), None
         for link in arriving:
             link.refuse()
-
-
-class _State(Enum):
-    NEW = "new"
-    OPEN = "open"
-    CLOSING = "closing"
-    LOST = "lost"
-
-
-class _MemoryLink:
-    """One end.  Its methods run in its own thread, but for `other` reading its output.
-
-    Messages lie in `output`, from which the other end takes them in its own thread; a None
-    behind them is the farewell.  Who takes messages out, the other end or this one, which takes
-    them back, holds the lock: so what each of the two gets is in one piece.
-    """
-
-    other: _MemoryLink
-    # These belong to the event loop of this end, which is not where it was made.
-    _handler: LinkHandler
-    _relieved: anyio.Event
-    _closed: anyio.Event
-
-    def __init__(self, post: Poster, limits: Limits, peer: str) -> None:
-        self.peer = peer
-        self.congested = False
-        self.messages_sent = 0
-        self.bytes_sent = 0
-        self.output: deque[bytes | None] = deque()
-        self.lock = threading.Lock()
-        self.post = post
-        # Whether the other end has been told that there is output.  It resets this before it
-        # looks, so what is added while it looks is announced again.
-        self.announced = False
-        self._limits = limits
-        self._queued = 0
-        self._state = _State.NEW
-        self._ends_in_order = False  # all that we sent is the other end's to take
-        self._unsent: list[bytes] = []
-
-    def be_open(self, accept: Accept) -> None:
-        self._relieved = anyio.Event()
-        self._closed = anyio.Event()
-        self._state = _State.OPEN
-        try:
-            self._handler = accept(self)
-        except BaseException:
-            self._closed.set()
-            self.refuse()
-            raise
-
-    def refuse(self) -> None:
-        """Have no handler: the other end hears the farewell."""
-        self._state = _State.LOST
-        self._say_farewell()
-
-    # The Link
-
-    @property
-    def unsent(self) -> int:
-        return self._queued
-
-    def send(self, message: bytes) -> None:
-        if self._state is not _State.OPEN:
-            raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
-        self._queued += len(message)
-        self.congested = self._queued >= FLUSH_AT
-        self.output.append(message)
-        if not self.announced:
-            self._announce()
-
-    def send_many(self, messages: list[bytes]) -> None:
-        if self._state is not _State.OPEN:
-            raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
-        self._queued += sum(map(len, messages))
-        self.congested = self._queued >= FLUSH_AT
-        self.output.extend(messages)
-        if messages and not self.announced:
-            self._announce()
-
-    def take_unsent(self) -> list[bytes]:
-        self._take_back()
-        messages, self._unsent = self._unsent, []
-        return messages
-
-    async def drain(self) -> None:
-        while self.congested and self._state is _State.OPEN:
-            await self._relieved.wait()
-
-    def close(self, reason: str = "") -> None:
-        if self._state is _State.OPEN:
-            self._ends_in_order = True
-            self.abort()
-
-    def abort(self) -> None:
-        if self._state is _State.OPEN:
-            self._state = _State.CLOSING
-            self._take_back()
-            self._say_farewell()
-            self.post(lambda: self._lose(None))
-
-    async def wait_closed(self) -> None:
-        await self._closed.wait()
-
-    # Between the ends
-
-    def _say_farewell(self) -> None:
-        self.output.append(None)
-        if not self.announced:
-            self._announce()
-
-    def _announce(self) -> None:
-        self.announced = True
-        if not self.other.post(self.other.take) and self._state is _State.OPEN:
-            # Its event loop has ended.  Not reported at once: this is the user's call.
-            self._state = _State.CLOSING
-            error = ConnectionLost(f"{self.peer} has ended", sent=True)
-            self.post(lambda: self._lose(error))
-
-    def take(self) -> None:
-        """Receive what the other end has sent."""
-        other = self.other
-        other.announced = False
-        if self._state is _State.LOST:
-            return  # nobody is here to take it: it is the other end's to take back
-        messages: list[bytes] = []
-        ended = False
-        error: MBError | None = None
-        with other.lock:
-            while other.output and not ended:
-                item = other.output.popleft()
-                if item is None:
-                    ended = True
-                elif len(item) > self._limits.max_message:
-                    ended, error = True, _too_large(len(item), self._limits.max_message)
-                else:
-                    messages.append(item)
-        if messages:
-            count, taken = len(messages), sum(map(len, messages))
-            other.post(lambda: other.relieve(count, taken))
-            try:
-                self._handler.messages_received(messages)
-            except Exception as bug:
-                _log_bug(self.peer, bug)
-                ended = True
-                error = ConnectionLost(f"the connection to {self.peer} broke: {bug!r}", sent=True)
-        if ended:
-            if error is None:
-                self.abort()  # the other end takes no more
-            else:
-                self.close()
-            self._lose(error)
-
-    def _take_back(self) -> None:
-        if self._ends_in_order:
-            return
-        with self.lock:
-            items = list(self.output)
-            self.output.clear()
-            self._unsent += [item for item in items if item is not None]
-            if None in items:
-                self.output.append(None)
-
-    def relieve(self, count: int, taken: int) -> None:
-        self.messages_sent += count
-        self.bytes_sent += taken
-        if self._state is _State.LOST:
-            return
-        self._queued -= taken
-        if self.congested and self._queued < FLUSH_AT:
-            self.congested = False
-            self._relieved.set()
-            self._relieved = anyio.Event()
-
-    def _lose(self, error: MBError | None) -> None:
-        if self._state is not _State.LOST:
-            self._state = _State.LOST
-            self._queued = 0
-            self._closed.set()
-            self._relieved.set()
-            try:
-                self._handler.link_lost(error)
-            except Exception as bug:
-                _log_bug(self.peer, bug)
-
-
-def _poster(backend: Backend) -> Poster:
-    """The loop's Poster, for functions that run in the context of the task which asks for it.
-
-    Else they would run in that of the thread which posts them, where the name of the event loop
-    is that thread's.
-    """
-    post, context = backend.poster(), contextvars.copy_context()
-    return lambda function: post(lambda: context.run(function))
-
-
-def _log_bug(peer: str, error: Exception) -> None:
-    _log.error("internal error: the link to %s is given up", peer, exc_info=error)
-
-
-def _too_large(size: int, limit: int) -> MessageTooLarge:
-    return MessageTooLarge(
-        f"a message of {size} bytes came, the limit is {limit}", size=size, limit=limit
-    )

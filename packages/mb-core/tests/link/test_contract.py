@@ -35,42 +35,6 @@ def framed(*messages: bytes) -> bytes:
 # Opening
 
 
-async def test_messages_go_both_ways_in_order(net: Any) -> None:
-    with anyio.fail_after(5):
-        client, server = await net.pair()
-        numbers = [b"%d" % n for n in range(1000)]
-        for number in numbers[:500]:
-            client.link.send(number)
-        client.link.send_many(numbers[500:])
-        server.link.send_many(numbers)
-        assert await server.receive(1000) == numbers
-        assert await client.receive(1000) == numbers
-
-
-async def test_messages_of_many_sizes_arrive_whole(net: Any) -> None:
-    with anyio.fail_after(5):
-        client, server = await net.pair()
-        sent = [b"x" * size for size in (0, 1, 125, 126, 16_383, 16_384, 65_535, 65_536, 100_000)]
-        for one, other in [(client, server), (server, client)]:
-            one.link.send_many(sent)
-            assert await other.receive(len(sent)) == sent
-
-
-async def test_what_accept_sends_arrives_before_all_else(net: Any, tools: Any) -> None:
-    def greet(link: Link) -> Any:
-        link.send(b"hello")
-        return tools.Handler(link)
-
-    with anyio.fail_after(5):
-        server = await net.listen(greet)
-        client = await net.connect(server.address, greet)
-        accepted = await server.handler()
-        client.link.send(b"more")
-        accepted.link.send(b"more")
-        assert await client.receive(2) == [b"hello", b"more"]
-        assert await accepted.receive(2) == [b"hello", b"more"]
-
-
 async def test_a_link_knows_its_peer(net: Any) -> None:
     with anyio.fail_after(5):
         server = await net.listen()
@@ -79,18 +43,6 @@ async def test_a_link_knows_its_peer(net: Any) -> None:
         assert client.link.peer == f"127.0.0.1:{server.address[1]}"
         assert accepted.link.peer.startswith("127.0.0.1:")
         assert accepted.link.peer != client.link.peer
-
-
-async def test_a_listener_accepts_many(net: Any) -> None:
-    with anyio.fail_after(5):
-        server = await net.listen()
-        clients = [await net.connect(server.address) for _ in range(10)]
-        for n, client in enumerate(clients):
-            client.link.send(b"%d" % n)
-        accepted = [await server.handler(n) for n in range(10)]
-        assert sorted([(await each.receive())[0] for each in accepted]) == [
-            b"%d" % n for n in range(10)
-        ]
 
 
 # Sending
@@ -140,40 +92,6 @@ async def test_a_turn_with_much_to_send_is_congested_until_the_loop_had_its_turn
         await client.link.drain()
         assert not client.link.congested
         assert await server.receive(sent) == [BLOCK] * sent
-
-
-@of_framed
-async def test_a_sender_that_drains_is_held_by_a_peer_that_does_not_read(
-    net: Any, tools: Any
-) -> None:
-    sent = 0
-
-    async def send(link: Link) -> None:
-        nonlocal sent
-        while not stopped:
-            link.send(BLOCK)
-            sent += 1
-            if link.congested:
-                await link.drain()
-
-    stopped = False
-    with anyio.fail_after(10):
-        server = await net.listen()
-        peer = await net.raw(server)
-        accepted = await server.handler()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(send, accepted.link)
-            await anyio.wait_all_tasks_blocked()
-            assert accepted.link.congested
-            # What the kernel holds, and a little more.
-            assert sent * len(BLOCK) < 32 * 1024 * 1024
-            stopped = True
-            received = 0
-            while received < sent * (len(BLOCK) + 4):
-                received += len(await peer.receive())
-        assert not accepted.link.congested
-        await peer.aclose()
-        assert await accepted.end() is None
 
 
 @of_framed
@@ -241,36 +159,6 @@ async def test_a_lost_connection_ends_the_wait_of_drain(net: Any, tools: Any, ho
         await accepted.end()
         await accepted.link.drain()
         await anyio.aclose_forcefully(peer)
-
-
-@of_tcp
-async def test_of_several_that_drain_one_may_be_cancelled(net: Any) -> None:
-    drained = []
-
-    async def drain(name: str, scope: anyio.CancelScope) -> None:
-        with scope:
-            await accepted.link.drain()
-            drained.append(name)
-
-    with anyio.fail_after(5):
-        server = await net.listen()
-        peer = await net.raw(server)
-        accepted = await server.handler()
-        sent = await congest(accepted.link)
-        scopes = {name: anyio.CancelScope() for name in ("one", "two", "three")}
-        async with anyio.create_task_group() as tasks:
-            for name, scope in scopes.items():
-                tasks.start_soon(drain, name, scope)
-            await anyio.wait_all_tasks_blocked()
-            scopes["two"].cancel()
-            await anyio.wait_all_tasks_blocked()
-            assert drained == []
-            received = b""
-            while len(received) < sent * (len(BLOCK) + 4):
-                received += await peer.receive()
-        assert sorted(drained) == ["one", "three"]
-        assert received == framed(BLOCK) * sent  # a cancelled drain loses nothing
-        await peer.aclose()
 
 
 async def test_sending_on_a_closing_or_lost_link_says_that_it_was_not_sent(net: Any) -> None:
@@ -368,44 +256,6 @@ async def test_nothing_is_unsent_on_a_link_that_is_over(net: Any, tools: Any, ho
 
 
 # Closing
-
-
-@pytest.mark.parametrize("closer", ["client", "server"])
-async def test_an_orderly_end_has_no_error_on_either_side(net: Any, closer: str) -> None:
-    with anyio.fail_after(5):
-        client, server = await net.pair()
-        one, other = (client, server) if closer == "client" else (server, client)
-        one.link.send(b"last words")
-        one.link.close("bye")
-        assert await other.end() is None
-        assert other.messages == [b"last words"]
-        assert await one.end() is None
-
-
-async def test_both_sides_may_close_at_once(net: Any) -> None:
-    with anyio.fail_after(5):
-        client, server = await net.pair()
-        client.link.close()
-        server.link.close()
-        assert await client.end() is None
-        assert await server.end() is None
-
-
-@pytest.mark.parametrize("closer", ["client", "server"])
-async def test_what_was_sent_before_close_arrives_though_both_have_much_in_flight(
-    net: Any, closer: str
-) -> None:
-    # With input unread, a close of the whole socket would reset the connection.
-    with anyio.fail_after(10):
-        client, server = await net.pair()
-        one, other = (client, server) if closer == "client" else (server, client)
-        messages = [b"%d" % n + BLOCK for n in range(300)]
-        other.link.send_many(messages)
-        one.link.send_many(messages)
-        one.link.close()
-        assert await other.end() is None
-        assert other.messages == messages
-        assert await one.end() is None
 
 
 @of_framed
@@ -609,26 +459,6 @@ async def test_a_dialled_link_may_be_ended_by_accept(net: Any, tools: Any, metho
         assert await client.end() is None
 
 
-@pytest.mark.parametrize("method", ["close", "abort"])
-async def test_a_link_may_be_ended_from_messages_received(
-    net: Any, tools: Any, method: str
-) -> None:
-    def end_on_message(link: Link) -> Any:
-        def messages_received(messages: list[bytes]) -> None:
-            getattr(link, method)()
-
-        handler = tools.Handler(link)
-        handler.messages_received = messages_received
-        return handler
-
-    with anyio.fail_after(5):
-        server = await net.listen(end_on_message)
-        client = await net.connect(server.address)
-        client.link.send_many([b"one", b"two"])
-        assert await (await server.handler()).end() is None
-        await client.end()
-
-
 @pytest.mark.parametrize("kind", ["ws", "wss"])
 async def test_what_came_with_the_farewell_can_not_be_answered(net: Any, tools: Any) -> None:
     def answer(link: Link) -> Any:
@@ -650,20 +480,6 @@ async def test_what_came_with_the_farewell_can_not_be_answered(net: Any, tools: 
         client.link.close()  # in one piece with them
         assert await accepted.end() is None
         assert accepted.messages == [b"last words"]
-
-
-async def test_several_may_wait_for_the_end_and_one_be_cancelled(net: Any) -> None:
-    with anyio.fail_after(5):
-        client, _ = await net.pair()
-        with anyio.move_on_after(0) as scope:
-            await client.link.wait_closed()
-        assert scope.cancelled_caught
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(client.link.wait_closed)
-            tasks.start_soon(client.link.wait_closed)
-            await anyio.wait_all_tasks_blocked()
-            client.link.close()
-        assert client.lost.is_set()
 
 
 # Why a link was lost
@@ -1009,18 +825,6 @@ async def test_a_connection_that_was_just_accepted_is_not_opened_by_a_closed_lis
                 assert len(server.handlers) == before
                 for handler in server.handlers:
                     handler.link.abort()
-
-
-@of_plain
-async def test_a_listeners_port_is_free_once_it_is_closed(net: Any) -> None:
-    with anyio.fail_after(5):
-        server = await net.listen()
-        await server.listener.close()
-        again = await net.listen(address=server.address)
-        assert again.address == server.address
-        client = await net.connect(again.address)
-        client.link.send(b"one")
-        await (await again.handler()).receive()
 
 
 # Bugs of handlers

@@ -1,0 +1,73 @@
+"""Listening at a URL, over whichever transport speaks its scheme: what a broker does."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+from .errors import ConnectError
+from .link import Accept, Address, Backend, Listener, Spawn, StreamOptions
+from .transport import Sockets, Transport, WireTransport, port_of
+from .url import URL
+from .wire import Limits, Site, Wire
+
+__all__ = ["listen"]
+
+
+async def listen(
+    url: URL,
+    transport: Transport,
+    accept: Accept,
+    *,
+    backend: Backend,
+    limits: Limits,
+    options: StreamOptions,
+    spawn: Spawn,
+    site: Site | None = None,
+) -> tuple[URL, Listener]:
+    """Accept connections at `url`; gives the URL to connect to, with the port that it got.
+
+    The `ssl_context` of `options` is for transports that are secure.  Raises ConnectError.  When
+    cancelled, nothing listens.
+    """
+    if not isinstance(transport, WireTransport):
+        listener = await transport.listen(url, accept, backend=backend, limits=limits)
+        return URL(url.scheme, listener.address[0], None, ""), listener
+    if not transport.secure:
+        options = replace(options, ssl_context=None)
+    elif options.ssl_context is None:
+        raise ConnectError(f"{url} needs an ssl_context with the broker's certificate")
+    sockets = transport.sockets
+    server = transport.server
+
+    def wire() -> Wire:
+        return server(limits, site)
+
+    where: Address | socket.socket
+    where = (url.host, port_of(url, transport)) if sockets is None else _socket(sockets, url)
+    listener = await backend.listen(where, wire, accept, options=options, spawn=spawn)
+    if sockets is not None:
+        return url, _Released(listener, sockets, url)
+    return URL(url.scheme, url.host, listener.address[1], url.path), listener
+
+
+def _socket(sockets: Sockets, url: URL) -> socket.socket:
+    try:
+        return sockets.listen(url)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConnectError(f"can't listen on {url}: {reason}") from error
+
+
+class _Released:
+    """A Listener on a socket that leaves something behind."""
+
+    def __init__(self, listener: Listener, sockets: Sockets, url: URL) -> None:
+        self.address = listener.address
+        self._listener = listener
+        self._sockets = sockets
+        self._url = url
+
+    async def close(self) -> None:
+        await self._listener.close()
+        self._sockets.release(self._url)

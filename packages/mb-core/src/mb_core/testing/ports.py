@@ -1,0 +1,49 @@
+"""TCP ports that stay the test's own while nobody listens on them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+
+__all__ = ["HOST", "listening_socket", "reserved_port"]
+
+HOST = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def reserved_port(host: str = HOST) -> Iterator[int]:
+    """A port that others of this machine get neither to listen on nor to connect from.
+
+    The second matters: who connects to a port that is free for all may be given the same port
+    for its own end, and is then connected to itself.  Raises OSError for a host that is not this
+    machine's.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        reserved.bind(address)
+        port: int = reserved.getsockname()[1]
+        if sys.platform != "linux":
+            # Elsewhere a socket that is only bound would keep the broker from listening.
+            reserved.close()
+        yield port
+
+
+def listening_socket(port: int) -> socket.socket:
+    """A non-blocking socket that listens on a reserved port."""
+    listener = socket.socket()
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(128)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,160 @@
+"""One direction of a proxied connection, and what befalls the bytes in it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+__all__ = ["FAIR", "HALF_OPEN", "STALLED", "Flow", "Pipe", "Weather"]
+
+_READ_AT_ONCE = 64 * 1024
+# Chunks that wait for their time; with more, nothing is read.
+_QUEUED = 64
+
+
+class Flow(Enum):
+    """What becomes of bytes."""
+
+    PASS = "they go through"
+    STALL = "they are neither read nor passed on, and wait"
+    DISCARD = "they are read and thrown away; neither end nor reset is passed on"
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What befalls one direction.
+
+    `delay` is in milliseconds, and keeps the order.  `chunk` is the most bytes that are passed on
+    at once.  `swap` lets the two halves of what was read at once change places.  After
+    `cut_after` more bytes the connection is reset on both sides.
+    """
+
+    flow: Flow = Flow.PASS
+    delay: int = 0
+    chunk: int | None = None
+    swap: bool = False
+    cut_after: int | None = None
+
+
+FAIR = Weather()
+STALLED = Weather(Flow.STALL)
+HALF_OPEN = Weather(Flow.DISCARD)
+
+
+class Pipe:
+    """Moves bytes from one socket to another until their end, within one event loop.
+
+    What was thrown away does not come back: a pipe that has begun to discard never passes
+    anything on again, whatever its weather.
+    """
+
+    def __init__(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        weather: Weather,
+        *,
+        received: Callable[[int], None],
+        forwarded: Callable[[int], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._source = source
+        self._target = target
+        self._received = received
+        self._forwarded = forwarded
+        self._queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUED)
+        self._writing = asyncio.Lock()
+        self._moving = asyncio.Event()
+        self._weather = FAIR
+        self._left: int | None = None
+        self.change(weather)
+
+    def change(self, weather: Weather) -> None:
+        """Have another weather from now on."""
+        if self._weather.flow is Flow.DISCARD:
+            weather = replace(weather, flow=Flow.DISCARD)
+        self._weather = weather
+        self._left = weather.cut_after
+        if weather.flow is Flow.STALL:
+            self._moving.clear()
+        else:
+            self._moving.set()
+
+    async def run(self) -> None:
+        """Move bytes until the source ends in order.
+
+        Raises an ExceptionGroup of OSErrors where either side is reset, or is to be reset.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read())
+            tasks.create_task(self._write())
+
+    async def inject(self, data: bytes) -> None:
+        """Put `data` into the stream where it is now."""
+        async with self._writing:
+            await self._loop.sock_sendall(self._target, data)
+
+    async def _read(self) -> None:
+        while True:
+            await self._moving.wait()
+            try:
+                data = await self._loop.sock_recv(self._source, _READ_AT_ONCE)
+            except OSError:
+                await self._keep_quiet_if_discarding()
+                raise
+            await self._moving.wait()
+            self._received(len(data))
+            if self._weather.flow is not Flow.DISCARD:
+                due = self._loop.time() + self._weather.delay / 1000
+                await self._queue.put((due, _swapped(data) if self._weather.swap else data))
+            if not data:
+                await self._keep_quiet_if_discarding()
+                return
+
+    async def _write(self) -> None:
+        while True:
+            due, data = await self._queue.get()
+            if (wait := due - self._loop.time()) > 0:
+                await asyncio.sleep(wait)
+            if not data:
+                await self._moving.wait()
+                await self._keep_quiet_if_discarding()
+                self._target.shutdown(socket.SHUT_WR)
+                return
+            for piece in self._pieces(data):
+                await self._moving.wait()
+                if self._weather.flow is Flow.DISCARD:
+                    break
+                await self._pass_on(piece)
+                if self._weather.chunk is not None:
+                    await asyncio.sleep(0)
+
+    async def _pass_on(self, piece: bytes) -> None:
+        if self._left is not None:
+            piece = piece[: self._left]
+            self._left -= len(piece)
+        async with self._writing:
+            await self._loop.sock_sendall(self._target, piece)
+        self._forwarded(len(piece))
+        if self._left == 0:
+            raise ConnectionResetError("its bytes are used up")
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        position = 0
+        while position < len(data):
+            # Looked at for each piece: the weather may change in the middle.
+            end = position + (self._weather.chunk or len(data))
+            yield data[position:end]
+            position = end
+
+    async def _keep_quiet_if_discarding(self) -> None:
+        if self._weather.flow is Flow.DISCARD:
+            await asyncio.get_running_loop().create_future()
+
+
+def _swapped(data: bytes) -> bytes:
+    half = len(data) // 2
+    return data[half:] + data[:half]

@@ -1,0 +1,199 @@
+"""What a transport promises: each check of the suite is of one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ContractBroken", "Promise", "broken", "expect"]
+
+
+class ContractBroken(AssertionError):
+    """A transport does not do what its contract says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What is expected of a transport, and the place that says so."""
+
+    text: str
+    contract: str
+
+
+def expect(promise: Promise, kept: bool, found: str) -> None:
+    """Raise ContractBroken unless the promise was kept; `found` says what was seen instead."""
+    __tracebackhide__ = True
+    if not kept:
+        raise broken(promise, found)
+
+
+def broken(promise: Promise, found: str) -> ContractBroken:
+    """The failure of a test: what was seen, what was expected, and where that is written."""
+    return ContractBroken(f"{found}\n  Expected: {promise.text}\n  Contract: {promise.contract}")
+
+
+# Of the plugin
+
+FOUND = Promise(
+    "an installed transport is found by its scheme, through an entry point of that name in the "
+    "group mb.transports",
+    "docs/plugins.md",
+)
+
+# Of a Wire
+
+_WIRE = "mb_core.wire.Wire"
+
+NEVER_RAISES = Promise(
+    "no method of a Wire raises for what the other side did: it moves to CLOSED, and says why in "
+    "`error`",
+    _WIRE,
+)
+TYPES = Promise(
+    "receive_data gives a list of bytes, send a number, data_to_send bytes; state is a WireState, "
+    "error an MBError or None",
+    _WIRE,
+)
+DOWNWARDS = Promise(
+    "a Wire moves from HANDSHAKE to CLOSED, and never back", "mb_core.wire.WireState"
+)
+ONE_REASON = Promise(
+    "`error` says why a Wire is closing or closed; there is none before, and it stays as it is",
+    f"{_WIRE}.error",
+)
+SILENT_WHEN_CLOSED = Promise("after CLOSED, received data is ignored", _WIRE)
+HANDSHAKE = Promise(
+    "a client's and a server's Wire that are given each other's output are OPEN after their "
+    "handshake, without a message and without an error",
+    _WIRE,
+)
+QUIET = Promise(
+    "two Wires that were given all of each other's output come to rest", f"{_WIRE}.data_to_send"
+)
+SPLITS = Promise(
+    "a Wire gives the messages that were sent, whole and in order, however their bytes were split",
+    f"{_WIRE}.receive_data",
+)
+PROMPT = Promise(
+    "receive_data gives a message with its last byte, neither before nor later",
+    f"{_WIRE}.receive_data",
+)
+COUNTS = Promise("send returns how many bytes it adds to the output", f"{_WIRE}.send")
+OUTPUT_ONCE = Promise(
+    "data_to_send gives all that is to be written now, and gives it once", f"{_WIRE}.data_to_send"
+)
+OWN_STATE = Promise("one Wire serves one connection: two share nothing", "mb_core.wire")
+PROPORTION = Promise(
+    "a Wire works in proportion to the bytes received, however they were split", _WIRE
+)
+LIMIT = Promise(
+    "a message of max_message bytes is accepted; a larger one closes the Wire with "
+    "MessageTooLarge, behind the messages that were whole before it",
+    "mb_core.wire.Limits, mb_core.wire.Wire.error",
+)
+NO_ROOM_OVER_LIMIT = Promise(
+    "a message over the limit is refused before there is room for it: by its announced length, or "
+    "when that many bytes have come",
+    "mb_core.wire.Limits",
+)
+EOF_WITHIN = Promise(
+    "an end of the stream within a message or a handshake closes the Wire with an error",
+    f"{_WIRE}.receive_eof",
+)
+EOF_BETWEEN = Promise(
+    "an end of the stream between messages closes the Wire: without an error, or with a "
+    "RemoteProtocolError where the transport has a farewell that did not come",
+    f"{_WIRE}.receive_eof",
+)
+CLOSES = Promise(
+    "close begins an orderly end behind all that is queued: the other side gets it, both Wires "
+    "are CLOSED when the streams have ended, and neither has an error",
+    f"{_WIRE}.close",
+)
+TWICE = Promise("receive_eof and close are safe to call twice, and then change nothing", _WIRE)
+
+# Of a Link
+
+_LINK = "mb_core.link.Link"
+
+IN_TIME = Promise("whatever is waited for comes about, and nothing blocks the event loop", _LINK)
+NO_BUG = Promise("nothing goes wrong that only the log tells of", _LINK)
+HANDLED_IN_ORDER = Promise(
+    "messages_received brings messages and is never called after link_lost, which is called once",
+    "mb_core.link.LinkHandler",
+)
+NOTHING_LEFT = Promise(
+    "when all Links and Listeners are closed, no task, no socket and no file is left",
+    "mb_core.transport, mb_core.link.Listener",
+)
+MESSAGES = Promise("messages arrive as they were sent, each once and in order", f"{_LINK}.send")
+GREETED = Promise(
+    "what a handler sends from within `accept` is sent, before all that is sent later",
+    "mb_core.link.Accept",
+)
+PEER = Promise("`peer` names the other side, for logs and errors", f"{_LINK}.peer")
+COALESCED = Promise("all that is sent in one turn of the loop leaves in one write", f"{_LINK}.send")
+COUNTED = Promise(
+    "messages_sent and bytes_sent count the messages that were handed over, and their bytes",
+    f"{_LINK}.messages_sent",
+)
+HELD = Promise(
+    "a Link whose other side does not read is congested, and drain waits until it reads",
+    f"{_LINK}.drain",
+)
+DRAIN_ENDS = Promise("a lost connection ends the wait of drain", f"{_LINK}.drain")
+CANCELLED = Promise("when it is cancelled, nothing is lost", f"{_LINK}.drain")
+UNSENT = Promise(
+    "take_unsent gives back, in order and once, the messages of which nothing has left",
+    f"{_LINK}.take_unsent",
+)
+NOT_SENT = Promise(
+    "sending on a Link that is closing or closed raises ConnectionLost with sent=False",
+    f"{_LINK}.send",
+)
+ORDERLY = Promise(
+    "after close, what was sent arrives, and both sides hear of an end without an error",
+    f"{_LINK}.close",
+)
+ABORTED = Promise(
+    "abort ends a Link at once and without an error of its own; the other side hears of the end",
+    f"{_LINK}.abort",
+)
+GIVEN_UP = Promise(
+    "an orderly end that the other side does not answer is given up at the close time limit, with "
+    "an error",
+    f"{_LINK}.close",
+)
+LOST = Promise(
+    "a connection that breaks, or ends within a message, is lost with an error",
+    "mb_core.link.LinkHandler",
+)
+UNDISTURBED = Promise(
+    "what one stranger sends ends his connection and no other", "mb_core.link.Backend.listen"
+)
+NO_CONNECTION = Promise(
+    "connecting raises ConnectError, which names the place, where no connection comes about",
+    "mb_core.link.Backend.connect, mb_core.transport.LinkTransport.connect",
+)
+CANCELLED_CONNECT = Promise(
+    "a connect that is cancelled leaves nothing behind",
+    "mb_core.link.Backend.connect, mb_core.transport.LinkTransport.connect",
+)
+IN_USE = Promise(
+    "listening at a URL at which somebody listens raises ConnectError, and disturbs nobody",
+    "mb_core.transport.Sockets.listen, mb_core.transport.LinkTransport.listen",
+)
+RELEASED = Promise(
+    "a Listener that is closed accepts nothing more, its Links live on, and its URL is free",
+    "mb_core.link.Listener, mb_core.transport.Sockets.release",
+)
+STALE = Promise(
+    "what a broker that was killed has left at a URL does not keep the next one from listening",
+    "mb_core.transport.Sockets.listen",
+)
+BAD_URL = Promise(
+    "a URL that says no place raises ConnectError", "mb_core.transport.Sockets.address"
+)
+
+# Of all together
+
+WORKS = Promise("the client and the broker work over it", "docs/architecture.md")

@@ -1,0 +1,113 @@
+"""How the tests of the suite run: within a time limit, and on an event loop of their own.
+
+They are plain functions to pytest, so the suite needs none of its plugins.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+
+from .network import Network
+from .promises import IN_TIME, PROPORTION, broken
+from .settings import Settings
+
+__all__ = ["on_loops", "without_io"]
+
+_Test = TypeVar("_Test", bound=Callable[..., Any])
+
+_GRACE = 5.0
+"""Seconds beyond the time limit, after which an event loop is taken for blocked."""
+
+
+def without_io(test: _Test) -> _Test:
+    """A test of Wires; `pytest` gets it with a time limit, in which an endless loop shows."""
+
+    @functools.wraps(test)
+    def run(self: Settings, *arguments: Any, **fixtures: Any) -> None:
+        _in_time(self.time_limit, lambda: test(self, *arguments, **fixtures))
+
+    return run  # type: ignore[return-value]
+
+
+def on_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test with a `net`: a Network on an event loop of the test's own."""
+
+    @functools.wraps(test)
+    def run(self: Settings, anyio_backend: str, **fixtures: Any) -> None:
+        def on_loop() -> None:
+            with TemporaryDirectory(prefix="mb") as folder:  # short: names of sockets have a limit
+                main = functools.partial(_main, self, test, Path(folder), fixtures)
+                anyio.run(main, backend=anyio_backend)
+
+        _in_time(self.time_limit + _GRACE, on_loop)
+
+    signature = inspect.signature(test)
+    backend = inspect.Parameter("anyio_backend", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [p if p.name != "net" else backend for p in signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+async def _main(
+    suite: Settings,
+    test: Callable[..., Coroutine[Any, Any, None]],
+    folder: Path,
+    fixtures: dict[str, Any],
+) -> None:
+    failure: BaseException | None = None
+    async with Network.open(suite, folder) as net:
+        try:
+            with anyio.fail_after(suite.time_limit):
+                await test(suite, net, **fixtures)
+        # Not within the Network's tasks, which would make a group of it.
+        except (Exception, pytest.skip.Exception) as error:
+            failure = _plain(error)
+            net.has_failed = True
+    if isinstance(failure, TimeoutError):
+        text = f"the test was still waiting after {suite.time_limit:g} s, where the traceback says"
+        raise broken(IN_TIME, text) from failure
+    if failure is not None:
+        raise failure
+
+
+def _plain(error: BaseException) -> BaseException:
+    """The first error of those that task groups have joined."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _in_time(seconds: float, function: Callable[[], None]) -> None:
+    """Run in a thread, which is left alone when it takes longer; tells where it then is."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function()
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="mb transport suite", daemon=True)
+    thread.start()
+    try:
+        outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():
+            raise
+        frame = sys._current_frames()[thread.ident or 0]
+        stack = "".join(traceback.format_stack(frame)[-6:])
+        raise broken(PROPORTION, f"it was still busy after {seconds:g} s, here:\n{stack}") from None
+    thread.join()
