@@ -3,78 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
 import anyio.to_thread
 
-from mb_broker import Broker, running
+from mb_broker import RunningBroker, running
+from mb_core.testing.ports import HOST, reserved_port
 
-from .ports import HOST, reserved_port
-
-__all__ = ["ProcessBroker", "ThreadBroker"]
+__all__ = ["ProcessBroker", "restart_in_order", "thread_broker"]
 
 # Milliseconds.  What goes away in a test does so at once.
 _AT_ONCE = {"drain_timeout": 0, "close_timeout": 200}
 
 
-class ThreadBroker:
-    """A broker in a thread of this process; a context manager, that runs at its beginning.
+def thread_broker(scheme: str = "tcp", **options: Any) -> AbstractContextManager[RunningBroker]:
+    """A broker in a thread of this process, while a block lasts; what it ends, it ends at once."""
+    return running(f"{scheme}://{HOST}:0", **_AT_ONCE | options)
 
-    `stop` ends its connections in order, as far as the clients do their part.  `ssl_context` and
-    `options` may be set anew for the next start.
+
+async def restart_in_order(broker: RunningBroker, *, down: Any = None) -> None:
+    """Stop it as far as the clients do their part, and start it, with the event loop going on.
+
+    `down` is awaited in between, when nobody listens.
     """
-
-    def __init__(
-        self, scheme: str = "tcp", *, ssl_context: ssl.SSLContext | None = None, **options: Any
-    ) -> None:
-        self.scheme = scheme
-        self.ssl_context = ssl_context
-        self.options: dict[str, Any] = _AT_ONCE | options
-        self._port = contextlib.ExitStack()
-        self._running = contextlib.ExitStack()
-        self._broker: Broker | None = None
-
-    def __enter__(self) -> ThreadBroker:
-        self.port = self._port.enter_context(reserved_port())
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-        self._port.close()
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{HOST}:{self.port}"
-
-    def start(self) -> None:
-        """Run; returns when it listens."""
-        self._broker = self._running.enter_context(
-            running(self.url, ssl_context=self.ssl_context, **self.options)
-        )
-
-    def stop(self) -> None:
-        """End; returns when nobody listens any more and its connections are closed."""
-        self._running.close()
-
-    async def restart(self, *, down: Any = None) -> None:
-        """Stop and start, with the event loop going on.
-
-        `down` is awaited in between, when nobody listens.
-        """
-        await anyio.to_thread.run_sync(self.stop)
-        if down is not None:
-            await down()
-        await anyio.to_thread.run_sync(self.start)
+    await anyio.to_thread.run_sync(broker.stop)
+    if down is not None:
+        await down()
+    await anyio.to_thread.run_sync(broker.start)
 
 
 class ProcessBroker:

@@ -11,10 +11,11 @@ from typing import Any
 
 import anyio
 
+from mb_broker import RunningBroker
 from mb_client import MBError, MessageBrokerClient
+from mb_core.testing.proxy import Proxy
 
-from .brokers import ThreadBroker
-from .proxy import Proxy
+from .brokers import thread_broker
 from .traffic import (
     ANY_ABSENCE,
     ANY_LOSS,
@@ -46,7 +47,7 @@ PUBLISH_LIMIT = 1500
 class Scene:
     """`far` is behind the proxy and has all the trouble; `near` has none."""
 
-    broker: ThreadBroker
+    broker: RunningBroker
     proxy: Proxy
     near: MessageBrokerClient
     far: MessageBrokerClient
@@ -148,12 +149,12 @@ async def scene(
 ) -> AsyncIterator[Scene]:
     """A Scene with both clients connected; `options` are those of `far`, FAST where not named."""
     with (
-        ThreadBroker(scheme, ssl_context=server_context, **(broker or {})) as started,
-        Proxy(started.port) as proxy,
+        thread_broker(scheme, ssl_context=server_context, **(broker or {})) as started,
+        Proxy(started.url) as proxy,
     ):
         tls: dict[str, Any] = {"ssl_context": client_context}
         near = MessageBrokerClient(started.url, **FAST, **tls)
-        far = MessageBrokerClient(proxy.url(scheme), **FAST | options, **tls)
+        far = MessageBrokerClient(proxy.url, **FAST | options, **tls)
         made = Scene(started, proxy, near, far)
         async with near, far:
             await made.subscribe()

@@ -9,9 +9,10 @@ import anyio.to_thread
 import pytest
 
 from mb_client import MessageBrokerClient
+from mb_core.testing.ports import HOST
+from mb_core.url import parse_url
 
-from .brokers import ProcessBroker, ThreadBroker
-from .ports import HOST
+from .brokers import ProcessBroker, restart_in_order, thread_broker
 
 pytestmark = pytest.mark.anyio
 
@@ -21,23 +22,23 @@ async def ask(url: str) -> None:
         await client.request("system.heartbeat", {})
 
 
-def is_refused(port: int) -> None:
+def is_refused(url: str) -> None:
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((HOST, port), 5)
+        socket.create_connection((HOST, parse_url(url).port), 5)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 async def test_a_broker_in_a_thread_starts_again_on_its_port(scheme: str) -> None:
-    with ThreadBroker(scheme) as broker:
+    with thread_broker(scheme) as broker:
         await ask(broker.url)
         for _ in range(3):
 
             async def down() -> None:
-                is_refused(broker.port)
+                is_refused(broker.url)
 
-            await broker.restart(down=down)
+            await restart_in_order(broker, down=down)
             await ask(broker.url)
-    is_refused(broker.port)
+    is_refused(broker.url)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
@@ -47,8 +48,8 @@ async def test_a_process_that_is_killed_starts_again_on_its_port(scheme: str) ->
         client = MessageBrokerClient(broker.url)
         await client.connect()
         broker.kill()
-        is_refused(broker.port)
+        is_refused(broker.url)
         await client.close()
         await anyio.to_thread.run_sync(broker.start)
         await ask(broker.url)
-    is_refused(broker.port)
+    is_refused(broker.url)

@@ -10,9 +10,8 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost
+from mb_core.testing.proxy import Cut, Gate
 
-from .proxy import Gate
-from .relay import Cut
 from .scene import Scene, scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_remains")]

@@ -12,10 +12,9 @@ import pytest
 import trustme
 
 from mb_client import ConnectError, ConnectionLost, MessageBrokerClient
+from mb_core.testing.proxy import Cut, Proxy
 
-from .brokers import ThreadBroker
-from .proxy import Proxy
-from .relay import Cut
+from .brokers import thread_broker
 from .scene import FAST
 from .traffic import PATIENCE, Signal
 
@@ -49,11 +48,11 @@ async def test_a_wrong_certificate_is_one_attempt_and_a_final_error_within_a_sec
     wrong: str, scheme: str, certificates: Any
 ) -> None:
     with (
-        ThreadBroker(scheme, ssl_context=WRONG[wrong](certificates)) as broker,
-        Proxy(broker.port) as proxy,
+        thread_broker(scheme, ssl_context=WRONG[wrong](certificates)) as broker,
+        Proxy(broker.url) as proxy,
     ):
         client = MessageBrokerClient(
-            proxy.url(scheme),
+            proxy.url,
             ssl_context=certificates.client(),
             retry_connect=True,
             **FAST,
@@ -72,19 +71,20 @@ async def test_a_server_that_speaks_no_tls_is_tried_again(scheme: str, certifica
     plain = {"tls": "tcp", "wss": "ws"}[scheme]
     right = certificates.server()
     with (
-        ThreadBroker(plain) as wrong,
-        ThreadBroker(scheme, ssl_context=right) as broker,
-        Proxy(wrong.port) as proxy,
+        thread_broker(plain) as wrong,
+        thread_broker(scheme, ssl_context=right) as broker,
+        Proxy(wrong.url) as proxy,
     ):
+        url = proxy.url.replace(plain, scheme)
         client = MessageBrokerClient(
-            proxy.url(scheme), ssl_context=certificates.client(), retry_connect=True, **FAST
+            url, ssl_context=certificates.client(), retry_connect=True, **FAST
         )
         failures = Signal()
 
         def mend(error: Exception) -> None:
             assert isinstance(error, ConnectError)
             assert not error.final
-            proxy.target_port = broker.port
+            proxy.target = broker.url
             failures()
 
         client.on_error(mend)
@@ -98,11 +98,11 @@ async def test_a_certificate_that_goes_bad_between_connections_ends_the_client(
     wrong: str, scheme: str, certificates: Any
 ) -> None:
     with (
-        ThreadBroker(scheme, ssl_context=certificates.server()) as good,
-        ThreadBroker(scheme, ssl_context=WRONG[wrong](certificates)) as bad,
-        Proxy(good.port) as proxy,
+        thread_broker(scheme, ssl_context=certificates.server()) as good,
+        thread_broker(scheme, ssl_context=WRONG[wrong](certificates)) as bad,
+        Proxy(good.url) as proxy,
     ):
-        client = MessageBrokerClient(proxy.url(scheme), ssl_context=certificates.client(), **FAST)
+        client = MessageBrokerClient(proxy.url, ssl_context=certificates.client(), **FAST)
         ended: dict[str, Exception] = {}
 
         async def expect_the_end(what: str, call: Callable[[], Any]) -> None:
@@ -121,7 +121,7 @@ async def test_a_certificate_that_goes_bad_between_connections_ends_the_client(
                     tasks.start_soon(expect_the_end, "run", client.run)
                     tasks.start_soon(expect_the_end, "iterator", lambda: iterate(events))
                     await anyio.wait_all_tasks_blocked()
-                    proxy.target_port = bad.port
+                    proxy.target = bad.url
                     proxy.cut(Cut.RESET)
             assert set(ended) == {"run", "iterator"}
             for error in ended.values():
@@ -139,15 +139,15 @@ async def test_a_certificate_that_was_renewed_between_connections_is_no_matter(
     scheme: str, certificates: Any
 ) -> None:
     with (
-        ThreadBroker(scheme, ssl_context=certificates.server()) as old,
-        ThreadBroker(scheme, ssl_context=certificates.server()) as new,
-        Proxy(old.port) as proxy,
+        thread_broker(scheme, ssl_context=certificates.server()) as old,
+        thread_broker(scheme, ssl_context=certificates.server()) as new,
+        Proxy(old.url) as proxy,
     ):
-        client = MessageBrokerClient(proxy.url(scheme), ssl_context=certificates.client(), **FAST)
+        client = MessageBrokerClient(proxy.url, ssl_context=certificates.client(), **FAST)
         connects = Signal()
         client.on_connect(connects)
         async with client:
-            proxy.target_port = new.port
+            proxy.target = new.url
             proxy.cut(Cut.RESET)
             await connects.reaches(2, "the client is connected")
             await client.request("system.heartbeat", {})

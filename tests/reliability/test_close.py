@@ -10,11 +10,9 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, ConnectionLost, MBError, MessageBrokerClient
+from mb_core.testing.proxy import HALF_OPEN, STALLED, Cut, Direction, Gate, Proxy, Weather
 
-from .brokers import ThreadBroker
-from .pipe import HALF_OPEN, STALLED, Weather
-from .proxy import Gate, Proxy
-from .relay import Cut, Direction
+from .brokers import thread_broker
 from .scene import FAST, scene
 from .traffic import Received, Signal
 
@@ -105,11 +103,11 @@ async def test_closing_ends_a_reconnect_in_the_middle(gate: Gate) -> None:
 async def test_a_first_connection_that_is_tried_again_and_again_can_be_ended(
     gate: Gate, by: str
 ) -> None:
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
         proxy.admit(gate)
         failures = Signal()
         client = MessageBrokerClient(
-            proxy.url("tcp"), **FAST | {"retry_connect": True, "connect_timeout": 50}
+            proxy.url, **FAST | {"retry_connect": True, "connect_timeout": 50}
         )
         client.on_error(failures)
         async with anyio.create_task_group() as tasks:

@@ -12,9 +12,18 @@ from typing import Any
 
 import pytest
 
-from .pipe import FAIR, HALF_OPEN, STALLED, Weather
-from .proxy import Gate, Proxy, Where
-from .relay import Cut, Direction
+from mb_core.testing.proxy import (
+    FAIR,
+    HALF_OPEN,
+    STALLED,
+    Cut,
+    Direction,
+    Gate,
+    Proxy,
+    Weather,
+    Where,
+)
+
 from .scene import Scene, scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_remains")]

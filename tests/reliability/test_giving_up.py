@@ -9,10 +9,9 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, ConnectionLost, MessageBrokerClient
+from mb_core.testing.proxy import Cut, Gate, Proxy
 
-from .brokers import ThreadBroker
-from .proxy import Gate, Proxy
-from .relay import Cut
+from .brokers import thread_broker
 from .scene import FAST
 from .traffic import PATIENCE, Signal
 
@@ -26,8 +25,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("why", OPTIONS)
 async def test_all_that_waits_ends_and_all_that_comes_is_refused(why: str) -> None:
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
-        client = MessageBrokerClient(proxy.url("tcp"), **FAST | OPTIONS[why])
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
+        client = MessageBrokerClient(proxy.url, **FAST | OPTIONS[why])
         disconnects = Signal()
         client.on_disconnect(disconnects)
         ended: list[str] = []
@@ -74,13 +73,13 @@ async def test_all_that_waits_ends_and_all_that_comes_is_refused(why: str) -> No
 
 
 async def test_a_first_connection_that_fails_is_not_tried_again_unless_that_was_asked_for() -> None:
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
         proxy.admit(Gate.REFUSE)
-        client = MessageBrokerClient(proxy.url("tcp"), **FAST)
+        client = MessageBrokerClient(proxy.url, **FAST)
         with pytest.raises(ConnectError) as raised:
             await client.connect()
         assert not raised.value.final
-        again = MessageBrokerClient(proxy.url("tcp"), **FAST | {"retry_connect": True})
+        again = MessageBrokerClient(proxy.url, **FAST | {"retry_connect": True})
         failures = Signal()
         again.on_error(failures)
         async with anyio.create_task_group() as tasks:
@@ -93,12 +92,12 @@ async def test_a_first_connection_that_fails_is_not_tried_again_unless_that_was_
 
 async def test_of_several_addresses_any_will_do_and_the_good_one_stays() -> None:
     with (
-        ThreadBroker() as broker,
-        Proxy(broker.port) as first,
-        Proxy(broker.port) as second,
+        thread_broker() as broker,
+        Proxy(broker.url) as first,
+        Proxy(broker.url) as second,
     ):
         first.admit(Gate.REFUSE)
-        client = MessageBrokerClient([first.url("tcp"), second.url("tcp")], **FAST)
+        client = MessageBrokerClient([first.url, second.url], **FAST)
         connects = Signal()
         client.on_connect(connects)
         async with client:

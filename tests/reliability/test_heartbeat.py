@@ -9,11 +9,9 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, Message, MessageBrokerClient, RequestTimeoutError
+from mb_core.testing.proxy import HALF_OPEN, STALLED, Direction, Proxy, Weather, Where
 
-from .brokers import ThreadBroker
-from .pipe import HALF_OPEN, STALLED, Weather
-from .proxy import Proxy, Where
-from .relay import Direction
+from .brokers import thread_broker
 from .scene import FAST
 from .traffic import MARGIN, Signal
 
@@ -23,14 +21,12 @@ INTERVAL = 100
 
 
 def client_of(proxy: Proxy, scheme: str = "tcp", **options: Any) -> MessageBrokerClient:
-    return MessageBrokerClient(
-        proxy.url(scheme), **FAST | {"heartbeat_interval": INTERVAL} | options
-    )
+    return MessageBrokerClient(proxy.url, **FAST | {"heartbeat_interval": INTERVAL} | options)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 async def test_a_quiet_connection_is_kept_and_costs_a_question_an_interval(scheme: str) -> None:
-    with ThreadBroker(scheme) as broker, Proxy(broker.port) as proxy:
+    with thread_broker(scheme) as broker, Proxy(broker.url) as proxy:
         losses = Signal()
         client = client_of(proxy, scheme)
         client.on_disconnect(losses)
@@ -45,7 +41,7 @@ async def test_a_quiet_connection_is_kept_and_costs_a_question_an_interval(schem
 
 @pytest.mark.parametrize("weather", [STALLED, HALF_OPEN], ids=["stalled", "half-open"])
 async def test_a_dead_connection_is_found_within_a_few_intervals(weather: Weather) -> None:
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
         losses = Signal()
         client = client_of(proxy)
         client.on_disconnect(losses)
@@ -59,7 +55,7 @@ async def test_a_dead_connection_is_found_within_a_few_intervals(weather: Weathe
 
 async def test_a_request_ends_with_its_dead_connection_unless_it_may_be_sent_again() -> None:
     limit = 1000
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
         async with MessageBrokerClient(broker.url, **FAST) as service, client_of(proxy) as client:
             asked = Signal()
 
@@ -98,7 +94,7 @@ async def test_a_request_ends_with_its_dead_connection_unless_it_may_be_sent_aga
 
 async def test_a_program_that_keeps_its_event_loop_busy_is_not_the_connections_fault() -> None:
     interval = 60
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
         losses = Signal()
         client = client_of(proxy, heartbeat_interval=interval)
         client.on_disconnect(losses)
@@ -116,8 +112,8 @@ async def test_a_program_that_keeps_its_event_loop_busy_is_not_the_connections_f
 
 async def test_a_quiet_client_answers_the_brokers_questions() -> None:
     with (
-        ThreadBroker(heartbeat_after=100, drop_after=1000) as broker,
-        Proxy(broker.port) as proxy,
+        thread_broker(heartbeat_after=100, drop_after=1000) as broker,
+        Proxy(broker.url) as proxy,
     ):
         losses = Signal()
         client = client_of(proxy, heartbeat_interval=None)
@@ -132,7 +128,7 @@ async def test_a_quiet_client_answers_the_brokers_questions() -> None:
 
 
 async def test_without_an_interval_a_dead_connection_is_borne() -> None:
-    with ThreadBroker() as broker, Proxy(broker.port) as proxy:
+    with thread_broker() as broker, Proxy(broker.url) as proxy:
         losses = Signal()
         client = client_of(proxy, heartbeat_interval=None)
         client.on_disconnect(losses)

@@ -10,10 +10,8 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, RequestTimeoutError
+from mb_core.testing.proxy import FAIR, STALLED, Cut, Direction, Where
 
-from .pipe import FAIR, STALLED
-from .proxy import Where
-from .relay import Cut, Direction
 from .scene import Scene, scene
 from .traffic import MARGIN, PATIENCE
 

@@ -12,10 +12,8 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, MessageBrokerClient
+from mb_core.testing.proxy import FAIR, Cut, Weather, Where
 
-from .pipe import FAIR, Weather
-from .proxy import Where
-from .relay import Cut
 from .scene import Scene, scene
 from .traffic import Published
 

@@ -10,7 +10,7 @@ import pytest
 
 from mb_client import MessageBrokerClient
 
-from .brokers import ProcessBroker, ThreadBroker
+from .brokers import ProcessBroker, restart_in_order, thread_broker
 from .scene import FAST
 from .traffic import PATIENCE, Asked, Published, Received, Signal, keep_asking, keep_publishing
 
@@ -49,14 +49,14 @@ class Pair:
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 async def test_a_broker_that_is_restarted_in_order_finds_its_clients_back(scheme: str) -> None:
-    with ThreadBroker(scheme) as broker:
+    with thread_broker(scheme) as broker:
         pair = Pair(broker.url)
         async with pair.service, pair.client:
             await pair.subscribe()
             for number in range(1, 6):
                 await pair.restored(number)
                 await pair.works(number)
-                await broker.restart()
+                await restart_in_order(broker)
             await pair.restored(6)
             await pair.works(6)
         assert list(pair.received.numbers.values()) == [1] * 6
@@ -99,7 +99,7 @@ async def test_a_broker_that_is_killed_under_traffic_finds_its_clients_back() ->
 async def test_what_is_published_while_the_broker_is_down_arrives_in_order_once_it_is_back() -> (
     None
 ):
-    with ThreadBroker() as broker:
+    with thread_broker() as broker:
         # Its reader is back before the publisher: it has the shorter wait.
         reader = MessageBrokerClient(broker.url, **FAST)
         writer = MessageBrokerClient(broker.url, **FAST | {"retry_connect": True})
@@ -115,7 +115,7 @@ async def test_what_is_published_while_the_broker_is_down_arrives_in_order_once_
                 for number in range(1000):
                     await writer.publish("numbers", number)
 
-            await broker.restart(down=publish)
+            await restart_in_order(broker, down=publish)
             with anyio.fail_after(PATIENCE):
                 await back.reaches(2, "the reader is connected")
                 await writer.publish("numbers", 1000)

@@ -15,10 +15,8 @@ from mb_client import (
     MessageBrokerClient,
     ServiceUnavailableError,
 )
+from mb_core.testing.proxy import FAIR, Cut, Direction, Gate, Weather, Where
 
-from .pipe import FAIR, Weather
-from .proxy import Gate, Where
-from .relay import Cut, Direction
 from .scene import Scene, scene
 from .traffic import Received, Signal
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mb_broker import Broker, fixtures
+from mb_broker import RunningBroker, fixtures
 from mb_core import MessageBrokerClient, Plugins
 from mb_core.hookspecs import hookimpl
 from mb_core.plugins import installed_plugins
@@ -70,12 +70,59 @@ def test_the_fixture_says_what_it_is(tmp_path: Path) -> None:
     assert "A broker of the test's own, in a thread" in said
 
 
-def test_in_memory_comes_first(mb_broker: Broker) -> None:
+def test_the_virtual_clock_is_a_fixture_and_a_marker(tmp_path: Path) -> None:
+    source = """
+import anyio
+import pytest
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_fixture(virtual_clock, backend):
+    virtual_clock.run(anyio.sleep, 3600, backend=backend)
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_marker():
+    await anyio.sleep(3600)
+    assert anyio.current_time() == 3600
+
+@pytest.mark.anyio
+@pytest.mark.virtual_clock(patience=1)
+async def test_another_begins_anew():
+    assert anyio.current_time() == 0
+
+@pytest.mark.anyio
+async def test_without():
+    before = anyio.current_time()
+    with anyio.move_on_after(0.01):
+        await anyio.sleep(3600)
+    assert 0.01 <= anyio.current_time() - before < 3600
+"""
+    said = run_pytest(tmp_path, source, "--strict-markers")
+    assert "8 passed" in said, said
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def test_it(): ...",
+        "async def test_it(): ...",
+        "def test_it(anyio_backend): ...\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'",
+    ],
+    ids=["sync", "no anyio", "one backend"],
+)
+def test_a_marker_that_would_do_nothing_is_an_error(tmp_path: Path, source: str) -> None:
+    said = run_pytest(tmp_path, f"import pytest\n\n@pytest.mark.virtual_clock\n{source}\n")
+    assert "ERROR" in said
+    assert "use the fixture virtual_clock" in said
+    assert "passed" not in said
+
+
+def test_in_memory_comes_first(mb_broker: RunningBroker) -> None:
     assert [url.partition(":")[0] for url in mb_broker.urls] == ["memory", "tcp", "ws"]
 
 
 @pytest.mark.anyio
-async def test_it_serves_clients_of_any_event_loop(mb_broker: Broker) -> None:
+async def test_it_serves_clients_of_any_event_loop(mb_broker: RunningBroker) -> None:
     for url in mb_broker.urls:
         async with MessageBrokerClient(url) as client:
             await client.request("system.heartbeat", {})
@@ -93,6 +140,6 @@ def test_it_needs_no_other_package(
     alone = Plugins()
     alone.register(MemoryOnly(), "memory only")
     monkeypatch.setattr(fixtures, "installed_plugins", lambda: alone)
-    broker: Broker = request.getfixturevalue("mb_broker")
+    broker: RunningBroker = request.getfixturevalue("mb_broker")
     assert len(broker.urls) == 1
     assert broker.url.startswith("memory://")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from http.client import HTTPResponse
 from io import BytesIO
@@ -70,7 +71,9 @@ def test_each_page_can_be_switched_off() -> None:
     router = Router()
     for with_page in (True, False):
         for with_metrics in (True, False):
-            get = broker_pages(router, with_page=with_page, with_metrics=with_metrics)
+            get = broker_pages(
+                router, time.monotonic, with_page=with_page, with_metrics=with_metrics
+            )
             assert (get("/") is not None) is with_page
             assert (get("/health") is not None) is with_metrics
             assert (get("/metrics") is not None) is with_metrics
@@ -80,7 +83,7 @@ def test_each_page_can_be_switched_off() -> None:
 def test_health_says_ok_and_how_many_are_connected() -> None:
     router = Router()
     router.connect(0.0)
-    get = broker_pages(router, with_page=False, with_metrics=True)
+    get = broker_pages(router, time.monotonic, with_page=False, with_metrics=True)
     healthy = get("/health")
     assert healthy is not None
     assert (healthy.status, healthy.content_type) == (200, "application/json")
@@ -90,7 +93,7 @@ def test_health_says_ok_and_how_many_are_connected() -> None:
 def test_without_its_library_metrics_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
-    get = broker_pages(Router(), with_page=True, with_metrics=True)
+    get = broker_pages(Router(), time.monotonic, with_page=True, with_metrics=True)
     page = get("/metrics")
     assert page is not None
     assert page.status == 501

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from mb_broker import Broker, Router, running
-from mb_core import ConnectError, MessageBrokerClient, PluginError
+from mb_broker import Broker, Router, RunningBroker, running
+from mb_core import (
+    ConnectError,
+    LocalProtocolError,
+    Message,
+    MessageBrokerClient,
+    NoRouteFoundError,
+    PluginError,
+)
+from mb_core.url import parse_url
 
 
 def threads() -> list[threading.Thread]:
@@ -110,6 +122,111 @@ def test_a_client_that_is_still_connected_does_not_hold_it_up() -> None:
         await client.close()
 
     asyncio.run(main())
+
+
+# It goes away and comes back
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_it_comes_back_at_the_same_urls(end: str) -> None:
+    with running("memory://", "tcp://127.0.0.1:0", "ws://127.0.0.1:0/path") as broker:
+        urls = list(broker.urls)
+        for _ in range(2):
+            getattr(broker, end)()
+            getattr(broker, end)()
+            assert threads() == []
+            for url in urls:
+                with pytest.raises(ConnectError):
+                    ask(url)
+            broker.start()
+            assert broker.urls == urls
+            for url in urls:
+                ask(url)
+    assert urls[2].endswith("/path")
+
+
+def test_its_port_stays_its_own_while_it_is_away() -> None:
+    with running("tcp://127.0.0.1:0") as broker:
+        broker.kill()
+        with pytest.raises(OSError, match="in use"), socket.socket() as other:
+            other.bind(("127.0.0.1", parse_url(broker.url).port))
+        broker.start()
+        ask(broker.url)
+
+
+def test_a_restart_takes_milliseconds_though_clients_are_connected() -> None:
+    async def main(broker: RunningBroker) -> None:
+        lost, back = anyio.Event(), anyio.Event()
+        client = MessageBrokerClient(broker.url, backoff_min=1, backoff_max=10)
+        client.on_disconnect(lambda: lost.set())
+        async with client:
+            client.on_connect(lambda: back.set())
+            began = time.perf_counter()
+            broker.restart()  # from the client's own event loop, which can't say goodbye
+            assert time.perf_counter() - began < 2
+            with anyio.fail_after(5):
+                await lost.wait()
+                await back.wait()
+                await client.request("system.heartbeat", {})
+
+    for url in ("memory://", "tcp://127.0.0.1:0", "ws://127.0.0.1:0"):
+        with running(url) as broker:
+            anyio.run(main, broker)
+
+
+def test_stopping_in_order_lets_requests_in_flight_be_answered() -> None:
+    async def main(broker: RunningBroker) -> None:
+        async with (
+            MessageBrokerClient(broker.url, reconnect=False) as service,
+            MessageBrokerClient(broker.url, reconnect=False) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            asked, stopping = anyio.Event(), anyio.Event()
+
+            async def answer(message: Message) -> str:
+                asked.set()
+                await stopping.wait()
+                return "answered"
+
+            async def ask() -> None:
+                assert (await client.request("slow", {})).payload == "answered"
+
+            async def stop() -> None:
+                stopping.set()
+                await anyio.to_thread.run_sync(broker.stop)
+
+            await service.subscribe("slow", action="request", handler=answer)
+            tasks.start_soon(ask)
+            await asked.wait()
+            tasks.start_soon(stop)
+
+    with running() as broker:
+        anyio.run(main, broker)
+
+
+def test_it_starts_with_other_options_where_they_are_given() -> None:
+    async def publish(url: str) -> None:
+        async with MessageBrokerClient(url) as client:
+            await client.publish("a", "0123456789", confirm=True)
+
+    with running(max_payload=5) as broker:
+        broker.restart(max_payload=100)
+        with pytest.raises(NoRouteFoundError):
+            asyncio.run(publish(broker.url))
+        broker.restart()
+        with pytest.raises(NoRouteFoundError):
+            asyncio.run(publish(broker.url))
+        with pytest.raises(TypeError, match="max_paylod"):
+            broker.restart(max_paylod=1)
+        assert threads() == []
+
+
+def test_while_it_runs_it_is_not_started_again() -> None:
+    with (
+        running() as broker,
+        pytest.raises(LocalProtocolError, match=r"stop\(\) or kill\(\) comes before start\(\)"),
+    ):
+        broker.start()
 
 
 @pytest.mark.parametrize("where", ["in the block", "in leaving"])

@@ -3,6 +3,6 @@
 from .broker import Broker
 from .options import BrokerOptions
 from .router import Router, RouterOptions
-from .thread import running
+from .thread import RunningBroker, running
 
-__all__ = ["Broker", "BrokerOptions", "Router", "RouterOptions", "running"]
+__all__ = ["Broker", "BrokerOptions", "Router", "RouterOptions", "RunningBroker", "running"]

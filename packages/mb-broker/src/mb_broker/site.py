@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable
 
 from mb_core.codec import encode_payload
@@ -22,9 +21,12 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 def broker_pages(
-    router: Router, *, with_page: bool, with_metrics: bool
+    router: Router, clock: Callable[[], float], *, with_page: bool, with_metrics: bool
 ) -> Callable[[str], Page | None]:
-    """A function that gives the page of a path: `/`, `/health` and `/metrics`."""
+    """A function that gives the page of a path: `/`, `/health` and `/metrics`.
+
+    `clock` is the one by which the Router is told the time.
+    """
 
     def get(path: str) -> Page | None:
         if path == "/" and with_page:
@@ -36,7 +38,7 @@ def broker_pages(
         if path == "/health" and with_metrics:
             return _health(router)
         if path == "/metrics" and with_metrics:
-            return _metrics(router)
+            return _metrics(router, clock())
         return None
 
     return get
@@ -60,9 +62,9 @@ def _health(router: Router) -> Page:
     return Page(body, _JSON)
 
 
-def _metrics(router: Router) -> Page:
+def _metrics(router: Router, now: float) -> Page:
     try:
-        body = exposition(router.metrics.snapshot(time.monotonic()))
+        body = exposition(router.metrics.snapshot(now))
     except ImportError:
         text = "metrics need prometheus-client: pip install 'mb-broker[server]'\n"
         return Page(text.encode(), _TEXT, status=501)

@@ -9,44 +9,148 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from .broker import Broker
+from mb_core.errors import LocalProtocolError
+from mb_core.plugins import installed_plugins
+from mb_core.testing import Faults
+from mb_core.testing.ports import reserved_port
+from mb_core.transport import WireTransport
+from mb_core.url import URL, parse_url
 
-__all__ = ["running"]
+from .broker import Broker, url_of
+
+__all__ = ["RunningBroker", "running"]
 
 
 @contextlib.contextmanager
-def running(*urls: str, **options: Any) -> Iterator[Broker]:
+def running(*urls: str, **options: Any) -> Iterator[RunningBroker]:
     """Run a Broker in a thread while the block lasts; arguments as for Broker.
 
         with mb_broker.running("tcp://127.0.0.1:0") as broker:
             print(broker.url)
 
-    Of the Broker, only `url`, `urls` and `url_of` are to be used from outside its thread.
     Raises what entering a Broker raises.
     """
-    broker = Broker(*urls, **options)
-    started: Future[asyncio.AbstractEventLoop] = Future()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with broker:
-            started.set_result(asyncio.get_running_loop())
-            await stop.wait()
-
-    def run() -> None:
+    with contextlib.ExitStack() as reserved:
+        broker = RunningBroker(
+            [_with_reserved_port(url, options, reserved) for url in urls or ("memory://",)],
+            options,
+        )
+        broker.start()
         try:
-            asyncio.run(serve())
+            yield broker
+        finally:
+            broker.faults.clear()  # in order, which takes a network
+            broker.stop()
+
+
+class RunningBroker:
+    """A Broker in a thread, as `running` and the fixture `mb_broker` give it.
+
+    It goes away and comes back at the same URLs: a port that was free when it was asked for stays
+    its own meanwhile.  All methods are for any thread, and return when what they say is done;
+    `kill`, `start` and `restart` take milliseconds, so they may be called from async code.
+    """
+
+    def __init__(self, urls: list[str], options: dict[str, Any]) -> None:
+        self.urls = urls
+        self.faults = Faults()
+        self._options = options
+        self._thread: threading.Thread | None = None
+        self._broker: Broker
+        self._loop: asyncio.AbstractEventLoop
+        self._end: asyncio.Future[bool]  # whether it is to be killed
+
+    @property
+    def url(self) -> str:
+        """The first of `urls`."""
+        return self.urls[0]
+
+    def url_of(self, scheme: str) -> str:
+        """The first URL of this scheme; raises LookupError where the broker has none."""
+        return url_of(self.urls, scheme)
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._broker.connections if self._thread is not None else 0
+
+    def start(self, **options: Any) -> None:
+        """Run again after `stop` or `kill`; `options` take the place of those it had.
+
+        Raises what entering a Broker raises, LocalProtocolError while it runs.
+        """
+        if self._thread is not None:
+            raise LocalProtocolError("the broker is running: stop() or kill() comes before start()")
+        options = self._options | options
+        broker = Broker(*self.urls, faults=self.faults, **options)
+        started: Future[None] = Future()
+        thread = threading.Thread(
+            target=self._run, args=(broker, started), name="mb broker", daemon=True
+        )
+        thread.start()
+        started.result()
+        self._broker, self._thread = broker, thread
+        self._options, self.urls = options, broker.urls
+
+    def stop(self) -> None:
+        """End it in order, as SIGTERM ends `mb serve`; nothing happens where it does not run.
+
+        Waits for answers to requests in flight and for clients to close, as long as the broker's
+        time limits allow.  Clients on the caller's event loop can't: from async code, use
+        `await anyio.to_thread.run_sync(broker.stop)`.
+        """
+        self._finish(kill=False)
+
+    def kill(self) -> None:
+        """End it at once, as a crash does; nothing happens where it does not run."""
+        self._finish(kill=True)
+
+    def restart(self, **options: Any) -> None:
+        """`kill` and `start`."""
+        self.kill()
+        self.start(**options)
+
+    def _finish(self, *, kill: bool) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+
+        def tell() -> None:
+            if not self._end.done():
+                self._end.set_result(kill)
+
+        with contextlib.suppress(RuntimeError):  # the loop has failed; its thread has said how
+            self._loop.call_soon_threadsafe(tell)
+        thread.join()
+
+    def _run(self, broker: Broker, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(broker, started))
         except BaseException as error:
             if started.done():
                 raise
             started.set_exception(error)
 
-    thread = threading.Thread(target=run, name="mb broker", daemon=True)
-    thread.start()
-    loop = started.result()
+    async def _serve(self, broker: Broker, started: Future[None]) -> None:
+        async with broker:
+            self._loop = asyncio.get_running_loop()
+            self._end = self._loop.create_future()
+            started.set_result(None)
+            if await self._end:
+                await broker.abort()
+
+
+def _with_reserved_port(url: str, options: dict[str, Any], reserved: contextlib.ExitStack) -> str:
+    """`url` with a port of our own in place of 0, where it has one."""
+    parsed = parse_url(url)
+    if parsed.port != 0:
+        return url
+    plugins = options.get("plugins") or installed_plugins()
+    transport = plugins.transport(parsed.scheme)
+    if not isinstance(transport, WireTransport) or transport.sockets is not None:
+        return url
     try:
-        yield broker
-    finally:
-        with contextlib.suppress(RuntimeError):  # the loop has failed; its thread has said how
-            loop.call_soon_threadsafe(stop.set)
-        thread.join()
+        port = reserved.enter_context(reserved_port(parsed.host))
+    except OSError:
+        return url  # listening there will fail, and say why
+    return str(URL(parsed.scheme, parsed.host, port, parsed.path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -15,6 +15,8 @@ from .scripted import ScriptedBroker
 from .watching import Watch, until
 
 __all__ = ["QUICK", "Gone", "Outcome", "gone"]
+
+E = TypeVar("E", bound=Exception)
 
 QUICK: dict[str, Any] = {"backoff_min": 1, "backoff_max": 10, "close_timeout": 200}
 """Options of a client that comes back as soon as it can; in milliseconds."""
@@ -70,8 +72,11 @@ class Outcome:
         return self._over.is_set()
 
     async def lost(self) -> ConnectionLost:
+        return await self.fails(ConnectionLost)
+
+    async def fails(self, kind: type[E]) -> E:
         await self._over.wait()
-        assert isinstance(self.error, ConnectionLost)
+        assert isinstance(self.error, kind)
         return self.error
 
     async def succeeds(self) -> Any:

@@ -21,7 +21,7 @@ import pytest
 import trio
 import trustme
 
-from mb_broker import Broker
+from mb_broker import Broker, RunningBroker
 from mb_core import MessageBrokerClient
 
 from .scripted import GREETING, ScriptedBroker, scripted_broker
@@ -31,13 +31,13 @@ StartTcpServer = Callable[..., AbstractAsyncContextManager["TcpServer"]]
 
 
 @pytest.fixture(params=["memory", "tcp", "ws"])
-def url(request: pytest.FixtureRequest, mb_broker: Broker) -> str:
+def url(request: pytest.FixtureRequest, mb_broker: RunningBroker) -> str:
     """The URL of a broker in a thread, over each transport in turn."""
     return mb_broker.url_of(request.param)
 
 
 @pytest.fixture
-async def client(mb_broker: Broker) -> AsyncIterator[MessageBrokerClient]:
+async def client(mb_broker: RunningBroker) -> AsyncIterator[MessageBrokerClient]:
     """A client of a broker in a thread, which at its end waits for no handler that hangs."""
     async with MessageBrokerClient(mb_broker.url, drain_timeout=100) as connected:
         yield connected

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
+import pytest
 
 from mb_core.errors import ConnectionLost, MBError
 from mb_core.link import Link, Listener, StreamOptions, current_backend
@@ -20,12 +21,16 @@ from mb_core.wire import Limits
 __all__ = [
     "GREETING",
     "SUCCESS",
+    "VIRTUAL_TIME",
     "Answer",
     "ScriptedBroker",
     "ScriptedConnection",
     "error",
     "scripted_broker",
 ]
+
+VIRTUAL_TIME = pytest.mark.virtual_clock(patience=2)
+"""For tests whose broker is on their own event loop; the patience is for loopback's sockets."""
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
 SUCCESS = b'{"status":"success"}'

@@ -20,10 +20,14 @@ from mb_core import (
 )
 
 from .absent import QUICK, Outcome, gone
-from .scripted import GREETING, ScriptedBroker
+from .scripted import GREETING, VIRTUAL_TIME, ScriptedBroker
 from .watching import Watch, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("leaves_nothing"),
+    VIRTUAL_TIME,
+]
 
 
 async def test_publications_are_sent_in_order_after_the_restore(broker: Any) -> None:

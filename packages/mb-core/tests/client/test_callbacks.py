@@ -19,7 +19,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectError,
     Message,
@@ -70,7 +70,7 @@ async def test_connect_comes_before_disconnect_and_each_comes_once(url: str) -> 
 
 
 async def test_the_calls_of_a_handler_are_made_one_after_the_other_in_the_order_of_events(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     steps: list[str] = []
 
@@ -146,7 +146,7 @@ async def test_a_broker_that_greets_twice_has_connected_once(start_tcp_server: S
     assert calls == ["connect"]
 
 
-async def test_a_callback_may_use_its_client(mb_broker: Broker) -> None:
+async def test_a_callback_may_use_its_client(mb_broker: RunningBroker) -> None:
     answers: list[Any] = []
     client = MessageBrokerClient(mb_broker.url)
 
@@ -161,7 +161,9 @@ async def test_a_callback_may_use_its_client(mb_broker: Broker) -> None:
     assert answers == ["set up"]
 
 
-async def test_a_callback_sees_the_context_variables_of_who_connected(mb_broker: Broker) -> None:
+async def test_a_callback_sees_the_context_variables_of_who_connected(
+    mb_broker: RunningBroker,
+) -> None:
     variable = ContextVar("variable", default="unset")
     seen: list[str] = []
     variable.set("connector")
@@ -178,7 +180,7 @@ async def test_a_callback_sees_the_context_variables_of_who_connected(mb_broker:
 
 
 async def test_closing_waits_for_the_last_callback_and_no_longer_than_its_limit(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     ended: list[str] = []
 
@@ -206,7 +208,7 @@ async def test_closing_waits_for_the_last_callback_and_no_longer_than_its_limit(
 
 
 async def test_a_hanging_callback_stops_neither_the_reader_nor_any_other(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     calls: list[str] = []
     got: list[Any] = []
@@ -339,7 +341,7 @@ async def test_the_log_hears_of_dropped_calls_once_a_second(
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_a_failing_callback_stops_no_other(
-    mb_broker: Broker, caplog: pytest.LogCaptureFixture, kind: str
+    mb_broker: RunningBroker, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     calls: list[str] = []
     errors: list[Exception] = []
@@ -407,7 +409,7 @@ async def test_a_failing_message_handler_stops_neither_the_reader_nor_the_others
 
 
 async def test_a_callback_that_awaits_what_was_cancelled_stops_no_other(
-    mb_broker: Broker, anyio_backend_name: str
+    mb_broker: RunningBroker, anyio_backend_name: str
 ) -> None:
     if anyio_backend_name != "asyncio":
         pytest.skip("on trio, nobody but the task's own scopes cancels it")

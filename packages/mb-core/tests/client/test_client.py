@@ -14,7 +14,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectionLost,
     ForbiddenError,
@@ -36,6 +36,8 @@ from mb_core import (
     UnauthorizedError,
     VersionNotSupportedError,
 )
+
+from .scripted import VIRTUAL_TIME
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -64,7 +66,7 @@ async def test_a_client_may_ask_itself(client: MessageBrokerClient) -> None:
         assert (await client.request("double", 21)).payload == 42
 
 
-async def test_answers_find_their_requests_in_any_order(mb_broker: Broker) -> None:
+async def test_answers_find_their_requests_in_any_order(mb_broker: RunningBroker) -> None:
     async with MessageBrokerClient(mb_broker.url) as service:
         waiting: list[Message] = []
         answers: dict[int, Any] = {}
@@ -211,7 +213,7 @@ async def test_a_broker_with_a_lower_limit_says_so(start_broker: Start) -> None:
             await client.request("a.b", "x" * MAX_PAYLOAD)
 
 
-async def test_a_registered_service_is_listed_by_its_last_name(mb_broker: Broker) -> None:
+async def test_a_registered_service_is_listed_by_its_last_name(mb_broker: RunningBroker) -> None:
     with anyio.fail_after(5):
         async with MessageBrokerClient(mb_broker.url) as client:
             await client.register_service("one", "the first name")
@@ -347,7 +349,7 @@ async def test_a_request_that_nobody_answers_has_no_route(url: str) -> None:
                 await client.request("nobody.here", {})
 
 
-async def test_a_service_that_takes_too_long_is_a_timeout(mb_broker: Broker) -> None:
+async def test_a_service_that_takes_too_long_is_a_timeout(mb_broker: RunningBroker) -> None:
     async def slow(message: Message) -> None:
         await anyio.sleep_forever()
 
@@ -360,7 +362,7 @@ async def test_a_service_that_takes_too_long_is_a_timeout(mb_broker: Broker) -> 
 
 
 async def test_a_service_that_leaves_without_an_answer_is_unavailable_at_once(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     """At once when it has left: until then, `drain_timeout`, it may still answer."""
     asked = anyio.Event()
@@ -499,6 +501,7 @@ async def test_a_publication_without_subscribers_is_told_to_on_error(
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
+@VIRTUAL_TIME
 async def test_a_confirmation_that_never_comes_is_a_timeout(start_tcp_server: Start) -> None:
     async with start_tcp_server() as server, MessageBrokerClient(server.url) as client:
         with anyio.fail_after(5), pytest.raises(RequestTimeoutError, match="within 20 ms"):

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mb_broker import Broker
+from mb_broker import Broker, RunningBroker
 from mb_core import (
     ConnectError,
     ConnectionLost,
@@ -22,6 +22,8 @@ from mb_core import (
     Plugins,
     RequestTimeoutError,
 )
+
+from .scripted import VIRTUAL_TIME
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -42,7 +44,7 @@ async def test_connects_to_a_url_and_asks(url: str) -> None:
     await client.close()
 
 
-async def test_host_and_port_are_websocket(mb_broker: Broker) -> None:
+async def test_host_and_port_are_websocket(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient()
     await client.connect("127.0.0.1", port_of(mb_broker.url_of("ws")))
     await client.register_service("one", "by host and port")
@@ -57,14 +59,16 @@ async def test_host_and_port_with_use_tls_are_encrypted(start_tcp_server: Start)
         assert server.received.startswith(b"\x16\x03")  # a TLS handshake
 
 
-async def test_the_url_can_be_given_to_the_client(mb_broker: Broker) -> None:
+async def test_the_url_can_be_given_to_the_client(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient(mb_broker.url)
     await client.connect()
     await client.request("system.heartbeat", {})
     await client.close()
 
 
-async def test_an_argument_of_connect_comes_before_the_clients_url(mb_broker: Broker) -> None:
+async def test_an_argument_of_connect_comes_before_the_clients_url(
+    mb_broker: RunningBroker,
+) -> None:
     client = MessageBrokerClient("tcp://127.0.0.1:1")
     await client.connect(mb_broker.url)
     await client.close()
@@ -78,7 +82,7 @@ async def test_a_block_connects_and_closes(url: str) -> None:
     assert not lost.value.sent
 
 
-async def test_a_block_takes_a_client_that_is_connected(mb_broker: Broker) -> None:
+async def test_a_block_takes_a_client_that_is_connected(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient()
     await client.connect(mb_broker.url)
     async with client:
@@ -87,13 +91,13 @@ async def test_a_block_takes_a_client_that_is_connected(mb_broker: Broker) -> No
         await client.publish("a.b", {})
 
 
-async def test_a_block_hands_on_its_error_as_it_is(mb_broker: Broker) -> None:
+async def test_a_block_hands_on_its_error_as_it_is(mb_broker: RunningBroker) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with MessageBrokerClient(mb_broker.url):
             raise KeyError("mine")
 
 
-async def test_a_client_connects_once(mb_broker: Broker) -> None:
+async def test_a_client_connects_once(mb_broker: RunningBroker) -> None:
     async with MessageBrokerClient(mb_broker.url) as client:
         with pytest.raises(LocalProtocolError, match="connected already"):
             await client.connect(mb_broker.url)
@@ -139,7 +143,7 @@ async def test_bad_payload_limits_are_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 async def test_a_refused_port_is_a_connect_error_and_may_be_tried_again(
-    scheme: str, free_port: int, mb_broker: Broker
+    scheme: str, free_port: int, mb_broker: RunningBroker
 ) -> None:
     client = MessageBrokerClient()
     with pytest.raises(ConnectError, match="nobody listens"):
@@ -164,7 +168,7 @@ async def test_a_scheme_that_nobody_speaks_lists_those_spoken() -> None:
 
 
 async def test_the_dialled_address_can_be_changed_from_outside(
-    mb_broker: Broker, monkeypatch: pytest.MonkeyPatch
+    mb_broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = port_of(mb_broker.url_of("tcp"))
     monkeypatch.setenv("MB_CONNECT_TO", f"broker.example:8081=127.0.0.1:{real}")
@@ -332,7 +336,9 @@ async def test_a_handler_may_close_its_client_and_does_not_wait_for_it(
     assert after == ["close has returned", "the handler was let finish"][: 2 - hangs]
 
 
-async def test_a_request_handler_may_close_its_client_and_still_answers(mb_broker: Broker) -> None:
+async def test_a_request_handler_may_close_its_client_and_still_answers(
+    mb_broker: RunningBroker,
+) -> None:
     service = MessageBrokerClient(mb_broker.url)
     await service.connect()
 
@@ -348,7 +354,7 @@ async def test_a_request_handler_may_close_its_client_and_still_answers(mb_broke
 
 
 @pytest.mark.parametrize("event", ["connect", "disconnect", "error"])
-async def test_a_callback_may_close_its_client(mb_broker: Broker, event: str) -> None:
+async def test_a_callback_may_close_its_client(mb_broker: RunningBroker, event: str) -> None:
     client = MessageBrokerClient(mb_broker.url)
 
     async def close(*args: object) -> None:
@@ -534,6 +540,7 @@ async def test_a_cancelled_run_leaves_the_client_connected(client: MessageBroker
 # Time limits of this side
 
 
+@VIRTUAL_TIME
 async def test_a_broker_that_is_silent_about_a_request_is_a_local_timeout(
     start_tcp_server: Start,
 ) -> None:

@@ -10,7 +10,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import Message, MessageBrokerClient
 from mb_core.client.context import handling
 
@@ -126,7 +126,7 @@ async def test_outside_of_handlers_there_is_no_message(client: MessageBrokerClie
 
 
 async def test_callbacks_of_a_client_that_a_handler_has_connected_see_no_message(
-    mb_broker: Broker, client: MessageBrokerClient
+    mb_broker: RunningBroker, client: MessageBrokerClient
 ) -> None:
     seen: list[Message | None] = []
     other = MessageBrokerClient(mb_broker.url)

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mb_broker import Broker, running
+from mb_broker import Broker, RunningBroker, running
 from mb_core import (
     URL,
     ConnectError,
@@ -136,7 +136,7 @@ async def test_an_expired_certificate_is_refused(secure: str, certificates: Any)
             assert "expired" in str(error)
 
 
-async def test_a_plain_port_is_no_tls_port(mb_broker: Broker, secure: str) -> None:
+async def test_a_plain_port_is_no_tls_port(mb_broker: RunningBroker, secure: str) -> None:
     plain = mb_broker.url_of("ws" if secure == "wss" else "tcp")
     with anyio.fail_after(5):
         for error in await refused(f"{secure}://127.0.0.1:{plain.rpartition(':')[2]}"):
@@ -188,7 +188,7 @@ async def test_a_tls_handshake_without_an_answer_is_refused_in_time(
 
 
 async def test_an_ssl_context_for_what_is_not_encrypted_is_refused(
-    mb_broker: Broker, certificates: Any
+    mb_broker: RunningBroker, certificates: Any
 ) -> None:
     """Who gives one believes to be safe."""
     for scheme in ("memory", "tcp", "ws"):

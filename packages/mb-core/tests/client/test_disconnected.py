@@ -13,10 +13,14 @@ import pytest
 from mb_core import ConnectionLost, LocalProtocolError, MessageBrokerClient, ResponseError
 
 from .absent import QUICK
-from .scripted import ScriptedBroker, error
+from .scripted import VIRTUAL_TIME, ScriptedBroker, error
 from .watching import Watch, known_subscriptions
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("leaves_nothing"),
+    VIRTUAL_TIME,
+]
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     Message,
     MessageBrokerClient,
@@ -144,7 +144,7 @@ async def test_requests_that_come_behind_the_unsubscription_are_refused_at_once(
     assert gate.handled == [1]
 
 
-async def test_the_broker_asks_others_from_the_exit_on(mb_broker: Broker) -> None:
+async def test_the_broker_asks_others_from_the_exit_on(mb_broker: RunningBroker) -> None:
     gate = Gate()
     with anyio.fail_after(5):
         async with (
@@ -192,7 +192,7 @@ async def test_iterators_end_behind_what_was_queued(url: str) -> None:
 
 
 async def test_what_an_iterator_has_in_hand_is_answered_while_the_client_closes(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     """The block of the client is left behind those of its subscriptions."""
     with anyio.fail_after(5):

@@ -14,7 +14,7 @@ import anyio.abc
 import pytest
 import trustme
 
-from mb_broker import Broker, running
+from mb_broker import RunningBroker, running
 from mb_core import ConnectError, MessageBrokerClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -191,7 +191,7 @@ async def test_a_handshake_that_is_refused_is_final_where_it_is_for_who_asks(
 
 @pytest.mark.parametrize("kind", ["memory", "tcp", "ws"])
 async def test_tls_settings_for_a_url_without_tls_are_final(
-    mb_broker: Broker, trusting: ssl.SSLContext, kind: str
+    mb_broker: RunningBroker, trusting: ssl.SSLContext, kind: str
 ) -> None:
     await final_refusal(
         mb_broker.url_of(kind), "an ssl_context was given, and ", ssl_context=trusting
@@ -247,7 +247,7 @@ async def test_a_port_on_which_nobody_listens_may_pass(secure: str, free_port: i
         assert not error.final
 
 
-async def test_a_port_without_tls_may_pass(mb_broker: Broker, secure: str) -> None:
+async def test_a_port_without_tls_may_pass(mb_broker: RunningBroker, secure: str) -> None:
     plain = mb_broker.url_of("ws" if secure == "wss" else "tcp")
     error = await refusal(f"{secure}://127.0.0.1:{plain.rpartition(':')[2]}")
     assert "is this a TLS port?" in str(error)

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectError,
     ConnectionLost,
@@ -51,7 +51,7 @@ async def everything_is_lost(client: MessageBrokerClient, text: str) -> None:
 # Several URLs
 
 
-async def test_the_first_url_that_answers_is_used(mb_broker: Broker, free_port: int) -> None:
+async def test_the_first_url_that_answers_is_used(mb_broker: RunningBroker, free_port: int) -> None:
     nobody = f"tcp://127.0.0.1:{free_port}"
     with anyio.fail_after(5):
         async with MessageBrokerClient([nobody, mb_broker.url_of("tcp"), "memory://no"]) as client:
@@ -133,7 +133,7 @@ async def test_when_each_url_is_final_the_client_is_at_its_end_and_says_why() ->
     assert watch.moves == ["disconnect"]
 
 
-async def test_urls_are_checked_before_any_is_tried(mb_broker: Broker) -> None:
+async def test_urls_are_checked_before_any_is_tried(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient([mb_broker.url, "http//x"])
     with pytest.raises(ConnectError) as refused:
         await client.connect()
@@ -147,7 +147,7 @@ async def test_no_url_at_all_is_an_error_that_says_so() -> None:
 
 
 async def test_a_url_that_no_plugin_speaks_does_not_keep_the_others_from_working(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     with anyio.fail_after(5):
         async with MessageBrokerClient(["carrier://pigeon", mb_broker.url]) as client:

@@ -15,7 +15,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectionLost,
     ForbiddenError,
@@ -208,7 +208,7 @@ async def test_iterating_without_awaiting_starves_nobody(client: MessageBrokerCl
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
-async def test_a_burst_arrives_whole_and_in_order(mb_broker: Broker, scheme: str) -> None:
+async def test_a_burst_arrives_whole_and_in_order(mb_broker: RunningBroker, scheme: str) -> None:
     url = mb_broker.url_of(scheme)
     got: list[int] = []
     with anyio.fail_after(30):
@@ -322,7 +322,7 @@ async def test_an_answer_that_cant_be_sent_is_an_internal_error(
     assert "1234" not in str(errors[0])
 
 
-async def test_a_service_whose_limit_is_below_any_error_goes_on(mb_broker: Broker) -> None:
+async def test_a_service_whose_limit_is_below_any_error_goes_on(mb_broker: RunningBroker) -> None:
     with anyio.fail_after(5):
         async with (
             MessageBrokerClient(mb_broker.url, max_payload=60) as service,
@@ -488,7 +488,7 @@ async def test_requests_can_be_iterated_and_answered(client: MessageBrokerClient
             tasks.cancel_scope.cancel()
 
 
-async def test_the_highest_priority_answers(mb_broker: Broker) -> None:
+async def test_the_highest_priority_answers(mb_broker: RunningBroker) -> None:
     with anyio.fail_after(5):
         async with (
             MessageBrokerClient(mb_broker.url) as low,
@@ -538,7 +538,7 @@ async def test_a_service_that_cant_read_a_request_answers_with_an_error(
 
 
 async def test_handlers_that_do_not_end_are_cancelled_when_the_client_is_closed(
-    mb_broker: Broker, caplog: pytest.LogCaptureFixture
+    mb_broker: RunningBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = anyio.Event()
     ended: list[str] = []

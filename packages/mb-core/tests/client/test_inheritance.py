@@ -12,7 +12,7 @@ import pytest
 from mb_core import Message, MessageBrokerClient, RequestTimeoutError
 
 from .absent import QUICK
-from .scripted import ScriptedBroker, ScriptedConnection
+from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -80,6 +80,7 @@ async def test_a_shorter_time_limit_stays_as_it_is(
     assert fields(await connection.wait_for(b"request:inner:")) == (OUTER, 700)
 
 
+@VIRTUAL_TIME
 async def test_the_time_gets_shorter_as_it_passes(
     client: MessageBrokerClient, connection: ScriptedConnection
 ) -> None:
@@ -108,6 +109,7 @@ async def test_an_explicit_parent_id_comes_first(
         assert fields(await connection.wait_for(start))[0] == OTHER
 
 
+@VIRTUAL_TIME
 async def test_where_nothing_is_left_it_is_a_timeout_and_nothing_is_sent(
     client: MessageBrokerClient, connection: ScriptedConnection
 ) -> None:

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from websockets.server import ServerProtocol
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectError,
     ConnectionLost,
@@ -131,7 +131,7 @@ async def test_what_came_with_the_brokers_farewell_is_acted_on(start_tcp_server:
 
 
 async def test_clients_that_close_each_other_in_handlers_do_not_wait_for_each_other(
-    mb_broker: Broker,
+    mb_broker: RunningBroker,
 ) -> None:
     """Not for ever: each is what the other's `drain_timeout` waits for."""
     one = MessageBrokerClient(mb_broker.url, drain_timeout=100)
@@ -160,7 +160,7 @@ async def test_clients_that_close_each_other_in_handlers_do_not_wait_for_each_ot
         await two.run()
 
 
-async def test_subscribing_while_closing_starts_nothing(mb_broker: Broker) -> None:
+async def test_subscribing_while_closing_starts_nothing(mb_broker: RunningBroker) -> None:
     with anyio.fail_after(5):
         client = MessageBrokerClient(mb_broker.url)
         await client.connect()

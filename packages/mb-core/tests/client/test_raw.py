@@ -15,7 +15,7 @@ from anyio.abc import SocketAttribute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mb_broker import Broker
+from mb_broker import Broker, RunningBroker
 from mb_core import (
     ConnectError,
     ConnectionLost,
@@ -66,7 +66,7 @@ async def connected(broker: Broker, scheme: str, **options: Any) -> RawClient:
 # Speaking the protocol by hand
 
 
-async def test_messages_go_out_and_come_in_as_text(mb_broker: Broker, scheme: str) -> None:
+async def test_messages_go_out_and_come_in_as_text(mb_broker: RunningBroker, scheme: str) -> None:
     got: list[str] = []
     with anyio.fail_after(5):
         async with await connected(mb_broker, scheme) as client:
@@ -77,7 +77,9 @@ async def test_messages_go_out_and_come_in_as_text(mb_broker: Broker, scheme: st
     assert parse_message(got[1]).payload == {"status": "success"}
 
 
-async def test_what_create_message_makes_is_understood(mb_broker: Broker, scheme: str) -> None:
+async def test_what_create_message_makes_is_understood(
+    mb_broker: RunningBroker, scheme: str
+) -> None:
     got: list[str] = []
     request_id = "0f8fad5b-d9cb-469f-a165-70867728950e"
     with anyio.fail_after(5):
@@ -109,7 +111,7 @@ async def test_heartbeats_are_left_to_the_user(start_tcp_server: Start) -> None:
         assert server.messages == []
 
 
-async def test_a_url_says_where_to_connect(mb_broker: Broker, scheme: str) -> None:
+async def test_a_url_says_where_to_connect(mb_broker: RunningBroker, scheme: str) -> None:
     client = make(scheme)
     with anyio.fail_after(5):
         await client.connect(mb_broker.url_of(scheme))
@@ -119,7 +121,7 @@ async def test_a_url_says_where_to_connect(mb_broker: Broker, scheme: str) -> No
 # Connecting and closing
 
 
-async def test_a_client_connects_once(mb_broker: Broker, scheme: str) -> None:
+async def test_a_client_connects_once(mb_broker: RunningBroker, scheme: str) -> None:
     with anyio.fail_after(5):
         async with await connected(mb_broker, scheme) as client:
             with pytest.raises(LocalProtocolError, match="connected already"):
@@ -130,7 +132,7 @@ async def test_a_client_connects_once(mb_broker: Broker, scheme: str) -> None:
 
 
 async def test_after_a_failure_a_client_may_connect_elsewhere(
-    mb_broker: Broker, scheme: str, free_port: int
+    mb_broker: RunningBroker, scheme: str, free_port: int
 ) -> None:
     client = make(scheme)
     with anyio.fail_after(5):
@@ -152,7 +154,7 @@ async def test_a_handshake_without_an_answer_is_a_connect_error_in_time(
 
 
 async def test_sending_before_connecting_and_after_closing_is_refused(
-    mb_broker: Broker, scheme: str
+    mb_broker: RunningBroker, scheme: str
 ) -> None:
     client = make(scheme)
     with anyio.fail_after(5):
@@ -165,7 +167,9 @@ async def test_sending_before_connecting_and_after_closing_is_refused(
     assert not lost.value.sent
 
 
-async def test_closing_twice_and_before_connecting_is_safe(mb_broker: Broker, scheme: str) -> None:
+async def test_closing_twice_and_before_connecting_is_safe(
+    mb_broker: RunningBroker, scheme: str
+) -> None:
     client = make(scheme)
     with anyio.fail_after(5):
         await client.close()
@@ -174,7 +178,7 @@ async def test_closing_twice_and_before_connecting_is_safe(mb_broker: Broker, sc
         await client.close()
 
 
-async def test_a_callback_may_close_its_client(mb_broker: Broker, scheme: str) -> None:
+async def test_a_callback_may_close_its_client(mb_broker: RunningBroker, scheme: str) -> None:
     client = make(scheme)
     closed = anyio.Event()
 
@@ -189,7 +193,7 @@ async def test_a_callback_may_close_its_client(mb_broker: Broker, scheme: str) -
         await client.close()
 
 
-async def test_what_was_sent_before_closing_arrives(mb_broker: Broker, scheme: str) -> None:
+async def test_what_was_sent_before_closing_arrives(mb_broker: RunningBroker, scheme: str) -> None:
     with anyio.fail_after(5):
         async with (
             MessageBrokerClient(mb_broker.url) as listener,
@@ -298,7 +302,7 @@ async def test_only_so_many_messages_wait_for_a_handler() -> None:
 
 
 async def test_a_failing_handler_stops_no_other(
-    mb_broker: Broker, scheme: str, caplog: pytest.LogCaptureFixture
+    mb_broker: RunningBroker, scheme: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     got: list[str] = []
     errors: list[Exception] = []
@@ -389,7 +393,9 @@ async def test_a_message_may_have_the_limit_and_not_a_byte_more(
 
 
 @pytest.mark.parametrize("message", ["\ud800", b"bytes", None, 1], ids=repr)
-async def test_what_is_no_text_is_refused(mb_broker: Broker, scheme: str, message: Any) -> None:
+async def test_what_is_no_text_is_refused(
+    mb_broker: RunningBroker, scheme: str, message: Any
+) -> None:
     with anyio.fail_after(5):
         async with await connected(mb_broker, scheme) as client:
             with pytest.raises(LocalProtocolError):

@@ -20,10 +20,14 @@ from mb_core import (
 )
 
 from .absent import QUICK
-from .scripted import ScriptedBroker, ScriptedConnection, error
+from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
 from .watching import Watch, known_subscriptions, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("leaves_nothing"),
+    VIRTUAL_TIME,
+]
 
 
 # What comes back

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectionLost,
     ForbiddenError,
@@ -207,7 +207,7 @@ async def test_a_cancelled_iteration_loses_no_message(client: MessageBrokerClien
 
 @pytest.mark.parametrize("scheme", ["memory", "tcp"])
 async def test_cancelling_one_of_several_iterators_loses_no_message(
-    mb_broker: Broker, scheme: str
+    mb_broker: RunningBroker, scheme: str
 ) -> None:
     """Wherever it is cancelled, each message is got once, whoever gets it."""
     got: list[int] = []
@@ -260,7 +260,7 @@ async def test_unsubscribing_while_several_iterate_gives_each_message_to_one_of_
 @pytest.mark.parametrize("way", ["unsubscribed", "cancelled"])
 @pytest.mark.parametrize("scheme", ["memory", "tcp"])
 async def test_the_end_of_one_subscription_loses_no_message_of_another_of_its_pattern(
-    mb_broker: Broker, scheme: str, way: str
+    mb_broker: RunningBroker, scheme: str, way: str
 ) -> None:
     """At whatever point of a stream it ends."""
     url = mb_broker.url_of(scheme)
@@ -469,7 +469,7 @@ async def test_a_subscription_is_awaited_once(client: MessageBrokerClient) -> No
         assert (await anext(events)).payload == 1
 
 
-async def test_a_subscription_that_failed_cant_be_awaited_again(mb_broker: Broker) -> None:
+async def test_a_subscription_that_failed_cant_be_awaited_again(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient(mb_broker.url)
     events = client.subscribe("a.b")
     with pytest.raises(LocalProtocolError, match="not connected"):
