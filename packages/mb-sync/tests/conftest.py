@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_sync import MessageBrokerClient
 
 
@@ -34,12 +34,12 @@ class Heard(list[Any]):
 
 
 @pytest.fixture(params=["memory", "tcp"])
-def url(request: pytest.FixtureRequest, mb_broker: Broker) -> str:
+def url(request: pytest.FixtureRequest, mb_broker: RunningBroker) -> str:
     """Of a broker in another thread, by a transport of each kind: a Link, and a Wire."""
     return mb_broker.url_of(request.param)
 
 
 @pytest.fixture
-def client(mb_broker: Broker) -> Iterator[MessageBrokerClient]:
+def client(mb_broker: RunningBroker) -> Iterator[MessageBrokerClient]:
     with MessageBrokerClient(mb_broker.url) as client:
         yield client

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import mb_broker
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ClientStats,
     ConnectError,
@@ -32,7 +32,7 @@ def test_a_block_connects_and_closes(url: str) -> None:
     assert own_threads() == []
 
 
-def test_connect_and_close_do_without_a_block(mb_broker: Broker) -> None:
+def test_connect_and_close_do_without_a_block(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient()
     client.connect(mb_broker.url)
     client.register_service("Weather", "Answers weather questions")
@@ -42,7 +42,7 @@ def test_connect_and_close_do_without_a_block(mb_broker: Broker) -> None:
     assert own_threads() == []
 
 
-def test_host_and_port_speak_websocket(mb_broker: Broker) -> None:
+def test_host_and_port_speak_websocket(mb_broker: RunningBroker) -> None:
     port = int(mb_broker.url_of("ws").rpartition(":")[2])
     client = MessageBrokerClient()
     client.connect("127.0.0.1", port)
@@ -52,7 +52,7 @@ def test_host_and_port_speak_websocket(mb_broker: Broker) -> None:
         client.close()
 
 
-def test_a_client_is_connected_once(mb_broker: Broker) -> None:
+def test_a_client_is_connected_once(mb_broker: RunningBroker) -> None:
     with MessageBrokerClient(mb_broker.url) as client:
         with pytest.raises(LocalProtocolError, match="connected already"):
             client.connect(mb_broker.url)
@@ -132,13 +132,13 @@ def test_run_raises_when_the_connection_is_lost_for_good() -> None:
     client.close()
 
 
-def test_an_error_in_the_block_passes_through_it(mb_broker: Broker) -> None:
+def test_an_error_in_the_block_passes_through_it(mb_broker: RunningBroker) -> None:
     with pytest.raises(ZeroDivisionError), MessageBrokerClient(mb_broker.url):
         1 / 0  # noqa: B018
     assert own_threads() == []
 
 
-def test_callbacks_hear_of_the_connection_in_threads(mb_broker: Broker) -> None:
+def test_callbacks_hear_of_the_connection_in_threads(mb_broker: RunningBroker) -> None:
     heard: list[tuple[str, str]] = []
     connected = threading.Event()
 
@@ -155,7 +155,7 @@ def test_callbacks_hear_of_the_connection_in_threads(mb_broker: Broker) -> None:
     assert all(name.startswith("mb_sync handler") for _, name in heard)
 
 
-def test_a_slow_callback_keeps_nobody_waiting(mb_broker: Broker) -> None:
+def test_a_slow_callback_keeps_nobody_waiting(mb_broker: RunningBroker) -> None:
     done = threading.Event()
     client = MessageBrokerClient(mb_broker.url)
     client.on_connect(lambda: done.wait(5) or None)
@@ -165,7 +165,7 @@ def test_a_slow_callback_keeps_nobody_waiting(mb_broker: Broker) -> None:
         done.set()
 
 
-def test_a_failing_callback_goes_to_the_error_handlers(mb_broker: Broker) -> None:
+def test_a_failing_callback_goes_to_the_error_handlers(mb_broker: RunningBroker) -> None:
     errors = Heard()
 
     def fail() -> None:

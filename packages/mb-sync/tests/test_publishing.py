@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mb_broker
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import ConnectionLost, NoRouteFoundError, SlowConsumer
 from mb_sync import MessageBrokerClient
 from mb_sync.loop import LoopThread
@@ -102,7 +102,7 @@ def test_a_confirmed_publication_hears_of_nobody(client: MessageBrokerClient) ->
     client.publish("to.nobody", 1, confirm=True)
 
 
-def test_an_unconfirmed_one_has_its_error_reported(mb_broker: Broker) -> None:
+def test_an_unconfirmed_one_has_its_error_reported(mb_broker: RunningBroker) -> None:
     errors = Heard()
     client = MessageBrokerClient(mb_broker.url)
     client.on_error(errors)
@@ -164,7 +164,7 @@ def test_the_buffer_goes_out_when_the_broker_is_back() -> None:
         client.close()
 
 
-def test_a_slow_consumer_is_told_of(mb_broker: Broker) -> None:
+def test_a_slow_consumer_is_told_of(mb_broker: RunningBroker) -> None:
     errors = Heard()
     client = MessageBrokerClient(mb_broker.url)
     client.on_error(errors)

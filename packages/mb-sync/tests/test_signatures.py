@@ -9,7 +9,7 @@ import pytest
 
 import mb_core
 import mb_sync
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import LocalProtocolError
 
 ASYNC, SYNC = mb_core.MessageBrokerClient, mb_sync.MessageBrokerClient
@@ -89,7 +89,7 @@ def test_whoever_is_not_connected_is_told_what_to_do(ask: Any) -> None:
         ask(SYNC("memory://nowhere"))
 
 
-def test_a_front_end_is_chosen_by_its_name(mb_broker: Broker) -> None:
+def test_a_front_end_is_chosen_by_its_name(mb_broker: RunningBroker) -> None:
     assert ("sync", "mb-sync") in [(each.name, each.distribution) for each in mb_core.frontends()]
     with mb_core.connect(mb_broker.url, frontend="sync", heartbeat_interval=None) as client:
         assert isinstance(client, SYNC)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mb_broker
-from mb_broker import Broker
+from mb_broker import RunningBroker
 from mb_core import (
     ConnectionLost,
     LocalProtocolError,
@@ -55,7 +55,7 @@ def test_for_ends_with_the_subscription(client: MessageBrokerClient) -> None:
     assert unheard(client, "a.b")
 
 
-def test_for_ends_with_the_client(mb_broker: Broker) -> None:
+def test_for_ends_with_the_client(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient(mb_broker.url)
     client.connect()
     events = client.subscribe("a.b")
@@ -178,7 +178,7 @@ def test_a_subscription_that_nobody_iterates_lasts(client: MessageBrokerClient) 
     assert heard == [("lasting", 1), ("lasting", 2)]
 
 
-def test_what_goes_to_handlers_can_not_be_iterated(mb_broker: Broker) -> None:
+def test_what_goes_to_handlers_can_not_be_iterated(mb_broker: RunningBroker) -> None:
     with MessageBrokerClient(mb_broker.url) as client:
         handled = client.subscribe("a.b", handler=lambda message: None)
         client.on_message(lambda header, payload: None)

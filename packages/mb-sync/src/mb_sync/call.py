@@ -31,9 +31,9 @@ class Call(ThreadWaiter):
 
     def complete(self, loop: LoopThread) -> tuple[PendingRequest, Message]:
         """Make the request and wait for the answer; raises what Supervisor.complete raises."""
-        if not loop.post(self._begin):
-            self._begin()  # the Session has ended, and says so
         try:
+            if not loop.post(self._begin):
+                self._begin()  # the Session has ended, and says so
             self.wait()
         except BaseException:
             loop.post(self._abandon)

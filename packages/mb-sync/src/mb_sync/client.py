@@ -6,6 +6,7 @@ import contextvars
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from .handover import Handover
 from .loop import LoopThread, loop_for
 from .pump import plain
 from .subscription import Subscription
+from .waiting import wait_for
 from .within import Within, check_plain
 
 __all__ = ["MessageBrokerClient"]
@@ -105,9 +107,10 @@ class MessageBrokerClient:
         )
         # Held from the beginning of a connect that does not fail.
         self._to_connect = threading.Lock()
-        # None until connected.
+        self._undoing: Future[None] | None = None  # of a connect that was interrupted
+        # None until it connects, and until it is connected.
         self._loop: LoopThread | None = None
-        self._supervisor: Supervisor
+        self._supervisor: Supervisor | None = None
         self._handover: Handover
 
     # Connecting and closing
@@ -116,19 +119,24 @@ class MessageBrokerClient:
     def connect(
         self, host: str | None = None, port: int | None = None, use_tls: bool = False
     ) -> None:
+        self._check()
+        if self._undoing is not None:
+            wait_for(self._undoing)  # it takes a moment
         if not self._to_connect.acquire(blocking=False):
             raise LocalProtocolError(CONNECTED_ALREADY)
-        loop = loop_for(self)
         try:
-            supervisor = loop.call(self._within.connect_in, loop, host, port, use_tls)
+            loop = self._loop = loop_for(self._leave)
         except BaseException:
             self._to_connect.release()
-            loop.release(self)
-            loop.join()
             raise
-        self._supervisor = supervisor
-        self._handover = Handover(supervisor, self._within.callbacks, loop)
-        self._loop = loop
+        try:
+            loop.call(self._connect, loop, host, port, use_tls)
+        except BaseException as error:
+            self._undoing = loop.submit(self._undo_connect, loop)
+            if isinstance(error, Exception) and self._undoing is not None:
+                wait_for(self._undoing)
+                loop.join()
+            raise
 
     @property
     def connected(self) -> bool:
@@ -137,9 +145,9 @@ class MessageBrokerClient:
 
     @_like(mb_core.MessageBrokerClient.stats)
     def stats(self) -> mb_core.ClientStats:
+        self._check()
         if self._loop is None:
             return self._within.stats()
-        self._loop.check()
         return self._loop.call(self._within.stats_in)
 
     @_like(mb_core.MessageBrokerClient.close)
@@ -147,7 +155,8 @@ class MessageBrokerClient:
         self._close(drain=True)
 
     def __enter__(self) -> MessageBrokerClient:
-        if self._loop is None:
+        self._check()
+        if self._supervisor is None:
             self.connect()
         return self
 
@@ -252,7 +261,11 @@ class MessageBrokerClient:
             queue_bytes=queue_bytes,
             overflow=overflow,
         )
-        loop.call(_start, subscription)
+        try:
+            loop.call(_start, subscription)
+        except BaseException:
+            loop.post(subscription.abandon)  # interrupted when it was in force, perhaps
+            raise
         return Subscription(subscription, loop)
 
     @_like(mb_core.MessageBrokerClient.unsubscribe)
@@ -266,57 +279,87 @@ class MessageBrokerClient:
     @_like(mb_core.MessageBrokerClient.on_message)
     def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> None:
         check_plain(handler)
+        self._check()
         if self._loop is None:
             self._within.on_message(handler)
         else:
-            self._loop.check()
             self._loop.call(self._within.on_message_in, handler)
 
     @_like(mb_core.MessageBrokerClient.on_connect)
     def on_connect(self, handler: Callable[[], Any]) -> None:
+        self._check()
         self._within.on_connect(self._within.threaded(handler))
 
     @_like(mb_core.MessageBrokerClient.on_disconnect)
     def on_disconnect(self, handler: Callable[[], Any]) -> None:
+        self._check()
         self._within.on_disconnect(self._within.threaded(handler))
 
     @_like(mb_core.MessageBrokerClient.on_error)
     def on_error(self, handler: Callable[[Exception], Any]) -> None:
+        self._check()
         self._within.on_error(self._within.threaded(handler))
 
     # Within
 
-    def _connected(self) -> tuple[Supervisor, LoopThread]:
+    def _leave(self, *, drain: bool) -> Future[None] | None:
+        """Begin to close; see User."""
         loop = self._loop
-        if loop is None:
+        return loop.submit(self._end, loop, drain=drain) if loop is not None else None
+
+    def _check(self) -> None:
+        """Raises LocalProtocolError where the caller can't wait for the loop."""
+        if self._loop is not None:
+            self._loop.check()
+
+    def _connected(self) -> tuple[Supervisor, LoopThread]:
+        self._check()
+        if self._loop is None or self._supervisor is None:
             raise LocalProtocolError("not connected: client.connect(...) first")
-        loop.check()
-        return self._supervisor, loop
+        return self._supervisor, self._loop
 
     def _close(self, *, drain: bool) -> None:
         loop = self._loop
         if loop is None or loop.forked:
             return  # what the process before the fork has is not ours to close
         loop.check()
-        if self._supervisor.inside:
+        if self._supervisor is not None and self._supervisor.inside:
             # A handler's own end is waited for; so the end goes on without it.
-            contextvars.Context().run(loop.submit, self._end, loop, drain=True)
+            contextvars.Context().run(self._leave, drain=True)
             return
-        future = loop.submit(self._end, loop, drain=drain)
+        future = self._leave(drain=drain)
         if future is not None:
             try:
-                future.result()
+                wait_for(future)
             except BaseException:
                 # Interrupted: it goes on by itself, and waits for no handler any more.
-                loop.submit(self._supervisor.close, drain=False)
+                self._leave(drain=False)
                 raise
         loop.join()
 
+    # In the loop
+
+    async def _connect(
+        self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
+    ) -> None:
+        supervisor = await self._within.connect_in(loop, host, port, use_tls)
+        self._handover = Handover(supervisor, self._within.callbacks, loop)
+        self._supervisor = supervisor
+
     async def _end(self, loop: LoopThread, *, drain: bool) -> None:
         try:
-            await self._supervisor.close(drain=drain)
+            await self._within.end(drain=drain)
         finally:
-            loop.release(self)
+            if self._supervisor is not None:  # or it was connecting, and releases by itself
+                loop.release(self._leave)
+
+    async def _undo_connect(self, loop: LoopThread) -> None:
+        try:
+            await self._within.undo_connect()
+        finally:
+            self._loop = self._supervisor = None
+            loop.release(self._leave)
+            self._to_connect.release()
 
 
 async def _start(subscription: mb_core.Subscription) -> None:

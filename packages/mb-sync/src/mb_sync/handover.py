@@ -48,10 +48,19 @@ class Handover:
             return
         waiting.append(message)
         self._bytes += len(message)
-        if not self._announced:
+        if not self._announced and not self._announce():
+            self._pass_on()
+
+    def _announce(self) -> bool:
+        """Have the loop pass on what waits; False where it has ended."""
+        # Whatever is asked of the loop by a thread that finds this announced comes behind it.
+        with self._loop.gate:
             self._announced = True
-            if not self._loop.post(self._pass_on):
-                self._pass_on()
+            try:
+                return self._loop.post(self._pass_on)
+            except BaseException:
+                self._announced = False  # interrupted: the next one announces
+                raise
 
     # In the loop
 
@@ -70,13 +79,17 @@ class Handover:
         self._bytes = 0
         waiting = self._waiting
         session, supervisor = self._session, self._supervisor
-        while waiting:
-            message = waiting.popleft()
+        while True:
+            try:
+                message = waiting.popleft()
+            except IndexError:  # not looked for before: where the loop has ended, many pass on
+                return
             try:
                 if session.publish_encoded(message) is None:
                     supervisor.look_at_buffer()
                 else:
                     supervisor.connection.send(message)
             except MBError as error:
-                # The connection was lost in between, and the buffer is full.
-                self._callbacks.report(error, "a publication was not sent")
+                # In between the connection was lost, and the buffer is full; or it was closed.
+                text = "a publication was not sent"
+                self._callbacks.report(error.with_traceback(None), text)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
-import logging
 import os
 import threading
 import weakref
@@ -16,19 +16,26 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from mb_core.errors import ConnectionLost, LocalProtocolError
 
 from .pool import HandlerPool
+from .waiting import wait_for
 
 __all__ = ["LoopThread", "loop_for"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_log = logging.getLogger("mb_sync")
+_PATIENCE = 1.0
+"""Seconds that handlers have to finish where the program ends without closing its clients."""
+
+_POLITE = 0.02
+"""Seconds for which the loop, at its end, waits for others to have posted before it goes on."""
 
 
 class User(Protocol):
-    """Who uses the loop, until it is closed."""
+    """What closes somebody who uses the loop."""
 
-    def close(self) -> None: ...
+    def __call__(self, *, drain: bool) -> Future[None] | None:
+        """Begin to close, which is over with the Future; None where it is over already."""
+        ...
 
 
 class LoopThread:
@@ -36,24 +43,30 @@ class LoopThread:
 
     So heartbeats and reconnecting go on while the program computes, and Ctrl-C, which Python
     raises in the main thread, never strikes what keeps the connections.
+
+    `gate` is held by who posts something: while another holds it, nothing is posted.  The loop
+    itself does not rely on getting it: a signal handler may have interrupted its holder, and
+    wait for the loop.
     """
 
     def __init__(self) -> None:
         self.users: set[User] = set()
-        self.pool = HandlerPool(self.post)
         # Whether this is a copy in a forked process, where the thread does not run.
         self.forked = False
+        self.gate = _gate
+        self.pool = HandlerPool(self.post)
         self._ended = False
-        # Reentrant, because the garbage collector may end a Subscription while it is held.
-        self._gate = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
-        started = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(started)), name="mb_sync", daemon=True
-        )
-        self._thread.start()
-        started.wait()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="mb_sync", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # there are to be no more threads
+            self._loop.close()
+            raise
+        except BaseException:  # interrupted
+            self._loop.call_soon_threadsafe(self._stop.set)
+            raise
 
     def check(self) -> None:
         """Raises LocalProtocolError where the caller can't wait for this loop."""
@@ -62,7 +75,7 @@ class LoopThread:
                 "this client was connected in the process that this one was forked from: its "
                 "connection can't be shared; make a new client here, or fork before connecting"
             )
-        if threading.get_ident() == self._thread.ident:
+        if self._is_this():
             raise LocalProtocolError(
                 "a blocking client was called in the thread of its own event loop, which would "
                 "wait for itself: hooks of plugins are called there"
@@ -73,8 +86,13 @@ class LoopThread:
 
         In the order in which it was asked for.  False where the loop has ended.
         """
-        with self._gate:
-            if self._ended or self.forked:
+        if self.forked:
+            return False
+        if self._is_this():
+            self._loop.call_soon(function)
+            return True
+        with self.gate:
+            if self._ended:
                 return False
             self._loop.call_soon_threadsafe(function)
             return True
@@ -83,7 +101,7 @@ class LoopThread:
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T] | None:
         """Start a coroutine function in the loop; None where that has ended."""
-        with self._gate:
+        with self.gate:
             if self._ended:
                 return None
             return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)
@@ -93,41 +111,69 @@ class LoopThread:
     ) -> T:
         """Run a coroutine function in the loop, and wait for it.
 
-        Raises what that raises.  When interrupted, it is cancelled, and not waited for.
+        Raises what that raises, and ConnectionLost where the loop ends first.  When interrupted,
+        it is cancelled, and not waited for.
         """
         future = self.submit(function, *args, **kwargs)
         if future is None:
             return _run_to_its_error(function(*args, **kwargs))
         try:
-            return future.result()
+            return wait_for(future)
+        except concurrent.futures.CancelledError:
+            raise ConnectionLost("the client was closed meanwhile", sent=True) from None
         except BaseException:
             future.cancel()
             raise
 
     def release(self, user: User) -> None:
-        """`user` is closed; the loop ends with the last of them."""
-        global _current
-        with _lock:
-            self.users.discard(user)
-            if not self.users and not self._ended:
-                with self._gate:
-                    self._ended = True
-                self._loop.call_soon_threadsafe(self._stop.set)
-                if _current is self:
-                    _current = None
+        """`user` is closed; called in the loop, which ends with the last of them."""
+        self.users.discard(user)
+        self._end_if_unused()
 
     def join(self) -> None:
         """Where nobody uses this loop any more, wait a moment for its end."""
         if not self.users:
             self._thread.join(1.0)
 
-    async def _main(self, started: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        started.set()
+    def _is_this(self) -> bool:
+        # The idents of threads that have ended are given to others.
+        return threading.get_ident() == self._thread.ident and not self._ended
+
+    def _end_if_unused(self) -> None:
+        if not self.gate.acquire(timeout=_POLITE):
+            self._loop.call_soon(self._end_if_unused)
+            return
+        try:
+            if not self.users:
+                self._take_no_more()
+                self._stop.set()
+        finally:
+            self.gate.release()
+
+    def _take_no_more(self) -> None:
+        global _current
+        self._ended = True
+        if _current is self:
+            _current = None
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                try:
+                    runner.run(self._main())
+                finally:
+                    # Had something broken out of the loop: the Runner's end still calls what was
+                    # posted before this.
+                    with self.gate:
+                        self._take_no_more()
+        finally:
+            self.pool.close()
+            self.pool.join()
+
+    async def _main(self) -> None:
+        self.pool.stand_by()
         await self._stop.wait()
         await asyncio.sleep(0)  # what was posted before the end has been called when this returns
-        self.pool.close()
 
 
 def _run_to_its_error(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -145,13 +191,15 @@ def _run_to_its_error(coroutine: Coroutine[Any, Any, T]) -> T:
 # The loop of this process, as long as it is used, and those that may still be ending.
 _current: LoopThread | None = None
 _all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
-_lock = threading.Lock()
+# Reentrant, because the garbage collector may end a Subscription while it is held, and a signal
+# handler may do anything.
+_gate = threading.RLock()
 
 
 def loop_for(user: User) -> LoopThread:
     """The loop of this process, to be released when `user` is closed."""
     global _current
-    with _lock:
+    with _gate:
         if _current is None:
             _current = LoopThread()
             _all.add(_current)
@@ -161,19 +209,21 @@ def loop_for(user: User) -> LoopThread:
 
 def _close_all() -> None:
     """The program ends: what it has published goes out, and brokers hear of it."""
-    for loop in list(_all):
-        for user in list(loop.users):
-            try:
-                user.close()
-            except Exception:
-                _log.exception("a client could not be closed at exit")
+    loops = list(_all)
+    for drain in (True, False):
+        users = [user for loop in loops for user in list(loop.users)]
+        leaving = [future for user in users if (future := user(drain=drain)) is not None]
+        if not concurrent.futures.wait(leaving, _PATIENCE if drain else None).not_done:
+            break
+    for loop in loops:
+        loop.join()
 
 
 def _forget() -> None:
     """In a forked process there is no thread but the one that has forked."""
-    global _current, _lock
+    global _current, _gate
     _current = None
-    _lock = threading.Lock()
+    _gate = threading.RLock()
     for loop in list(_all):
         loop.forked = True
         loop.users.clear()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,9 @@ __all__ = ["HandlerPool"]
 _IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends."""
 
+_Call = Callable[[], Callable[[], object]]
+"""Calls a function, and gives what tells the loop of that."""
+
 
 class HandlerPool:
     """Threads that call functions for an event loop; as many as there are calls at a time.
@@ -22,12 +27,26 @@ class HandlerPool:
     It has no bound of its own: who calls has one (`concurrency`), and a handler that waits for
     another handler must not keep it from being called.  The threads are daemons: a handler that
     never returns does not keep the program from ending.
+
+    Where Python starts no more threads, those that there are make the calls one after the other.
     """
 
     def __init__(self, post: Callable[[Callable[[], object]], bool]) -> None:
-        self._post = post
-        self._idle: list[_Worker] = []
+        self.post = post
         self._numbers = itertools.count(1)
+        # What the threads look at.
+        self.threads: set[_Worker] = set()
+        self.idle: list[_Worker] = []
+        self.left: deque[_Call] = deque()  # calls for which no thread could be started
+        self.closed = False
+
+    def stand_by(self) -> None:
+        """Have a thread that never ends for want of calls.
+
+        Python 3.12 starts none from the end of the main thread on, when callbacks are still due.
+        """
+        with contextlib.suppress(RuntimeError):  # there can't be one now; later, perhaps
+            _Worker(self, None, self._name(), patience=-1)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` in a thread, with the context variables of the task that asks.
@@ -39,61 +58,120 @@ class HandlerPool:
         future = asyncio.get_running_loop().create_future()
         context = contextvars.copy_context()
         call = functools.partial(self._call, future, context, function, args)
-        try:
-            worker = self._idle.pop()
-        except IndexError:
-            _Worker(call, self._idle, f"mb_sync handler {next(self._numbers)}")
-        else:
-            worker.give(call)
+        if not self._give(call):
+            try:
+                _Worker(self, call, self._name(), patience=_IDLE)
+            except RuntimeError:
+                if not self.threads:
+                    raise
+                self.left.append(call)
+                self._give(_look_again)  # to one that became idle before it could see this
         return await future
 
     def close(self) -> None:
-        """Have the idle threads end."""
-        while self._idle:
-            self._idle.pop().give(None)
+        """Have the idle threads end, and the others after their calls."""
+        self.closed = True
+        while self._give(None):
+            pass
 
+    def join(self) -> None:
+        """When closed, wait for the threads that are not within a call."""
+        for worker in list(self.threads):
+            if not worker.calling:
+                worker.thread.join()
+
+    def _name(self) -> str:
+        return f"mb_sync handler {next(self._numbers)}"
+
+    def _give(self, call: _Call | None) -> bool:
+        """Have an idle thread make a call, or end; False where there is none."""
+        try:
+            worker = self.idle.pop()
+        except IndexError:
+            return False
+        worker.give(call)
+        return True
+
+    @staticmethod
     def _call(
-        self,
         future: asyncio.Future[Any],
         context: contextvars.Context,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-    ) -> None:
+    ) -> Callable[[], None]:
         try:
             result = context.run(function, *args)
         except BaseException as error:
-            self._post(functools.partial(_fail, future, error))
-        else:
-            self._post(functools.partial(_succeed, future, result))
+            return functools.partial(_fail, future, error)
+        return functools.partial(_succeed, future, result)
 
 
 class _Worker:
     """A thread that makes one call after the other."""
 
-    def __init__(self, call: Callable[[], None], idle: list[_Worker], name: str) -> None:
-        self._call: Callable[[], None] | None = call
-        self._idle = idle
+    def __init__(
+        self, pool: HandlerPool, call: _Call | None, name: str, *, patience: float
+    ) -> None:
+        self._pool = pool
+        self._call = call
+        self._patience = patience
         self._given = threading.Lock()
         self._given.acquire()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self.calling = call is not None
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        pool.threads.add(self)
+        try:
+            self.thread.start()
+        except BaseException:
+            pool.threads.discard(self)
+            raise
 
-    def give(self, call: Callable[[], None] | None) -> None:
+    def give(self, call: _Call | None) -> None:
         """Make a call, or end; for who has taken this worker from the idle ones."""
+        self.calling = call is not None
         self._call = call
         self._given.release()
 
     def _run(self) -> None:
-        while self._call is not None:
-            self._call()
-            self._call = None  # it holds what it was called with
-            self._idle.append(self)
-            if not self._given.acquire(timeout=_IDLE):
-                try:
-                    self._idle.remove(self)
-                except ValueError:
-                    self._given.acquire()  # it was taken at the last moment
-                else:
-                    return
+        call: _Call | None = self._call
+        self._call = None
+        while call is not None or (call := self._next()) is not None:
+            tell = call()
+            self.calling = False
+            self._pool.post(tell)
+            call = None  # it holds what was called, and this what came of it
+            del tell
+        self._pool.threads.discard(self)
+
+    def _next(self) -> _Call | None:
+        """Be idle until there is a call; None where this thread is to end."""
+        pool = self._pool
+        while True:
+            pool.idle.append(self)
+            # Looked at only now: who closes, or leaves a call, looks for idle ones after that.
+            hurried = pool.closed or bool(pool.left)
+            if not hurried and self._given.acquire(timeout=self._patience):
+                break
+            try:
+                pool.idle.remove(self)
+            except ValueError:
+                self._given.acquire()  # it was taken at the last moment
+                break
+            try:
+                left = pool.left.popleft()
+            except IndexError:
+                if pool.closed or not hurried:
+                    return None
+            else:
+                self.calling = True
+                return left
+        call, self._call = self._call, None
+        return call
+
+
+def _look_again() -> Callable[[], None]:
+    """For a thread that may not have seen what was left for it."""
+    return lambda: None
 
 
 def _succeed(future: asyncio.Future[Any], result: Any) -> None:

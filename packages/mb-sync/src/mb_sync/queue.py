@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from mb_core.header import Action
@@ -23,8 +24,9 @@ class ThreadQueue(MessageQueue):
         self, size: int | None, overflow: str, size_bytes: int | None = DEFAULT_QUEUE_BYTES
     ) -> None:
         super().__init__(size, overflow, size_bytes)
-        self._lock = threading.Lock()
-        self.take = self._take
+        # Reentrant, because a signal handler that takes may interrupt one who does.
+        self._lock = threading.RLock()
+        self.take = _locked(self._lock, self.waiting.popleft)
 
     def remove(self, action: Action) -> list[Message]:
         with self._lock:
@@ -34,6 +36,10 @@ class ThreadQueue(MessageQueue):
         with self._lock:
             return super()._put_one_by_one(messages)
 
-    def _take(self) -> Message:
-        with self._lock:
-            return self.waiting.popleft()
+
+def _locked(lock: threading.RLock, take: Callable[[], Message]) -> Callable[[], Message]:
+    def take_alone() -> Message:
+        with lock:
+            return take()
+
+    return take_alone

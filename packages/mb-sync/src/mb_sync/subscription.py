@@ -117,24 +117,26 @@ class Subscription:
                 f"the messages of {self.topic!r} go to a handler: iterate subscriptions of a "
                 "client that has no on_message handlers, and subscribe without handler"
             )
+        self._loop.check()
         self._inbox = self._within.iterate()
         return self._inbox
 
     def _next(self, timeout: int | None = None) -> Message | None:
         """The next message; None behind the last, where that was in order."""
         inbox = self._inbox or self._iterate()
+        self._loop.check()  # in a forked process, what is queued is its parent's to take
         until = None if timeout is None else time.monotonic() + timeout / 1000
         while True:
+            ended = inbox.ended  # before the look: what came before the end is still to be taken
             try:
                 message = inbox.queue.take()
             except IndexError:
-                if inbox.ended:
+                if ended:
                     break
             else:
                 if message.responder is not None:
                     message.responder = BlockingResponder(message.responder, self._loop)
                 return message
-            self._loop.check()
             left = None if until is None else max(0.0, until - time.monotonic())
             if not wait_for_message(inbox, self._loop, left):
                 raise TimeoutError(f"no message of {self.topic!r} came within {timeout} ms")

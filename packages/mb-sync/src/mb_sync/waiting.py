@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from typing import Any
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mb_core.client.inbox import Inbox
 
-from .loop import LoopThread
+if TYPE_CHECKING:
+    from .loop import LoopThread
 
-__all__ = ["ThreadWaiter", "wait_for_message"]
+__all__ = ["ThreadWaiter", "wait_for", "wait_for_message"]
+
+T = TypeVar("T")
 
 _NOTHING = object()
+
+_SLICE: float | None = 0.1 if sys.platform == "win32" else None
+"""Seconds for which a lock is waited for at a time, where Ctrl-C does not end the wait for one."""
 
 
 class ThreadWaiter:
@@ -36,7 +45,28 @@ class ThreadWaiter:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the value, `timeout` in seconds at most; whether it has come."""
-        return self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+        if _SLICE is None:
+            return self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        return self._wait_in_slices(timeout, _SLICE)
+
+    def _wait_in_slices(self, timeout: float | None, longest: float) -> bool:
+        until = time.monotonic() + timeout if timeout is not None else float("inf")
+        while True:
+            left = max(0.0, until - time.monotonic())
+            if self._lock.acquire(timeout=min(left, longest)):
+                return True
+            if left <= longest:
+                return False
+
+
+def wait_for(future: Future[T]) -> T:
+    """Wait for the future and give its result, or raise its error; Ctrl-C ends the wait."""
+    waiter = ThreadWaiter()
+    future.add_done_callback(waiter.set_result)
+    waiter.wait()
+    return future.result()
 
 
 def wait_for_message(inbox: Inbox, loop: LoopThread, timeout: float | None = None) -> bool:

@@ -40,6 +40,16 @@ class Within(mb_core.MessageBrokerClient):
         await self.connect(host, port, use_tls)
         return self._connected()
 
+    async def end(self, *, drain: bool) -> None:
+        """Close; one that is connecting does not, and says so to whom it connects for."""
+        if self._supervisor is not None:
+            await self._supervisor.close(drain=drain)
+
+    async def undo_connect(self) -> None:
+        """Nothing is left of a connect that has failed, or that nobody has waited for."""
+        await self.end(drain=False)
+        self._supervisor = None
+
     async def stats_in(self) -> mb_core.ClientStats:
         return self.stats()
 

@@ -1,0 +1,359 @@
+"""The loop thread by itself: posting, calling, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from mb_core import ConnectionLost, LocalProtocolError
+from mb_sync import loop as loop_module
+from mb_sync.loop import LoopThread, loop_for
+from mb_sync.waiting import ThreadWaiter
+
+from .conftest import own_threads
+
+
+class User:
+    """Who has nothing to close."""
+
+    def __call__(self, *, drain: bool) -> Future[None] | None:
+        return None
+
+
+@pytest.fixture
+def user() -> User:
+    return User()
+
+
+@pytest.fixture
+def loop(user: User) -> Iterator[LoopThread]:
+    loop = loop_for(user)
+    yield loop
+    end(loop, user)
+
+
+def end(loop: LoopThread, user: User) -> None:
+    loop.post(lambda: loop.release(user))
+    loop._thread.join(5)
+    assert own_threads() == []
+
+
+async def name_of_thread() -> str:
+    return threading.current_thread().name
+
+
+def test_a_call_runs_in_the_loop_and_gives_what_it_returns_or_raises(loop: LoopThread) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("in the loop")
+
+    assert loop.call(name_of_thread) == "mb_sync"
+    with pytest.raises(ZeroDivisionError, match="in the loop"):
+        loop.call(fail)
+
+
+def test_all_users_share_one_loop_and_the_next_gets_another(user: User) -> None:
+    first, another = loop_for(user), User()
+    assert loop_for(another) is first
+    first.call(released, first, user)
+    assert first.call(name_of_thread) == "mb_sync"  # it is used still
+    end(first, another)
+    second = loop_for(user)
+    assert second is not first
+    end(second, user)
+
+
+async def released(loop: LoopThread, user: User) -> None:
+    loop.release(user)
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+def test_what_is_posted_or_called_sees_the_callers_context(loop: LoopThread) -> None:
+    seen: list[str] = []
+
+    async def look() -> None:
+        seen.append(variable.get())
+
+    def ask() -> None:
+        variable.set("the caller's")
+        loop.post(lambda: seen.append(variable.get()))
+        loop.call(look)
+
+    contextvars.Context().run(ask)
+    assert seen == ["the caller's"] * 2
+
+
+def test_what_is_posted_runs_in_the_order_of_each_thread(loop: LoopThread) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def post(number: int) -> None:
+        for count in range(1_000):
+            loop.post(lambda count=count: seen.append((number, count)))  # type: ignore[misc]
+
+    run_together(post, 4)
+    loop.call(name_of_thread)
+    for number in range(4):
+        assert [count for who, count in seen if who == number] == list(range(1_000))
+
+
+def run_together(function: Callable[[int], object], count: int) -> None:
+    """Call `function` in `count` threads, with a number each, and wait for all."""
+    threads = [threading.Thread(target=function, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_what_is_posted_at_the_very_end_is_called_or_refused() -> None:
+    """Never neither: who has posted a request waits for what becomes of it."""
+    for _ in range(30):
+        user = User()
+        loop = loop_for(user)
+        called: list[int] = []
+        posted: list[int] = []
+
+        def post(
+            number: int,
+            loop: LoopThread = loop,
+            called: list[int] = called,
+            posted: list[int] = posted,
+        ) -> None:
+            count = 0
+            while loop.post(lambda: called.append(number)):
+                count += 1
+            posted.append(count)
+
+        ending = threading.Timer(
+            0.002, loop.post, [lambda loop=loop, user=user: loop.release(user)]
+        )
+        ending.start()
+        run_together(post, 3)
+        loop._thread.join(5)
+        assert len(called) == sum(posted)
+        ending.join()
+
+
+def test_a_call_that_the_end_cuts_off_says_that_the_client_is_closed(user: User) -> None:
+    loop = loop_for(user)
+    began = threading.Event()
+    raised: list[BaseException] = []
+
+    async def wait_for_ever() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    def call(number: int) -> None:
+        try:
+            loop.call(wait_for_ever)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, args=(0,))
+    thread.start()
+    assert began.wait(5)
+    end(loop, user)
+    thread.join(5)
+    assert repr(raised) == repr([ConnectionLost("the client was closed meanwhile", sent=True)])
+
+
+def test_after_the_end_a_call_says_what_it_can_without_a_loop(user: User) -> None:
+    loop = loop_for(user)
+    end(loop, user)
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def yield_once() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    async def wait_for_ever() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    assert loop.call(yield_once) == "done"
+    with pytest.raises(ZeroDivisionError):
+        loop.call(fail)
+    assert loop.submit(yield_once) is None
+    assert not loop.post(lambda: None)
+    loop.join()
+
+
+def interrupt_when_it_waits(ident: int) -> None:
+    while sys._current_frames()[ident].f_code is not ThreadWaiter.wait.__code__:
+        time.sleep(0.001)
+    signal.pthread_kill(ident, signal.SIGINT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_call_that_is_interrupted_is_cancelled(loop: LoopThread) -> None:
+    cancelled = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    async def wait_for_ever() -> None:
+        interrupt_when_it_waits(main)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.call(wait_for_ever)
+    assert cancelled.wait(5)
+
+
+def test_the_loops_own_thread_must_not_wait_for_itself(loop: LoopThread) -> None:
+    async def ask() -> None:
+        loop.check()
+
+    with pytest.raises(LocalProtocolError, match="thread of its own event loop"):
+        loop.call(ask)
+    loop.check()
+
+
+def test_the_loop_may_post_to_itself(loop: LoopThread) -> None:
+    seen = threading.Event()
+    loop.post(lambda: loop.post(seen.set))
+    assert seen.wait(5)
+
+
+def test_another_thread_with_the_ident_of_one_that_has_ended_is_another(user: User) -> None:
+    """Idents are given again: the client that is closed says so, and no nonsense."""
+    loop = loop_for(user)
+    end(loop, user)
+    idents: list[int] = []
+
+    def check(number: int) -> None:
+        loop.check()
+        idents.append(threading.get_ident())
+
+    for _ in range(20):
+        run_together(check, 1)
+    assert len(idents) == 20
+
+
+def test_where_no_loop_can_be_made_the_caller_hears_of_it(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "new_event_loop", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        loop_for(user)
+    monkeypatch.undo()
+    end(loop_for(user), user)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_where_its_thread_does_not_start_nothing_is_left(
+    error: type[BaseException], user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name != "mb_sync" or error is KeyboardInterrupt:
+            start(thread)  # it comes while this waits for the thread
+        if thread.name == "mb_sync":
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(error):
+            loop_for(user)
+    for thread in threading.enumerate():
+        if thread.name in own_threads():
+            thread.join(5)
+    end(loop_for(user), user)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_signal_handler_may_wait_for_the_loop_whatever_it_interrupts(loop: LoopThread) -> None:
+    """`signal.signal(SIGTERM, lambda *_: client.close())`, in a program that is busy sending."""
+    answers: list[str] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: answers.append(loop.call(name_of_thread)))
+    try:
+        with loop.gate:  # the place where it hurts: interrupted while it posts
+            signal.raise_signal(signal.SIGALRM)
+            assert answers == ["mb_sync"]
+            loop.post(lambda: loop.post(lambda: None))
+            signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert answers == ["mb_sync"] * 2
+
+
+def test_the_loop_ends_even_though_somebody_posts_at_that_moment(user: User) -> None:
+    loop = loop_for(user)
+    tried = threading.Event()
+
+    async def release() -> None:
+        loop.release(user)
+        tried.set()
+
+    with loop.gate:
+        loop.submit(release)
+        assert tried.wait(5)
+        assert loop.post(lambda: None)  # not yet
+    loop._thread.join(5)
+    assert not loop.post(lambda: None)
+    assert own_threads() == []
+
+
+def test_who_comes_at_the_last_moment_keeps_the_loop_alive(user: User) -> None:
+    loop, late = loop_for(user), User()
+    tried = threading.Event()
+
+    async def release() -> None:
+        loop.release(user)
+        tried.set()
+
+    with loop.gate:
+        loop.submit(release)
+        assert tried.wait(5)
+        assert loop_for(late) is loop
+    assert loop.call(name_of_thread) == "mb_sync"
+    end(loop, late)
+
+
+def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """First those who drain; who has not come to an end with that is cut short."""
+    monkeypatch.setattr(loop_module, "_PATIENCE", 0.3)
+    told: list[tuple[str, bool]] = []
+
+    class Leaving:
+        def __init__(self, name: str, *, hangs: bool) -> None:
+            self.name = name
+            self.hangs = hangs
+            self.left: Future[None] = Future()
+
+        def __call__(self, *, drain: bool) -> Future[None]:
+            told.append((self.name, drain))
+            if not (drain and self.hangs):
+                used.post(self.end)
+            return self.left
+
+        def end(self) -> None:
+            used.release(self)
+            self.left.set_result(None)
+
+    for each in (Leaving("quick", hangs=False), Leaving("slow", hangs=True)):
+        used = loop_for(each)
+    loop_module._close_all()
+    assert sorted(told) == [("quick", True), ("slow", False), ("slow", True)]
+    assert own_threads() == []

@@ -1,0 +1,213 @@
+"""Waiting for what the loop does: hand-overs of messages by the thousand, and their races."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import pytest
+
+from mb_core import Action, Message, MessageHeader, create_message, parse_message
+from mb_core.client.inbox import Inbox
+from mb_sync import waiting
+from mb_sync.loop import LoopThread
+from mb_sync.queue import ThreadQueue
+from mb_sync.waiting import ThreadWaiter, wait_for, wait_for_message
+
+
+def message(number: int = 0) -> Message:
+    return parse_message(create_message(MessageHeader(Action.PUBLISH, "a.b"), number))
+
+
+class Loop(LoopThread):
+    """One whose thread is that of the test."""
+
+    def __init__(self) -> None:
+        self.posted: list[Callable[[], object]] = []
+
+    def post(self, function: Callable[[], object]) -> bool:
+        self.posted.append(function)
+        return True
+
+
+@pytest.fixture(params=["the system's", "in slices"])
+def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of waiting for a lock, that of Windows too."""
+    monkeypatch.setattr(waiting, "_SLICE", 0.001 if request.param == "in slices" else None)
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("timeout", [None, 5, 10**15])
+def test_a_value_is_waited_for(timeout: float | None) -> None:
+    waiter = ThreadWaiter()
+    assert not waiter.done()
+    timer = threading.Timer(0.02, waiter.set_result, [17])
+    timer.start()
+    assert waiter.wait(timeout)
+    assert waiter.done()
+    assert waiter.result == 17
+    timer.join()
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("timeout", [0, 0.02])
+def test_a_value_that_does_not_come_is_not_waited_for_longer(timeout: float) -> None:
+    waiter = ThreadWaiter()
+    began = time.monotonic()
+    assert not waiter.wait(timeout)
+    assert timeout <= time.monotonic() - began < 2
+
+
+@pytest.mark.usefixtures("slices")
+def test_a_future_is_waited_for() -> None:
+    good: Future[int] = Future()
+    bad: Future[int] = Future()
+    timers = [
+        threading.Timer(0.01, good.set_result, [1]),
+        threading.Timer(0.02, bad.set_exception, [ZeroDivisionError()]),
+    ]
+    for timer in timers:
+        timer.start()
+    assert wait_for(good) == 1
+    with pytest.raises(ZeroDivisionError):
+        wait_for(bad)
+    assert wait_for(good) == 1  # it is there already
+    for timer in timers:
+        timer.join()
+
+
+# Messages
+
+
+def inbox_of(size: int | None = None, overflow: str = "drop_newest") -> Inbox:
+    return Inbox(ThreadQueue(size, overflow))
+
+
+def test_what_is_there_already_is_not_waited_for() -> None:
+    inbox = inbox_of()
+    inbox.put([message()])
+    assert wait_for_message(inbox, Loop(), 0)
+    inbox.queue.take()
+    assert not wait_for_message(inbox, Loop(), 0)
+    inbox.end(None)
+    assert wait_for_message(inbox, Loop())
+    assert inbox._idle == []
+
+
+class Rushing(ThreadWaiter):
+    """A waiter for which something happens when its wait begins."""
+
+    happens: Callable[[], object]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        type(self).happens()
+        return super().wait(timeout)
+
+
+def test_one_that_comes_when_the_time_is_over_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = inbox_of()
+
+    class Late(Rushing):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert not super().wait(timeout)
+            inbox.put([message()])
+            return False
+
+    Late.happens = lambda: None
+    monkeypatch.setattr(waiting, "ThreadWaiter", Late)
+    assert wait_for_message(inbox, Loop(), 0)
+    assert len(inbox.queue) == 1
+
+
+@pytest.mark.parametrize("woken", [True, False])
+def test_who_is_interrupted_leaves_no_message_without_a_taker(
+    woken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, loop, other = inbox_of(), Loop(), ThreadWaiter()
+    inbox.join(other)
+
+    class Interrupted(Rushing):
+        pass
+
+    def interrupt() -> None:
+        if woken:
+            inbox.put([message()])  # the one who came last is woken
+            assert not other.done()
+        raise KeyboardInterrupt
+
+    Interrupted.happens = staticmethod(interrupt)
+    monkeypatch.setattr(waiting, "ThreadWaiter", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_message(inbox, loop)
+    for function in loop.posted:
+        function()
+    assert other.done() is woken
+    assert inbox._idle == ([] if woken else [other])
+
+
+def consume(inbox: Inbox, seen: list[int], *, timeout: float | None) -> None:
+    loop = Loop()
+    while True:
+        ended = inbox.ended
+        try:
+            seen.append(inbox.queue.take().payload)
+        except IndexError:
+            if ended:
+                return
+            wait_for_message(inbox, loop, timeout)
+
+
+@pytest.mark.parametrize("timeout", [None, 0.0005])
+@pytest.mark.parametrize("consumers", [1, 4])
+def test_of_thousands_of_handovers_each_message_is_seen_once(
+    consumers: int, timeout: float | None
+) -> None:
+    """In bursts with pauses between them, so that consumers come and go all the time."""
+    inbox = inbox_of()
+    seen: list[list[int]] = [[] for _ in range(consumers)]
+    threads = [
+        threading.Thread(target=consume, args=(inbox, own), kwargs={"timeout": timeout})
+        for own in seen
+    ]
+    for thread in threads:
+        thread.start()
+    numbers = iter(range(5_000))
+    for burst in range(1_000):
+        inbox.put([message(next(numbers)) for _ in range(burst % 9 + 1)])
+    rest = [message(number) for number in numbers]
+    inbox.put(rest)
+    inbox.end(None)
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert sorted(number for own in seen for number in own) == list(range(5_000))
+    assert all(own == sorted(own) for own in seen)
+    assert inbox._idle == []
+
+
+def test_each_of_many_messages_wakes_somebody_who_waits() -> None:
+    """One at a time, and the next when it was taken: a lost wake-up would be the end of it."""
+    inbox = inbox_of()
+    taken = threading.Semaphore(0)
+
+    def take() -> None:
+        while not (inbox.ended and not inbox.queue.waiting):
+            try:
+                inbox.queue.take()
+            except IndexError:
+                wait_for_message(inbox, Loop())
+            else:
+                taken.release()
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3_000):
+        inbox.put([message()])
+        assert taken.acquire(timeout=5)
+    inbox.end(None)
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
