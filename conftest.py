@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 _BACKENDS = ("asyncio", "trio")
@@ -19,6 +21,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out the tests that need no event loop",
     )
+
+
+def pytest_collection_finish() -> None:
+    # Many tests collect garbage, to see what they have left behind.  What is here before the first
+    # of them is most of the heap: it need not be looked at each time.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # others, who look behind the last test, find everything
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

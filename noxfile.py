@@ -15,44 +15,60 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-# Without names, what a change has to pass: in a quarter of an hour on two cores.
+# Without names, what a change has to pass: in less than ten minutes on two cores.
 nox.options.sessions = [
     "lint",
     "types",
-    "tests-3.11(backend='asyncio')",
-    "tests-3.12(backend='asyncio')",
-    "tests-3.13(backend='asyncio')",
-    "tests-3.13(backend='trio')",
+    "wheels",
+    "matrix-3.11",
+    "matrix-3.12",
+    "lowest",
+    "latest",
+    "tests",
     "coverage",
     "browser",
 ]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+OLDEST = PYTHONS[0]
 # The interpreter that is measured; its coverage speaks for all.
 NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
 # Many tests wait more than they compute.
 WORKERS = 1 + (os.cpu_count() or 1)
-# What tells an older Python from the newest: the examples, the recorded exchanges, the Session, the
-# client over each transport.
+# What tells one Python, or one version of a dependency, from another: the scenarios on every front
+# end and transport, the examples, the recorded exchanges, the Session, the Wires.
 SELECTION = [
-    "tests",
+    "tests/matrix",
+    "tests/test_examples.py",
     "packages/mb-broker/tests/test_conformance.py",
+    "packages/mb-broker/tests/test_search.py",
+    "packages/mb-broker/tests/test_site.py",
     "packages/mb-core/tests/session",
     "packages/mb-core/tests/client/test_client.py",
-    "packages/mb-core/tests/client/test_connection.py",
+    "packages/mb-core/tests/client/test_reconnecting.py",
+    "packages/mb-tcp/tests/test_wire.py",
+    "packages/mb-ws/tests/test_wire.py",
+    "packages/mb-tools/tests/test_request_reply.py",
 ]
-PACKAGES = ["mb-core", "mb-tcp", "mb-ws", "mb-broker[server]", "mb-client", "mb-tools[top]"]
+PACKAGES = [
+    *("mb-core[trio]", "mb-tcp", "mb-ws", "mb-sync"),
+    *("mb-broker[server]", "mb-client", "mb-tools[top]"),
+]
+EDITABLE = [argument for name in PACKAGES for argument in ("-e", f"packages/{name}")]
+TEST_TOOLS = ["--group", "test"]
+BY_CONSTRAINTS = ["--constraints", "constraints.txt", "--build-constraints", "constraints.txt"]
 
 
 def install(session: nox.Session, *tools: str) -> None:
     """Install the workspace's packages and `tools`, by the constraints."""
-    packages = [argument for name in PACKAGES for argument in ("-e", f"packages/{name}")]
-    session.install(
-        *("--constraints", "constraints.txt", "--build-constraints", "constraints.txt"),
-        *packages,
-        *tools,
-    )
+    session.install(*BY_CONSTRAINTS, *EDITABLE, *tools)
+
+
+def pytest(session: nox.Session, *arguments: str) -> list[str]:
+    """The command that runs tests in parallel; arguments after -- go to pytest."""
+    parallel = (f"--numprocesses={WORKERS}", "--dist=worksteal")
+    return ["pytest", *parallel, *(session.posargs or arguments)]
 
 
 @nox.session
@@ -67,28 +83,46 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types, for the oldest Python that is supported."""
-    install(session, "mypy", "nox", "pytest", "trio")
+    install(session, "mypy", "nox", "pytest", "trustme")
     session.run("mypy")
 
 
 @nox.session(python=PYTHONS)
+def matrix(session: nox.Session) -> None:
+    """Every front end over every transport, and more that depends on the Python."""
+    install(session, *TEST_TOOLS)
+    session.run(*pytest(session, *SELECTION))
+
+
+@nox.session(python=OLDEST)
+def lowest(session: nox.Session) -> None:
+    """The same with the oldest versions that the packages say they work with."""
+    session.install("--resolution", "lowest-direct", *EDITABLE, *TEST_TOOLS)
+    session.run(*pytest(session, *SELECTION))
+
+
+@nox.session(python=NEWEST)
+def latest(session: nox.Session) -> None:
+    """The same with the newest versions that there are, whatever the constraints say."""
+    session.install("--upgrade", *EDITABLE, *TEST_TOOLS)
+    session.run(*pytest(session, *SELECTION))
+
+
+@nox.session(python=NEWEST)
+def wheels(session: nox.Session) -> None:
+    """What is released, built and installed: each alone, and beside those of others."""
+    install(session, *TEST_TOOLS, "uv")
+    session.run(*pytest(session, "-m", "wheels", "tests/wheels"))
+
+
+@nox.session(python=NEWEST)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
-    """The tests, async ones on one event loop; arguments after -- go to pytest.
-
-    All of them on the newest Python, on the older ones a selection.
-    """
-    install(session, "coverage", "hypothesis", "pytest", "pytest-xdist", "trio", "trustme")
-    pytest = ["pytest", f"--numprocesses={WORKERS}", "--dist=worksteal"]
-    pytest += ["--backend", backend, *session.posargs]
-    if backend != BACKENDS[0]:
-        pytest.append("--async-only")  # what needs no event loop was tested with the first
-    if session.python != NEWEST and not session.posargs:
-        pytest += [*SELECTION, "--ignore=tests/reliability"]  # networks are alike to every Python
-    if session.python == NEWEST:
-        session.run("coverage", "run", "-m", *pytest)
-    else:
-        session.run(*pytest)
+    """All tests on the newest Python, async ones on one event loop, measured."""
+    install(session, *TEST_TOOLS)
+    # What needs no event loop is tested with the first.
+    rest = ["--async-only"] if backend != BACKENDS[0] else []
+    session.run("coverage", "run", "-m", *pytest(session), "--backend", backend, *rest)
 
 
 @nox.session(python=NEWEST)
@@ -102,16 +136,29 @@ def coverage(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def browser(session: nox.Session) -> None:
     """The broker's page in headless Chromium (Debian: apt-get install chromium)."""
-    install(session, "playwright", "pytest", "trio")
+    install(session, "playwright", *TEST_TOOLS)
     session.run("pytest", "packages/mb-broker/tests/test_page.py", *session.posargs)
+
+
+@nox.session(default=False, python=PYTHONS)
+def full(session: nox.Session) -> None:
+    """All tests on every Python and both event loops; before a release."""
+    install(session, *TEST_TOOLS, "uv")
+    session.run(*pytest(session, "-m", "not soak"))
 
 
 @nox.session(default=False, python=NEWEST)
 def soak(session: nox.Session) -> None:
     """A thousand connections, and a million requests: what is left of them is nothing."""
-    install(session, "pytest", "trio", "trustme")
+    install(session, *TEST_TOOLS)
     folders = ["packages/mb-broker/tests/soak", "tests/reliability/soak"]
     session.run("pytest", "-m", "soak", *folders, *session.posargs)
+
+
+@nox.session(default=False, python=False)
+def version(session: nox.Session) -> None:
+    """Write a version into all packages: nox -s version -- 0.2.0 (docs/releasing.md)."""
+    session.run("python", "scripts/version.py", *session.posargs)
 
 
 @nox.session(default=False)

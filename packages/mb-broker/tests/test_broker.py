@@ -522,7 +522,7 @@ async def test_a_client_that_never_says_anything_is_asked_and_dropped(
     host: str, connect: Connect, caplog: pytest.LogCaptureFixture, until: Until
 ) -> None:
     caplog.set_level(logging.INFO, "mb_broker")
-    async with Broker(host, heartbeat_after=40, drop_after=80) as broker:
+    async with Broker(host, heartbeat_after=40, drop_after=400) as broker:
         client = await connect(broker.url)
         with anyio.fail_after(5):
             assert await client.receive() == HEARTBEAT

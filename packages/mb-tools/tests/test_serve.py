@@ -163,7 +163,8 @@ async def test_a_second_signal_ends_it_at_once() -> None:
             asked.set()
             await anyio.sleep_forever()
 
-        async with MessageBrokerClient(tcp) as client:
+        # It waits for no handler that hangs on purpose.
+        async with MessageBrokerClient(tcp, drain_timeout=0) as client:
             await client.subscribe("never", action="request", handler=never)
             async with anyio.create_task_group() as tasks:
 
@@ -190,7 +191,10 @@ async def test_a_request_that_outlasts_drain_timeout_is_given_up() -> None:
             asked.set()
             await anyio.sleep_forever()
 
-        async with MessageBrokerClient(tcp) as service, MessageBrokerClient(ws) as client:
+        async with (
+            MessageBrokerClient(tcp, drain_timeout=0) as service,
+            MessageBrokerClient(ws) as client,
+        ):
             await service.subscribe("never", action="request", handler=never)
             async with anyio.create_task_group() as tasks:
 

@@ -1,0 +1,97 @@
+"""One way to drive a client, for scenarios that are written once: each call waits for its end.
+
+The blocking client is driven as it is; the async one is called on an event loop in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from anyio import to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+import mb_core
+from mb_core import Message
+
+__all__ = ["Client", "Connect", "connecting"]
+
+Connect = Callable[..., AbstractContextManager["Client"]]
+
+
+class Client:
+    """A connected client of any front end; `close` and the errors are the front end's own."""
+
+    def __init__(self, client: Any, portal: BlockingPortal | None) -> None:
+        self._client = client
+        self._portal = portal
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if self._portal is None or name.startswith("on_"):
+            return method
+        return partial(self._call, method)
+
+    def handle(self, topic: str, handler: Callable[[Message], Any], **options: Any) -> None:
+        """Subscribe with a handler, which may block: it runs in a thread."""
+
+        async def in_thread(message: Message) -> Any:
+            return await to_thread.run_sync(handler, message)
+
+        taken = handler if self._portal is None else in_thread
+        self.subscribe(topic, handler=taken, **options)
+
+    def answer(self, topic: str, handler: Callable[[Message], Any]) -> None:
+        """Answer requests with what a handler returns; as `handle`."""
+        self.handle(topic, handler, action="request")
+
+    def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        assert self._portal is not None
+
+        async def call() -> Any:
+            return await method(*args, **options)
+
+        return self._portal.call(call)
+
+    @contextlib.contextmanager
+    def listening(self, pattern: str) -> Iterator[Callable[[], Message]]:
+        """Subscribe while the block lasts; gives a function that waits for the next message."""
+        if self._portal is None:
+            with self._client.subscribe(pattern) as messages:
+                yield partial(next, iter(messages))
+        else:
+            subscription = self._portal.call(self._subscribed, pattern)
+            with self._portal.wrap_async_context_manager(subscription) as messages:
+                yield partial(self._portal.call, messages.__anext__)
+
+    async def _subscribed(self, pattern: str) -> Any:
+        return self._client.subscribe(pattern)
+
+
+@contextlib.contextmanager
+def connecting(frontend: str) -> Iterator[Connect]:
+    """Give a function that connects clients of a front end, while the block lasts."""
+    if frontend == "sync":
+        yield _blocking
+    else:
+        with start_blocking_portal(frontend) as portal:
+            yield partial(_async, portal)
+
+
+@contextlib.contextmanager
+def _blocking(url: str, **options: Any) -> Iterator[Client]:
+    with mb_core.connect(url, frontend="sync", **options) as client:
+        yield Client(client, None)
+
+
+@contextlib.contextmanager
+def _async(portal: BlockingPortal, url: str, **options: Any) -> Iterator[Client]:
+    async def make() -> Any:
+        return mb_core.connect(url, **options)  # the front end of this event loop
+
+    client = portal.call(make)
+    with portal.wrap_async_context_manager(client):
+        yield Client(client, portal)

@@ -1,0 +1,177 @@
+"""What a program does with a broker, the same on every front end and over every transport."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from mb_core import (
+    ConnectError,
+    ConnectionLost,
+    InternalError,
+    LocalProtocolError,
+    Message,
+    MessageTooLarge,
+    NoRouteFoundError,
+    RequestTimeoutError,
+    ResponseError,
+)
+
+from .clients import Connect
+from .conftest import SECURE, OneMore, Served
+
+# Seconds after which what was to come is not coming any more.
+PATIENCE = 20
+
+
+def test_requests_are_answered(connect: OneMore) -> None:
+    service, client = connect(), connect()
+    service.register_service("Echo", "answers with what it is asked")
+    service.answer("echo", lambda m: m.payload)
+    for payload in [{"text": "grüße 😀", "none": None, "numbers": [1, -2.5]}, "", 0, "x" * 16_000]:
+        answer = client.request("echo", payload)
+        assert (answer.topic, answer.payload) == ("echo", payload)
+    services = client.request("system.service.list", {}).payload["services"]
+    assert "Echo" in [each["name"] for each in services]
+    # Who answers may ask, and may ask itself.
+    assert service.request("echo", "me").payload == "me"
+
+
+def test_answers_find_their_requests_in_any_order(connect: OneMore) -> None:
+    service, client = connect(), connect()
+    first_is_asked, second_is_answered = threading.Event(), threading.Event()
+
+    def wait(message: Message) -> Any:
+        first_is_asked.set()
+        assert second_is_answered.wait(PATIENCE)
+        return message.payload
+
+    service.answer("at.once", lambda m: m.payload)
+    service.answer("later", wait)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(client.request, "later", 1)
+        assert first_is_asked.wait(PATIENCE)
+        assert client.request("at.once", 2).payload == 2
+        second_is_answered.set()
+        assert first.result(PATIENCE).payload == 1
+
+
+def test_publications_reach_whose_pattern_matches_in_their_order(connect: OneMore) -> None:
+    subscriber, publisher = connect(), connect()
+    handled: queue.Queue[str] = queue.Queue()
+    subscriber.handle("order.+.paid", lambda m: handled.put(m.topic))
+    with subscriber.listening("order.#") as receive:
+        publisher.publish("stock.low", 0)
+        publisher.publish("order.bread.paid", 1)
+        publisher.publish("order.bread.paid.twice", 2)
+        publisher.publish("order.cake.paid", 3, confirm=True)
+        received = [receive() for _ in range(3)]
+    assert [(m.topic, m.payload) for m in received] == [
+        ("order.bread.paid", 1),
+        ("order.bread.paid.twice", 2),
+        ("order.cake.paid", 3),
+    ]
+    assert [handled.get(timeout=PATIENCE) for _ in range(2)] == [
+        "order.bread.paid",
+        "order.cake.paid",
+    ]
+    assert handled.empty()
+    # Subscribed no longer: nobody is there for a publication that is to be confirmed.
+    subscriber.unsubscribe("order.+.paid")
+    with pytest.raises(NoRouteFoundError):
+        publisher.publish("order.pie.paid", 4, confirm=True)
+
+
+def test_errors_come_as_what_they_are(connect: OneMore) -> None:
+    service, client = connect(), connect()
+    never = threading.Event()
+
+    def refuse(message: Message) -> None:
+        raise ResponseError("no flour", code="NO_FLOUR", details={"kg": 0})
+
+    service.answer("refuse", refuse)
+    service.answer("fail", lambda m: 1 / 0)
+    service.answer("hang", lambda m: never.wait(PATIENCE))
+    with pytest.raises(ResponseError, match="no flour") as refused:
+        client.request("refuse", {})
+    assert (refused.value.code, refused.value.details) == ("NO_FLOUR", {"kg": 0})
+    with pytest.raises(InternalError):
+        client.request("fail", {})
+    with pytest.raises(NoRouteFoundError):
+        client.request("nobody.answers", {})
+    with pytest.raises(RequestTimeoutError):
+        client.request("hang", {}, timeout=50)
+    never.set()
+    with pytest.raises(MessageTooLarge):
+        client.request("refuse", "x" * 20_000)
+    with pytest.raises(LocalProtocolError):
+        client.request("not a topic", {})
+
+
+def test_closing_answers_what_was_asked_and_ends_the_rest(connect: OneMore) -> None:
+    service, client = connect(), connect(reconnect=False)
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow(message: Message) -> str:
+        asked.set()
+        assert answer.wait(PATIENCE)
+        return "done"
+
+    service.answer("slow", slow)
+    with ThreadPoolExecutor() as threads:
+        request = threads.submit(client.request, "slow", {})
+        assert asked.wait(PATIENCE)
+        closing = threads.submit(service.close)
+        answer.set()
+        assert request.result(PATIENCE).payload == "done"
+        closing.result(PATIENCE)
+    with pytest.raises(NoRouteFoundError):
+        client.request("slow", {})
+    client.close()
+    client.close()
+    for closed in (client, service):
+        with pytest.raises(ConnectionLost, match="the client was closed"):
+            closed.request("slow", {})
+
+
+def test_a_broker_that_is_started_again_finds_its_clients_back(
+    connect: OneMore, broker: Served
+) -> None:
+    clients = service, client = connect(), connect()
+    gone, back = threading.Semaphore(0), threading.Semaphore(0)
+    for each in clients:
+        each.on_disconnect(gone.release)
+        each.on_connect(back.release)
+    service.register_service("Echo", "comes back by itself")
+    service.answer("echo", lambda m: m.payload)
+    with service.listening("news.#") as receive:
+        assert client.request("echo", 1).payload == 1
+        broker.stop()
+        for _ in clients:
+            assert gone.acquire(timeout=PATIENCE)
+        broker.start()
+        for _ in clients:
+            assert back.acquire(timeout=PATIENCE)
+        assert client.request("echo", 2).payload == 2
+        client.publish("news.local", 3, confirm=True)
+        assert receive().payload == 3
+    services = client.request("system.service.list", {}).payload["services"]
+    assert [each["name"] for each in services].count("Echo") == 1
+
+
+def test_who_is_not_there_is_named(frontend: Connect, broker: Served) -> None:
+    broker.stop()
+    with pytest.raises(ConnectError) as refused, frontend(broker.url, **broker.client_options):
+        pass
+    assert broker.url.partition("://")[2] in str(refused.value)
+
+
+@pytest.mark.parametrize("broker", sorted(SECURE), indirect=True)
+def test_a_certificate_that_is_not_trusted_is_refused(frontend: Connect, broker: Served) -> None:
+    with pytest.raises(ConnectError, match="certificate") as refused, frontend(broker.url):
+        pass
+    assert refused.value.final
