@@ -23,6 +23,7 @@ UV = os.environ.get("UV") or shutil.which("uv")
 _OURS = (
     "CONDA_PREFIX",
     "PYTHON",
+    "UV_INTERNAL",  # the interpreter of `python -m uv`
     "UV_PROJECT",
     "UV_PYTHON",
     "UV_SYSTEM",
