@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from mb_core.deadlines import Deadlines
@@ -31,7 +32,8 @@ class OutstandingRequests:
     """
 
     def __init__(self) -> None:
-        self._by_id: dict[bytes, Outstanding] = {}
+        # Not a dict: to find its first item it walks over all that were taken from before it.
+        self._by_id: OrderedDict[bytes, Outstanding] = OrderedDict()
         self._time_limits: Deadlines[Outstanding] = Deadlines()
 
     def __len__(self) -> int:

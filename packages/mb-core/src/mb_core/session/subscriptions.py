@@ -30,13 +30,14 @@ class Subscribed:
 class SubscriptionTable:
     """Subscriptions by action and pattern: publications and requests of a topic are apart."""
 
-    __slots__ = ("_by_key", "_publish", "_request", "generation")
+    __slots__ = ("_by_key", "_publish", "_request", "_responders", "generation")
 
     def __init__(self) -> None:
         self._publish: TopicTable[Subscribed] = TopicTable()
         self._request: TopicTable[Subscribed] = TopicTable()
         # What the broker knows of: the consumers of each action and lower-case pattern.
         self._by_key: dict[tuple[Action, str], list[Subscribed]] = {}
+        self._responders = 0
         self.generation = 0
 
     def __iter__(self) -> Iterator[Subscribed]:
@@ -48,7 +49,7 @@ class SubscriptionTable:
     @property
     def answers_requests(self) -> bool:
         """Whether there is a subscription to requests."""
-        return any(action is Action.REQUEST for action, _ in self._by_key)
+        return self._responders > 0
 
     def check(self, entry: Subscribed) -> None:
         """Raise LocalProtocolError where `entry` can't be filed.
@@ -72,6 +73,7 @@ class SubscriptionTable:
         self.check(entry)
         self._by_key.setdefault((entry.action, entry.pattern.lower()), []).append(entry)
         self._table(entry.action).add(entry.pattern, entry)
+        self._responders += entry.action is Action.REQUEST
         self.generation += 1
 
     def remove(self, entry: Subscribed) -> None:
@@ -84,6 +86,7 @@ class SubscriptionTable:
         if not entries:
             del self._by_key[key]
         self._table(entry.action).remove(entry.pattern, entry)
+        self._responders -= entry.action is Action.REQUEST
         self.generation += 1
 
     def of(self, action: Action, pattern: str) -> list[Subscribed]:
