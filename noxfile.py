@@ -175,6 +175,6 @@ def lock(session: nox.Session) -> None:
 
 @nox.session(default=False, python=NEWEST)
 def bench(session: nox.Session) -> None:
-    """Side by side with nats-py; needs nats-server (Debian: apt-get install nats-server)."""
-    install(session, "nats-py")
+    """MB and its peers, side by side (Debian: nats-server, redis-server, mosquitto)."""
+    install(session, "--group", "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)

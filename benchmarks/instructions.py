@@ -30,7 +30,7 @@ from mb_core.url import URL
 from mb_tcp.plugin import mb_register_transports as tcp_transports
 from mb_ws.plugin import mb_register_transports as ws_transports
 
-from .__main__ import DOCUMENT
+from .workload import DOCUMENT
 
 __all__ = ["BUDGET", "TOLERANCE", "VERSION", "measure", "read_budget"]
 

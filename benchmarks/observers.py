@@ -21,7 +21,8 @@ from pathlib import Path
 import mb_tcp.plugin
 from mb_client import Message, MessageBrokerClient, Plugins, hookimpl
 
-from .__main__ import DOCUMENT
+from . import processes, service
+from .workload import DOCUMENT
 
 CASES = ("request p50, us", "publish/s", "publish to handler/s")
 
@@ -94,12 +95,10 @@ def run(url: str, messages: int, *, observed: bool, checkout: Path | None = None
 
 
 def compare(rounds: int, messages: int, before: Path | None) -> None:
-    from .sync import running
-
     found: dict[str, list[Figures]] = {"no observer": [], "one observer": []}
     if before is not None:
         found = {"before": [], **found}
-    with running("--broker") as url, running("--other-side", url):
+    with processes.mb_broker("tcp") as url, service.running(url):
         for _ in range(rounds):
             for name, figures in found.items():
                 checkout = before if name == "before" else None

@@ -32,6 +32,18 @@ def test_who_answers_none_says_nothing(session: Session) -> None:
     assert session.announce() == []
 
 
+def test_who_answers_none_any_more_says_nothing(
+    session: Session, subscribe: Callable[..., Subscribed]
+) -> None:
+    answers = [subscribe(session, topic, "request") for topic in ("a.b", "a.c")]
+    subscribe(session, "a.b")
+    session.forget(answers[0])
+    assert session.subscriptions.answers_requests
+    session.forget(answers[1])
+    session.forget(answers[1])
+    assert session.announce() == []
+
+
 def test_nobody_waits_for_its_answer(session: Session) -> None:
     pending = session.pending
     subscribed(session, "request")

@@ -212,6 +212,15 @@ def test_dropping_costs_what_is_dropped_and_not_what_waits() -> None:
     assert cheapest(100_000) < 100 * cheapest(10)
 
 
+def test_what_has_left_makes_no_room_for_others() -> None:
+    outbox = Outbox(100, "drop_oldest")
+    outbox.publish(message("a", 50))
+    outbox.take_all()
+    outbox.publish(request("b", 100))
+    assert outcome(lambda: outbox.publish(message("c", 50))) == "full"
+    assert (outbox.used, outbox.dropped) == (100, 0)
+
+
 # The order
 
 

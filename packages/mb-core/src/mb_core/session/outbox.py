@@ -28,7 +28,17 @@ class Outbox:
     count: each has a caller who waits for it, and a deadline.
     """
 
-    __slots__ = ("_next", "_publications", "_requests", "dropped", "overflow", "size", "used")
+    __slots__ = (
+        "_anonymous",
+        "_anonymous_used",
+        "_confirmed",
+        "_next",
+        "_requests",
+        "dropped",
+        "overflow",
+        "size",
+        "used",
+    )
 
     def __init__(
         self, size: int = DEFAULT_BUFFER, overflow: str = BufferOverflow.ERROR.value
@@ -48,13 +58,16 @@ class Outbox:
         self.used = 0
         self.dropped = 0
         self._next = 0
-        # By place, which is the order among both.
-        self._publications: OrderedDict[int, bytes | PendingRequest] = OrderedDict()
+        # By place, which is the order among all.  Publications that nobody waits for are apart:
+        # the oldest of them make room, however many of the others are older.
+        self._anonymous: OrderedDict[int, bytes] = OrderedDict()
+        self._anonymous_used = 0
+        self._confirmed: dict[int, PendingRequest] = {}
         self._requests: dict[int, PendingRequest] = {}
 
     def __len__(self) -> int:
         """How many publications wait."""
-        return len(self._publications)
+        return len(self._anonymous) + len(self._confirmed)
 
     @property
     def requests(self) -> list[PendingRequest]:
@@ -83,7 +96,11 @@ class Outbox:
     def put_back(self, message: bytes | PendingRequest) -> None:
         """Add a publication whatever room there is: its publisher was told that it is safe."""
         place = self._place(message)
-        self._publications[place] = message
+        if isinstance(message, PendingRequest):
+            self._confirmed[place] = message
+        else:
+            self._anonymous[place] = message
+            self._anonymous_used += len(message)
         self.used += len(_bytes_of(message))
 
     def hold(self, request: PendingRequest) -> None:
@@ -94,16 +111,21 @@ class Outbox:
         """Take out what nobody waits for any more, if it is here."""
         place, request.place = request.place, None
         if place is not None and self._requests.pop(place, None) is None:
-            del self._publications[place]
+            del self._confirmed[place]
             self.used -= len(request.message)
 
     def take_all(self) -> list[bytes | PendingRequest]:
         """Empty it, in order."""
-        merged: dict[int, bytes | PendingRequest] = {**self._publications, **self._requests}
+        merged: dict[int, bytes | PendingRequest] = {
+            **self._anonymous,
+            **self._confirmed,
+            **self._requests,
+        }
         items = [merged[place] for place in sorted(merged)]
-        self._publications.clear()
+        self._anonymous.clear()
+        self._confirmed.clear()
         self._requests.clear()
-        self.used = 0
+        self.used = self._anonymous_used = 0
         for item in items:
             if isinstance(item, PendingRequest):
                 item.place = None
@@ -117,21 +139,13 @@ class Outbox:
 
     def _make_room(self, length: int) -> None:
         """Drop the oldest of which nobody waits for word; none where that is not enough."""
-        room = self.size - self.used
-        if room >= length:
+        if self.used - self._anonymous_used + length > self.size:
             return
-        oldest: list[int] = []
-        for place, message in self._publications.items():
-            if isinstance(message, bytes):
-                oldest.append(place)
-                room += len(message)
-                if room >= length:
-                    break
-        else:
-            return
-        for place in oldest:
-            self.used -= len(_bytes_of(self._publications.pop(place)))
-        self.dropped += len(oldest)
+        while self.used + length > self.size:
+            _, message = self._anonymous.popitem(last=False)
+            self._anonymous_used -= len(message)
+            self.used -= len(message)
+            self.dropped += 1
 
 
 def _bytes_of(message: bytes | PendingRequest) -> bytes:

@@ -1,0 +1,327 @@
+"""The curves of Router, Session and Encoder, driven directly: no event loop, no sockets, no noise.
+
+Each function prepares the state of one point, and gives the work that is repeated on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from mb_broker import Router, RouterOptions
+from mb_broker.registry import Service
+from mb_core.header import Action
+from mb_core.session import Delivered, Event, Outbox, Session, Subscribed
+from mb_core.session.encoder import Encoder
+from mb_core.wire import Limits
+
+from .growth_work import ID, PAYLOAD, Work, publication, ready_session, topic, wildcard
+from .workload import DOCUMENT
+
+__all__ = [
+    "encoder_writes",
+    "full_router_asks",
+    "router_asks",
+    "router_connects",
+    "router_fans_out",
+    "router_looks_up",
+    "router_passes",
+    "router_receives",
+    "router_serves",
+    "router_subscribes",
+    "session_asks",
+    "session_drops",
+    "session_reads",
+    "session_receives",
+    "session_subscribes",
+]
+
+BATCH = 64
+_MEBIBYTE = 1024 * 1024
+
+
+# Subscriptions
+
+
+Pattern = Callable[[int], str]
+
+
+def router_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]:
+    """Publications to one of the topics that are subscribed to, or to all of them at random."""
+
+    def prepare(size: int) -> Work:
+        router, sender = _router_with(size, pattern)
+        batches = _batches(size if spread else 1, passed_on=False)
+        return Work(lambda: _route(router, sender, next(batches)), BATCH)
+
+    return prepare
+
+
+def router_looks_up(size: int) -> Work:
+    """As above, but each publication comes behind a change of the subscriptions."""
+    router, sender = _router_with(size, wildcard)
+    batch = [publication(topic(0))]
+    toggled = itertools.cycle((True, False))
+
+    def run() -> None:
+        _toggle(router, sender, next(toggled))
+        _route(router, sender, batch)
+
+    return Work(run, 1)
+
+
+def session_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]:
+    def prepare(size: int) -> Work:
+        session = ready_session()
+        for number in range(size):
+            session.subscriptions.add(Subscribed(pattern(number), Action.PUBLISH, 1, None))
+        batches = _batches(size if spread else 1, passed_on=True)
+        return Work(lambda: session.receive(next(batches)), BATCH)
+
+    return prepare
+
+
+def router_subscribes(size: int) -> Work:
+    """A subscription made and ended, as the messages of a client."""
+    router, client = _router_with(size, topic)
+    asked = [
+        b'request:system.topic.%b:1.0.0:%b\n{"action":"publish","topic":"bench.more"}' % (verb, ID)
+        for verb in (b"subscribe", b"unsubscribe")
+    ]
+    return Work(lambda: _route(router, client, asked), 1)
+
+
+def session_subscribes(size: int) -> Work:
+    """A subscription made, confirmed and ended."""
+    session = ready_session()
+    for number in range(size):
+        session.subscriptions.add(Subscribed(topic(number), Action.PUBLISH, 1, None))
+
+    def run() -> None:
+        entry = Subscribed("bench.more", Action.PUBLISH, 1, None)
+        request = session.subscribe(entry, now=0.0, timeout=1000)
+        session.announce()
+        session.receive([_response(request.request_id, request.topic)])
+        session.forget(entry)
+
+    return Work(run, 1)
+
+
+# Pending requests
+
+
+def session_asks(*, oldest: bool) -> Callable[[int], Work]:
+    """A request, and the response to the one that waits the longest, or to itself."""
+
+    def prepare(size: int) -> Work:
+        session = ready_session()
+        times = itertools.count()
+        waiting = deque(_ask(session, next(times)) for _ in range(size - 1))
+
+        def run() -> None:
+            waiting.append(_ask(session, next(times)))
+            request_id = waiting.popleft() if oldest else waiting.pop()
+            session.receive([_response(request_id, "bench.ask")])
+            session.next_deadline()
+
+        return Work(run, 1)
+
+    return prepare
+
+
+def router_asks(size: int) -> Work:
+    """A request passed on, and the response to the oldest passed back."""
+    router, requester, responder = _router_that_answers(size + 1)
+    times = (number / 1e5 for number in itertools.count())
+    request = [b"request:bench.ask:1.0.0:%b\n%b" % (ID, PAYLOAD)]
+    waiting: deque[bytes] = deque()
+
+    def ask() -> None:
+        router.receive(requester, request, next(times))
+        (message,) = responder.outbox
+        waiting.append(message[: message.index(b"\n")].rpartition(b":")[2])
+        _send_all(router)
+
+    def run() -> None:
+        ask()
+        router.receive(responder, [_response(waiting.popleft(), "bench.ask")], next(times))
+        _send_all(router)
+        router.next_deadline()
+
+    for _ in range(size - 1):
+        ask()
+    return Work(run, 1)
+
+
+def full_router_asks(size: int) -> Work:
+    """A request passed on where as many wait as may: the oldest fails."""
+    router, requester, _ = _router_that_answers(size)
+    batch = [b"request:bench.ask:1.0.0:%b\n%b" % (ID, PAYLOAD)]
+    for _ in range(size):
+        _route(router, requester, batch)
+    return Work(lambda: _route(router, requester, batch), 1)
+
+
+def session_drops(size: int) -> Work:
+    """A publication without a connection: the oldest makes room, behind as many confirmed ones."""
+    length = len(publication("bench.events"))
+    outbox = Outbox(sys.maxsize, "drop_oldest")
+    session = ready_session(outbox=outbox)
+    session.link_lost(None)
+    for _ in range(size):
+        session.publish_confirmed("bench.ask", DOCUMENT, now=0.0, timeout=3_600_000)
+    outbox.size = outbox.used + 2 * length
+    return Work(lambda: session.publish("bench.events", DOCUMENT), 1)
+
+
+# Connections
+
+
+def router_serves(size: int) -> Work:
+    """A publication of each client in turn."""
+    router, _ = _router_with(1, topic)
+    clients = itertools.cycle([router.connect(0.0) for _ in range(size)])
+    batch = [publication(topic(0))]
+    _send_all(router)
+    return Work(lambda: _route(router, next(clients), batch), 1)
+
+
+def router_connects(size: int) -> Work:
+    """A connection, its greeting, a subscription of its own, and its end."""
+    router = Router()
+    for _ in range(size):
+        router.connect(0.0)
+    _send_all(router)
+
+    def run() -> None:
+        service = router.connect(0.0)
+        router.registry.subscribe(service, Action.PUBLISH, "bench.own", None)
+        _send_all(router)
+        router.disconnect(service, 0.0)
+        router.next_deadline()
+
+    return Work(run, 1)
+
+
+# Payloads
+
+
+def encoder_writes(size: int) -> Work:
+    encoder, payload = Encoder(2 * _MEBIBYTE), "x" * (size - 2)
+    return Work(lambda: encoder.publication("bench.events", payload), 1)
+
+
+def router_passes(size: int) -> Work:
+    router, sender = _router_with(1, topic, max_payload=_MEBIBYTE)
+    batch = [publication(topic(0), b'"%b"' % (b"x" * (size - 2)))]
+    return Work(lambda: _route(router, sender, batch), 1)
+
+
+def session_reads(*, decoded: bool) -> Callable[[int], Work]:
+    def prepare(size: int) -> Work:
+        session = ready_session(limits=Limits(_MEBIBYTE, 2 * _MEBIBYTE))
+        session.subscriptions.add(Subscribed(topic(0), Action.PUBLISH, 1, None))
+        payload = b'"%b"' % (b"x" * (size - 2))
+        batch = [publication(topic(0), payload, passed_on=True)]
+
+        def run() -> None:
+            (event,) = session.receive(batch)
+            if decoded:
+                _decode(event)
+
+        return Work(run, 1)
+
+    return prepare
+
+
+# Fan-out
+
+
+def router_fans_out(*, changed: bool) -> Callable[[int], Work]:
+    """A publication to as many clients; `changed`: behind a change of the subscriptions."""
+
+    def prepare(size: int) -> Work:
+        router = Router()
+        sender = router.connect(0.0)
+        for _ in range(size):
+            router.registry.subscribe(router.connect(0.0), Action.PUBLISH, topic(0), None)
+        _send_all(router)
+        batch = [publication(topic(0))]
+        toggled = itertools.cycle((True, False))
+
+        def run() -> None:
+            if changed:
+                _toggle(router, sender, next(toggled))
+            _route(router, sender, batch)
+
+        return Work(run, size)
+
+    return prepare
+
+
+# Within
+
+
+def _router_with(
+    size: int, pattern: Pattern, *, max_payload: int = 65_536
+) -> tuple[Router, Service]:
+    """A Router with as many subscriptions of one client, and another client, which sends."""
+    router = Router(RouterOptions(max_subscriptions=size + 1, max_payload=max_payload))
+    receiver, sender = router.connect(0.0), router.connect(0.0)
+    for number in range(size):
+        router.registry.subscribe(receiver, Action.PUBLISH, pattern(number), None)
+    _send_all(router)
+    return router, sender
+
+
+def _router_that_answers(max_outstanding: int) -> tuple[Router, Service, Service]:
+    router = Router(RouterOptions(max_outstanding=max_outstanding, request_timeout=1e9))
+    requester, responder = router.connect(0.0), router.connect(0.0)
+    router.registry.subscribe(responder, Action.REQUEST, "bench.ask", 1)
+    _send_all(router)
+    return router, requester, responder
+
+
+def _route(router: Router, sender: Service, batch: list[bytes]) -> None:
+    router.receive(sender, batch, 0.0)
+    _send_all(router)
+
+
+def _send_all(router: Router) -> None:
+    """What the Broker does with the outboxes, but for the sending."""
+    for service in router.take_output():
+        service.outbox = []
+
+
+def _toggle(router: Router, service: Service, subscribe: bool) -> None:
+    if subscribe:
+        router.registry.subscribe(service, Action.PUBLISH, "bench.other", None)
+    else:
+        router.registry.unsubscribe(service, Action.PUBLISH, "bench.other")
+
+
+def _batches(topics: int, *, passed_on: bool) -> Iterator[list[bytes]]:
+    """Publications without end, which go to as many topics, in an order of chance."""
+    messages = [publication(topic(number), passed_on=passed_on) for number in range(topics)]
+    random.Random(topics).shuffle(messages)
+    endless = itertools.cycle(messages)
+    while True:
+        yield list(itertools.islice(endless, BATCH))
+
+
+def _ask(session: Session, time: int) -> bytes:
+    request = session.request("bench.ask", None, now=time / 1e5, timeout=3_600_000)
+    return request.request_id
+
+
+def _response(request_id: bytes, topic: str) -> bytes:
+    return b'response:%b:1.0.0:%b\n{"status":"success"}' % (topic.encode(), request_id)
+
+
+def _decode(event: Event) -> None:
+    assert isinstance(event, Delivered)
+    for message in event.messages:
+        _ = message.payload
