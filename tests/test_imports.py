@@ -1,0 +1,30 @@
+"""What is imported only by who needs it: start-up is short because of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        (
+            "import mb_core",
+            ["asyncio", "trio", "mb_broker", "mb_sync", "mb_tcp", "mb_ws", "websockets"],
+        ),
+        ("import mb_client", ["trio", "websockets", "psutil"]),
+        (
+            "import sys; from mb_tools.cli import main; sys.argv = ['mb', '--help']\n"
+            "try: main()\nexcept SystemExit: pass",
+            ["asyncio", "trio", "mb_core.client", "mb_broker.broker", "textual"],
+        ),
+    ],
+    ids=["mb_core", "mb_client", "mb --help"],
+)
+def test_it_is_not_imported_before(program: str, absent: list[str]) -> None:
+    say = f"{program}\nimport sys; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
+    assert not set(absent) & set(done.stderr.split())
