@@ -7,6 +7,16 @@ import sys
 
 import pytest
 
+HELP = """
+import sys
+from mb_tools.cli import main
+sys.argv = ["mb", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+
 
 @pytest.mark.parametrize(
     ("program", "absent"),
@@ -17,8 +27,7 @@ import pytest
         ),
         ("import mb_client", ["trio", "websockets", "psutil"]),
         (
-            "import sys; from mb_tools.cli import main; sys.argv = ['mb', '--help']\n"
-            "try: main()\nexcept SystemExit: pass",
+            HELP,
             ["asyncio", "trio", "mb_core.client", "mb_broker.broker", "textual"],
         ),
     ],
