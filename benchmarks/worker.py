@@ -9,4 +9,4 @@ from .contenders import BY_NAME
 
 if __name__ == "__main__":
     name, messages = sys.argv[1:]
-    print(json.dumps(BY_NAME[name].round(int(messages))))
+    print(json.dumps(BY_NAME[name].measure(int(messages))))

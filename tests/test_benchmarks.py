@@ -32,7 +32,7 @@ def results(**found: list[dict[str, float]]) -> report.Results:
 
 @pytest.mark.parametrize("name", ["mb memory", "mb memory, trio", "mb_sync tcp, service apart"])
 def test_a_round_finds_every_figure(name: str) -> None:
-    found = BY_NAME[name].round(FEW)
+    found = BY_NAME[name].measure(FEW)
     assert list(found) == NAMES
     assert all(figure > 0 for figure in found.values())
 

@@ -11,10 +11,10 @@ from mb_client import MessageBrokerClient
 from .. import cases, processes
 from ..workload import DOCUMENT
 
-__all__ = ["MB", "connected", "round"]
+__all__ = ["MB", "connected", "measure"]
 
 
-def round(messages: int, scheme: str, backend: str) -> cases.Figures:  # noqa: A001
+def measure(messages: int, scheme: str, backend: str) -> cases.Figures:
     with processes.mb_broker(scheme) as url:
         return cases.run(lambda: connected(url), messages, backend)
 

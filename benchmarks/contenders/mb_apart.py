@@ -5,9 +5,9 @@ from __future__ import annotations
 from .. import cases, processes, service
 from .mb import connected
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 
-def round(messages: int) -> cases.Figures:  # noqa: A001
+def measure(messages: int) -> cases.Figures:
     with processes.mb_broker("tcp") as url, service.running(url):
         return cases.run(lambda: connected(url, serves=False), messages)

@@ -7,10 +7,10 @@ from mb_sync import MessageBrokerClient
 from .. import blocking, processes, service
 from ..cases import Figures
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 
-def round(messages: int) -> Figures:  # noqa: A001
+def measure(messages: int) -> Figures:
     with (
         processes.mb_broker("tcp") as url,
         service.running(url),

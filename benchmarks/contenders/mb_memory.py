@@ -10,10 +10,10 @@ from mb_broker import Broker
 from .. import cases
 from .mb import MB, connected
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 
-def round(messages: int, backend: str) -> cases.Figures:  # noqa: A001
+def measure(messages: int, backend: str) -> cases.Figures:
     return cases.run(_with_broker, messages, backend)
 
 

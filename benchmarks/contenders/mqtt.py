@@ -24,7 +24,7 @@ from .. import cases, processes
 from ..workload import DOCUMENT, decode, encode
 from .inbox import Inbox
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 CONFIGURATION = """\
 listener {port} 127.0.0.1
@@ -44,7 +44,7 @@ BURST = 100
 """Publications awaited together: twice as fast as one by one, or as a thousand."""
 
 
-def round(messages: int) -> cases.Figures:  # noqa: A001
+def measure(messages: int) -> cases.Figures:
     port = processes.free_port()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "mosquitto.conf")

@@ -15,10 +15,10 @@ import nats
 from .. import cases, processes
 from ..workload import DOCUMENT, decode, encode
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 
-def round(messages: int) -> cases.Figures:  # noqa: A001
+def measure(messages: int) -> cases.Figures:
     port = processes.free_port()
     command = (processes.program("nats-server"), "-a", "127.0.0.1", "-p", str(port))
     with processes.server(*command, ready="Server is ready"):

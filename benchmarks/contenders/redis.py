@@ -20,13 +20,13 @@ from .. import cases, processes
 from ..workload import DOCUMENT, decode, encode
 from .inbox import Inbox
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 PIPELINE = 100
 """Publications in one pipeline: more make it no faster."""
 
 
-def round(messages: int) -> cases.Figures:  # noqa: A001
+def measure(messages: int) -> cases.Figures:
     port = processes.free_port()
     command = (
         *(processes.program("redis-server"), "--bind", "127.0.0.1", "--port", str(port)),

@@ -1,6 +1,6 @@
 """The list of contenders.  A module is imported by the process that measures it, and by no other.
 
-Each module has `round(messages, *arguments)`, which starts what it needs, measures, and ends it.
+Each module has `measure(messages, *arguments)`, which starts what it needs, measures, and ends it.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Contender:
             return f"{self.program.name} is not installed ({remedy})"
         return None
 
-    def round(self, messages: int) -> Figures:
+    def measure(self, messages: int) -> Figures:
         """Measure one round in this process."""
         module = importlib.import_module(f"{__package__}.{self.module}")
-        found: Figures = module.round(messages, *self.arguments)
+        found: Figures = module.measure(messages, *self.arguments)
         return found
 
     def versions(self) -> dict[str, str]:

@@ -20,12 +20,12 @@ from .. import cases, processes
 from ..workload import DOCUMENT, decode, encode
 from .inbox import Inbox
 
-__all__ = ["round"]
+__all__ = ["measure"]
 
 SUBSCRIBE = b"subscribe"
 
 
-def round(messages: int) -> cases.Figures:  # noqa: A001
+def measure(messages: int) -> cases.Figures:
     with processes.module("benchmarks.contenders.relay", ready="ws://") as url:
         return cases.run(lambda: _connected(url), messages)
 
