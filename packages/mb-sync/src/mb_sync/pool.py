@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["HandlerPool"]
+__all__ = ["HandlerPool", "as_exception"]
 
 _IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends."""
@@ -180,11 +180,18 @@ def _succeed(future: asyncio.Future[Any], result: Any) -> None:
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if future.done():
-        return
-    if not isinstance(error, Exception) or isinstance(error, StopIteration):
-        text = f"{type(error).__name__} in a handler's thread"
-        future.set_exception(RuntimeError(f"{text}: {error}" if str(error) else text))
-        future.exception().__cause__ = error  # type: ignore[union-attr]
-    else:
-        future.set_exception(error)
+    if not future.done():
+        future.set_exception(as_exception(error))
+
+
+def as_exception(error: BaseException) -> Exception:
+    """What a handler has raised, to be reported by an event loop that is to go on.
+
+    Neither sys.exit() in a thread is for it, nor can its futures carry a StopIteration.
+    """
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    text = f"{type(error).__name__} in a handler's thread"
+    fault = RuntimeError(f"{text}: {error}" if str(error) else text)
+    fault.__cause__ = error
+    return fault

@@ -15,6 +15,7 @@ from mb_core.errors import ResponseError
 from mb_core.message import Message, Responder
 
 from .loop import LoopThread
+from .pool import as_exception
 from .waiting import wait_for_message
 
 __all__ = ["BlockingResponder", "ThreadPump", "plain"]
@@ -93,7 +94,7 @@ class ThreadPump(Pump):
                 self._failed(error)
             result = error
         except BaseException as error:
-            result = self._excuse(_as_exception(error))
+            result = self._excuse(as_exception(error))
         if message.responder is None:
             return  # there is nothing to answer, or the handler has done it
         message.responder = responder
@@ -137,11 +138,3 @@ def plain(result: Any) -> Any:
             "mb_core's client async ones as well"
         )
     return result
-
-
-def _as_exception(error: BaseException) -> Exception:
-    if isinstance(error, Exception):
-        return error
-    fault = RuntimeError(f"{type(error).__name__} in a handler's thread")
-    fault.__cause__ = error
-    return fault
