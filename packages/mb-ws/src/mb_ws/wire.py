@@ -21,6 +21,8 @@ from mb_core.message import is_text
 from mb_core.url import URL
 from mb_core.wire import Limits, Page, Site, WireState
 
+from .frames import KEY, MASKED, OPCODE, OPCODES, TEXT, MaskingKeys, apply_mask, text_head
+
 __all__ = ["WebSocketWire", "client_wire", "server_wire"]
 
 # websockets logs each frame at DEBUG and each close at INFO: not our users' log.
@@ -51,7 +53,7 @@ def client_wire(url: URL, limits: Limits) -> WebSocketWire:
         raise ConnectError(f"invalid URL {url}: {error}", final=True) from error
     protocol = ClientProtocol(uri, max_size=limits.max_message, logger=_log)
     protocol.send_request(protocol.connect())
-    return WebSocketWire(protocol)
+    return WebSocketWire(protocol, limits)
 
 
 def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
@@ -60,19 +62,31 @@ def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
     # A client that is no browser has no origin.
     allowed = [None, *origins] if origins is not None else None
     protocol = ServerProtocol(origins=allowed, max_size=limits.max_message, logger=_log)
-    return WebSocketWire(protocol, site)
+    return WebSocketWire(protocol, limits, site)
 
 
 class WebSocketWire:
-    """A Wire over one of websockets' sans-I/O protocols."""
+    """A Wire over one of websockets' sans-I/O protocols, and beside it.
 
-    def __init__(self, protocol: Protocol, site: Site | None = None) -> None:
+    websockets shakes hands and says farewell.  Between the two nearly all frames are a whole
+    message each: those are written and read here, and any other is given to websockets, whole.
+    """
+
+    def __init__(self, protocol: Protocol, limits: Limits, site: Site | None = None) -> None:
         self.error: MBError | None = None
         self._protocol = protocol
+        self._limit = limits.max_message
         self._site = site
         self._ended = False
-        # Of a message in several frames, those that came.
-        self._fragments = bytearray()
+        self._output: list[bytes] = []
+        self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
+        self._masked = MASKED if protocol.side is Side.SERVER else 0  # what comes
+        # The beginning of a frame, which can't be whole before it has so many bytes.
+        self._input = bytearray()
+        self._needed = 2
+        # Of a message in several frames, those that came; None where the next one begins another.
+        self._fragments: bytearray | None = None
+        self._take_output()
 
     @property
     def state(self) -> WireState:
@@ -83,25 +97,18 @@ class WebSocketWire:
         return _STATES[protocol.state]
 
     def receive_data(self, data: bytes) -> list[bytes]:
-        protocol = self._protocol
         messages: list[bytes] = []
         if self.state is WireState.CLOSED:
             return messages
-        dialling = protocol.state is State.CONNECTING and protocol.side is Side.CLIENT
-        if isinstance(protocol, ServerProtocol) and protocol.state is State.CONNECTING:
-            data = self._answer_request(protocol, data)
-        protocol.receive_data(data)
-        for event in protocol.events_received():
-            if isinstance(event, Frame):
-                self._frame(event, messages)
-            elif isinstance(event, Response):
-                self._look_at_response(event)
-            if self.error is not None:
-                break
-        self._look_for_faults()
-        if dialling and self.error is None and protocol.close_rcvd is not None:
+        dialling = False
+        if self._protocol.state is State.CONNECTING:
+            dialling = self._protocol.side is Side.CLIENT
+            data = self._shake_hands(data)
+        self._read_frames(data, messages)
+        self._take_output()
+        if dialling and self.error is None and self._protocol.close_rcvd is not None:
             # Nobody has seen it open, to hear what it was told: a broker that is full says so.
-            reason = protocol.close_rcvd.reason or "no reason given"
+            reason = self._protocol.close_rcvd.reason or "no reason given"
             self.error = ConnectError(f"the server ended the connection at once: {reason}")
         return messages
 
@@ -111,6 +118,7 @@ class WebSocketWire:
             return
         self._ended = True
         self._protocol.receive_eof()
+        self._take_output()
         if state is WireState.HANDSHAKE:
             for event in self._protocol.events_received():
                 if isinstance(event, Response):  # whose body ended with the stream
@@ -122,29 +130,37 @@ class WebSocketWire:
             self.error = RemoteProtocolError("the connection ended without a WebSocket close")
 
     def send(self, message: bytes) -> int:
-        protocol = self._protocol
-        protocol.send_text(message)
         size = len(message)
-        header = 2 if size < 126 else 4 if size < 65_536 else 10
-        return header + size + (4 if protocol.side is Side.CLIENT else 0)  # the mask
+        if self._keys is None:
+            head = text_head(size, 0)
+        else:
+            key = self._keys.next()
+            head = text_head(size, MASKED) + key
+            message = apply_mask(message, key)
+        self._output += (head, message)
+        return len(head) + size
 
     def close(self, reason: str = "") -> None:
         protocol = self._protocol
         if protocol.state is State.OPEN:
             protocol.send_close(CloseCode.NORMAL_CLOSURE, _cut(reason))
+            self._take_output()
         elif protocol.state is State.CONNECTING:
             self._ended = True
 
     def data_to_send(self) -> bytes:
-        # An empty item asks for the end of our side of the stream: `state` says the same.
-        return b"".join(self._protocol.data_to_send())
+        data = b"".join(self._output)
+        self._output.clear()
+        return data
 
-    def _answer_request(self, protocol: ServerProtocol, data: bytes) -> bytes:
-        """Read and answer the request, which ends with a line; give the bytes behind it.
+    # The handshake
 
-        They are frames of a connection that this answer opens: websockets must not see them
-        before.
+    def _shake_hands(self, data: bytes) -> bytes:
+        """Give websockets the handshake, which ends with a line.
+
+        Gives the bytes behind it; none while it has not ended, or where it came to nothing.
         """
+        protocol = self._protocol
         position = 0
         while (
             position < len(data)
@@ -156,9 +172,12 @@ class WebSocketWire:
             protocol.receive_data(data[position:stop])
             position = stop
             for event in protocol.events_received():
-                if isinstance(event, Request):
+                if isinstance(event, Response):
+                    self._look_at_response(event)
+                elif isinstance(event, Request) and isinstance(protocol, ServerProtocol):
                     protocol.send_response(self._answer(protocol, event))
-        return data[position:]
+        self._look_for_faults()
+        return data[position:] if protocol.state is State.OPEN else b""
 
     def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
         site = self._site
@@ -173,31 +192,93 @@ class WebSocketWire:
         if self._protocol.handshake_exc is not None:
             self.error = _refusal(response)
 
-    def _frame(self, frame: Frame, messages: list[bytes]) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT:
-            if frame.fin:
-                self._take(bytes(frame.data), messages)
+    # Frames
+
+    def _read_frames(self, data: bytes, messages: list[bytes]) -> None:
+        """Take frames as far as they are whole."""
+        if self._input:
+            self._input += data
+            if len(self._input) < self._needed:
+                return
+            data = bytes(self._input)
+            self._input.clear()
+        self._needed = 2
+        masked, limit = self._masked, self._limit
+        position, end = 0, len(data)
+        while (start := position + 2) <= end:
+            length = data[position + 1] ^ masked
+            if length == 126:
+                start += 2
+                length = int.from_bytes(data[position + 2 : start])
+            elif length == 127:
+                start += 8
+                length = int.from_bytes(data[position + 2 : start])
+            elif length > 127:  # masked and should not be, or the other way round
+                self._pass_on(data[position:], messages)
+                return
+            body = start + KEY if masked else start
+            stop = body + length
+            kind = data[position]
+            if stop > end:
+                # What can't be right need not be waited for.
+                if kind & OPCODE not in OPCODES or (start <= end and length > self._room()):
+                    self._pass_on(data[position:], messages)
+                    return
+                self._needed = stop - position
+                break
+            if kind == TEXT and length <= limit and self._fragments is None:
+                message = data[body:stop]
+                if masked:
+                    message = apply_mask(message, data[start:body])
+                if not self._take(message, messages):
+                    return
             else:
-                self._fragments += frame.data
-        elif opcode is Opcode.CONT:
+                self._pass_on(data[position:stop], messages)
+                if self.state is WireState.CLOSED:
+                    return
+            position = stop
+        if position < end:
+            self._input += data[position:]
+
+    def _room(self) -> int:
+        """Bytes that the next frame may have."""
+        return self._limit - len(self._fragments or b"")
+
+    def _pass_on(self, data: bytes, messages: list[bytes]) -> None:
+        """Give websockets a frame of another kind, or what is none."""
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):
+                self._take_frame(event, messages)
+        self._look_for_faults()
+
+    def _take_frame(self, frame: Frame, messages: list[bytes]) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or (opcode is Opcode.CONT and self._fragments is not None):
+            if self._fragments is None:
+                self._fragments = bytearray()
             self._fragments += frame.data
             if frame.fin:
-                self._take(bytes(self._fragments), messages)
-                self._fragments.clear()
+                message, self._fragments = bytes(self._fragments), None
+                self._take(message, messages)
         elif opcode is Opcode.BINARY:
             self._fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames, this is a binary one")
 
-    def _take(self, message: bytes, messages: list[bytes]) -> None:
+    def _take(self, message: bytes, messages: list[bytes]) -> bool:
         if is_text(message):
             messages.append(message)
-        else:
-            self._fail(CloseCode.INVALID_DATA, "a text frame is no UTF-8")
+            return True
+        self._fail(CloseCode.INVALID_DATA, "a text frame is no UTF-8")
+        return False
 
     def _fail(self, code: CloseCode, text: str) -> None:
         self.error = RemoteProtocolError(text)
         if self._protocol.state is State.OPEN:
             self._protocol.fail(code, text)
+
+    def _take_output(self) -> None:
+        # An empty item asks for the end of our side of the stream: `state` says the same.
+        self._output += self._protocol.data_to_send()
 
     def _look_for_faults(self) -> None:
         """Take over what websockets found wrong, in our words."""
