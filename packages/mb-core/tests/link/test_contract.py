@@ -77,6 +77,47 @@ async def test_all_that_is_sent_in_one_turn_leaves_in_one_write(net: Any, tools:
 
 
 @of_tcp
+async def test_on_asyncio_who_sends_once_in_a_turn_does_not_wait_for_its_end(
+    net: Any, tools: Any, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("trio writes in a task of its own")
+    wire = CountingWire(tools.limits)
+    with anyio.fail_after(5):
+        server = await net.listen()
+        client = await net.connect(server.address, wire=wire)
+        accepted = await server.handler()
+        sent, writes = 0, []
+        for count in (1, 1, 3, 2, 1, 1):
+            for _ in range(count):
+                client.link.send(b".")
+            sent += count
+            writes.append(wire.writes)
+            await accepted.receive(sent)
+        # At once from the second on; of three the first; of what comes after several, none.
+        assert writes == [0, 2, 3, 4, 5, 7]
+
+
+@of_tcp
+async def test_on_asyncio_a_long_turn_is_written_in_few_and_growing_parts(
+    net: Any, tools: Any, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("trio writes in a task of its own")
+    wire = CountingWire(tools.limits)
+    with anyio.fail_after(5):
+        server = await net.listen()
+        client = await net.connect(server.address, wire=wire)
+        parts = [0]
+        while not client.link.congested:
+            client.link.send(b"." * 64)
+            if client.link.unsent == 0:
+                parts.append(client.link.bytes_sent - sum(parts))
+        assert parts == [0, 8_192, 8_192, 16_384, 32_768]
+        assert wire.writes == len(parts) - 1
+
+
+@of_tcp
 async def test_a_turn_with_much_to_send_is_congested_until_the_loop_had_its_turn(
     net: Any,
 ) -> None:
@@ -184,10 +225,11 @@ async def test_all_that_was_sent_is_unsent_until_it_is_written(net: Any) -> None
     with anyio.fail_after(5):
         client, server = await net.pair()
         assert client.link.unsent == server.link.unsent == 0
+        message = BLOCK[:1000]  # not so much that it would be written at once
         for count in (1, 2, 3):
-            client.link.send(BLOCK)
+            client.link.send(message)
             # The frame's header comes on top.
-            assert 0 <= client.link.unsent - count * len(BLOCK) <= count * 14
+            assert 0 <= client.link.unsent - count * len(message) <= count * 14
         await server.receive(3)
         assert client.link.unsent == 0
         client.link.send(b"")

@@ -45,6 +45,8 @@ __all__ = ["AsyncioBackend"]
 
 _log = logging.getLogger("mb_core.link")
 
+# Bytes of one turn that do not wait for its end: the other side can work on them meanwhile.
+_EARLY = 8_192
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -65,9 +67,11 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._listener = listener  # None where we dialled
         self._transport: asyncio.Transport | None = None
         self._handler: LinkHandler | None = None
-        self._scheduled = False
+        self._scheduled = False  # whether the end of this turn of the loop will be told
+        self._crowded = False  # whether there was more than one call to send in it
+        self._turn = 0  # bytes that were written in it
+        self._write_at = _EARLY  # bytes in the outbox that do not wait for it
         self._paused = False  # the system has not taken all that was written
-        self._turn_is_full = False
         self._shaken = False  # whether the handshake is complete
         self._open = False
         self._ended = False  # the other side's half of the stream
@@ -96,8 +100,10 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
-        if queued >= FLUSH_AT and not self._paused:
-            self._fill_turn()
+        else:
+            self._crowded = True
+        if queued >= self._write_at and not self._paused:
+            self._write_early()
 
     def send_many(self, messages: list[bytes]) -> None:
         if not self._open:
@@ -107,8 +113,10 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
-        if queued >= FLUSH_AT and not self._paused:
-            self._fill_turn()
+        else:
+            self._crowded = True
+        if queued >= self._write_at and not self._paused:
+            self._write_early()
 
     async def drain(self) -> None:
         while self.congested and self._open:
@@ -190,8 +198,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._listener.handshakes.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        self._paused = self._turn_is_full = False
-        self._queued = 0
+        self._paused = False
+        self._queued = self._turn = 0
         self._relieve()
         error = end_error(self.peer, self._wire, exc or self._fault, aborted=self._aborted)
         try:
@@ -280,19 +288,29 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         if not self.opened.done():
             self.opened.set_result(error)
 
-    def _fill_turn(self) -> None:
-        self._turn_is_full = self.congested = True
+    def _write_early(self) -> None:
+        """Write before the turn ends, as much again as has left: a long turn takes few writes."""
+        self._turn += self._queued
+        left = FLUSH_AT - self._turn
+        if left > 0:
+            self._write_at = min(max(_EARLY, self._turn), left)
+        else:
+            self._write_at = FLUSH_AT
+            self.congested = True
         self._flush()
 
     def _turn_ended(self) -> None:
-        self._scheduled = self._turn_is_full = False
+        # Who sends once in a turn most likely waits for the answer: the next one goes at once.
+        self._write_at = _EARLY if self._crowded else 1
+        self._scheduled = self._crowded = False
+        self._turn = 0
         if self._outbox:
             self._flush()
         if self.congested:
             self._relieve()
 
     def _relieve(self) -> None:
-        if self.congested and not self._paused and not self._turn_is_full:
+        if self.congested and not self._paused and self._turn < FLUSH_AT:
             self.congested = False
             if self._drained is not None:
                 self._drained.set_result(None)
