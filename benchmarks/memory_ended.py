@@ -80,7 +80,7 @@ class _Pair:
             elif isinstance(event, Reply):
                 said.append(event.message)
             elif isinstance(event, Requested):
-                said.append(self.session.respond(event.message, event.message.payload))
+                said += [self.session.respond(m, m.payload) for m in event.messages]
         return said
 
 

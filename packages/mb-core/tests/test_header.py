@@ -373,6 +373,9 @@ def outcome(read: Any, data: bytes) -> object:
 @example([b"publish:a:1.0.0\n", b"publish:a:1.0.0::%b\n" % ID.encode()])
 @example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b\n" % (b":" * 36)])
 @example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b:\n" % ID[1:].encode()])
+@example([b"request:a:1.0.0\n", b"request:a:1.0.0:%b::5:x\n" % ID.encode()])
+@example([b"request:a:1.0.0\n", b"request:a:1.0.0:%b::\n" % ID.encode()])
+@example([b"publish:a:1.0.0\n", b"publish:a:1.0.0:%b::5\n" % ID.encode()])
 def test_memory_makes_no_difference(data: list[bytes]) -> None:
     remembering = HeaderReader().read
     # Twice over: each is met by a reader that knows it, or all that its beginning can teach.

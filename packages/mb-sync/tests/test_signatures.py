@@ -45,7 +45,7 @@ def test_the_methods_are_documented_alike(name: str) -> None:
 
 
 def test_a_subscription_has_the_names_of_the_async_one() -> None:
-    within = {"abandon", "consume_with_on_message", "deliver", "deliver_request", "end", "handled"}
+    within = {"abandon", "consume_with_on_message", "deliver", "end", "handled"}
     within |= {"iterate", "release"}
     own = set(public(mb_sync.Subscription)) - {"receive", "topic"}  # topic: an attribute there
     assert own == set(public(mb_core.Subscription)) - within

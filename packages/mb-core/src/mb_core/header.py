@@ -145,6 +145,15 @@ class HeaderReader:
         return self._read(data, end)
 
     def _read(self, data: bytes, end: int) -> ReadHeader:
+        # A request that names a time limit, as most do: `::` stands behind its id.
+        cut = data.rfind(b"::", 0, end)
+        start = cut - 37
+        if start > 0 and data[start] == _COLON and cut + 2 < end:
+            prefix = self._known.get(data[:start])
+            if prefix is not None:
+                key, limit = data[start + 1 : cut], data[cut + 2 : end]
+                if is_id(key) and _COLON not in limit:
+                    return prefix, key, None, _read_timeout(limit, prefix.action), end
         fields = _split(data, end, self._limit)
         prefix = self._known.get(b":".join(fields[:3]))
         if prefix is None:

@@ -765,7 +765,7 @@ async def test_requests_that_come_before_their_subscription_fails_are_refused(
 
     async def confirm(entry: Subscribed) -> None:
         if entry.action is Action.REQUEST:
-            events.deliver_request(request)
+            events.deliver([request])
             if cancelled:
                 await anyio.sleep_forever()
             raise ForbiddenError("no")

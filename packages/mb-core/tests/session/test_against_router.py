@@ -191,10 +191,11 @@ class Peer:
                     for message in event.messages
                 ]
             elif isinstance(event, Requested):
-                self.asked.append(event.message)
-                result = event.subscription.consumer(event.message)
-                if result is not Unanswered:
-                    self.respond(event.message, result)
+                for message in event.messages:
+                    self.asked.append(message)
+                    result = event.subscription.consumer(message)
+                    if result is not Unanswered:
+                        self.respond(message, result)
             elif isinstance(event, Reply):
                 self.transmit(event.message)
             elif isinstance(event, Silent):

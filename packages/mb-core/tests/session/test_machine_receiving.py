@@ -301,7 +301,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         if not heard:
             assert events == []
             return
-        assert [told(event) for event in events if not isinstance(event, Delivered)] == expected
+        assert [each for event in events for each in told(event)] == expected
         got: dict[Subscribed, list[int]] = {}
         for event in events:
             if isinstance(event, Delivered):
@@ -456,9 +456,12 @@ TELLERS: dict[type[object], Callable[..., tuple[object, ...]]] = {
 }
 
 
-def told(event: Event) -> tuple[object, ...]:
-    """An event in the words of the model."""
-    return TELLERS[type(event)](event)
+def told(event: Event) -> list[tuple[object, ...]]:
+    """An event in the words of the model, which has one for each message but publications."""
+    if isinstance(event, Delivered):
+        return []
+    count = len(event.messages) if isinstance(event, Requested) else 1
+    return [TELLERS[type(event)](event)] * count
 
 
 TestReceivingMachine = ReceivingMachine.TestCase

@@ -188,7 +188,7 @@ def test_messages_that_come_while_restoring_find_their_subscriptions(
     assert delivered.subscriptions == (listens,)
     assert isinstance(requested, Requested)
     assert requested.subscription is responds
-    assert session.respond(requested.message, 2).startswith(b"response:c.d:1.0.0:")
+    assert session.respond(requested.messages[0], 2).startswith(b"response:c.d:1.0.0:")
 
 
 # Subscriptions whose request waits

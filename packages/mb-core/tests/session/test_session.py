@@ -332,7 +332,7 @@ def test_a_request_without_an_id_reaches_its_responder(
     (event,) = session.receive([b"request:a.b:1.0.0\n{}"])
     assert isinstance(event, Requested)
     assert event.subscription is entry
-    assert event.message.request_id is None
+    assert [message.request_id for message in event.messages] == [None]
 
 
 def test_a_request_without_an_id_that_nobody_answers_is_unmatched(session: Session) -> None:

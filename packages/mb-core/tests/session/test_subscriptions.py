@@ -390,17 +390,18 @@ def test_among_equals_the_exact_topic_answers(session: Session, subscribe: Subsc
     assert responder(session, "A.B") is exact
 
 
-def test_each_request_is_an_event_of_its_own(session: Session, subscribe: Subscribe) -> None:
-    entry = subscribe(session, "a.b", "request")
-    events = session.receive([requested("a.b", "1"), requested("a.b", "2")])
+def test_requests_of_one_topic_that_come_together_are_one_event(
+    session: Session, subscribe: Subscribe
+) -> None:
+    first, second = subscribe(session, "a.b", "request"), subscribe(session, "c.d", "request")
+    events = session.receive(
+        [requested("a.b", "1"), requested("a.b", "2"), requested("c.d", "3"), requested("a.b", "4")]
+    )
     assert [
-        (event.subscription, event.message.payload)
+        (event.subscription, [message.payload for message in event.messages])
         for event in events
         if isinstance(event, Requested)
-    ] == [
-        (entry, 1),
-        (entry, 2),
-    ]
+    ] == [(first, [1, 2]), (second, [3]), (first, [4])]
 
 
 def test_publications_and_requests_of_a_topic_are_subscribed_to_apart(

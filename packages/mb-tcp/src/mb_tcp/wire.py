@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 from mb_core.errors import MBError, MessageTooLarge, RemoteProtocolError
 from mb_core.wire import Limits, WireState
 
 __all__ = ["LengthPrefixWire"]
 
-_PREFIX = 4
+_LENGTH = Struct(">I")
+_PREFIX = _LENGTH.size
 
 
 class LengthPrefixWire:
@@ -34,7 +37,7 @@ class LengthPrefixWire:
         messages: list[bytes] = []
         position, end = 0, len(data)
         while (start := position + _PREFIX) <= end:
-            length = int.from_bytes(data[position:start])
+            (length,) = _LENGTH.unpack_from(data, position)
             if length > self._limit:
                 self._fail(length, data[position:start])
                 return messages
@@ -60,7 +63,7 @@ class LengthPrefixWire:
 
     def send(self, message: bytes) -> int:
         length = len(message)
-        self._output += (length.to_bytes(_PREFIX), message)
+        self._output += (_LENGTH.pack(length), message)
         return _PREFIX + length
 
     def close(self, reason: str = "") -> None:

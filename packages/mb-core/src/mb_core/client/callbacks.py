@@ -35,7 +35,7 @@ Callback = Callable[..., Any]
 async def call(function: Callback, *args: Any) -> Any:
     """Call a plain or an async function; give what it returns."""
     result = function(*args)
-    if result is not None and isinstance(result, Awaitable):
+    if hasattr(result, "__await__"):
         return await result
     return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ..errors import ConnectionLost, MBError
@@ -63,8 +63,8 @@ class Answerer:
         self._uplink = uplink
         self.deadline = deadline
 
-    async def respond(self, message: Message, payload: Any) -> None:
-        await self._uplink.respond(message, payload)
+    def respond(self, message: Message, payload: Any) -> Awaitable[None]:
+        return self._uplink.respond(message, payload)
 
     def answer_now(self, message: Message, payload: Any) -> None:
         self._uplink.answer_now(message, payload)
@@ -98,12 +98,13 @@ class Dispatcher:
                 self._act_on_news(event)
 
     def _take(self, event: Requested) -> None:
-        message = event.message
-        limit = message.timeout
-        deadline = self._clock() + limit / 1000 if limit is not None else None
-        assert self.uplink is not None
-        message.responder = Answerer(self.uplink, deadline)
-        event.subscription.consumer.deliver_request(message)
+        uplink, now = self.uplink, self._clock()
+        assert uplink is not None
+        for message in event.messages:
+            limit = message.timeout
+            deadline = now + limit / 1000 if limit is not None else None
+            message.responder = Answerer(uplink, deadline)
+        event.subscription.consumer.deliver(event.messages)
 
     def _act_on_news(
         self, event: Initialized | Silent | Discarded | Unroutable | Unmatched

@@ -16,7 +16,7 @@ from ..errors import (
 )
 from ..link import Backend, Spawn
 from ..message import Message
-from .callbacks import SLICE, Callbacks, call, failure, name_of
+from .callbacks import SLICE, Callbacks, failure, name_of
 from .context import handling
 from .inbox import Inbox
 from .interrupt import pass_interrupt_on
@@ -108,17 +108,18 @@ class Pump:
     async def _answer(self, message: Message) -> None:
         """Call the handler with a request and send what it returns or raises."""
         try:
-            result = await call(self._handler, message)
+            result = self._handler(message)
+            if hasattr(result, "__await__"):
+                result = await result
         except ResponseError as error:
             result = error
         except BaseException as error:
             result = self._excuse(failure(error))
-        await self._send(message, result)
+        if message.responder is not None:  # it has not responded itself
+            await self._send(message, result)
 
     async def _send(self, message: Message, result: Any) -> None:
-        """Send a handler's answer, unless it has responded itself."""
-        if message.responder is None:
-            return
+        """Send a handler's answer."""
         try:
             try:
                 await message.respond(result)

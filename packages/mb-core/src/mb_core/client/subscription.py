@@ -200,9 +200,6 @@ class Subscription:
             if dropped:
                 self._overflow(inbox, dropped)
 
-    def deliver_request(self, message: Message) -> None:
-        self.deliver([message])
-
     def end(self, error: EndError | None) -> None:
         self._ended = True
         for inbox in self._inboxes:

@@ -210,7 +210,7 @@ class Supervisor:
         Then comes `finish`, or `abandon` from who does not wait for that.
         """
         request.waiter = waiter
-        self._timer.look()
+        self._timer.note(request.until)
         if request.place is None:
             # Who waits for the answer has no need of back-pressure, and has a deadline.
             self.connection.send(request.message)

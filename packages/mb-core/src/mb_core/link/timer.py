@@ -31,16 +31,16 @@ class DeadlineTimer:
         self._wakeup: Waiter | None = None
         self._set_for = float("inf")
 
-    def look(self) -> None:
-        """To be called after a deadline was added: it may be the next one."""
-        deadline = self._next_deadline()
-        if (
-            deadline is not None
-            and deadline < self._set_for
-            and self._wakeup is not None
-            and not self._wakeup.done()
-        ):
+    def note(self, deadline: float) -> None:
+        """To be called after this deadline was added: it may be the next one."""
+        if deadline < self._set_for and self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
+
+    def look(self) -> None:
+        """The same, where it is not known which were added, or whether any was."""
+        deadline = self._next_deadline()
+        if deadline is not None:
+            self.note(deadline)
 
     async def run(self) -> None:
         """Handle deadlines until cancelled."""

@@ -61,7 +61,8 @@ class Encoder:
         else:
             text = request_id.decode()
             header = encode_header(MessageHeader(Action.PUBLISH, topic, version, text, parent_id))
-        return header + encode_payload(payload, self._max_payload, self._codec_of(topic))
+        codec = JSON if self._codec is JSON else self._codec_of(topic)
+        return header + encode_payload(payload, self._max_payload, codec)
 
     def request(
         self,
@@ -88,7 +89,8 @@ class Encoder:
                     Action.REQUEST, topic, version, request_id.decode(), parent_id, timeout
                 )
             )
-        return header + encode_payload(payload, self._max_payload, self._codec_of(topic))
+        codec = JSON if self._codec is JSON else self._codec_of(topic)
+        return header + encode_payload(payload, self._max_payload, codec)
 
     def response(self, message: Message, payload: Any) -> bytes:
         """The answer to a received request; a ResponseError as payload is sent as an error.
@@ -106,8 +108,7 @@ class Encoder:
         return b"response:%b:%b\n%b" % (subject, request_id, encoded)
 
     def _codec_of(self, topic: str) -> Codec:
-        codec = self._codec
-        return JSON if codec is not JSON and is_system(topic.lower()) else codec
+        return JSON if is_system(topic.lower()) else self._codec
 
 
 def is_anonymous(message: bytes) -> bool:

@@ -41,10 +41,10 @@ class Delivered:
 
 @dataclass(slots=True)
 class Requested:
-    """A request to be answered by `subscription`'s consumer."""
+    """Requests of one kind that arrived together, in order, for `subscription`'s consumer."""
 
     subscription: Subscribed
-    message: Message
+    messages: list[Message]
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ class PendingRequest:
 
     `message` is what the driver has to send, unless `held` says that it waits for a connection.
     `waiter` is the driver's, for whatever it wakes when the request is complete.  `limit` is the
-    time limit in milliseconds that was asked for, `deadline` when it is over, in seconds.
+    time limit in milliseconds that was asked for, `deadline` when it is over, in seconds, and
+    `until` when the request is given up.
     `subject` is what a request to the broker is about: a subscription, a registration.
     """
 
@@ -29,6 +30,7 @@ class PendingRequest:
         "sent",
         "subject",
         "topic",
+        "until",
         "waiter",
     )
 
@@ -46,7 +48,7 @@ class PendingRequest:
         self.topic = topic
         self.message = message
         self.limit = limit
-        self.deadline = deadline
+        self.deadline = self.until = deadline
         # Whether it may be sent twice, where the connection is lost before its response.
         self.retry = retry
         self.subject = subject
@@ -84,6 +86,7 @@ class PendingRequests:
 
     def add(self, request: PendingRequest, until: float) -> None:
         """File `request`, to be given up at `until`; again moves that time."""
+        request.until = until
         self._by_id[request.request_id] = request
         self._deadlines.add(request, until)
 

@@ -456,7 +456,7 @@ class Session:
         self._liveness.heard = True
         read = self._reader.read
         table = self.subscriptions
-        run: list[Message] | None = None  # of the Delivered event that is being filled
+        run: list[Message] | None = None  # of the event that is being filled
         run_prefix: HeaderPrefix | None = None
         for data in messages:
             try:
@@ -482,8 +482,11 @@ class Session:
                     events.append(Delivered(prefix.route, run))
             elif action is Action.RESPONSE:
                 events.append(self._response(message, request_id))
+            elif prefix.route is not None:
+                run, run_prefix = [message], prefix
+                events.append(Requested(prefix.route, run))
             else:
-                events.append(self._requested(message))
+                events.append(self._unanswered(message))
         return events
 
     def _response(self, message: Message, request_id: bytes | None) -> Event:
@@ -503,12 +506,10 @@ class Session:
             return Unroutable(topic, known)
         return Unmatched(error, message)
 
-    def _requested(self, message: Message) -> Event:
+    def _unanswered(self, message: Message) -> Event:
+        """What becomes of a request for which there is no subscription."""
         if message.prefix.key == _HEARTBEAT:
             return Reply(self._own.response(message, {}))
-        entry: Subscribed | None = message.prefix.route
-        if entry is not None:
-            return Requested(entry, message)
         if message.request_key is None:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
@@ -522,7 +523,7 @@ class Session:
         table = self.subscriptions
         if prefix.action is Action.PUBLISH:
             prefix.route = table.receivers(prefix.key)
-        elif prefix.action is Action.REQUEST:
+        elif prefix.action is Action.REQUEST and prefix.key != _HEARTBEAT:
             prefix.route = table.responder(prefix.key)
         prefix.generation = table.generation
 
