@@ -70,4 +70,5 @@ def module(name: str, *arguments: str, ready: str) -> contextlib.AbstractContext
 
 def mb_broker(scheme: str) -> contextlib.AbstractContextManager[str]:
     """MB's broker, listening over one transport; gives its URL."""
-    return module("mb_tools", "serve", "--listen", f"{scheme}://127.0.0.1:0", ready=f"{scheme}://")
+    address = f"{scheme}://127.0.0.1:"
+    return module("mb_tools", "serve", "--listen", f"{address}0", ready=address)

@@ -7,7 +7,7 @@ import sys
 from xml.etree import ElementTree as ET
 
 import pytest
-from benchmarks import processes, report, rounds
+from benchmarks import capacity, processes, report, rounds
 from benchmarks.cases import CASES, PUBLISH, REQUEST_P50, check
 from benchmarks.contenders import BY_NAME, CONTENDERS, Contender, Program
 from benchmarks.goals import GOALS, Goal
@@ -30,11 +30,17 @@ def results(**found: list[dict[str, float]]) -> report.Results:
     return report.Results("3.13.0", 2, 50_000, {"nats-py": "2.16.0"}, named)
 
 
-@pytest.mark.parametrize("name", ["mb memory", "mb memory, trio", "mb_sync tcp, service apart"])
+@pytest.mark.parametrize(
+    "name", ["mb memory", "mb memory, trio", "mb_sync tcp, service apart", "asyncio, bare"]
+)
 def test_a_round_finds_every_figure(name: str) -> None:
     found = BY_NAME[name].measure(FEW)
     assert list(found) == NAMES
     assert all(figure > 0 for figure in found.values())
+
+
+def test_the_capacity_of_the_broker_is_measured_without_a_client() -> None:
+    assert capacity.measure("mb", 2_000) > 0
 
 
 def test_each_round_has_a_process_of_its_own() -> None:

@@ -86,5 +86,7 @@ CONTENDERS = (
     ),
     Contender("aiomqtt", "mqtt", (), ("aiomqtt",), Program("mosquitto", "mosquitto", "-h")),
     Contender("websockets relay", "relay", (), ("websockets",)),
+    # None at all, to see what is left when a library takes no time.
+    Contender("asyncio, bare", "bare"),
 )
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
