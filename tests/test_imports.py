@@ -23,7 +23,17 @@ except SystemExit:
     [
         (
             "import mb_core",
-            ["asyncio", "trio", "mb_broker", "mb_sync", "mb_tcp", "mb_ws", "websockets"],
+            [
+                "asyncio",
+                "trio",
+                "ssl",
+                "dataclasses",
+                "mb_broker",
+                "mb_sync",
+                "mb_tcp",
+                "mb_ws",
+                "websockets",
+            ],
         ),
         ("import mb_client", ["trio", "websockets", "psutil"]),
         (

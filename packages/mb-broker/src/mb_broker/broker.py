@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
@@ -35,6 +34,8 @@ from .router import Router, RouterOptions
 from .site import allowed_origins, broker_pages
 
 if TYPE_CHECKING:
+    import ssl
+
     from mb_core.testing import Faults
 
 __all__ = ["Broker", "url_of"]

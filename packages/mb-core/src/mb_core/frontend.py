@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 __all__ = ["Frontend"]
 
 
-@dataclass(frozen=True, slots=True)
-class Frontend:
+class Frontend(msgspec.Struct, frozen=True):
     """A way to use the client, by name: on an event loop, in threads, in a program of windows.
 
     `client(url, **options)` makes a client that is not connected yet, with the methods of

@@ -10,9 +10,10 @@ header met before costs one or two look-ups in a dictionary.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from .codec import JSON, Codec
 from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
@@ -61,8 +62,7 @@ class Action(StrEnum):
 _ACTIONS = {action.value: action for action in Action}
 
 
-@dataclass(frozen=True, slots=True)
-class MessageHeader:
+class MessageHeader(msgspec.Struct, frozen=True):
     """The fields of a header, unchecked: `create_message` and `encode_header` check them.
 
     `timeout` is in whole milliseconds, for requests only; ids are UUIDs in lower case.

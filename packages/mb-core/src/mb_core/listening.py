@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from .errors import ConnectError
 from .link import Accept, Address, Backend, Listener, Spawn, StreamOptions

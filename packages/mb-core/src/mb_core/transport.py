@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from .link import Accept, Backend, Link, Listener, SocketAddress
 from .url import URL
@@ -33,8 +34,7 @@ class Sockets(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class WireTransport:
+class WireTransport(msgspec.Struct, frozen=True):
     """A transport over a byte stream: core does the I/O.
 
     `client` and `server` build a Wire for one connection.  `server` also gets what the broker

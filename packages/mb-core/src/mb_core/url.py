@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
+
+import msgspec
 
 from .errors import ConnectError
 
 __all__ = ["URL", "parse_url"]
 
 
-@dataclass(frozen=True, slots=True)
-class URL:
+class URL(msgspec.Struct, frozen=True):
     """The parts of `scheme://host:port/path`; `port` is None where the URL names none."""
 
     scheme: str

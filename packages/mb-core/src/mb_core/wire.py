@@ -7,9 +7,10 @@ connection, for the client's side or the broker's, under asyncio, trio and threa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
+
+import msgspec
 
 from .errors import MBError
 from .header import MAX_HEADER
@@ -20,8 +21,7 @@ DEFAULT_MAX_PAYLOAD = 16_384
 """Bytes of the largest payload that a broker takes unless it is configured otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Sizes in bytes.
 
     `max_payload` holds for what this side sends, and in a broker for what it takes.
@@ -33,18 +33,16 @@ class Limits:
     max_message: int = DEFAULT_MAX_PAYLOAD + MAX_HEADER
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """The answer to an HTTP GET."""
 
     body: bytes
     content_type: str
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """What a broker serves beside messages, where its transport speaks HTTP (WebSocket does).
 
     `get` gives the page of a path, None where there is none.  `origins` are those of the pages

@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
-from mb_core.link import client_ssl_context
-from mb_core.link.tls import TlsWire
+from mb_core.link.tls import TlsWire, client_ssl_context
 from mb_core.url import URL
 from mb_core.wire import Limits, Wire, WireState
 from mb_tcp import LengthPrefixWire

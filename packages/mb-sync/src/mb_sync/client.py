@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextvars
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mb_core
 from mb_core.client.client import CONNECTED_ALREADY
@@ -31,6 +30,9 @@ from .pump import plain
 from .subscription import Subscription
 from .waiting import wait_for
 from .within import Within, check_plain
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["MessageBrokerClient"]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import ssl
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -30,6 +29,9 @@ from .stats import ClientStats
 from .subscription import Subscription
 from .supervisor import Supervisor
 from .upkeep import UpkeepOptions
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["CONNECTED_ALREADY", "MessageBrokerClient"]
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..errors import ConnectError, LocalProtocolError, MBError, PluginError
 from ..header import MAX_HEADER, check_timeout
-from ..link import Accept, Backend, Link, Spawn, StreamOptions, client_ssl_context
+from ..link import Accept, Backend, Link, Spawn, StreamOptions
 from ..plugins import Plugins, installed_plugins
 from ..transport import WireTransport
 from ..url import URL
 from ..wire import Limits
 from .address import stream_address
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["ConnectionOptions", "dial"]
 
@@ -22,8 +26,7 @@ __all__ = ["ConnectionOptions", "dial"]
 _MAX_RECEIVED = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionOptions:
+class ConnectionOptions(msgspec.Struct, frozen=True):
     """How a connection is opened and closed; times in seconds.
 
     `ssl_context` is None for the default, which verifies certificate and host name.
@@ -82,6 +85,8 @@ async def dial(
         with _blaming(url):
             return await transport.connect(url, accept, backend=backend, limits=options.limits)
     if transport.secure:
+        from ..link.tls import client_ssl_context  # who needs no TLS does not pay for it
+
         ssl_context = ssl_context if ssl_context is not None else client_ssl_context()
     elif ssl_context is not None:
         raise ConnectError(f"an ssl_context was given, and {url} is not encrypted", final=True)

@@ -5,10 +5,9 @@ For who wants to see the protocol itself: no session, no ids, no heartbeat answe
 
 from __future__ import annotations
 
-import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
@@ -29,6 +28,9 @@ from .address import broker_url
 from .callbacks import Callbacks
 from .dial import ConnectionOptions, dial
 from .lifetime import Lifetime
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["ClientStats", "Latencies", "Latency", "Traffic"]
 
@@ -11,8 +12,7 @@ __all__ = ["ClientStats", "Latencies", "Latency", "Traffic"]
 _REMEMBERED = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
+class Latency(msgspec.Struct, frozen=True):
     """How long the last requests took from the call to their answer, in milliseconds.
 
     Of those that were answered, errors not among them; `count` of them, 1000 at most.
@@ -24,8 +24,7 @@ class Latency:
     longest: float
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(msgspec.Struct, frozen=True):
     """Messages and their bytes, both ways."""
 
     messages_sent: int = 0
@@ -42,14 +41,14 @@ class Traffic:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ClientStats:
+class ClientStats(msgspec.Struct, frozen=True):
     """A client's figures since it was made, over all its connections.
 
     Bytes are those of whole messages, without the transport's framing.  `pending` requests wait
     for their response now, `buffered` publications for a connection.  `dropped` messages did not
     fit into a subscription's queue; `dropped_publishes` not into the buffer.  `unroutable`
     publications without confirmation reached nobody.  `latency` is None before the first answer.
+    `msgspec.structs.asdict` gives them as a dict.
     """
 
     connected: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..errors import LocalProtocolError
 from ..header import check_timeout
@@ -10,8 +10,7 @@ from ..header import check_timeout
 __all__ = ["UpkeepOptions"]
 
 
-@dataclass(frozen=True, slots=True)
-class UpkeepOptions:
+class UpkeepOptions(msgspec.Struct, frozen=True):
     """How a client is kept connected; times in seconds, see MessageBrokerClient."""
 
     reconnect: bool

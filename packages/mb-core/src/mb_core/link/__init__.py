@@ -17,7 +17,6 @@ from .contract import (
     Waker,
 )
 from .timer import DeadlineTimer
-from .tls import client_ssl_context
 
 __all__ = [
     "FLUSH_AT",
@@ -34,6 +33,5 @@ __all__ = [
     "StreamOptions",
     "Waiter",
     "Waker",
-    "client_ssl_context",
     "current_backend",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from ..errors import MBError
 from ..wire import Wire
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "FLUSH_AT",
@@ -151,8 +154,7 @@ class Waiter(Waker, Protocol):
     def __await__(self) -> Generator[Any, Any, Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
+class StreamOptions(msgspec.Struct, frozen=True):
     """How byte streams are opened and closed; times in seconds.
 
     `server_hostname` is the name that the server's certificate has to have; by default, the
@@ -171,8 +173,7 @@ Address = tuple[str, int]
 """Host and port."""
 
 
-@dataclass(frozen=True, slots=True)
-class SocketAddress:
+class SocketAddress(msgspec.Struct, frozen=True):
     """Where a stream socket of another family than TCP's is: what `socket.connect` takes."""
 
     family: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from ..errors import PluginError
 from .installed import InstalledPlugin
@@ -25,8 +26,7 @@ class PluginState(StrEnum):
     """Its import, or its hook, has not come to an end in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
+class Examined(msgspec.Struct, frozen=True):
     """An installed plugin, its state, and what is the matter where it can't be used."""
 
     plugin: InstalledPlugin

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
+
+import msgspec
 
 from .kinds import KINDS, OBSERVERS
 from .loading import owner_of
@@ -15,8 +16,7 @@ NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
 """What a plugin is called whose entry point is in a group."""
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledPlugin:
+class InstalledPlugin(msgspec.Struct, frozen=True):
     """What a plugin promises: `kind` is "transport", "front end", "codec" or "observer".
 
     `name` is what it is asked for by; `distribution` is installed, in this `version`.  Of a

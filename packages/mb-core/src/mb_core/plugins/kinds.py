@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ..frontend import Frontend
 from ..transport import WireTransport
@@ -15,8 +16,7 @@ __all__ = ["CODECS", "FRONTENDS", "KINDS", "OBSERVERS", "TRANSPORTS", "Kind"]
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kind:
+class Kind(msgspec.Struct, frozen=True, eq=False):
     """One kind: its group of entry points, the hook that gives it, what it is found by.
 
     An entry point has the name of what its plugin gives, so that a plugin is imported by those

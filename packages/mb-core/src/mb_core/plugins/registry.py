@@ -10,10 +10,10 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, cast
 
+import msgspec
 import pluggy
 
 from ..codec import Codec
@@ -38,8 +38,7 @@ class Conflict(PluginError):
     """Two plugins give what only one can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observer:
+class Observer(msgspec.Struct, frozen=True):
     """A plugin that observes, and its hooks by their names."""
 
     name: str

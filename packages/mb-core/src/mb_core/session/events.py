@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..errors import MBError, NoRouteFoundError
 from ..message import Message
@@ -23,75 +23,65 @@ __all__ = [
     "Unroutable",
 ]
 
-# Not frozen: freezing triples the cost of making one, and they are made for each message.
+# Structs, which take half the time of dataclasses to make: they are made for each message.
 
 
-@dataclass(slots=True)
-class Initialized:
+class Initialized(msgspec.Struct):
     """The broker has greeted: the driver restores what it is to know (`Session.restore`)."""
 
 
-@dataclass(slots=True)
-class Delivered:
+class Delivered(msgspec.Struct):
     """Published messages of one kind that arrived together, in order, for each subscription."""
 
     subscriptions: tuple[Subscribed, ...]
     messages: list[Message]
 
 
-@dataclass(slots=True)
-class Requested:
+class Requested(msgspec.Struct):
     """Requests of one kind that arrived together, in order, for `subscription`'s consumer."""
 
     subscription: Subscribed
     messages: list[Message]
 
 
-@dataclass(slots=True)
-class Answered:
+class Answered(msgspec.Struct):
     """The request is complete: this is its response."""
 
     request: PendingRequest
     message: Message
 
 
-@dataclass(slots=True)
-class Failed:
+class Failed(msgspec.Struct):
     """The request is complete: a ResponseError, or ConnectionLost."""
 
     request: PendingRequest
     error: MBError
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """A message of the Session's own, which the driver must send at once."""
 
     message: bytes
 
 
-@dataclass(slots=True)
-class Silent:
+class Silent(msgspec.Struct):
     """The other side gives no sign of life, though it was asked: the driver ends the Link."""
 
 
-@dataclass(slots=True)
-class Discarded:
+class Discarded(msgspec.Struct):
     """Publications that waited for a connection are given up: there will be none."""
 
     count: int
 
 
-@dataclass(slots=True)
-class Unroutable:
+class Unroutable(msgspec.Struct):
     """Nobody is subscribed to `topic`, to which this side published without asking for word."""
 
     topic: str
     error: NoRouteFoundError
 
 
-@dataclass(slots=True)
-class Unmatched:
+class Unmatched(msgspec.Struct):
     """Something arrived that belongs to no request and no subscription.
 
     `error` is what it reports, or what is wrong with it: a MalformedMessageError for a message

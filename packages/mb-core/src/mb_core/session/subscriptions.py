@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ..errors import LocalProtocolError
 from ..header import Action
@@ -13,8 +14,7 @@ from ..topic import TopicTable, check_pattern
 __all__ = ["Subscribed", "SubscriptionTable"]
 
 
-@dataclass(eq=False, slots=True)
-class Subscribed:
+class Subscribed(msgspec.Struct, eq=False):
     """One consumer's subscription to one pattern, for publications or for requests.
 
     `consumer` is the driver's.  Several may share a pattern: the broker knows one of them, and

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import anyio
+import msgspec
 
 from ..errors import ConnectionLost, MBError, RemoteProtocolError
 from ..link import FLUSH_AT, Accept, Link, LinkHandler, Poster
@@ -17,13 +17,12 @@ from ..message import Message, parse_message
 __all__ = ["FaultyLink", "Trouble"]
 
 
-@dataclass
-class Trouble:
+class Trouble(msgspec.Struct):
     """What befalls the messages of all connections; `delay` in seconds."""
 
     stalled: bool = False
     delay: float = 0.0
-    drops: list[Callable[[Message], bool]] = field(default_factory=list)
+    drops: list[Callable[[Message], bool]] = msgspec.field(default_factory=list)
     dropped: int = 0
 
     def let_through(self, messages: list[bytes]) -> list[bytes]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
+
+import msgspec
+from msgspec.structs import replace
 
 __all__ = ["FAIR", "HALF_OPEN", "STALLED", "Flow", "Pipe", "Weather"]
 
@@ -23,8 +25,7 @@ class Flow(Enum):
     DISCARD = "they are read and thrown away; neither end nor reset is passed on"
 
 
-@dataclass(frozen=True, slots=True)
-class Weather:
+class Weather(msgspec.Struct, frozen=True):
     """What befalls one direction.
 
     `delay` is in milliseconds, and keeps the order.  `chunk` is the most bytes that are passed on

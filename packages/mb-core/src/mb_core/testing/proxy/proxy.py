@@ -13,12 +13,13 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio.to_thread
+import msgspec
+from msgspec.structs import replace
 
 from ...errors import ConnectError
 from ...url import URL, parse_url
@@ -50,8 +51,7 @@ class Gate(Enum):
     REFUSE = "nobody listens on the port"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """What has happened so far; bytes are those of all connections."""
 
     accepted: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 __all__ = ["ContractBroken", "Promise", "broken", "expect"]
 
@@ -11,8 +11,7 @@ class ContractBroken(AssertionError):
     """A transport does not do what its contract says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(msgspec.Struct, frozen=True):
     """What is expected of a transport, and the place that says so."""
 
     text: str
