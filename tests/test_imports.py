@@ -27,7 +27,6 @@ except SystemExit:
                 "asyncio",
                 "trio",
                 "ssl",
-                "dataclasses",
                 "mb_broker",
                 "mb_sync",
                 "mb_tcp",
