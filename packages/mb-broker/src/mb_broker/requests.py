@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from mb_core.deadlines import Deadlines
 from mb_core.header import HeaderPrefix
@@ -13,8 +14,7 @@ from .registry import Service
 __all__ = ["Outstanding", "OutstandingRequests"]
 
 
-@dataclass(eq=False, slots=True)
-class Outstanding:
+class Outstanding(msgspec.Struct, eq=False):
     """A request that was passed on.  `requester` is None once nobody waits for it any more."""
 
     id: bytes

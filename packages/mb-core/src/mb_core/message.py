@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from .codec import Codec, decode_payload, encode_payload, is_text
 from .errors import LocalProtocolError, RemoteProtocolError
 from .header import Action, HeaderPrefix, MessageHeader, encode_header, read_header
@@ -28,7 +30,10 @@ class Responder(Protocol):
         ...
 
 
-class Message:
+_UNREAD = object()
+
+
+class Message(msgspec.Struct, eq=False):
     """A received message.  The client and `parse_message` make it; it does not change.
 
     Its payload is decoded when it is first asked for: who only counts or forwards messages
@@ -36,31 +41,13 @@ class Message:
     machines that route by it.  A copy, pickled or not, can't be answered.
     """
 
-    __slots__ = (
-        "_parent_id",
-        "_payload",
-        "_timeout",
-        "prefix",
-        "raw_payload",
-        "request_key",
-        "responder",
-    )
-
-    def __init__(
-        self,
-        prefix: HeaderPrefix,
-        request_id: bytes | None,
-        parent_id: bytes | None,
-        timeout: int | None,
-        raw_payload: bytes,
-    ) -> None:
-        self.prefix = prefix
-        self.request_key = request_id
-        self._parent_id = parent_id
-        self._timeout = timeout
-        self._payload: Any = _UNREAD
-        self.raw_payload = raw_payload
-        self.responder: Responder | None = None
+    prefix: HeaderPrefix
+    request_key: bytes | None
+    _parent_id: bytes | None
+    _timeout: int | None
+    raw_payload: bytes
+    responder: Responder | None = None
+    _payload: Any = _UNREAD
 
     @property
     def action(self) -> Action:
@@ -132,6 +119,11 @@ class Message:
             )
         return self.responder.respond(self, payload)
 
+    def __copy__(self) -> Message:
+        return Message(
+            self.prefix, self.request_key, self._parent_id, self._timeout, self.raw_payload
+        )
+
     def __reduce__(self) -> tuple[Callable[..., Message], tuple[Any, ...]]:
         # What was received, and neither its prefix's route nor its responder, which belong to
         # a connection.
@@ -175,6 +167,3 @@ def _restore(
 ) -> Message:
     prefix = HeaderPrefix(action, topic, version, codec)
     return Message(prefix, request_id, parent_id, timeout, raw_payload)
-
-
-_UNREAD = object()

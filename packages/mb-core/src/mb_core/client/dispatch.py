@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from ..errors import ConnectionLost, MBError
 from ..link import Waker
 from ..message import Message
@@ -50,18 +52,15 @@ class Uplink(Protocol):
     def answer_now(self, message: Message, payload: Any) -> None: ...
 
 
-class Answerer:
+class Answerer(msgspec.Struct, eq=False):
     """The Responder of one received request: its connection, and its time limit.
 
     `deadline` is when its sender stops waiting, by the event loop's clock; None where it did not
     say.
     """
 
-    __slots__ = ("_uplink", "deadline")
-
-    def __init__(self, uplink: Uplink, deadline: float | None) -> None:
-        self._uplink = uplink
-        self.deadline = deadline
+    _uplink: Uplink
+    deadline: float | None
 
     def respond(self, message: Message, payload: Any) -> Awaitable[None]:
         return self._uplink.respond(message, payload)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from ..deadlines import Deadlines
 
 __all__ = ["PendingRequest", "PendingRequests"]
 
 
-class PendingRequest:
+class PendingRequest(msgspec.Struct, eq=False):
     """A message with an id, sent or about to be, whose response is awaited.
 
     `message` is what the driver has to send, unless `held` says that it waits for a connection.
@@ -20,43 +22,20 @@ class PendingRequest:
     `subject` is what a request to the broker is about: a subscription, a registration.
     """
 
-    __slots__ = (
-        "deadline",
-        "limit",
-        "message",
-        "place",
-        "request_id",
-        "retry",
-        "sent",
-        "subject",
-        "topic",
-        "until",
-        "waiter",
-    )
-
-    def __init__(
-        self,
-        request_id: bytes,
-        topic: str,
-        message: bytes,
-        limit: int,
-        deadline: float,
-        retry: bool,
-        subject: Any = None,
-    ) -> None:
-        self.request_id = request_id
-        self.topic = topic
-        self.message = message
-        self.limit = limit
-        self.deadline = self.until = deadline
-        # Whether it may be sent twice, where the connection is lost before its response.
-        self.retry = retry
-        self.subject = subject
-        # Whether a connection that is lost may have taken it.
-        self.sent = False
-        # Where it waits in the Outbox; None where it was given to be sent.
-        self.place: int | None = None
-        self.waiter: Any = None
+    request_id: bytes
+    topic: str
+    message: bytes
+    limit: int
+    deadline: float
+    # Whether it may be sent twice, where the connection is lost before its response.
+    retry: bool
+    subject: Any = None
+    # Whether a connection that is lost may have taken it.
+    sent: bool = False
+    # Where it waits in the Outbox; None where it was given to be sent.
+    place: int | None = None
+    until: float = 0.0
+    waiter: Any = None
 
     @property
     def began(self) -> float:
