@@ -49,6 +49,7 @@ _VERSION = re.compile(
 )
 _REMEMBERED = 4096
 _COLON = ord(":")
+_R = ord("r")
 
 
 class Action(StrEnum):
@@ -138,7 +139,7 @@ class HeaderReader:
                 request_id = data[start + 1 : end]
                 if is_id(request_id):
                     return prefix, request_id, None, None, end
-        elif end > 0:
+        elif end > 0 and data[0] != _R:  # a request without an id is rare
             prefix = known.get(data[:end])
             if prefix is not None:
                 return prefix, None, None, None, end
