@@ -1,9 +1,10 @@
-"""Many deadlines, one timer: a heap whose owner asks for the next time and for what is due."""
+"""Many deadlines, one timer: their owner asks for the next time and for what is due."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from typing import Generic, TypeVar
 
 __all__ = ["Deadlines"]
@@ -14,19 +15,25 @@ T = TypeVar("T")
 _SWEEP_FROM = 64
 
 
+# When it is due, its number, and the item.
+_Place = tuple[float, int, T]
+
+
 class Deadlines(Generic[T]):
     """Items by the time at which they are due, in the units of its owner's clock.
 
-    Most deadlines never come: the answer arrives first.  So discarding or replacing one only
-    leaves its place in the heap, which is swept when more than half of it is such places:
-    constant cost on average, and memory in proportion to what is really waiting.
+    Most deadlines are set in the order in which they are due, since time limits are alike: those
+    wait in a queue, and a heap has the others.  And most never come, as the answer arrives first.
+    So discarding or replacing one only leaves its place, and places are swept when more than half
+    of them are left: constant cost on average, and memory in proportion to what is really waiting.
     """
 
-    __slots__ = ("_due", "_heap", "_order")
+    __slots__ = ("_due", "_heap", "_order", "_queue")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, T]] = []
-        # An item's number tells its live place in the heap from places it has left.
+        self._queue: deque[_Place[T]] = deque()
+        self._heap: list[_Place[T]] = []
+        # An item's number tells its live place from places that it has left.
         self._due: dict[T, int] = {}
         self._order = itertools.count()
 
@@ -35,7 +42,11 @@ class Deadlines(Generic[T]):
         number = next(self._order)
         replaced = item in self._due
         self._due[item] = number
-        heapq.heappush(self._heap, (when, number, item))
+        queue = self._queue
+        if not queue or queue[-1][0] <= when:
+            queue.append((when, number, item))
+        else:
+            heapq.heappush(self._heap, (when, number, item))
         if replaced:
             self._sweep()
 
@@ -46,22 +57,36 @@ class Deadlines(Generic[T]):
 
     def next(self) -> float | None:
         """The time at which something is due next, or None."""
-        heap = self._heap
-        while heap and self._due.get(heap[0][2]) != heap[0][1]:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        first = self._first()
+        return first[0] if first is not None else None
 
     def pop_due(self, now: float) -> list[T]:
         """Take out what is due at `now`, the earliest first."""
         due: list[T] = []
-        while (when := self.next()) is not None and when <= now:
-            item = heapq.heappop(self._heap)[2]
-            del self._due[item]
-            due.append(item)
+        while (first := self._first()) is not None and first[0] <= now:
+            due.append(first[2])
+            del self._due[first[2]]  # its place is one of those that are left
         return due
 
+    def _first(self) -> _Place[T] | None:
+        """The place of what is due next; those before it that are left are taken away."""
+        queue, heap, due = self._queue, self._heap, self._due
+        while queue and due.get(queue[0][2]) != queue[0][1]:
+            queue.popleft()
+        while heap and due.get(heap[0][2]) != heap[0][1]:
+            heapq.heappop(heap)
+        if queue and heap:
+            return min(queue[0], heap[0])  # no two have one number: items are not compared
+        if queue:
+            return queue[0]
+        return heap[0] if heap else None
+
     def _sweep(self) -> None:
-        heap = self._heap
-        if len(heap) > _SWEEP_FROM and len(heap) > 2 * len(self._due):
-            self._heap = [entry for entry in heap if self._due.get(entry[2]) == entry[1]]
+        places = len(self._queue) + len(self._heap)
+        if places > _SWEEP_FROM and places > 2 * len(self._due):
+            self._queue = deque(filter(self._is_live, self._queue))
+            self._heap = list(filter(self._is_live, self._heap))
             heapq.heapify(self._heap)
+
+    def _is_live(self, place: _Place[T]) -> bool:
+        return self._due.get(place[2]) == place[1]
