@@ -29,7 +29,7 @@ What the Session promises in return:
 - Nothing that the other side sends makes it raise: bad input becomes an `Unmatched` event.
   What it raises is the caller's fault (LocalProtocolError, MessageTooLarge) or says that there
   is no connection (ConnectionLost); nothing is sent then, and the Session is as it was.
-- One heap holds all deadlines: ten thousand waiting requests cost one timer.
+- One table holds all deadlines: ten thousand waiting requests cost one timer.
 
 States
 ======
