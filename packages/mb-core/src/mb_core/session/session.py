@@ -463,6 +463,7 @@ class Session:
                 prefix, request_id, parent_id, timeout, end = read(data)
             except RemoteProtocolError as error:
                 events.append(Unmatched(error, None))
+                run = run_prefix = None  # what comes behind it is told behind it
                 continue
             message = Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
             if prefix is run_prefix and run is not None:
