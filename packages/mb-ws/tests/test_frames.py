@@ -14,6 +14,7 @@ from websockets.protocol import Protocol, Side
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
+from mb_core.errors import MessageTooLarge
 from mb_core.url import URL
 from mb_core.wire import Limits, WireState
 from mb_ws import WebSocketWire, client_wire, server_wire
@@ -169,3 +170,19 @@ def test_no_two_frames_have_the_same_key() -> None:
     assert all(len(key) == 4 for key in drawn)
     # Two of 200 are alike by chance once in 200,000 runs; three pairs, never.
     assert len(set(drawn)) > 197
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("length", [301, 65_535, 2**16, 2**56, 2**64 - 1])
+def test_a_length_over_the_limit_is_refused_as_soon_as_it_is_read(side: Side, length: int) -> None:
+    bit = 0x80 if side is Side.SERVER else 0
+    if length < 65_536:
+        head = bytes([0x81, bit | 126]) + length.to_bytes(2)
+    else:
+        head = bytes([0x81, bit | 127]) + length.to_bytes(8)
+    for cut in range(1, len(head)):
+        wire, _ = peers(side)
+        assert wire.receive_data(head[:cut]) == []
+        assert wire.state is WireState.OPEN
+        wire.receive_data(head[cut:])
+        assert isinstance(wire.error, MessageTooLarge)

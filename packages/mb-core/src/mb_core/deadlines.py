@@ -66,6 +66,8 @@ class Deadlines(Generic[T]):
         while (first := self._first()) is not None and first[0] <= now:
             due.append(first[2])
             del self._due[first[2]]  # its place is one of those that are left
+        if due:
+            self._sweep()
         return due
 
     def _first(self) -> _Place[T] | None:

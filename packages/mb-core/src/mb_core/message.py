@@ -38,7 +38,8 @@ class Message(msgspec.Struct, eq=False):
 
     Its payload is decoded when it is first asked for: who only counts or forwards messages
     does not pay for that.  `prefix` and `request_key` are the header as the wire has it, for the
-    machines that route by it.  A copy, pickled or not, can't be answered.
+    machines that route by it.  What `copy` and `pickle` make of it can't be
+    answered; it is none of the values that `msgspec.structs.replace` is for.
     """
 
     prefix: HeaderPrefix

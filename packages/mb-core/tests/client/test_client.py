@@ -99,6 +99,18 @@ async def test_any_json_is_a_payload_and_an_answer(
         assert (await client.request("echo", payload)).payload == payload
 
 
+class Attributes(dict[str, Any]):
+    """A dictionary with attributes: it says that it has whatever it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+async def test_an_answer_is_awaited_only_if_its_class_can_be(client: MessageBrokerClient) -> None:
+    await client.subscribe("a.b", action="request", handler=lambda m: Attributes(degrees=3))
+    assert (await client.request("a.b", None)).payload == {"degrees": 3}
+
+
 async def test_an_answer_is_decoded_into_a_type(client: MessageBrokerClient) -> None:
     @dataclasses.dataclass
     class Weather:

@@ -60,7 +60,9 @@ class CountingWire(LengthPrefixWire):
 
 
 @of_tcp
-async def test_all_that_is_sent_in_one_turn_leaves_in_one_write(net: Any, tools: Any) -> None:
+async def test_the_little_that_is_sent_in_one_turn_leaves_in_one_write(
+    net: Any, tools: Any
+) -> None:
     wire = CountingWire(tools.limits)
     with anyio.fail_after(5):
         server = await net.listen()

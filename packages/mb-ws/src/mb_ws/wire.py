@@ -224,7 +224,8 @@ class WebSocketWire:
                 if kind & OPCODE not in OPCODES or (start <= end and length > self._room()):
                     self._pass_on(data[position:], messages)
                     return
-                self._needed = stop - position
+                # Before all of the length is there, it says nothing.
+                self._needed = (stop if start <= end else start) - position
                 break
             if kind == TEXT and length <= limit and self._fragments is None:
                 message = data[body:stop]

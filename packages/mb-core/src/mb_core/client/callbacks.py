@@ -35,7 +35,7 @@ Callback = Callable[..., Any]
 async def call(function: Callback, *args: Any) -> Any:
     """Call a plain or an async function; give what it returns."""
     result = function(*args)
-    if hasattr(result, "__await__"):
+    if hasattr(type(result), "__await__"):  # of the class, as Python's own await has it
         return await result
     return result
 

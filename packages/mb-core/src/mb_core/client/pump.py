@@ -93,7 +93,7 @@ class Pump:
                 else:
                     try:
                         result = handler(message)
-                        if result is not None and hasattr(result, "__await__"):
+                        if result is not None and hasattr(type(result), "__await__"):
                             await result
                     except BaseException as error:
                         self._failed(failure(error))
@@ -109,7 +109,7 @@ class Pump:
         """Call the handler with a request and send what it returns or raises."""
         try:
             result = self._handler(message)
-            if hasattr(result, "__await__"):
+            if hasattr(type(result), "__await__"):
                 result = await result
         except ResponseError as error:
             result = error

@@ -69,7 +69,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._handler: LinkHandler | None = None
         self._scheduled = False  # whether the end of this turn of the loop will be told
         self._crowded = False  # whether there was more than one call to send in it
-        self._turn = 0  # bytes that were written in it
+        self._turn = 0  # bytes that were written early in it
         self._write_at = _EARLY  # bytes in the outbox that do not wait for it
         self._paused = False  # the system has not taken all that was written
         self._shaken = False  # whether the handshake is complete

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 FLUSH_AT = 65_536
-"""Bytes queued in one turn of the loop at which a Link writes at once, and is congested."""
+"""Bytes that are sent in one turn of the loop, at which a Link is congested."""
 
 
 class LinkHandler(Protocol):
@@ -82,7 +82,7 @@ class Link(Protocol):
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message.  All that is sent in one turn of the loop leaves in one write.
+        """Send a message.  What is sent in one turn of the loop leaves in few writes.
 
         Raises ConnectionLost with sent=False when the connection is closing or closed.  A
         message sent before that reaches the operating system unless the connection ends first:

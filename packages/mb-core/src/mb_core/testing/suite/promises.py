@@ -130,7 +130,7 @@ GREETED = Promise(
     "mb_core.link.Accept",
 )
 PEER = Promise("`peer` names the other side, for logs and errors", f"{_LINK}.peer")
-COALESCED = Promise("all that is sent in one turn of the loop leaves in one write", f"{_LINK}.send")
+COALESCED = Promise("what is sent in one turn of the loop leaves in few writes", f"{_LINK}.send")
 COUNTED = Promise(
     "messages_sent and bytes_sent count the messages that were handed over, and their bytes",
     f"{_LINK}.messages_sent",
