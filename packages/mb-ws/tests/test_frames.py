@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
 from websockets.protocol import Protocol, Side
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
@@ -25,40 +26,36 @@ QUIET = logging.getLogger("mb_ws.tests")
 QUIET.setLevel(logging.CRITICAL)
 
 
+def answered(request: bytes, server: ServerProtocol) -> bytes:
+    """What websockets' server says to a handshake, which it accepts."""
+    server.receive_data(request)
+    (event,) = server.events_received()
+    assert isinstance(event, Request)
+    server.send_response(server.accept(event))
+    return b"".join(server.data_to_send())
+
+
 def peers(side: Side) -> tuple[WebSocketWire, Protocol]:
     """Our Wire of one side, open, and websockets' own protocol of the same side."""
+    client = ClientProtocol(
+        parse_uri("ws://broker.example/"), max_size=LIMITS.max_message, logger=QUIET
+    )
+    client.send_request(client.connect())
+    request = b"".join(client.data_to_send())
+    server = ServerProtocol(max_size=LIMITS.max_message, logger=QUIET)
+    answer = answered(request, server)
+    reference: Protocol
     if side is Side.SERVER:
-        wire = server_wire(LIMITS)
-        other = ClientProtocol(parse_uri("ws://broker.example/"), logger=QUIET)
-        other.send_request(other.connect())
-        request = b"".join(other.data_to_send())
+        wire, reference = server_wire(LIMITS), server
         assert wire.receive_data(request) == []
-        server = ServerProtocol(max_size=LIMITS.max_message, logger=QUIET)
-        server.receive_data(request)
-        (event,) = server.events_received()
-        server.send_response(server.accept(event))  # type: ignore[arg-type]
-        reference: Protocol = server
     else:
-        wire = client_wire(URL("ws", "broker.example", None, "/"), LIMITS)
-        answerer = ServerProtocol(logger=QUIET)
-        answerer.receive_data(wire.data_to_send())
-        (event,) = answerer.events_received()
-        answerer.send_response(answerer.accept(event))  # type: ignore[arg-type]
-        assert wire.receive_data(b"".join(answerer.data_to_send())) == []
-        client = ClientProtocol(
-            parse_uri("ws://broker.example/"), max_size=LIMITS.max_message, logger=QUIET
-        )
-        client.send_request(client.connect())
-        asked = ServerProtocol(logger=QUIET)
-        asked.receive_data(b"".join(client.data_to_send()))
-        (event,) = asked.events_received()
-        asked.send_response(asked.accept(event))  # type: ignore[arg-type]
-        client.receive_data(b"".join(asked.data_to_send()))
+        wire, reference = client_wire(URL("ws", "broker.example", None, "/"), LIMITS), client
+        theirs = answered(wire.data_to_send(), ServerProtocol(logger=QUIET))
+        assert wire.receive_data(theirs) == []
+        client.receive_data(answer)
         client.events_received()
-        reference = client
     assert wire.state is WireState.OPEN
     wire.data_to_send()
-    reference.data_to_send()
     return wire, reference
 
 

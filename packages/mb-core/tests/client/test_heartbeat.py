@@ -128,7 +128,7 @@ async def test_a_program_that_blocks_its_loop_does_not_lose_a_broker_that_is_ali
         async with MessageBrokerClient(url, **QUICK, heartbeat_interval=400) as client:
             asked = client.stats().messages_sent
             await until(lambda: client.stats().messages_sent > asked)
-            time.sleep(blocked)  # noqa: ASYNC251
+            time.sleep(blocked)  # noqa: ASYNC251 - a blocked loop is the matter
             await client.request("system.heartbeat", {})
             assert client.stats().reconnects == 0
 
