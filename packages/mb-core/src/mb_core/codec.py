@@ -27,7 +27,7 @@ __all__ = [
 ERROR_PREFIX = b"error:"
 
 # How the two shapes of an error begin; most responses are none, and not looked at any further.
-_may_be_error = re.compile(rb'error:|\{[ \t\r\n]*"error"').match
+_may_be_error = re.compile(ERROR_PREFIX + rb'|\{[ \t\r\n]*"error"').match
 _NEWLINE = ord("\n")  # a number: to look for the bytes b"\n" takes ten times as long
 
 T = TypeVar("T")
