@@ -136,7 +136,7 @@ def _next_message(sock: socket.socket) -> bytes:
     wire = LengthPrefixWire(Limits())
     messages: list[bytes] = []
     while not messages:
-        messages = wire.receive_data(sock.recv(CHUNK))
+        messages = wire.receive_data(_receive(sock))
     (message,) = messages
     return message
 
@@ -144,7 +144,15 @@ def _next_message(sock: socket.socket) -> bytes:
 def _read_until(sock: socket.socket, what: bytes, times: int) -> None:
     data = b""
     while data.count(what) < times:
-        data += sock.recv(CHUNK)
+        data += _receive(sock)
+
+
+def _receive(sock: socket.socket) -> bytes:
+    """Receive something; raises RuntimeError at the end, which recv would report forever."""
+    data = sock.recv(CHUNK)
+    if not data:
+        raise RuntimeError("the broker closed the connection")
+    return data
 
 
 def main() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import sys
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks import capacity, processes, report, rounds
 from benchmarks.cases import CASES, PUBLISH, REQUEST_P50, check
-from benchmarks.contenders import BY_NAME, CONTENDERS, Contender, Program
+from benchmarks.contenders import BY_NAME, CONTENDERS, Contender, Program, bare
 from benchmarks.goals import GOALS, Goal
 from benchmarks.plot import Bar, bars
 from benchmarks.spread import Spread, ratio, spread
@@ -19,6 +22,15 @@ SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [case.name for case in CASES]
 FEW = 640
 """Publications: of the requests, two in each of the 64 tasks or threads."""
+
+
+class Recording(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
 
 
 def round_of(publish: float, latency: float = 100.0) -> dict[str, float]:
@@ -41,6 +53,28 @@ def test_a_round_finds_every_figure(name: str) -> None:
 
 def test_the_capacity_of_the_broker_is_measured_without_a_client() -> None:
     assert capacity.measure("mb", 2_000) > 0
+
+
+def test_the_bare_server_asks_for_data_only_when_both_are_accepted() -> None:
+    first, second = (Recording() for _ in range(2))
+    both: list[bare.PassOn] = []
+    bare.PassOn(both).connection_made(first)
+    assert first.written == []
+    bare.PassOn(both).connection_made(second)
+    assert (first.written, second.written) == ([bare.READY], [bare.READY])
+    both[0].data_received(b"there")
+    both[1].data_received(b"back")
+    assert (first.written[1:], second.written[1:]) == ([b"back"], [b"there"])
+
+
+def test_a_broker_that_closes_the_connection_ends_the_measurement() -> None:
+    near, far = socket.socketpair()
+    with near:
+        far.close()
+        with pytest.raises(RuntimeError, match="closed the connection"):
+            capacity._read_until(near, b"PONG", 1)
+        with pytest.raises(RuntimeError, match="closed the connection"):
+            capacity._next_message(near)
 
 
 def test_each_round_has_a_process_of_its_own() -> None:

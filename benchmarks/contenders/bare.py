@@ -22,6 +22,8 @@ from ..workload import DOCUMENT, decode, encode
 __all__ = ["measure"]
 
 HEAD = Struct(">Ic")
+# What the server sends on both connections when it has accepted both.
+READY = b"!"
 # What one write takes, and what a loop that publishes may write before others have their turn.
 FULL = 65_536
 
@@ -35,16 +37,21 @@ def measure(messages: int) -> cases.Figures:
 class PassOn(asyncio.Protocol):
     """One of the server's two connections: what comes on it goes out on the other."""
 
-    def __init__(self, all_of_them: list[PassOn]) -> None:
-        self._all = all_of_them
+    def __init__(self, both: list[PassOn]) -> None:
+        self._both = both
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._all.append(self)
+        self._both.append(self)
+        if len(self._both) == 2:
+            # A connected socket may not have been accepted yet.  The clients wait for this byte
+            # before they send: nothing could be passed on earlier.
+            for connection in self._both:
+                connection.transport.write(READY)
 
     def data_received(self, data: bytes) -> None:
-        other = self._all[self is self._all[0]]
-        other.transport.write(data)
+        first, second = self._both
+        (second if self is first else first).transport.write(data)
 
 
 async def run_server() -> None:
@@ -63,6 +70,7 @@ class Frames(asyncio.Protocol):
         self._receive = receive
         self._rest = b""
         self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
         self._output: list[bytes] = []
         self._size = 0
         self._paused = False
@@ -71,6 +79,9 @@ class Frames(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+            data = data.removeprefix(READY)
         data = self._rest + data
         position, end = 0, len(data)
         while (start := position + HEAD.size) <= end:
@@ -114,6 +125,8 @@ async def _connected(host: str, port: int) -> AsyncIterator[Bare]:
         transport, frames = await loop.create_connection(protocol, host, port)
         peer.connections.append(frames)
         peer.transports.append(transport)
+    for frames in peer.connections:
+        await frames.ready
     yield peer
     for transport in peer.transports:
         transport.close()
