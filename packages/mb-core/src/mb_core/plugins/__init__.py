@@ -2,8 +2,7 @@
 
 from .examine import Examined, PluginState, examine
 from .installed import InstalledPlugin
-from .loading import FAULTS
-from .registry import Observer, Plugins, installed_plugins
+from .registry import FAULTS, Observer, Plugins, installed_plugins
 
 __all__ = [
     "FAULTS",

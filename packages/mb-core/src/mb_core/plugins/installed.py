@@ -8,9 +8,8 @@ from importlib import metadata
 import msgspec
 
 from .kinds import KINDS, OBSERVERS
-from .loading import owner_of
 
-__all__ = ["NOUNS", "InstalledPlugin", "by_kind", "promise_of"]
+__all__ = ["NOUNS", "InstalledPlugin", "by_kind", "owner_of", "promise_of"]
 
 NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
 """What a plugin is called whose entry point is in a group."""
@@ -27,6 +26,11 @@ class InstalledPlugin(msgspec.Struct, frozen=True):
     name: str
     distribution: str
     version: str
+
+
+def owner_of(entry_point: metadata.EntryPoint) -> str:
+    """The name of a plugin: that of its distribution."""
+    return entry_point.dist.name if entry_point.dist is not None else entry_point.name
 
 
 def promise_of(entry: metadata.EntryPoint) -> InstalledPlugin:

@@ -22,13 +22,15 @@ from ..frontend import Frontend
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Transport
 from .implementations import HOOKS, check_hooks, implementation
-from .installed import NOUNS, InstalledPlugin, by_kind, promise_of
+from .installed import NOUNS, InstalledPlugin, by_kind, owner_of, promise_of
 from .kinds import CODECS, FRONTENDS, KINDS, OBSERVERS, TRANSPORTS, Kind
-from .loading import FAULTS, LOAD_LIMIT, Loading, StillLoading, owner_of
 
-__all__ = ["Conflict", "Observer", "Plugins", "installed_plugins"]
+__all__ = ["FAULTS", "Conflict", "Observer", "Plugins", "installed_plugins"]
 
 _log = logging.getLogger("mb_core.plugins")
+
+FAULTS = (Exception, SystemExit)
+"""What the code of a plugin may raise; KeyboardInterrupt is the user's."""
 
 _OBSERVING = [name for name in HOOKS if name not in {kind.hook for kind in KINDS}]
 _HOOKS_TO_OBSERVE = ", ".join(_OBSERVING)
@@ -48,14 +50,11 @@ class Observer(msgspec.Struct, frozen=True):
 class Plugins:
     """A set of plugins, and what they register.
 
-    Those of `entry_points` are imported when something of theirs is first asked for, which may
-    take `load_limit` seconds; who asks waits for that, and nobody else.  Used from any thread.
+    Those of `entry_points` are imported once, when something of theirs is first asked for.  Only
+    the thread that asks waits for the import.  Used from any thread.
     """
 
-    def __init__(
-        self, entry_points: Iterable[metadata.EntryPoint] = (), load_limit: float = LOAD_LIMIT
-    ) -> None:
-        self.load_limit = load_limit
+    def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
         # What can't be used, by the plugin's name.
         self.failures: dict[str, Exception | SystemExit] = {}
         self._declared: dict[str, list[metadata.EntryPoint]] = {group: [] for group in NOUNS}
@@ -64,8 +63,9 @@ class Plugins:
         # What was registered by hand, with its plugin's name.
         self._given: dict[Kind, list[tuple[str, str, Any]]] = {kind: [] for kind in KINDS}
         self._registered: list[str] = []
-        # By the distribution and what its entry point names.
-        self._loadings: dict[tuple[str, str], Loading] = {}
+        # By the distribution and what its entry point names: what importing it raised, or the
+        # name under which it is registered.
+        self._import_errors: dict[tuple[str, str], Exception | SystemExit] = {}
         self._loaded: dict[tuple[str, str], str] = {}
         # What the loaded have given, by kind and plugin.
         self._values: dict[tuple[Kind, str], dict[str, Any]] = {}
@@ -132,11 +132,8 @@ class Plugins:
 
     def observers(self) -> list[Observer]:
         """The plugins that observe; those that can't be used are told of in the log, once."""
-        entries = self._declared[OBSERVERS]
-        for entry in entries:
-            self._begin(entry)  # side by side: together they take no longer than the slowest
         names = list(self._registered)
-        for entry in entries:
+        for entry in self._declared[OBSERVERS]:
             try:
                 names.append(self._load_observer(entry))
             except PluginError as error:
@@ -212,30 +209,32 @@ class Plugins:
 
     # Adding
 
-    def _begin(self, entry: metadata.EntryPoint) -> Loading:
-        key = (owner_of(entry), entry.value)
-        with self._lock:
-            if key not in self._loadings:
-                self._loadings[key] = Loading(entry, self.load_limit)
-            return self._loadings[key]
-
     def _load(self, entry: metadata.EntryPoint, wanted: str | None = None) -> str:
-        """The plugin's name, when it is imported and registered; raises PluginError."""
+        """Import and register a plugin, once, and return its name; raises PluginError."""
         key = owner, value = owner_of(entry), entry.value
-        try:
-            plugin = self._begin(entry).result()
-            with self._lock:
-                if key not in self._loaded:
-                    name = f"{owner} ({value})" if self._manager.has_plugin(owner) else owner
-                    self._add(plugin, name)
-                    self._loaded[key] = name
-                    if isinstance(self.failures.get(owner), StillLoading):
-                        del self.failures[owner]  # it was only slow
-        except FAULTS as error:
-            # Of an import, what it has raised; that we gave up says nothing more.
-            cause = error.__cause__ if isinstance(error, PluginError) else error
-            raise self._unusable(owner, error, wanted) from cause
+        if key not in self._loaded:
+            plugin = self._import(entry, wanted)
+            try:
+                with self._lock:
+                    if key not in self._loaded:
+                        name = f"{owner} ({value})" if self._manager.has_plugin(owner) else owner
+                        self._add(plugin, name)
+                        self._loaded[key] = name
+            except FAULTS as error:
+                raise self._unusable(owner, error, wanted) from error
         return self._loaded[key]
+
+    def _import(self, entry: metadata.EntryPoint, wanted: str | None) -> object:
+        """Import what an entry point names.  An import that failed is not tried again."""
+        key = owner, value = owner_of(entry), entry.value
+        if key not in self._import_errors:
+            try:
+                return entry.load()
+            except FAULTS as error:
+                self._import_errors[key] = error
+        cause = self._import_errors[key]
+        text = f"{value} can't be imported: {type(cause).__name__}: {cause}"
+        raise self._unusable(owner, PluginError(text), wanted) from cause
 
     def _load_observer(self, entry: metadata.EntryPoint) -> str:
         name = self._load(entry)
@@ -260,10 +259,9 @@ class Plugins:
         """The error of a plugin that can't be used, for who wanted something of it."""
         self.failures[name] = error
         why = " ".join(str(error).split()) or type(error).__name__
-        kind = StillLoading if isinstance(error, StillLoading) else PluginError
         if wanted is None:
-            return kind(f"the plugin {name} can't be used: {why}")
-        return kind(f"{wanted} needs the plugin {name}, which can't be used: {why}")
+            return PluginError(f"the plugin {name} can't be used: {why}")
+        return PluginError(f"{wanted} needs the plugin {name}, which can't be used: {why}")
 
     def _forget(self, name: str) -> None:
         with self._lock:
