@@ -17,6 +17,12 @@ COMMANDS = {
 }
 
 
+def test_without_arguments_it_prints_its_help() -> None:
+    result = CliRunner().invoke(main, [], prog_name="mb")
+    assert result.exit_code == 0
+    assert result.stdout == CliRunner().invoke(main, ["--help"], prog_name="mb").stdout
+
+
 def test_help_names_the_commands() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0

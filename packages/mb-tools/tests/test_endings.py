@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -117,13 +119,16 @@ def test_of_several_errors_the_first_is_told() -> None:
         run(fail)
 
 
-@pytest.mark.parametrize(("following", "status"), [(True, 0), (False, 130)])
-def test_ctrl_c_is_the_usual_end_of_what_follows(following: bool, status: int) -> None:
+@pytest.mark.parametrize("following", [True, False])
+@pytest.mark.parametrize(("endless", "status"), [(True, 0), (False, 130)])
+def test_ctrl_c_is_the_usual_end_of_what_is_endless(
+    following: bool, endless: bool, status: int
+) -> None:
     async def interrupt() -> None:
         signal.raise_signal(signal.SIGINT)
         await anyio.sleep_forever()
 
-    assert run(interrupt, following=following) == status
+    assert run(interrupt, following=following, endless=endless) == status
 
 
 def test_a_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +138,8 @@ def test_a_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_line_holds_no_control_characters() -> None:
     assert one_line("a\x1b[0m\x85\u2028b \N{SNOWMAN}") == "a\\x1b[0m\\x85\\u2028b \N{SNOWMAN}"
+    for character in "\u200b\u202e\u2066\ufeff\xad\U000e0001\ud800":
+        assert character not in one_line(f"a{character}b")
 
 
 # Commands
@@ -236,6 +243,175 @@ def test_ctrl_c_ends_a_request_with_status_130(mb: Any, peer: Any) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["sub", "a.b", "-n", "1"], "mb sub"),
+        (["sub", "a.b", "--timeout", "60000"], "mb sub"),
+        (["log", "-n", "1"], "mb log"),
+        (["trace", "-n", "1"], "mb trace"),
+        (["reply", "a.b", "--echo", "-n", "1"], "mb reply"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_ctrl_c_before_a_command_has_what_it_waits_for_is_status_130(
+    mb: Any, peer: Any, arguments: list[str], name: str
+) -> None:
+    with mb.started(*arguments) as process:
+        peer.wait_for_service(name)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_ctrl_c_before_any_heartbeat_was_answered_is_status_1(mb: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with mb.started("ping", "--url", f"tcp://127.0.0.1:{port}") as process:
+            connection, _ = listener.accept()
+            with connection:
+                greeting = b"publish:system.initialize:1.0.0\n{}"
+                connection.sendall(len(greeting).to_bytes(4) + greeting)
+                assert b"system.heartbeat" in connection.recv(4096)
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert json.loads(out) == {"sent": 1, "answered": 0, "min": None, "avg": None, "max": None}
+    assert err == "mb ping: no heartbeat was answered\n"
+
+
+@pytest.mark.parametrize("option", ["ping --interval", "metrics --watch"])
+def test_no_number_of_seconds_is_wrong_usage(mb: Any, option: str) -> None:
+    done = mb(*option.split(), "nan")
+    assert done.returncode == 2
+    assert "nan is not in the range" in done.stderr
+
+
+def test_a_pattern_that_matches_nothing_is_wrong_usage(mb: Any) -> None:
+    done = mb("trace", "order.*")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("mb trace: invalid topic pattern 'order.*'")
+
+
+# Streams that can't be used
+
+
+def shell(mb: Any, command: str) -> tuple[int, str]:
+    """Run a shell's command in which $MB is `mb`; its status and what it wrote to stderr."""
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env=mb.environ | {"MB": f"{sys.executable} -m mb_tools"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "why"),
+    [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
+)
+@pytest.mark.parametrize(
+    "command", ["--version", "--help", "services", "plugins", "completion bash", "ping -n 1"]
+)
+def test_output_that_cannot_be_written_is_one_line_and_status_1(
+    mb: Any, command: str, redirection: str, why: str
+) -> None:
+    status, err = shell(mb, f"$MB {command} {redirection}")
+    name = "mb" if command.startswith("-") else f"mb {command.split()[0]}"
+    assert (status, err) == (1, f"{name}: can't write to standard output: {why}\n")
+
+
+def test_messages_that_cannot_be_written_end_sub_in_one_line(mb: Any, peer: Any) -> None:
+    with Path("/dev/full").open("w") as full, mb.started("sub", "a.b", stdout=full) as process:
+        peer.wait_for_subscriber("a.b")
+        peer.publish("a.b", 1)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "mb sub: can't write to standard output: No space left on device\n"
+
+
+def test_closed_streams_that_are_not_needed_are_no_error(mb: Any) -> None:
+    assert shell(mb, "$MB pub a.b 1 <&- >&-") == (0, "")
+    assert shell(mb, "$MB pub a.b 1 <&- >&- 2>&-") == (0, "")
+    assert shell(mb, "$MB pub a..b 1 2>&-") == (2, "")
+    assert shell(mb, "$MB pub a..b 1 2>/dev/full") == (2, "")
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_a_broker_without_stdout_serves_all_the_same(mb: Any, redirection: str) -> None:
+    command = f"exec $MB serve --tcp-port 0 --ws-port off {redirection}"
+    with subprocess.Popen(
+        ["sh", "-c", command],
+        env=mb.environ | {"MB": f"{sys.executable} -m mb_tools"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            while "can't write the URLs" not in (line := process.stderr.readline()):
+                assert line, "it ended"
+            url = line.rpartition("(")[2].rstrip(")\n")
+            assert mb("services", "--url", url).returncode == 0
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("options", ["-", "- --text", "--lines"])
+def test_stdin_that_cannot_be_read_is_one_line(mb: Any, options: str) -> None:
+    status, err = shell(mb, f"$MB pub a.b {options} <&-")
+    assert (status, err) == (2, "mb pub: can't read standard input: Bad file descriptor\n")
+
+
+# Windows has no fcntl and no poll
+WITHOUT_POSIX = """
+import select, sys
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None
+del select.poll
+from mb_tools.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["pub a.b -", "request system.heartbeat", "sub a.b --timeout 1", "ping -n 1", "services"],
+)
+def test_commands_work_without_what_only_posix_has(mb: Any, command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT_POSIX, *command.split()],
+        env=mb.environ,
+        input="{}",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_lines_of_stdin_are_read_without_what_only_posix_has(mb: Any, peer: Any) -> None:
+    with mb.started("sub", "a.b", "-n", "2") as sub:
+        peer.wait_for_subscriber("a.b")
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_POSIX, "pub", "a.b", "--lines"],
+            env=mb.environ,
+            input="1\n2\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        out, _ = sub.communicate(timeout=60)
+    assert [json.loads(line)["payload"] for line in out.splitlines()] == [1, 2]
 
 
 def test_help_that_nobody_reads_is_no_error() -> None:

@@ -229,6 +229,9 @@ def test_the_clock_shows_milliseconds() -> None:
         (b"hello\n", True, b'"hello"'),
         (b"two\nlines\r\n", True, b'"two\\nlines"'),
         (b"", True, b'""'),
+        (b"\xef\xbb\xbf1", False, b"1"),
+        (b"\xef\xbb\xbfhello", True, b'"hello"'),
+        (b'["\\ud800",\r\n1.0]', False, b'["\\ud800",  1.0]'),
     ],
 )
 def test_a_payload_is_one_line_of_json(data: bytes, text: bool, payload: bytes) -> None:
@@ -237,7 +240,12 @@ def test_a_payload_is_one_line_of_json(data: bytes, text: bool, payload: bytes) 
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"nope", "is no JSON: invalid character"), (b'"\xff"', "is not UTF-8"), (b"[", "is no JSON")],
+    [
+        (b"nope", "is not valid JSON: invalid character"),
+        (b'"\xff"', "is not UTF-8"),
+        (b"[", "is not valid JSON"),
+        (b'["\\ud800", NaN]', "is not valid JSON"),
+    ],
 )
 def test_what_is_no_payload_says_why(data: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -245,10 +253,14 @@ def test_what_is_no_payload_says_why(data: bytes, said: str) -> None:
 
 
 def test_nothing_at_all_is_an_empty_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", Typed(io.BytesIO(b"not read")))
     assert bytes(read_payload(None, text=False)) == b"{}"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" \n")))
-    assert bytes(read_payload(None, text=False)) == b"{}"
+    assert bytes(read_payload("-", text=False)) == b"{}"
+
+
+def test_a_text_has_to_be_given() -> None:
+    with pytest.raises(Failure, match="--text needs a PAYLOAD"):
+        read_payload(None, text=True)
 
 
 def test_a_dash_reads_stdin_even_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +269,9 @@ def test_a_dash_reads_stdin_even_from_a_terminal(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_payload_that_is_none_names_the_way_out() -> None:
-    with pytest.raises(Failure, match=r"the payload is no JSON: .*; --text sends a text"):
+    with pytest.raises(
+        Failure, match=r"the payload is not valid JSON: .* \(use --text to send a string\)"
+    ):
         read_payload("hello", text=False)
 
 

@@ -79,7 +79,7 @@ def test_on_a_terminal_a_message_is_a_line_for_people(mb: Any, peer: Any) -> Non
 def test_what_does_not_come_in_time_is_status_1(mb: Any) -> None:
     done = mb("sub", "a.b", "-n", "2", "--timeout", "50")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "mb sub: 2 messages were awaited, 2 did not come in 50 ms\n"
+    assert done.stderr == "mb sub: timed out after 50 ms: received 0 of 2 messages\n"
     assert mb("sub", "a.b", "--timeout", "50").returncode == 0
 
 
@@ -115,6 +115,22 @@ def test_head_gets_its_line_and_nobody_complains(mb: Any, peer: Any) -> None:
         assert sub.stderr.read() == ""
 
 
+def test_json_on_a_terminal_is_the_same_json_with_hidden_characters_escaped(
+    mb: Any, peer: Any
+) -> None:
+    shown: list[Any] = []
+    command = ("sub", "a.b", "-n", "1", "--json")
+    thread = threading.Thread(target=lambda: shown.append(mb.on_terminal(*command)))
+    thread.start()
+    peer.wait_for_subscriber("a.b")
+    peer.publish("a.b", "left\u202eright\U000e0001\N{SNOWMAN}")
+    thread.join()
+    [(status, text)] = shown
+    assert status == 0
+    assert "left\\u202eright\\udb40\\udc01\N{SNOWMAN}" in text
+    assert json.loads(text)["payload"] == "left\u202eright\U000e0001\N{SNOWMAN}"
+
+
 def test_a_reader_that_pauses_loses_nothing(mb: Any, peer: Any) -> None:
     count, filler = 400, "x" * 4_000
     with mb.started("sub", "a.b", "-n", str(count)) as sub:
@@ -129,14 +145,45 @@ def test_a_reader_that_pauses_loses_nothing(mb: Any, peer: Any) -> None:
 def test_pub_reads_stdin(mb: Any, peer: Any) -> None:
     with mb.started("sub", "a.b", "-n", "6") as sub:
         peer.wait_for_subscriber("a.b")
-        assert mb.process("pub", "a.b", stdin='{\n "x":  1\n}\n').returncode == 0
+        assert mb.process("pub", "a.b", "-", stdin='{\n "x":  1\n}\n').returncode == 0
         assert mb("pub", "a.b", "-", stdin="[2]").returncode == 0
-        assert mb("pub", "a.b", stdin="").returncode == 0
-        assert mb("pub", "a.b", "--text", stdin="a text\n").returncode == 0
+        assert mb("pub", "a.b", "-", stdin="").returncode == 0
+        assert mb("pub", "a.b", "-", "--text", stdin="a text\n").returncode == 0
         assert mb("pub", "a.b", "hello", "--text").returncode == 0
         assert mb("pub", "a.b", '"\N{SNOWMAN}"').returncode == 0
         payloads = [line["payload"] for line in lines(sub, 6)]
     assert payloads == [{"x": 1}, [2], {}, "a text", "hello", "\N{SNOWMAN}"]
+
+
+def test_pub_without_a_payload_leaves_stdin_alone(mb: Any, peer: Any) -> None:
+    with mb.started("sub", "a.b", "-n", "1") as sub:
+        peer.wait_for_subscriber("a.b")
+        assert mb("pub", "a.b", stdin="the lines of a shell's loop\n").returncode == 0
+        assert [line["payload"] for line in lines(sub, 1)] == [{}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "payload"),
+    [
+        (["-5"], -5),
+        (["-1.5e3", "--confirm"], -1.5e3),
+        (["--confirm", "-5"], -5),
+        (["--", "-5"], -5),
+    ],
+)
+def test_a_payload_may_be_a_negative_number(
+    mb: Any, peer: Any, arguments: list[str], payload: float
+) -> None:
+    with mb.started("sub", "a.b", "-n", "1") as sub:
+        peer.wait_for_subscriber("a.b")
+        assert mb("pub", "a.b", *arguments).returncode == 0
+        assert [line["payload"] for line in lines(sub, 1)] == [payload]
+
+
+def test_a_negative_number_behind_an_option_is_its_value(mb: Any) -> None:
+    done = mb("request", "a.b", "--timeout", "-5")
+    assert done.returncode == 2
+    assert "-5 is not in the range" in done.stderr
 
 
 def test_lines_are_published_one_by_one_as_they_come(mb: Any, peer: Any) -> None:
@@ -164,7 +211,7 @@ def test_lines_of_text_need_not_be_json(mb: Any, peer: Any) -> None:
 def test_the_line_that_fails_is_named(mb: Any, peer: Any) -> None:
     done = mb("pub", "a.b", "--lines", stdin="1\n\nnope\n")
     assert done.returncode == 2
-    assert done.stderr.startswith("mb pub: line 2 of stdin is no JSON: ")
+    assert done.stderr.startswith("mb pub: line 2 of stdin is not valid JSON: ")
     done = mb("pub", "a.b", "--lines", "--confirm", stdin="1\n2\n")
     assert done.returncode == 1
     assert done.stderr == (
@@ -184,7 +231,7 @@ def test_confirm_tells_whether_anybody_listens(mb: Any) -> None:
     [
         pytest.param(["a b", "1"], "invalid topic 'a b'", id="topic"),
         pytest.param(["a.#", "1"], "invalid topic 'a.#'", id="pattern"),
-        pytest.param(["a.b", "nope"], "the payload is no JSON: ", id="payload"),
+        pytest.param(["a.b", "nope"], "the payload is not valid JSON: ", id="payload"),
         pytest.param(["a.b", "1", "--lines"], "--lines reads the payloads from stdin", id="both"),
         pytest.param(["a.b", f'"{"x" * 20_000}"'], "the limit is 16384", id="too large"),
     ],
@@ -198,6 +245,6 @@ def test_what_can_t_be_published_is_status_2(mb: Any, arguments: list[str], said
 
 
 def test_bytes_that_are_no_text_are_refused(mb: Any) -> None:
-    done = mb("pub", "a.b", stdin=b'"\xff"')
+    done = mb("pub", "a.b", "-", stdin=b'"\xff"')
     assert done.returncode == 2
     assert "the payload is not UTF-8" in done.stderr

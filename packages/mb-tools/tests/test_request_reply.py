@@ -43,10 +43,11 @@ def test_a_request_prints_the_answer_on_one_line(mb: Any, peer: Any) -> None:
 
 def test_a_request_reads_its_payload_from_stdin(mb: Any, peer: Any) -> None:
     peer.answer("a.b", lambda message: message.payload)
-    assert mb("request", "a.b", stdin='{\n"x": 1}').stdout == '{"x":1}\n'
-    assert mb("request", "a.b", "--text", stdin="hello\n").stdout == '"hello"\n'
+    assert mb("request", "a.b", "-", stdin='{\n"x": 1}').stdout == '{"x":1}\n'
+    assert mb("request", "a.b", "-", "--text", stdin="hello\n").stdout == '"hello"\n'
     assert mb("request", "a.b", "-", stdin="[]").stdout == "[]\n"
-    assert mb("request", "a.b").stdout == "{}\n"
+    assert mb("request", "a.b", stdin="not read").stdout == "{}\n"
+    assert mb("request", "a.b", "-5").stdout == "-5\n"
 
 
 def test_an_answer_may_be_empty_or_no_json(mb: Any, peer: Any) -> None:
@@ -220,7 +221,7 @@ def test_reply_and_request_on_a_terminal(mb: Any, peer: Any) -> None:
     [
         ([], "Give one of --value, --echo, --exec"),
         (["--echo", "--value", "1"], "Give one of --value, --echo, --exec"),
-        (["--value", "nope"], "the value is no JSON: "),
+        (["--value", "nope"], "the value is not valid JSON: "),
         (["--exec", "no-such-program-here 1"], "there is no program 'no-such-program-here'"),
         (["--exec", "sh -c 'open"], "can't read the program"),
         (["--exec", ""], "there is no program ''"),
@@ -239,7 +240,7 @@ def test_what_can_t_answer_is_status_2(mb: Any, arguments: list[str], said: str)
 @anyio_test
 async def test_a_constant_is_sent_as_it_was_written() -> None:
     assert bytes(await constant('{"a":\n1.50}')(question("1"))) == b'{"a":1.50}'
-    with pytest.raises(click.UsageError, match="no JSON"):
+    with pytest.raises(click.UsageError, match="not valid JSON"):
         constant("{")
 
 
@@ -255,7 +256,7 @@ async def test_an_echo_is_the_payload() -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("print('no' + 'pe')", "printed is no JSON"),
+        ("print('no' + 'pe')", "printed is not valid JSON"),
         ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
         ("import os; os.write(1, b'\"\\xff\"')", "printed is not UTF-8"),
     ],

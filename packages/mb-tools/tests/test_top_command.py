@@ -56,11 +56,14 @@ def read_until(end: int, text: bytes, seconds: float = 30.0) -> bytes:
     return seen
 
 
-def test_it_draws_on_the_terminal_until_q_and_ends_with_status_0(mb_broker: Broker) -> None:
+@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl-c"])
+def test_it_draws_on_the_terminal_until_a_key_and_ends_with_status_0(
+    mb_broker: Broker, key: bytes
+) -> None:
     pytest.importorskip("textual")
     with terminal(mb_broker.url_of("tcp")) as (process, end):
         read_until(end, b"services")
-        os.write(end, b"q")
+        os.write(end, key)
         # The terminal is given back as it was found: off the alternate screen.
         assert b"\x1b[?1049l" in read_until(end, b"\x1b[?1049l")
         read_until(end, b"never comes")

@@ -19,15 +19,22 @@ __all__ = ["main"]
 _COUNT = click.IntRange(1)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="mb-tools", prog_name="mb")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """MB: ask, answer, publish and listen through a message broker.
 
     \b
     Exit status: 0 success, 1 the answer is an error or something did not come,
     2 wrong usage, 3 no connection, 130 interrupted.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @main.command()

@@ -50,7 +50,13 @@ def metrics(
     from .metrics import run as run_metrics
 
     return run(
-        run_metrics, url, patterns, watch=watch, as_json=as_json, following=watch is not None
+        run_metrics,
+        url,
+        patterns,
+        watch=watch,
+        as_json=as_json,
+        following=watch is not None,
+        endless=watch is not None,
     )
 
 
@@ -89,6 +95,7 @@ def log(
         timeout=timeout,
         as_json=as_json,
         following=True,
+        endless=count is None and timeout is None,
     )
 
 
@@ -123,6 +130,7 @@ def trace(
         system=system,
         as_json=as_json,
         following=True,
+        endless=count is None,
     )
 
 

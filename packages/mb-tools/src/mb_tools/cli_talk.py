@@ -8,6 +8,7 @@ from .exits import Status, run
 from .options import (
     COUNT,
     SECONDS,
+    PayloadCommand,
     count_option,
     json_option,
     patterns_argument,
@@ -21,12 +22,14 @@ from .options import (
 __all__ = ["ping", "pub", "reply", "request", "sub"]
 
 
-@click.command()
+@click.command(cls=PayloadCommand)
 @topic_argument
 @payload_argument
 @click.option("--lines", is_flag=True, help="Each line of stdin is one message, as it comes.")
 @click.option(
-    "--confirm", is_flag=True, help="Wait for the broker's word; nobody listens: status 1."
+    "--confirm",
+    is_flag=True,
+    help="Wait for the broker to confirm; exit with status 1 if nobody is subscribed.",
 )
 @url_option
 def pub(
@@ -34,7 +37,7 @@ def pub(
 ) -> Status | None:
     """Publish a message to everybody who subscribed to TOPIC.
 
-    PAYLOAD is JSON.  Without it, or with -, it is read from stdin; on a terminal it is {}.
+    PAYLOAD is JSON, {} by default; - reads it from stdin.
     """
     if lines and payload not in (None, "-"):
         raise click.UsageError("--lines reads the payloads from stdin: no PAYLOAD beside it")
@@ -79,10 +82,11 @@ def sub(
         reconnect=reconnect,
         as_json=as_json,
         following=True,
+        endless=count is None and timeout is None,
     )
 
 
-@click.command()
+@click.command(cls=PayloadCommand)
 @topic_argument
 @payload_argument
 @timeout_option("The request's time limit.", default=30_000)
@@ -93,7 +97,7 @@ def request(
 ) -> Status | None:
     """Ask whoever answers TOPIC, and print the answer's payload.
 
-    PAYLOAD is JSON.  Without it, or with -, it is read from stdin; on a terminal it is {}.
+    PAYLOAD is JSON, {} by default; - reads it from stdin.
     An answer that is an error goes to stderr, as CODE: message, with exit status 1.
     """
     from .request import run as run_request
@@ -176,6 +180,7 @@ def reply(
         reconnect=reconnect,
         as_json=as_json,
         following=True,
+        endless=count is None,
     )
 
 
@@ -211,4 +216,5 @@ def ping(
         timeout=timeout,
         as_json=as_json,
         following=True,
+        endless=count is None,
     )

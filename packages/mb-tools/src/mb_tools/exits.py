@@ -7,10 +7,12 @@ table below is a mistake of ours, and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
@@ -18,7 +20,17 @@ from typing import Any
 
 import click
 
-__all__ = ["Failure", "Program", "Status", "failure_of", "note", "one_line", "run"]
+__all__ = [
+    "Failure",
+    "Program",
+    "Status",
+    "discard_output",
+    "failure_of",
+    "note",
+    "one_line",
+    "run",
+    "write_failure",
+]
 
 
 class Status(IntEnum):
@@ -32,7 +44,7 @@ class Status(IntEnum):
     NO_CONNECTION = 3
     """No connection came about, or it was lost."""
     INTERRUPTED = 130
-    """Ctrl-C ended what was to end by itself."""
+    """Ctrl-C ended a command that would have ended by itself."""
 
 
 class Failure(Exception):
@@ -57,6 +69,7 @@ class Program(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
+        _open_missing_streams()
         try:
             status = super().main(args, prog_name, complete_var, False, **extra)
             sys.stdout.flush()
@@ -71,7 +84,12 @@ class Program(click.Group):
             status = Status.INTERRUPTED
         except BrokenPipeError:
             status = Status.SUCCESS
-            _discard_output()
+            discard_output()
+        except OSError as error:  # from click's own output: --help, --version
+            told = write_failure(error)
+            status = told.status
+            _tell(told.path, str(told))
+            discard_output()
         sys.exit(status or Status.SUCCESS)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -80,7 +98,7 @@ class Program(click.Group):
         except KeyboardInterrupt:
             return Status.INTERRUPTED
         except BrokenPipeError:  # who reads our output has enough: `mb sub '#' | head -1`
-            _discard_output()
+            discard_output()
             return Status.SUCCESS
         except Failure as failure:
             failure.path = f"{ctx.command_path} {ctx.invoked_subcommand}"
@@ -88,7 +106,7 @@ class Program(click.Group):
         except click.ClickException:
             raise
         except Exception as error:
-            told = failure_of(error)
+            told = write_failure(error) if isinstance(error, OSError) else failure_of(error)
             told.path = f"{ctx.command_path} {ctx.invoked_subcommand}"
             raise told from error
 
@@ -97,12 +115,13 @@ def run(
     function: Callable[..., Awaitable[Status | None]],
     *args: Any,
     following: bool = False,
+    endless: bool = False,
     **options: Any,
 ) -> Status | None:
-    """Run an async command; gives its exit status.
+    """Run an async command and return its exit status.
 
-    With `following` the command shows what happens until it is ended: Ctrl-C is its usual end, and
-    so is the end of who reads its output.
+    A command that is `following` shows what happens, and ends when nobody reads its output any
+    more.  One that is `endless` has no other end than Ctrl-C, which is then a success.
     """
     import anyio
 
@@ -116,7 +135,7 @@ def run(
             return anyio.run(until_nobody_reads, call)
         return anyio.run(call)
     except KeyboardInterrupt:
-        return Status.SUCCESS if following else Status.INTERRUPTED
+        return Status.SUCCESS if endless else Status.INTERRUPTED
     except BaseExceptionGroup as group:
         raise _only(group) from None
 
@@ -141,6 +160,23 @@ def failure_of(error: Exception) -> Failure:
     return Failure(text)
 
 
+def write_failure(error: OSError) -> Failure:
+    """The Failure for output that could not be written; raises any other OSError again."""
+    if error.filename is None and error.errno in _WRITE_ERRORS:
+        return Failure(f"can't write to standard output: {error.strerror}")
+    raise error
+
+
+def discard_output() -> None:
+    """Send what is still buffered for stdout nowhere: flushing it at exit would fail."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError):  # stdout is not a file
+        return
+
+
 def note(text: str) -> None:
     """Tell people something beside the output: a line on stderr."""
     ctx = click.get_current_context(silent=True)
@@ -148,17 +184,45 @@ def note(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """`text` as it can be shown: what others sent may hold line breaks and control sequences."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    """Escape what must not reach a terminal: `text` may have come from anybody.
+
+    That is line breaks, control sequences, and characters that are invisible or change the
+    direction of others.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 _SILENT = logging.NullHandler()
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# A full disk, a stream that is closed, one that can't be written to, a limit on file sizes.
+_WRITE_ERRORS = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
 
 
 def _tell(path: str, text: str) -> None:
-    click.echo(f"{path}: {one_line(text)}", err=True)
+    # Without stderr there is nobody to tell, and the status says enough.
+    with contextlib.suppress(OSError):
+        click.echo(f"{path}: {one_line(text)}", err=True)
+
+
+def _open_missing_streams() -> None:
+    """Replace standard streams that the parent process has closed.
+
+    Otherwise the next file or socket that is opened would take their place.  Reading stdin and
+    writing stdout then fail, and what is written to stderr is lost.
+    """
+    for fd, flags, name in (
+        (0, os.O_WRONLY, "stdin"),
+        (1, os.O_RDONLY, "stdout"),
+        (2, os.O_WRONLY, "stderr"),
+    ):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest number that is free: this one
+            stream = io.TextIOWrapper(io.FileIO(fd, "r" if fd == 0 else "w", closefd=False))
+            setattr(sys, name, stream)
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -167,13 +231,3 @@ def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _discard_output() -> None:
-    """Let the interpreter's last flush of stdout go nowhere, instead of failing."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-    except (OSError, ValueError):  # stdout is no file
-        return

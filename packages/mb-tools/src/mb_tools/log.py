@@ -56,7 +56,8 @@ async def run(
                     dropped = feed.dropped
                     note(f"{dropped} entries are lost so far: they come faster than they are read")
     if left:
-        raise Failure(f"{count} entries were awaited, {left} did not come in {timeout} ms")
+        received = (count or 0) - left
+        raise Failure(f"timed out after {timeout} ms: received {received} of {count} entries")
     return None
 
 

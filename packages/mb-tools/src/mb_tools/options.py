@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import click
@@ -12,6 +14,7 @@ __all__ = [
     "COUNT",
     "MILLISECONDS",
     "SECONDS",
+    "PayloadCommand",
     "count_option",
     "json_option",
     "patterns_argument",
@@ -24,6 +27,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NEGATIVE = re.compile(r"-[0-9].*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]*")
 
 
@@ -37,7 +41,19 @@ def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 COUNT = click.IntRange(1)
 MILLISECONDS = click.IntRange(1, 3_600_000)
-SECONDS = click.FloatRange(0.001, 86_400)
+
+
+class _Seconds(click.FloatRange):
+    """click's range, without nan: every comparison with it is false, so it is in any range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(0.001, 86_400)
 
 url_option = click.option(
     "--url",
@@ -83,6 +99,26 @@ def timeout_option(text: str, default: int | None = None) -> Callable[[F], F]:
 
 topic_argument = click.argument("topic")
 patterns_argument = click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+
+
+class PayloadCommand(click.Command):
+    """A command whose last argument may be a negative number."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click would take it for an option.  Behind -- it is an argument.
+        for place, (before, each) in enumerate(pairwise(["", *args])):
+            if before == "--" or each == "--":
+                break
+            if _NEGATIVE.fullmatch(each) and not self._takes_value(before):
+                args = [*args[:place], *args[place + 1 :], "--", each]
+                break
+        return super().parse_args(ctx, args)
+
+    def _takes_value(self, name: str) -> bool:
+        return any(
+            isinstance(param, click.Option) and not param.is_flag and name in param.opts
+            for param in self.params
+        )
 
 
 def payload_argument(function: F) -> F:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import select
 import stat
@@ -15,9 +15,9 @@ import anyio
 import click
 import msgspec
 
-from .exits import Status
+from .exits import Status, write_failure
 
-__all__ = ["Output", "clock", "json_line", "raw_json", "until_nobody_reads"]
+__all__ = ["Output", "clock", "compact_json", "json_line", "raw_json", "until_nobody_reads"]
 
 
 class Output:
@@ -28,8 +28,8 @@ class Output:
     """
 
     def __init__(self, as_json: bool = False) -> None:
-        terminal = sys.stdout.isatty()
-        self.people = terminal and not as_json
+        self._terminal = sys.stdout.isatty()
+        self.people = self._terminal and not as_json
         """Whether people read it: a terminal, and JSON was not asked for."""
         self.coloured = self.people and not os.environ.get("NO_COLOR")
         self._lock = anyio.Lock(fast_acquire=True)
@@ -39,18 +39,21 @@ class Output:
         return click.style(text, **styles) if self.coloured else text
 
     async def write(self, text: str) -> None:
-        """Write whole lines; raises BrokenPipeError where nobody reads them any more.
+        """Write whole lines.
 
+        Raises BrokenPipeError if nobody reads them any more, and Failure if they can't be written.
         When cancelled, a part of them may have been written.
         """
+        if self._terminal and not self.people:
+            text = _escaped(text)
         async with self._lock:
-            sys.stdout.flush()
             try:
-                fd = sys.stdout.fileno()
-            except (OSError, ValueError):  # no file: a test's capture
-                sys.stdout.write(text)
-                return
-            await _write(fd, memoryview(text.encode(errors="backslashreplace")))
+                sys.stdout.flush()
+                await _write(text)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise write_failure(error) from error
 
 
 async def until_nobody_reads(
@@ -75,17 +78,32 @@ def json_line(value: Any) -> str:
 
 
 def raw_json(payload: bytes) -> msgspec.Raw | None:
-    """A received payload as JSON on one line, digits and all; None where it is no JSON.
+    """Return a received payload as JSON on one line, digits and all; None if it is not JSON.
 
     An empty payload counts as null.
     """
-    if not payload:
-        return msgspec.Raw(b"null")
     try:
-        payload.decode()
-        return msgspec.Raw(msgspec.json.format(payload, indent=-1))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return compact_json(payload or b"null")
+    except ValueError:
         return None
+
+
+def compact_json(data: bytes) -> msgspec.Raw:
+    """Return JSON on one line, with numbers as they were written.
+
+    Raises ValueError that says why it is not valid JSON.
+    """
+    try:
+        data.decode()
+        return msgspec.Raw(msgspec.json.format(data, indent=-1))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8: {error}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        if _is_json(data):  # with half of a surrogate pair, which msgspec refuses
+            # In a string a line break is escaped: these are between values.
+            return msgspec.Raw(data.strip().replace(b"\r", b" ").replace(b"\n", b" "))
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise ValueError(f"is not valid JSON: {reason}") from None
 
 
 def clock(moment: datetime | None = None) -> str:
@@ -94,7 +112,38 @@ def clock(moment: datetime | None = None) -> str:
     return moment.astimezone().strftime("%H:%M:%S.%f")[:-3]
 
 
-async def _write(fd: int, data: memoryview) -> None:
+def _is_json(data: bytes) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)  # NaN and Infinity are Python's own
+
+    try:
+        json.loads(data, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _escaped(lines: str) -> str:
+    """Escape, as JSON does, the characters in lines of JSON that one_line escapes in text."""
+    if lines.replace("\n", "").isprintable():
+        return lines
+    return "".join(
+        each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in lines
+    )
+
+
+async def _write(text: str) -> None:
+    try:
+        fd = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file: a test's capture
+        sys.stdout.write(text)
+        return
+    data = memoryview(text.encode(errors="backslashreplace"))
+    if not hasattr(select, "poll"):  # Windows, whose event loops can't wait for a pipe
+        while data:
+            written = await anyio.to_thread.run_sync(os.write, fd, data, abandon_on_cancel=True)
+            data = data[written:]
+        return
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     while data:
@@ -111,6 +160,10 @@ async def _write(fd: int, data: memoryview) -> None:
 def _is_pipe() -> bool:
     """Whether stdout is the writing end of a pipe, and nothing else."""
     try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
         fd = sys.stdout.fileno()
         mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
         return stat.S_ISFIFO(os.fstat(fd).st_mode) and mode == os.O_WRONLY
@@ -119,6 +172,6 @@ def _is_pipe() -> bool:
 
 
 async def _end_with_reader(scope: anyio.CancelScope) -> None:
-    """Nothing can be read at this end: it becomes readable when the other one is closed."""
+    """Cancel `scope` when the other end of the pipe is closed: then this one becomes readable."""
     await anyio.wait_readable(sys.stdout.fileno())
     scope.cancel()

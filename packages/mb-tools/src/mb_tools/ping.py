@@ -10,7 +10,7 @@ import anyio
 from mb_core import MessageBrokerClient, ResponseError
 
 from .connect import connected
-from .exits import Status
+from .exits import Failure, Status
 from .output import Output, json_line
 
 __all__ = ["Figures", "run"]
@@ -60,7 +60,10 @@ class Figures:
 async def run(
     url: str, *, count: int | None, interval: float, timeout: int, as_json: bool
 ) -> Status | None:
-    """Ping until `count` heartbeats were sent, or for ever; then the figures, in any case."""
+    """Ping until `count` heartbeats were sent, or until interrupted; always print the figures.
+
+    Raises Failure if it is interrupted without a `count` before any answer.
+    """
     output = Output(as_json)
     figures = Figures()
     try:
@@ -74,6 +77,11 @@ async def run(
                     break
                 next_at = max(next_at + interval, anyio.current_time())
                 await anyio.sleep_until(next_at)
+    except anyio.get_cancelled_exc_class():
+        # Ctrl-C is the usual end without a COUNT, and no answer is still a failure.
+        if count is None and not figures.answered:
+            raise Failure("no heartbeat was answered") from None
+        raise
     finally:
         if figures.sent:
             with anyio.CancelScope(shield=True):

@@ -17,7 +17,7 @@ from mb_client import Broker, BrokerOptions, installed_plugins
 from mb_core.url import parse_url
 
 from .config import OFF, PORTS, Configuration, ServeOptions
-from .exits import Failure, Status
+from .exits import Failure, Status, discard_output
 
 __all__ = ["serve", "server_context", "urls"]
 
@@ -39,8 +39,7 @@ async def serve(configuration: Configuration) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             async with broker:
-                for url in broker.urls:
-                    click.echo(url)
+                _print_urls(broker.urls)
                 name = (await anext(signals)).name
                 _log.info(
                     "%s: no new connections; the requests in flight have %d ms",
@@ -51,6 +50,18 @@ async def serve(configuration: Configuration) -> None:
                 tasks.start_soon(_end_at_once, signals, tasks.cancel_scope)
             tasks.cancel_scope.cancel()
     _log.info("the broker has ended")
+
+
+def _print_urls(urls: list[str]) -> None:
+    """Print where the broker listens; a daemon may have no stdout, and serves all the same."""
+    try:
+        for url in urls:
+            click.echo(url)
+    except OSError as error:
+        _log.warning(
+            "can't write the URLs to standard output: %s (%s)", error.strerror, ", ".join(urls)
+        )
+        discard_output()
 
 
 def urls(options: ServeOptions) -> list[str]:

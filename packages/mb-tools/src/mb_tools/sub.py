@@ -46,7 +46,8 @@ async def run(
                 for subscription in subscriptions:
                     tasks.start_soon(printer.follow, subscription, tasks.cancel_scope)
     if printer.left:
-        raise Failure(f"{count} messages were awaited, {printer.left} did not come in {timeout} ms")
+        received = (count or 0) - printer.left
+        raise Failure(f"timed out after {timeout} ms: received {received} of {count} messages")
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import anyio
 
 from mb_core import Message, matches
+from mb_core.topic import check_pattern
 
 from .audit import read_event, registered_name
 from .connect import ask, hint, staying
@@ -36,7 +37,10 @@ async def run(
     """Print trees until `count` were printed, or for ever.
 
     With `patterns` those in which a topic matches, with `errors` those in which something failed.
+    Raises LocalProtocolError for a pattern that is not one.
     """
+    for pattern in patterns:
+        check_pattern(pattern)
     printer = _Printer(Output(as_json), patterns, count, errors)
     builder = TraceBuilder(system=system)
     async with (

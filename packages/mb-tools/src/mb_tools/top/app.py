@@ -62,6 +62,8 @@ class TopApp(App[None]):
         Binding("escape", "clear_filter", show=False),
         Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
+        # Before Textual's own, which copies a selection or explains how to quit.
+        Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
     def __init__(
