@@ -1,7 +1,8 @@
-"""Requests on their way: by id, by age, by deadline; and at most so many of them."""
+"""Requests on their way: by id, by client, by deadline; and at most so many of them."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mb_broker.registry import Service
 from mb_broker.requests import Outstanding, OutstandingRequests
@@ -33,7 +36,7 @@ def make(number: int, responder: Service, requester: Service | None = None) -> O
 
 
 def test_a_request_is_found_by_its_id_and_its_responder_only() -> None:
-    table, responder = OutstandingRequests(), service()
+    table, responder = OutstandingRequests(10), service()
     request = make(1, responder)
     table.add(request, 5.0)
     assert table.of(request.id, responder) is request
@@ -42,19 +45,101 @@ def test_a_request_is_found_by_its_id_and_its_responder_only() -> None:
     assert table.of(None, responder) is None
 
 
-def test_the_oldest_is_the_one_that_came_first_whatever_its_deadline() -> None:
-    table, responder = OutstandingRequests(), service()
-    requests = [make(n, responder) for n in range(3)]
-    for request, deadline in zip(requests, (9.0, 1.0, 5.0), strict=True):
+def test_room_is_made_by_the_oldest_of_whoever_waits_for_most() -> None:
+    table, responder = OutstandingRequests(4), service()
+    modest, greedy, other = service(), service(), service()
+    first = make(0, responder, modest)
+    many = [make(n, responder, greedy) for n in range(1, 4)]
+    for request, deadline in zip([first, *many], (1.0, 9.0, 2.0, 5.0), strict=True):
+        assert not table.full
         table.add(request, deadline)
-    assert table.oldest() is requests[0]
-    table.forget(requests[0])
-    assert table.oldest() is requests[1]
-    assert len(table) == 2
+    assert table.full
+    assert table.make_room(other) is many[0]
+    table.add(make(4, responder, other), 5.0)
+    assert table.make_room(modest) is many[1]
+    # All have one now: it is the asker's own.
+    table.add(make(5, responder, other), 5.0)
+    table.forget(many[2])
+    table.add(make(6, responder, modest), 5.0)
+    assert [len(each.asked) for each in (modest, greedy, other)] == [2, 0, 2]
+    assert table.make_room(modest) is first
+    assert len(table) == 3
+
+
+def test_room_is_first_made_by_requests_whose_requester_is_gone() -> None:
+    table, responder = OutstandingRequests(4), service()
+    gone, greedy = service(), service()
+    left = [make(n, responder, gone) for n in range(2)]
+    many = [make(n, responder, greedy) for n in range(2, 4)]
+    for request in [*left, *many]:
+        table.add(request, 5.0)
+    table.abandon(gone)
+    assert (len(table), table.full) == (2, True)
+    assert [table.make_room(service()) for _ in range(3)] == [*left, many[0]]
+    assert len(table) == 1
+
+
+class Fairness(RuleBasedStateMachine):
+    """The table against a plain count, with clients that come, ask, are answered and leave."""
+
+    LIMIT = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = OutstandingRequests(self.LIMIT)
+        self.responder = service()
+        self.clients = [service() for _ in range(4)]
+        self.waiting: list[tuple[Service, Outstanding]] = []
+        self.gone: list[Outstanding] = []
+        self.numbers = itertools.count()
+
+    @rule(which=st.integers(0, 3), times=st.integers(1, 8))
+    def ask(self, which: int, times: int) -> None:
+        asker = self.clients[which]
+        for _ in range(times):
+            if self.table.full:
+                self.expect_fair(asker, self.table.make_room(asker))
+            request = make(next(self.numbers), self.responder, asker)
+            self.table.add(request, 5.0)
+            self.waiting.append((asker, request))
+
+    def expect_fair(self, asker: Service, victim: Outstanding) -> None:
+        if self.gone:
+            assert victim is self.gone.pop(0)
+            return
+        counts = Counter(map(id, (client for client, _ in self.waiting)))
+        owner = victim.requester
+        assert owner is not None
+        assert counts[id(owner)] == max(counts.values())
+        assert owner is asker or counts[id(asker)] < counts[id(owner)]
+        assert victim is next(request for client, request in self.waiting if client is owner)
+        self.waiting.remove((owner, victim))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        found = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(found)
+        self.table.forget(found[1])
+
+    @rule(which=st.integers(0, 3))
+    def leave(self, which: int) -> None:
+        client, self.clients[which] = self.clients[which], service()
+        self.table.abandon(client)
+        self.gone += [request for owner, request in self.waiting if owner is client]
+        self.waiting = [each for each in self.waiting if each[0] is not client]
+
+    @invariant()
+    def the_table_has_what_waits(self) -> None:
+        assert len(self.table) == len(self.waiting)
+        assert self.table.full == (len(self.waiting) + len(self.gone) == self.LIMIT)
+
+
+TestFairness = Fairness.TestCase
 
 
 def test_services_know_what_they_ask_and_answer_until_it_is_forgotten() -> None:
-    table, requester, responder = OutstandingRequests(), service(), service()
+    table, requester, responder = OutstandingRequests(10), service(), service()
     request = make(1, responder, requester)
     table.add(request, 5.0)
     assert list(requester.asked) == list(responder.answering) == [request]
@@ -66,7 +151,7 @@ def test_services_know_what_they_ask_and_answer_until_it_is_forgotten() -> None:
 
 
 def test_a_service_that_asks_itself_is_both(bench: Any) -> None:
-    table, both = OutstandingRequests(), service()
+    table, both = OutstandingRequests(10), service()
     request = make(1, both, both)
     table.add(request, 5.0)
     table.forget(request)
@@ -75,7 +160,7 @@ def test_a_service_that_asks_itself_is_both(bench: Any) -> None:
 
 
 def test_an_abandoned_request_is_still_answered_and_still_ends() -> None:
-    table, requester, responder = OutstandingRequests(), service(), service()
+    table, requester, responder = OutstandingRequests(10), service(), service()
     requests = [make(n, responder, requester) for n in range(3)]
     for request in requests:
         table.add(request, 5.0)
@@ -89,7 +174,7 @@ def test_an_abandoned_request_is_still_answered_and_still_ends() -> None:
 
 
 def test_what_is_due_is_taken_in_the_order_of_deadlines() -> None:
-    table, responder = OutstandingRequests(), service()
+    table, responder = OutstandingRequests(10), service()
     requests = [make(n, responder) for n in range(4)]
     for request, deadline in zip(requests, (3.0, 1.0, 2.0, 4.0), strict=True):
         table.add(request, deadline)
@@ -157,7 +242,31 @@ def test_each_of_several_requesters_hears_of_its_own(new_bench: Callable[..., An
     asked(bench, one, range(2))
     asked(bench, other, range(2, 5))
     failed = {peer: [m.split(b":")[3][:36].decode() for m in peer.take()] for peer in (one, other)}
-    assert failed == {one: [id_of(0), id_of(1)], other: [id_of(2)]}
+    # The second time each of them has one: the asker makes room for itself.
+    assert failed == {one: [id_of(0)], other: [id_of(2), id_of(3)]}
+
+
+def test_a_flood_fails_its_own_requests_and_nobody_elses(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(max_outstanding=10)
+    quiet, flood = bench.join(), bench.join()
+    bench.join().subscribe("a.b", "request")
+    asked(bench, quiet, range(3))
+    asked(bench, flood, range(3, 100))
+    asked(bench, quiet, range(100, 102))
+    assert quiet.take() == []
+    assert len(flood.take()) == 92
+
+
+def test_requests_of_clients_that_are_gone_are_not_waited_for_and_still_answered(
+    bench: Any,
+) -> None:
+    requester, responder = bench.join(), bench.join().subscribe("a.b", "request")
+    asked(bench, requester, range(2))
+    requester.leave()
+    assert bench.router.outstanding == 0
+    ids = [m.partition(b"\n")[0].decode().split(":")[3] for m in responder.take()]
+    responder.send(f"response:a.b:1.0.0:{ids[0]}\n1")
+    assert responder.take() == []
 
 
 @pytest.mark.parametrize("how", ["without an id", "its requester left"])
@@ -199,7 +308,10 @@ def test_the_log_says_once_a_second_which_limit_it_was_and_the_metrics_count_all
         return [r.getMessage() for r in caplog.records if "max_outstanding" in r.getMessage()]
 
     asked(bench, requester, range(100))
-    text = "a.b failed: more than 1 requests are outstanding (max_outstanding)"
+    text = (
+        "a.b failed: more than 1 requests are outstanding (max_outstanding); "
+        f"{requester.id} had 1 of them"
+    )
     assert entries() == [text]
     bench.advance(0.9)
     asked(bench, requester, range(100, 200))

@@ -196,7 +196,7 @@ class RouterMachine(RuleBasedStateMachine):
     @invariant()
     def the_tables_agree(self) -> None:
         router = self.bench.router
-        assert router.outstanding == len(self.waiting)
+        assert router.outstanding == sum(self.is_here(each.requester) for each in self.waiting)
         assert (router.next_deadline() is None) == (not self.here and not self.waiting)
         assert set(router.registry.services) == {peer.id for peer in self.here}
         found = {(entry.service.id, entry.action.value, entry.pattern, entry.priority)

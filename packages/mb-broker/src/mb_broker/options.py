@@ -80,7 +80,11 @@ class BrokerOptions(TypedDict, total=False):
     ]
     max_subscriptions: Annotated[int, _count(10_000, "Subscriptions of one client.")]
     max_outstanding: Annotated[
-        int, _count(10_000, "Requests that wait for an answer at a time; then the oldest fails.")
+        int,
+        _count(
+            10_000,
+            "Requests that wait for an answer at a time; then one fails of the client with most.",
+        ),
     ]
     handshake_timeout: Annotated[
         int, _milliseconds(10_000, "Time for the TLS and WebSocket handshakes of a connection.")

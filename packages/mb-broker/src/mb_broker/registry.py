@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,8 @@ class Service:
     last_seen: float = 0.0
     outbox: list[bytes] = field(default_factory=list)
     subscriptions: dict[tuple[Action, str], Subscription] = field(default_factory=dict)
-    asked: dict[Any, None] = field(default_factory=dict)
+    # Not a dict: to find its first item, that walks over all that were taken from before it.
+    asked: OrderedDict[Any, None] = field(default_factory=OrderedDict)
     answering: dict[Any, None] = field(default_factory=dict)
     errors: Counter = field(default_factory=Counter)
     wants_timeouts: bool = False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import msgspec
 
@@ -15,7 +18,7 @@ __all__ = ["Outstanding", "OutstandingRequests"]
 
 
 class Outstanding(msgspec.Struct, eq=False):
-    """A request that was passed on.  `requester` is None once nobody waits for it any more."""
+    """A request that was passed on.  `requester` is None once it has disconnected."""
 
     id: bytes
     prefix: HeaderPrefix
@@ -25,25 +28,37 @@ class Outstanding(msgspec.Struct, eq=False):
 
 
 class OutstandingRequests:
-    """Outstanding requests by id, by age and by deadline; one leaves by `forget`, whatever the
-    reason.
+    """Outstanding requests by id and by deadline; each leaves by `forget`, whatever the reason.
 
-    It keeps the services' own tables, `asked` and `answering`, in step.
+    Keeps the services' own tables, `asked` and `answering`, in step.  Its length is the number
+    of requests whose requester is still connected.  The others stay until they are answered, so
+    that a responder is not told off for an answer, but they are the first to make room.
     """
 
-    def __init__(self) -> None:
-        # Not a dict: to find its first item it walks over all that were taken from before it.
-        self._by_id: OrderedDict[bytes, Outstanding] = OrderedDict()
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._by_id: dict[bytes, Outstanding] = {}
         self._time_limits: Deadlines[Outstanding] = Deadlines()
+        self._abandoned: OrderedDict[Outstanding, None] = OrderedDict()
+        # Made when there is no more room, and dropped when there is plenty.
+        self._ranking: _Ranking | None = None
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._by_id) - len(self._abandoned)
+
+    @property
+    def full(self) -> bool:
+        """Whether `make_room` is due before the next request is added."""
+        return len(self._by_id) >= self._limit
 
     def add(self, request: Outstanding, deadline: float) -> None:
         self._by_id[request.id] = request
         self._time_limits.add(request, deadline)
-        if request.requester is not None:
-            request.requester.asked[request] = None
+        requester = request.requester
+        if requester is not None:
+            requester.asked[request] = None
+            if self._ranking is not None:
+                self._ranking.note(requester)
         request.responder.answering[request] = None
 
     def of(self, request_id: bytes | None, responder: Service) -> Outstanding | None:
@@ -51,9 +66,24 @@ class OutstandingRequests:
         request = self._by_id.get(request_id) if request_id is not None else None
         return request if request is not None and request.responder is responder else None
 
-    def oldest(self) -> Outstanding:
-        """The one that has waited longest."""
-        return next(iter(self._by_id.values()))
+    def make_room(self, asker: Service) -> Outstanding:
+        """Forget a request in favor of the next one, which `asker` makes; return it.
+
+        It is one whose requester has disconnected, or else the oldest of the client that waits
+        for most answers, so that whoever floods the broker pays for it.  A tie is the asker's.
+        """
+        if self._abandoned:
+            request = next(iter(self._abandoned))
+        else:
+            if self._ranking is None or self._ranking.is_worn_out(len(self._by_id)):
+                found = (request.requester for request in self._by_id.values())
+                self._ranking = _Ranking(each for each in found if each is not None)
+            busiest = self._ranking.first()
+            if len(asker.asked) >= len(busiest.asked):
+                busiest = asker
+            request = next(iter(busiest.asked))
+        self.forget(request)
+        return request
 
     def forget(self, request: Outstanding) -> None:
         del self._by_id[request.id]
@@ -61,11 +91,16 @@ class OutstandingRequests:
         del request.responder.answering[request]
         if request.requester is not None:
             del request.requester.asked[request]
+        else:
+            self._abandoned.pop(request, None)
+        if self._ranking is not None and 2 * len(self._by_id) < self._limit:
+            self._ranking = None
 
     def abandon(self, requester: Service) -> None:
         """The requester is gone: its requests go on, and their answers to nobody."""
         for request in requester.asked:
             request.requester = None
+            self._abandoned[request] = None
         requester.asked.clear()
 
     def take_due(self, now: float) -> list[Outstanding]:
@@ -77,3 +112,38 @@ class OutstandingRequests:
 
     def next_deadline(self) -> float | None:
         return self._time_limits.next()
+
+
+class _Ranking:
+    """Services by how many requests they wait for, the one with most first.
+
+    Only growth is noted.  An entry whose count has shrunk since then is found out when it comes
+    to the top: so each costs the logarithm of their number, and those below the top nothing.
+    """
+
+    def __init__(self, services: Iterable[Service]) -> None:
+        self._order = itertools.count()  # services are not compared
+        self._heap = [
+            (-len(service.asked), next(self._order), service) for service in dict.fromkeys(services)
+        ]
+        heapq.heapify(self._heap)
+
+    def note(self, service: Service) -> None:
+        heapq.heappush(self._heap, (-len(service.asked), next(self._order), service))
+
+    def first(self) -> Service:
+        """The service that waits for most; there has to be one that waits for any."""
+        heap = self._heap
+        while True:
+            noted, order, service = heap[0]
+            count = len(service.asked)
+            if count == -noted:
+                return service
+            if count:
+                heapq.heapreplace(heap, (-count, order, service))
+            else:
+                heapq.heappop(heap)
+
+    def is_worn_out(self, requests: int) -> bool:
+        """Whether most of it is entries that say nothing new."""
+        return len(self._heap) > 2 * requests + 64

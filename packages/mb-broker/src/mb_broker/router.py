@@ -50,7 +50,7 @@ class RouterOptions:
     `request_timeout` holds for requests that name no time limit.  A client that is silent for
     `heartbeat_after` is asked for a sign of life, again after as long, and dropped after
     `drop_after`.  One client has at most `max_subscriptions`; at most `max_outstanding` requests
-    wait for their responders at a time, then the oldest fails.
+    wait for their responders at a time, then one fails of the client that has the most.
     """
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
@@ -89,7 +89,7 @@ class Router:
         )
         self._reader = HeaderReader(self.options.max_header)
         self._ids = IdSource()
-        self._requests = OutstandingRequests()
+        self._requests = OutstandingRequests(self.options.max_outstanding)
         self._silences: Deadlines[Service] = Deadlines()
         self._with_output: list[Service] = []
         self._dropped: list[Service] = []
@@ -98,7 +98,7 @@ class Router:
 
     @property
     def outstanding(self) -> int:
-        """How many requests wait for their responder."""
+        """How many requests of connected clients wait for their responder."""
         return len(self._requests)
 
     # Connections
@@ -271,8 +271,8 @@ class Router:
             error = ServiceUnavailableError("the broker is shutting down")
             self._refuse(requester, prefix, requester_id, error)
             return
-        if len(self._requests) >= self.options.max_outstanding:
-            self._drop_oldest()
+        if self._requests.full:
+            self._make_room(requester)
         request = Outstanding(self._ids.next(), prefix, requester, requester_id, responder)
         self._requests.add(request, now + limit)
         encoded = prefix.encoded
@@ -282,15 +282,23 @@ class Router:
             message = b"%b:%b%b" % (encoded, request.id, rest)
         self._send(responder, message, requester_id)
 
-    def _drop_oldest(self) -> None:
-        request = self._requests.oldest()
-        self._requests.forget(request)
+    def _make_room(self, asker: Service) -> None:
+        request = self._requests.make_room(asker)
+        requester = request.requester
+        if requester is None:
+            return
         self.metrics.request_dropped.add(self._second)
         limit = self.options.max_outstanding
         text = f"more than {limit} requests are outstanding (max_outstanding)"
         if self._full_at != self._second:  # one entry for the thousands that fail in a second
             self._full_at = self._second
-            self.journal.write("warn", "router", f"{request.prefix.topic} failed: {text}")
+            self.journal.write(
+                "warn",
+                "router",
+                f"{request.prefix.topic} failed: {text}; "
+                f"{requester.name or requester.id} had {len(requester.asked) + 1} of them",
+                serviceId=requester.id,
+            )
         self._answer_error(request, ServiceUnavailableError(text))
 
     def _pass_back(
