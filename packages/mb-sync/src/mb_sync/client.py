@@ -80,7 +80,7 @@ class MessageBrokerClient:
         reconnect: bool = True,
         retry_connect: bool = False,
         backoff_min: int = 100,
-        backoff_max: int = 15_000,
+        backoff_max: int = 2_000,
         reconnect_timeout: int | None = None,
         heartbeat_interval: int | None = 5_000,
         publish_buffer: int = DEFAULT_BUFFER,

@@ -57,8 +57,9 @@ class MessageBrokerClient:
 
     A connection that is lost is restored: registered, subscribed, and what was published
     meanwhile is sent (docs/reliability.md says what is promised).  `reconnect=False` ends the
-    client instead; `retry_connect=True` does the same for the first connection.  Before round n
-    of tries it waits at random up to `backoff_min` * 2**n, at most `backoff_max`, for ever or for
+    client instead; `retry_connect=True` does the same for the first connection.  The first try
+    comes within `backoff_min`; before each further one it waits twice as long as before the
+    last, up to `backoff_max`, half of it at random.  It goes on for ever, or for
     `reconnect_timeout`.  A connection on which nothing was heard for `heartbeat_interval` is
     asked for a sign of life, and given up after as long again; None never asks.
 
@@ -89,7 +90,7 @@ class MessageBrokerClient:
         reconnect: bool = True,
         retry_connect: bool = False,
         backoff_min: int = 100,
-        backoff_max: int = 15_000,
+        backoff_max: int = 2_000,
         reconnect_timeout: int | None = None,
         heartbeat_interval: int | None = 5_000,
         publish_buffer: int = DEFAULT_BUFFER,
