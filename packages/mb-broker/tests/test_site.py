@@ -128,10 +128,24 @@ async def test_metrics_are_for_prometheus(connect: Connect) -> None:
             }
             (count,) = families["mb_router_request_count"].samples
             assert (count.name, count.value) == ("mb_router_request_count_total", 1)
-            (uptime,) = families["mb_registry_service_serviceid_uptime"].samples
-            (listed,) = (await client.ask("service.list", {}))["services"]
-            assert uptime.labels == {"serviceid": listed["id"]}
             assert "mb_process_memory_bytes" in families
+
+
+async def test_the_metrics_have_the_same_series_whoever_connects(connect: Connect) -> None:
+    def series(text: bytes) -> set[str]:
+        lines = text.decode().splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    with anyio.fail_after(5):
+        async with Broker("ws://127.0.0.1:0") as broker:
+            before = series((await fetch(broker.url, "/metrics")).body)
+            clients = [await connect(broker.url) for _ in range(3)]
+            await clients[0].ask("service.register", {"name": "Weather", "description": "x"})
+            assert series((await fetch(broker.url, "/metrics")).body) == before
+            # The protocol's own metrics do have them.
+            (listed, *_) = (await clients[0].ask("service.list", {}))["services"]
+            metrics = (await clients[0].ask("metrics", {}))["metrics"]
+            assert f"registry.service.{{serviceid:{listed['id']}}}.uptime" in metrics
 
 
 async def test_the_page_has_its_policy() -> None:

@@ -118,8 +118,11 @@ class BrokerMetrics:
         if action is not None:
             self._by_action[action][1].add(second)
 
-    def snapshot(self, now: float) -> Iterator[Metric]:
-        """All metrics as of `now`, in the clock of the counters' seconds."""
+    def snapshot(self, now: float, *, of_services: bool = True) -> Iterator[Metric]:
+        """All metrics as of `now`, in the clock of the counters' seconds.
+
+        Without `of_services`, those of single connections are left out.
+        """
         yield from self.host()
         second = int(now)
         for attribute, (total_name, rate_name) in _COUNTERS.items():
@@ -135,7 +138,7 @@ class BrokerMetrics:
         services = self._registry.services.values()
         yield Metric("registry.count", MetricType.GAUGE, len(services))
         yield Metric("connection.active", MetricType.GAUGE, len(services))
-        for service in services:
+        for service in services if of_services else ():
             name = f"registry.service.{{serviceid:{service.id}}}"
             parameters = {"serviceid": service.id}
             rate = service.errors.rate(second)
