@@ -381,10 +381,9 @@ async def test_one_subscription_too_many_is_refused_with_the_limit(
                     "a client has at most 2 subscriptions (max_subscriptions)"
                 )
                 assert error["details"] == {"topic": "c.d"}
-            texts = [text for text in caplog.messages if "max_subscriptions" in text]
+            text = next(text for text in caplog.messages if "max_subscriptions" in text)
             name = "Greedy" if registered else r"[0-9a-f-]{36}"
-            assert re.fullmatch(f"{name} has 1 subscriptions, max_subscriptions is 2", texts[0])
-            assert re.fullmatch(f"{name} has 2 subscriptions, max_subscriptions is 2", texts[1])
+            assert re.fullmatch(f"{name} has 1 subscriptions, max_subscriptions is 2", text)
             # Again is an update; the limit is each client's own; one that ends makes room.
             await client.subscribe("a.b")
             await other.subscribe("a.b")

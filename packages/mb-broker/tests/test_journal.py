@@ -107,6 +107,24 @@ def test_followers_are_told_whatever_the_logs_own_level(
     assert caplog.records == []
 
 
+def test_of_one_cause_the_log_gets_an_entry_a_second_and_followers_all(
+    book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    book.follow()
+    for second, count in ((7, 3), (8, 1), (10, 2)):
+        for number in range(count):
+            text = f"{second}.{number} timed out"
+            book.journal.write("warn", "router", text, cause="timed out", second=second)
+            book.journal.write("warn", "router", "another", cause="another", second=second)
+    assert [text for text in caplog.messages if "timed" in text] == [
+        "7.0 timed out",
+        "8.0 timed out (and 2 more like this)",
+        "10.0 timed out",
+    ]
+    assert len([text for text in caplog.messages if "another" in text]) == 3
+    assert len(book.entries()) == 12
+
+
 def test_the_text_is_one_line_on_the_wire(book: Book) -> None:
     book.follow()
     book.journal.write("info", "broker", "two\nlines \N{SNOWMAN}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 import anyio.abc
@@ -219,7 +219,7 @@ class Broker:
         limit = self.options["max_connections"]
         text = f"the broker has {limit} clients (max_connections)"
         self._router.metrics.rejected.add(int(self._clock()))
-        self._router.journal.write("warn", "broker", f"{link.peer} refused: {text}")
+        self._write("warn", f"{link.peer} refused: {text}", cause="max_connections")
         self.flush()
         self._turned_away.add(link)
         link.send(busy_reply(text))
@@ -231,7 +231,7 @@ class Broker:
         if reason is not None:
             self._router.metrics.failed.add(int(self._clock()))
             text = str(reason).removeprefix(f"{peer} ")
-            self._router.journal.write("warn", "broker", f"{peer} refused: {text}")
+            self._write("warn", f"{peer} refused: {text}", cause="refused")
             self.flush()
 
     async def _close_connections(self) -> None:
@@ -267,7 +267,7 @@ class Broker:
         self._router.disconnect(connection.service, self._clock())
         if error is not None:
             text = f"the connection of {connection.link.peer} ended: {error}"
-            self._router.journal.write("warn", "broker", text, serviceId=connection.service.id)
+            self._write("warn", text, cause="lost", serviceId=connection.service.id)
         self.flush()
 
     def flush(self) -> None:
@@ -302,14 +302,18 @@ class Broker:
         )
         link.abort()
         self._router.metrics.cut_off.add(int(self._clock()))
-        self._router.journal.write("warn", "broker", text, serviceId=service.id)
+        self._write("warn", text, serviceId=service.id)
+
+    def _write(self, level: str, text: str, *, cause: str | None = None, **fields: Any) -> None:
+        second = int(self._clock())
+        self._router.journal.write(level, "broker", text, cause=cause, second=second, **fields)
 
     def _handle_deadline(self, now: float) -> None:
         self._router.handle_deadline(now)
         dropped = self._router.take_dropped()
         for service in dropped:
             text = f"{service.link.peer} was silent for too long: dropped"
-            self._router.journal.write("info", "broker", text, serviceId=service.id)
+            self._write("info", text, serviceId=service.id)
         self.flush()
         for service in dropped:
             service.link.close("no sign of life")

@@ -38,11 +38,15 @@ class _Wish:
 class Journal:
     """Writes entries to the log `mb_broker.MODULE`, and sends them to the services that follow.
 
-    Services are told what they asked for, whatever the log's own level is.
+    Services are told what they asked for, whatever the log's own level is.  Entries that a
+    client can cause by the thousand have a `cause`: of each, the log gets one in a second, and
+    the next one says how many were left out.
     """
 
     def __init__(self, send: Callable[[Service, bytes], None]) -> None:
         self._send = send
+        # By cause: the second in which the log got an entry, and how many it did not get since.
+        self._causes: dict[str, tuple[int, int]] = {}
         self._wishes: dict[Service, _Wish] = {}
 
     def follow(self, service: Service, levels: Any, regex: Any) -> None:
@@ -70,18 +74,43 @@ class Journal:
         """Send nothing more to `service`."""
         self._wishes.pop(service, None)
 
-    def write(self, level: str, module: str, text: str, **fields: Any) -> None:
-        """One entry.  `fields` are what it is about, for machines; the text is for people."""
+    def write(
+        self,
+        level: str,
+        module: str,
+        text: str,
+        *,
+        cause: str | None = None,
+        second: int = 0,
+        **fields: Any,
+    ) -> None:
+        """Write one entry.
+
+        `fields` are what it is about, for machines; the text is for people.  `cause` is the name
+        of what happened, one of a few; `second` goes with it, and is when, by any clock.
+        """
         number = LEVELS[level]
         logger = logging.getLogger(f"mb_broker.{module}")
         if logger.isEnabledFor(number):
-            logger.log(number, "%s", text, extra={"mb": fields})
+            left_out = 0 if cause is None else self._left_out(cause, second)
+            if left_out is not None:
+                more = f" (and {left_out} more like this)" if left_out else ""
+                logger.log(number, "%s%s", text, more, extra={"mb": fields})
         message: bytes | None = None
         for service, wish in list(self._wishes.items()):
             if number in wish.levels and (wish.search is None or wish.search(text)):
                 if message is None:
                     message = _entry(level, module, text, fields)
                 self._send(service, message)
+
+    def _left_out(self, cause: str, second: int) -> int | None:
+        """How many entries the log was spared before this one; None where it is spared this one."""
+        last, left_out = self._causes.get(cause, (None, 0))
+        if last == second:
+            self._causes[cause] = (second, left_out + 1)
+            return None
+        self._causes[cause] = (second, 0)
+        return left_out
 
 
 def _entry(level: str, module: str, text: str, fields: dict[str, Any]) -> bytes:

@@ -94,7 +94,6 @@ class Router:
         self._with_output: list[Service] = []
         self._dropped: list[Service] = []
         self._second = 0  # of the driver's clock, for the counters
-        self._full_at = -1  # the second in which the log was told of max_outstanding
 
     @property
     def outstanding(self) -> int:
@@ -226,7 +225,14 @@ class Router:
         for request in self._requests.take_due(now):
             self.metrics.request_timeout.add(self._second)
             details = {"targetServiceId": request.responder.id}
-            self.journal.write("warn", "router", f"{request.prefix.topic} timed out", **details)
+            self.journal.write(
+                "warn",
+                "router",
+                f"{request.prefix.topic} timed out",
+                cause="request timed out",
+                second=self._second,
+                **details,
+            )
             self._answer_error(
                 request, RequestTimeoutError("the request timed out", details=details)
             )
@@ -290,15 +296,15 @@ class Router:
         self.metrics.request_dropped.add(self._second)
         limit = self.options.max_outstanding
         text = f"more than {limit} requests are outstanding (max_outstanding)"
-        if self._full_at != self._second:  # one entry for the thousands that fail in a second
-            self._full_at = self._second
-            self.journal.write(
-                "warn",
-                "router",
-                f"{request.prefix.topic} failed: {text}; "
-                f"{requester.name or requester.id} had {len(requester.asked) + 1} of them",
-                serviceId=requester.id,
-            )
+        self.journal.write(
+            "warn",
+            "router",
+            f"{request.prefix.topic} failed: {text}; "
+            f"{requester.name or requester.id} had {len(requester.asked) + 1} of them",
+            cause="max_outstanding",
+            second=self._second,
+            serviceId=requester.id,
+        )
         self._answer_error(request, ServiceUnavailableError(text))
 
     def _pass_back(

@@ -114,9 +114,16 @@ class SystemTopics:
                     f"the {key} has {len(text)} characters, the limit is {limit}",
                     details={key: text},
                 )
-        service.name, service.description = name, description
+        known, service.name, service.description = bool(service.name), name, description
         self._metrics.registration.add(int(now))
-        self._journal.write("info", "registry", f"{name} registered", serviceId=service.id)
+        self._journal.write(
+            "info",
+            "registry",
+            f"{name} registered",
+            cause="registered again" if known else None,
+            second=int(now),
+            serviceId=service.id,
+        )
         return _SUCCESS
 
     def _list_services(self, service: Service, payload: Answer, now: float) -> Answer:
@@ -179,6 +186,8 @@ class SystemTopics:
                 "registry",
                 f"{_named(service)} has {len(service.subscriptions)} subscriptions, "
                 f"max_subscriptions is {self._max_subscriptions}",
+                cause="max_subscriptions",
+                second=int(now),
                 serviceId=service.id,
             )
             raise ServiceUnavailableError(
