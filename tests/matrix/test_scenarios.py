@@ -13,6 +13,7 @@ from mb_core import (
     ConnectError,
     ConnectionLost,
     InternalError,
+    InvalidRequestError,
     LocalProtocolError,
     Message,
     MessageTooLarge,
@@ -96,11 +97,15 @@ def test_errors_come_as_what_they_are(connect: OneMore) -> None:
     service.answer("refuse", refuse)
     service.answer("fail", lambda m: 1 / 0)
     service.answer("hang", lambda m: never.wait(PATIENCE))
+    service.answer("count", lambda m: m.decode(dict[str, list[int]]))
     with pytest.raises(ResponseError, match="no flour") as refused:
         client.request("refuse", {})
     assert (refused.value.code, refused.value.details) == ("NO_FLOUR", {"kg": 0})
     with pytest.raises(InternalError):
         client.request("fail", {})
+    with pytest.raises(InvalidRequestError, match="Expected `int`, got `str`") as unreadable:
+        client.request("count", {"a": [1, "x"]})
+    assert unreadable.value.details == {"path": "$[...][1]"}
     with pytest.raises(NoRouteFoundError):
         client.request("nobody.answers", {})
     with pytest.raises(RequestTimeoutError):

@@ -226,7 +226,7 @@ def test_what_is_no_json_is_the_other_sides_fault(raw: bytes, kind: Any) -> None
 
 
 def test_the_error_shows_how_a_payload_begins() -> None:
-    with pytest.raises(RemoteProtocolError, match=r"is no JSON: .*it begins 'h\\\\xffllo'"):
+    with pytest.raises(RemoteProtocolError, match=r"not valid JSON: .*it begins 'h\\\\xffllo'"):
         decode_payload(b"h\xffllo")
 
 
@@ -257,18 +257,46 @@ def test_a_payload_is_converted_to_a_type(raw: bytes, kind: Any, value: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("raw", "kind", "fault"),
+    ("raw", "kind", "reason", "path", "shown"),
     [
-        (b'{"city":5}', Place, r"Expected `str`, got `int` - at `\$.city`"),
-        (b"{}", Place, "missing required field `city`"),
-        (b"[1,null]", list[int], r"at `\$\[1\]`"),
-        (b"", Place, "Expected `object`, got `null`"),
-        (b'{"degrees":-300}', Reading, "colder than cold"),
+        (b'{"city":5}', Place, "Expected `str`, got `int`", "$.city", "the value is 5"),
+        (b"{}", Place, "Object missing required field `city`", "$", "the value is {}"),
+        (b"[1,null]", list[int], "Expected `int`, got `null`", "$[1]", "the value is None"),
+        (b"", Place, "Expected `object`, got `null`", "$", "the value is None"),
+        (b'{"degrees":-300}', Reading, "colder than cold", "$", "the value is {'degrees': -300}"),
+        (
+            b'{"a":[{"city":"x"},{"city":["y"]}]}',
+            dict[str, list[Place]],
+            "Expected `str`, got `array`",
+            "$[...][1].city",
+            """it begins '{"a":[{"city":"x"},{"city":["y"]}]}'""",
+        ),
+        (b'{"x":1}', dict[int, int], "Expected `int`, got `str`", "key in $", "it begins"),
+        (
+            b'"%b"' % (b"x" * 500),
+            int,
+            "Expected `int`, got `str`",
+            "$",
+            f"the value is '{'x' * 59}...",
+        ),
     ],
 )
-def test_what_does_not_fit_says_where(raw: bytes, kind: Any, fault: str) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"does not fit: .*{fault}"):
+def test_what_does_not_fit_says_where_and_why_and_shows_the_value(
+    raw: bytes, kind: Any, reason: str, path: str, shown: str
+) -> None:
+    with pytest.raises(RemoteProtocolError) as raised:
         decode_payload(raw, kind)
+    error = raised.value
+    assert (error.reason, error.path) == (reason, path)
+    assert f"{reason} at {path} ({shown}" in str(error)
+    assert f"does not fit {kind.__name__ if kind in (Place, Reading, int) else kind}" in str(error)
+
+
+def test_what_is_not_valid_has_a_reason_and_no_path() -> None:
+    with pytest.raises(RemoteProtocolError) as raised:
+        decode_payload(b"}{")
+    assert raised.value.path is None
+    assert raised.value.reason == "JSON is malformed: invalid character (byte 0)"
 
 
 @given(st.binary(max_size=60))

@@ -143,7 +143,7 @@ def test_the_payload_is_decoded_when_it_is_asked_for_and_once() -> None:
 def test_a_payload_that_is_no_json_is_an_error_each_time_it_is_asked_for() -> None:
     message = parse_message("publish:a:1.0.0\nhello")
     for _ in range(2):
-        with pytest.raises(RemoteProtocolError, match="no JSON"):
+        with pytest.raises(RemoteProtocolError, match="not valid JSON"):
             _ = message.payload
     assert message.raw_payload == b"hello"
 

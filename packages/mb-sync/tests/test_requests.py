@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from mb_broker import RunningBroker
 from mb_core import (
     Action,
     InternalError,
+    InvalidRequestError,
     LocalProtocolError,
     Message,
     MessageHeader,
@@ -305,3 +307,94 @@ def test_closing_waits_for_handlers_and_sends_their_answers(mb_broker: RunningBr
         closing.join()
         asking.join()
     assert [answer.payload for answer in answers] == ["done"]
+
+
+def test_a_request_that_its_handler_cant_read_is_refused_with_the_path(
+    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+    client.on_error(heard)
+    client.subscribe("order.place", action="request", handler=lambda m: m.decode(dict[str, int]))
+    for _ in range(3):
+        with pytest.raises(InvalidRequestError, match="Expected `int`, got `str`") as raised:
+            client.request("order.place", {"count": "x"})
+        assert raised.value.details == {"path": "$[...]"}
+    assert heard.wait()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.records[0].exc_info is None
+    assert client.request("order.place", {"count": 1}).payload == {"count": 1}
+
+
+@pytest.mark.parametrize("way", ["returned", "by hand"])
+def test_an_answer_that_is_late_is_counted_and_not_sent(
+    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    heard = Heard()
+    client.on_error(heard)
+    gave_up = threading.Event()
+
+    def slow(message: Message) -> str:
+        assert gave_up.wait(5)
+        # The broker's time limit is over, and ours is a moment later.
+        assert message.deadline is not None
+        time.sleep(max(0, message.deadline - time.monotonic()) + 0.01)
+        if way == "by hand":
+            message.respond("by hand")
+        return "done"
+
+    client.subscribe("slow", action="request", handler=slow)
+    with pytest.raises(RequestTimeoutError):
+        client.request("slow", {}, timeout=30)
+    gave_up.set()
+    assert heard.wait()
+    assert heard[0].details == {"topic": "slow", "count": 1}
+    assert client.stats().late_answers == 1
+
+
+class NotAnswered(logging.Handler):
+    """Waits for the entry that an answer was not sent."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.seen = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("not answered"):
+            self.seen.set()
+
+
+def test_an_answer_that_nobody_can_get_any_more_is_no_failure(
+    mb_broker: RunningBroker,
+    client: MessageBrokerClient,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+) -> None:
+    log, not_answered = logging.getLogger("mb_core.client"), NotAnswered()
+    caplog.set_level("DEBUG", log.name)
+    log.addHandler(not_answered)
+    request.addfinalizer(lambda: log.removeHandler(not_answered))
+    heard = Heard()
+    asked, closed = threading.Event(), threading.Event()
+
+    def slow(message: Message) -> str:
+        asked.set()
+        assert closed.wait(5)
+        return "done"
+
+    def ask() -> None:
+        with pytest.raises(ResponseError):
+            client.request("slow", {})
+
+    service = MessageBrokerClient(mb_broker.url, drain_timeout=10)
+    service.on_error(heard)
+    service.connect()
+    service.subscribe("slow", action="request", handler=slow)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert asked.wait(5)
+    service.close()
+    closed.set()
+    asking.join(5)
+    assert not_answered.seen.wait(5)
+    assert heard == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -7,7 +7,7 @@ into types.  The rules are the protocol's (docs/protocol.md, "Payload").
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, get_args, overload
 
 import msgspec
 
@@ -28,6 +28,8 @@ ERROR_PREFIX = b"error:"
 
 # How the two shapes of an error begin; most responses are none, and not looked at any further.
 _may_be_error = re.compile(ERROR_PREFIX + rb'|\{[ \t\r\n]*"error"').match
+# Characters of a received value that an error shows.
+_SHOWN = 60
 _NEWLINE = ord("\n")  # a number: to look for the bytes b"\n" takes ten times as long
 
 T = TypeVar("T")
@@ -113,8 +115,8 @@ def decode_payload(raw: bytes, kind: type[T], codec: Codec = ...) -> T: ...
 def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
     """The value of a received payload, converted to `kind`; an empty payload counts as null.
 
-    Raises RemoteProtocolError where it is no JSON, or none of what `codec` reads, or does not
-    fit `kind`.
+    Raises RemoteProtocolError if it is not valid JSON, if `codec` can't read it, or if it does
+    not fit `kind`.
     """
     if codec is not JSON:
         return _decode_with(codec, raw, kind)
@@ -123,7 +125,8 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
             return _decode(raw) if raw else None
         return JSON.decode(raw, kind)
     except _NO_JSON as error:
-        fault = "does not fit" if isinstance(error, msgspec.ValidationError) else "is no JSON"
+        fits = not isinstance(error, msgspec.ValidationError)
+        fault = "is not valid JSON" if fits else f"does not fit {_name_of(kind)}"
         raise _unreadable(raw, fault, error) from error
 
 
@@ -198,8 +201,56 @@ def _decode_with(codec: Codec, raw: bytes, kind: Any) -> Any:
 
 
 def _unreadable(raw: bytes, fault: str, error: Exception) -> RemoteProtocolError:
-    start = raw[:60].decode(errors="backslashreplace")
-    return RemoteProtocolError(f"the received payload {fault}: {error} (it begins {start!r})")
+    reason, path = _reason_and_path(error)
+    where = f" at {path}" if path is not None else ""
+    found = _value_at(raw, path) if path is not None else _NOTHING
+    shown = f"it begins {_shown(raw)}" if found is _NOTHING else f"the value is {_shown(found)}"
+    fresh = RemoteProtocolError(f"the received payload {fault}: {reason}{where} ({shown})")
+    fresh.reason, fresh.path = reason, path
+    return fresh
+
+
+def _reason_and_path(error: Exception) -> tuple[str, str | None]:
+    """What is wrong and where, `$.items[0].price`; None where an error does not say."""
+    if not isinstance(error, msgspec.ValidationError):
+        return str(error), None
+    reason, _, path = str(error).rpartition(" - at `")
+    return (reason, path.removesuffix("`").replace("`", "")) if reason else (path, "$")
+
+
+_NOTHING = object()
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+def _value_at(raw: bytes, path: str) -> Any:
+    """The value at `path` in a payload; _NOTHING where the path does not lead to one."""
+    try:
+        value = _decode(raw or b"null")
+        position = 1
+        while position < len(path):
+            step = _STEP.match(path, position)
+            if step is None:
+                return _NOTHING
+            value = value[step[1] if step[2] is None else int(step[2])]
+            position = step.end()
+    except (*_NO_JSON, LookupError, TypeError):
+        return _NOTHING
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value of the other side's, made harmless and short."""
+    if isinstance(value, bytes):
+        shown = repr(value[: _SHOWN + 1].decode(errors="backslashreplace"))
+    else:
+        shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+
+
+def _name_of(kind: Any) -> str:
+    plain = isinstance(kind, type) and not get_args(kind)
+    name = kind.__name__ if plain else str(kind).replace("typing.", "")
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
 
 
 def _error_of(value: dict[str, Any]) -> ResponseError:

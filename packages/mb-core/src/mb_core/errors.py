@@ -40,6 +40,9 @@ __all__ = [
 class MBError(Exception):
     """The root of every error of this library.  Copying and pickling keep its attributes."""
 
+    # The received Message that the error is about, where there is one (see message.is_about).
+    _about: Any = None
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         # Exception's own way calls the constructor with the text alone, which most refuse.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
@@ -93,7 +96,15 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side broke a rule."""
+    """The other side broke a rule.
+
+    If a received payload can't be read, or does not fit the requested type, `reason` says what
+    is wrong and `path` where, as in `$.items[0].price`.  `path` is None if the payload as a
+    whole is not valid; both are None for every other error.
+    """
+
+    reason: str | None = None
+    path: str | None = None
 
 
 class MessageTooLarge(MBError):

@@ -8,10 +8,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from .codec import Codec, decode_payload, encode_payload, is_text
-from .errors import LocalProtocolError, RemoteProtocolError
+from .errors import LocalProtocolError, MBError, RemoteProtocolError
 from .header import Action, HeaderPrefix, MessageHeader, encode_header, read_header
 
-__all__ = ["Message", "Responder", "create_message", "is_text", "parse_message"]
+__all__ = ["Message", "Responder", "create_message", "is_about", "is_text", "parse_message"]
 
 T = TypeVar("T")
 
@@ -93,18 +93,29 @@ class Message(msgspec.Struct, eq=False):
     def payload(self) -> Any:
         """The decoded payload; None for an empty one.
 
-        Raises RemoteProtocolError where the payload is no JSON: brokers forward what they get.
+        Raises RemoteProtocolError if the payload is not valid JSON: brokers forward what they
+        get.
         """
         if self._payload is _UNREAD:
-            self._payload = decode_payload(self.raw_payload, codec=self.prefix.codec)
+            try:
+                self._payload = decode_payload(self.raw_payload, codec=self.prefix.codec)
+            except RemoteProtocolError as error:
+                error._about = self
+                raise
         return self._payload
 
     def decode(self, kind: type[T]) -> T:
-        """The payload converted to `kind`: a dataclass, a TypedDict, a list[int], a Struct, ...
+        """Return the payload converted to `kind`: a dataclass, a TypedDict, a list[int], a Struct.
 
-        Raises RemoteProtocolError where it does not fit; its text says where.
+        Raises RemoteProtocolError if it does not fit; its `path` says where in the payload, and
+        its `reason` why.  If a request handler lets this error out, the requester is answered
+        with INVALID_REQUEST, the reason and the path.
         """
-        return decode_payload(self.raw_payload, kind, self.prefix.codec)
+        try:
+            return decode_payload(self.raw_payload, kind, self.prefix.codec)
+        except RemoteProtocolError as error:
+            error._about = self
+            raise
 
     def respond(self, payload: Any) -> Any:
         """Answer this request: to be awaited, but where the front end is a blocking one.
@@ -154,6 +165,15 @@ def parse_message(data: str | bytes) -> Message:
         raise RemoteProtocolError("invalid message: it is not UTF-8")
     prefix, request_id, parent_id, timeout, end = read_header(encoded)
     return Message(prefix, request_id, parent_id, timeout, encoded[end + 1 :])
+
+
+def is_about(error: BaseException, message: Message) -> bool:
+    """Whether `error` says that this message can't be read, or can't be answered."""
+    about = error._about if isinstance(error, MBError) else None
+    if about is None or about is message:
+        return about is message
+    key = message.request_key
+    return key is not None and key == about.request_key  # a copy of it
 
 
 def _restore(

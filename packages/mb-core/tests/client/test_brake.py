@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mb_core.client import brake as module
-from mb_core.client.brake import Brake
+from mb_core.client.brake import Brake, Tally
 
 
 @pytest.fixture
@@ -60,3 +60,62 @@ def test_any_number_of_things_takes_a_bounded_room(clock: SimpleNamespace) -> No
         assert brake.lets(f"thing {number}")
     assert len(brake._reported) <= 1024
     assert not brake.lets("thing 9999")
+
+
+# Counting
+
+
+def told(tally: Tally, kind: str, now: float) -> list[int]:
+    """The reports that one more of `kind` makes."""
+    reports: list[int] = []
+    tally.add(kind, reports.append, now)
+    return reports
+
+
+def test_the_first_is_reported_and_the_following_ones_when_a_second_is_over() -> None:
+    tally = Tally()
+    reports: list[int] = []
+    assert tally.next() is None
+    for now in (10.0, 10.5, 10.75):
+        tally.add("a", reports.append, now)
+    assert reports == [1]
+    assert tally.next() == 11.0
+    tally.report(10.99)
+    assert reports == [1]
+    tally.report(11.0)
+    assert reports == [1, 3]
+    assert tally.next() is None
+    tally.report(20.0)
+    assert reports == [1, 3]
+    assert told(tally, "a", 11.5) == []
+    assert told(tally, "a", 12.0) == [5]
+    assert tally.next() is None
+
+
+def test_kinds_are_counted_apart_and_the_next_report_is_that_of_the_earliest() -> None:
+    tally = Tally()
+    for kind, now in (("a", 1.0), ("b", 1.5), ("a", 1.6), ("b", 1.6)):
+        told(tally, kind, now)
+    assert tally.next() == 2.0
+    assert told(tally, "a", 2.0) == [3]
+    assert tally.next() == 2.5
+
+
+def test_the_rest_can_be_reported_early() -> None:
+    tally = Tally()
+    reports: list[int] = []
+    for _ in range(3):
+        tally.add("a", reports.append, 1.0)
+    tally.report(float("inf"))
+    assert reports == [1, 3]
+
+
+def test_any_number_of_kinds_takes_a_bounded_room_and_none_is_lost() -> None:
+    tally = Tally()
+    reports: dict[int, list[int]] = {number: [] for number in range(5_000)}
+    for number, counts in reports.items():
+        tally.add(number, counts.append, 1.0)
+        tally.add(number, counts.append, 1.0)
+        assert len(tally._kinds) <= 1024
+    tally.report(float("inf"))
+    assert set(map(tuple, reports.values())) == {(1, 2)}

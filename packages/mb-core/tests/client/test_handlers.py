@@ -20,6 +20,7 @@ from mb_core import (
     ConnectionLost,
     ForbiddenError,
     InternalError,
+    InvalidRequestError,
     LocalProtocolError,
     Message,
     MessageBrokerClient,
@@ -404,24 +405,33 @@ async def test_a_publication_cant_be_answered(client: MessageBrokerClient) -> No
             await answer.respond({})
 
 
-@pytest.mark.parametrize("way", ["returned", "by hand"])
-async def test_an_answer_after_the_connection_is_lost_is_not_sent(doomed: Any, way: str) -> None:
+@pytest.mark.parametrize(
+    "way", ["returned", "by hand", "by hand, and caught", "a request of its own"]
+)
+async def test_an_answer_after_the_connection_is_lost_is_not_sent_and_no_failure(
+    doomed: Any, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
     errors: list[Exception] = []
     raised: list[ConnectionLost] = []
     started = anyio.Event()
     go_on = anyio.Event()
+    caplog.set_level(logging.DEBUG, "mb_core.client")
 
     async def handler(message: Message) -> str:
         started.set()
         await go_on.wait()
-        if way == "by hand":
+        if way == "a request of its own":
+            raise ConnectionLost("no answer to 'c.d': the connection was closed", sent=True)
+        if way == "by hand, and caught":
             with pytest.raises(ConnectionLost) as lost:
                 await message.respond({})
             raised.append(lost.value)
+        elif way == "by hand":
+            await message.respond({})
         return "too late"
 
-    def lost_ones() -> list[ConnectionLost]:
-        return [*raised, *(error for error in errors if isinstance(error, ConnectionLost))]
+    def not_answered() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.msg.startswith("not answered")]
 
     with anyio.fail_after(5):
         async with MessageBrokerClient(doomed.url) as service:
@@ -440,8 +450,12 @@ async def test_an_answer_after_the_connection_is_lost_is_not_sent(doomed: Any, w
                 await started.wait()
                 await doomed.kill()
             go_on.set()
-            await until(lost_ones)
-    assert [error.sent for error in lost_ones()] == [False]
+            await until(lambda: not_answered() or raised)
+    assert [error.sent for error in raised] == [False] * (way == "by hand, and caught")
+    assert [record.levelno for record in not_answered()] == [logging.DEBUG] * (not raised)
+    assert [record for record in caplog.records if record.exc_info] == []
+    # The broker's end is told; that the handler was not answered is not.
+    assert [error for error in errors if "a.b" in str(error) or "c.d" in str(error)] == []
 
 
 async def test_a_request_without_an_id_is_handled_and_not_answered(
@@ -533,7 +547,7 @@ async def test_a_service_that_cant_read_a_request_answers_with_an_error(
     client: MessageBrokerClient,
 ) -> None:
     await client.subscribe("a.b", action="request", handler=lambda m: m.payload)
-    with anyio.fail_after(5), pytest.raises(InternalError):
+    with anyio.fail_after(5), pytest.raises(InvalidRequestError, match="malformed"):
         await client.request("a.b", msgspec.Raw(b"]["))
 
 

@@ -139,7 +139,7 @@ async def test_on_message_is_told_of_what_cant_be_read(
         await client.publish("a.b", 1)
         await until(lambda: got == [1] and errors)
     assert [type(error) for error in errors] == [RemoteProtocolError]
-    assert "a message of 'a.b' can't be read" in caplog.text
+    assert "can't read a message of 'a.b': " in caplog.text
 
 
 # Several handlers

@@ -37,6 +37,7 @@ NOTHING = ClientStats(
     dropped=0,
     dropped_publishes=0,
     unroutable=0,
+    late_answers=0,
     reconnects=0,
     latency=None,
 )

@@ -94,7 +94,7 @@ class ThreadPump(Pump):
                 self._failed(error)
             result = error
         except BaseException as error:
-            result = self._excuse(as_exception(error))
+            result = self._excuse(as_exception(error), message)
         if message.responder is None:
             return  # there is nothing to answer, or the handler has done it
         message.responder = responder

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 import mb_core
@@ -85,6 +86,9 @@ class _ThreadCallbacks(Callbacks):
     def _wake(self) -> None:
         if self._wakeup is not None:
             self.loop.post(super()._wake)
+
+    def count(self, kind: Hashable, report: Callable[[int], object]) -> None:
+        self.loop.post(functools.partial(super().count, kind, report))
 
 
 def check_plain(handler: Callable[..., Any] | None) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import anyio
 
 from ..errors import RemoteProtocolError
+from ..header import Action
 from ..link import Backend, Waiter
 from ..message import Message
-from .brake import Brake
+from .brake import Brake, Tally
 from .context import handling
 from .interrupt import pass_interrupt_on, uninterrupted
 
@@ -86,6 +87,8 @@ class Callbacks:
         self._workers: dict[Hashable, _Worker] = {}
         self._wakeup: Waiter | None = None
         self._finishing = False
+        self._tally = Tally()
+        self._clock = time.monotonic
 
     @property
     def dropped(self) -> int:
@@ -107,6 +110,15 @@ class Callbacks:
         _log.log(level, "%s: %s", what, error, exc_info=traceback)
         self.post(self.error, error)
 
+    def count(self, kind: Hashable, report: Callable[[int], object]) -> None:
+        """Count what may happen by the thousand: `report(number so far)` is called once a second.
+
+        The first time, it is called at once; the last report has the whole number.
+        """
+        self._tally.add(kind, report, self._clock())
+        if self._tally.next() is not None:
+            self._wake()
+
     def as_consumer(self, handler: Callback) -> Callable[[Message], Any]:
         """`handler`, which takes a header and a payload, as one that takes a Message.
 
@@ -117,12 +129,24 @@ class Callbacks:
             try:
                 header, payload = message.header, message.payload
             except RemoteProtocolError as error:
-                self.report(error, f"a message of {message.topic!r} can't be read")
+                self.unreadable(error, message, name)
                 return None
             return handler(header, payload)
 
-        consume.__qualname__ = name_of(handler)
+        name = consume.__qualname__ = name_of(handler)
         return consume
+
+    def unreadable(self, error: RemoteProtocolError, message: Message, handler: str) -> None:
+        """Report that a handler can't read a message: its sender's fault, not the handler's."""
+        topic = message.topic
+        noun = "request" if message.action is Action.REQUEST else "message"
+
+        def report(count: int) -> None:
+            messages = f"a {noun}" if count == 1 else f"{count} {noun}s so far"
+            what = f"the handler {handler} can't read {messages} of {topic!r}"
+            self.report(error, what, level=logging.WARNING)
+
+        self.count(("unreadable", handler, topic.lower()), report)
 
     async def run(self, backend: Backend) -> None:
         """Make the calls that are due, until `finish` was called and none is left.
@@ -131,12 +155,14 @@ class Callbacks:
         cancelled, and the others wait for the next `run`.
         """
         self._finishing = False
+        self._clock = backend.time
         # Whoever connects may be a handler: what is called back is no part of its work.
         handling.set(None)
         await uninterrupted(lambda: self._dispatch(backend))()
 
     def finish(self) -> None:
         """No more calls will be posted: let `run` return behind the last."""
+        self._tally.report(float("inf"))
         self._finishing = True
         self._wake()
 
@@ -179,7 +205,13 @@ class Callbacks:
                 if self._finishing and not started:
                     return
                 self._wakeup = backend.waiter()
-                await self._wakeup
+                due = self._tally.next()
+                if due is None:
+                    await self._wakeup
+                else:
+                    with anyio.move_on_after(due - self._clock()):
+                        await self._wakeup
+                    self._tally.report(self._clock())
 
     def _with_calls(self) -> list[_Worker]:
         """The workers that have something to do, and that nobody runs."""

@@ -131,11 +131,14 @@ class Connection:
         if message.request_key is None:
             message.responder = None
             return
+        deadline = message.deadline
         if self._over.is_set():
             message.responder = None
-            raise ConnectionLost(
-                f"the connection over which {message.topic!r} was requested is lost", sent=False
-            )
+            raise _unanswerable(message)
+        if deadline is not None and self._clock() >= deadline:
+            message.responder = None
+            self._dispatcher.note_late_answer(message)
+            return
         answer = self._session.respond(message, payload)
         message.responder = None
         self._send(answer)
@@ -144,7 +147,9 @@ class Connection:
 
     def answer_now(self, message: Message, payload: Any) -> None:
         """Answer a request from the reader: without back-pressure, if it still can."""
-        message.responder = None
+        deadline, message.responder = message.deadline, None
+        if deadline is not None and self._clock() >= deadline:
+            return
         if message.request_key is not None and not self._over.is_set():
             # Where the connection is gone, the requester hears that from the broker.
             with contextlib.suppress(ConnectionLost):
@@ -272,6 +277,13 @@ def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError
     if status == "success":
         return None
     return ResponseError(f"the broker answered {request.topic} with {answer!r}")
+
+
+def _unanswerable(message: Message) -> ConnectionLost:
+    text = f"the connection over which {message.topic!r} was requested is lost"
+    error = ConnectionLost(text, sent=False)
+    error._about = message
+    return error
 
 
 def _is_final(error: MBError) -> bool:

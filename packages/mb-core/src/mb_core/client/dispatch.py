@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import ConnectionLost, MBError
+from ..errors import ConnectionLost, InvalidRequestIdError, MBError, RequestTimeoutError
 from ..link import Waker
 from ..message import Message
 from ..session import (
@@ -75,6 +75,7 @@ class Dispatcher:
     def __init__(self, callbacks: Callbacks, clock: Callable[[], float]) -> None:
         self.uplink: Uplink | None = None
         self.unroutable = 0
+        self.late_answers = 0
         self._callbacks = callbacks
         self._clock = clock
         self._brake = Brake()
@@ -95,6 +96,22 @@ class Dispatcher:
                     self.uplink.send(event.message)
             else:
                 self._act_on_news(event)
+
+    def note_late_answer(self, message: Message) -> None:
+        """Count and report an answer to `message` that its requester no longer waits for.
+
+        Either it was not sent, or it is the one that the broker refused.
+        """
+        self.late_answers += 1
+        topic = message.topic
+
+        def report(count: int) -> None:
+            answers = "1 answer" if count == 1 else f"{count} answers so far"
+            text = f"{answers} to {topic!r} came after the time limit of the request"
+            error = RequestTimeoutError(text, details={"topic": topic, "count": count})
+            self._callbacks.report(error, "not answered", level=logging.WARNING)
+
+        self._callbacks.count(("late", topic.lower()), report)
 
     def _take(self, event: Requested) -> None:
         uplink, now = self.uplink, self._clock()
@@ -127,8 +144,10 @@ class Dispatcher:
                 self.uplink.give_up(ConnectionLost(text, sent=True))
 
     def _unmatched(self, event: Unmatched) -> None:
-        error = event.error
-        if error is None:
+        error, message = event.error, event.message
+        if isinstance(error, InvalidRequestIdError) and message is not None:
+            self.note_late_answer(message)
+        elif error is None:
             _log.debug("ignored: %r belongs to no request", event.message)
         elif self.uplink is None or not self.uplink.refused(error):
             self._callbacks.report(error, "the broker reports", level=logging.WARNING)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from ..errors import (
+    ConnectionLost,
     InternalError,
+    InvalidRequestError,
     LocalProtocolError,
     MBError,
     MessageTooLarge,
     ProtocolError,
+    RemoteProtocolError,
     ResponseError,
 )
 from ..link import Backend, Spawn
-from ..message import Message
+from ..message import Message, is_about
 from .callbacks import SLICE, Callbacks, failure, name_of
 from .context import handling
 from .inbox import Inbox
 from .interrupt import pass_interrupt_on
 
 __all__ = ["Pump", "PumpFactory", "check_concurrency"]
+
+_log = logging.getLogger("mb_core.client")
 
 PumpFactory = Callable[[Inbox, Callable[[Message], Any], str, int, Callbacks], "Pump"]
 """Makes a Pump: takes what Pump takes."""
@@ -96,7 +104,7 @@ class Pump:
                         if result is not None and hasattr(type(result), "__await__"):
                             await result
                     except BaseException as error:
-                        self._failed(failure(error))
+                        self._excuse(failure(error), message)
                 if clock() > until:
                     await checkpoint()
                     until = clock() + SLICE
@@ -113,27 +121,65 @@ class Pump:
                 result = await result
         except ResponseError as error:
             result = error
-        except BaseException as error:
-            result = self._excuse(failure(error))
+        except BaseException as raised:
+            result = self._excuse(failure(raised), message)
         if message.responder is not None:  # it has not responded itself
             await self._send(message, result)
 
     async def _send(self, message: Message, result: Any) -> None:
-        """Send a handler's answer."""
+        """Send a handler's answer.
+
+        If nobody can receive it any more, the handler has not failed.
+        """
+        lost = result.error if isinstance(result, _Lost) else None
         try:
             try:
-                await message.respond(result)
+                await message.respond(_internal_error() if lost is not None else result)
             except (ProtocolError, MessageTooLarge) as error:
                 self._failed(error)
                 await message.respond(InternalError("the service's answer can't be sent"))
+        except ConnectionLost as error:
+            _log.debug("not answered: %s", error)
         except MBError as error:
             self._failed(error)
+        else:
+            if lost is not None:
+                self._failed(lost)
 
-    def _excuse(self, error: Exception) -> ResponseError:
-        """What the requester hears when the handler has failed with `error`."""
-        self._failed(error)
-        return InternalError("the service failed; its log says why")
+    def _excuse(self, error: Exception, message: Message) -> ResponseError | _Lost:
+        """Report what the handler raised; returns its answer to a request."""
+        if is_about(error, message):
+            if isinstance(error, RemoteProtocolError):
+                self._callbacks.unreadable(error, message, name_of(self._handler))
+                return _bad_payload(error)
+            _log.debug("not answered: %s", error)  # by its own `respond`
+        elif isinstance(error, ConnectionLost) and message.responder is not None:
+            return _Lost(error)
+        else:
+            self._failed(error)
+        return _internal_error()
 
     def _failed(self, error: Exception) -> None:
         name = name_of(self._handler)
         self._callbacks.report(error, f"the handler {name} of {self._topic!r} failed")
+
+
+class _Lost(msgspec.Struct):
+    """In place of an answer: the handler failed because a connection was lost.
+
+    If that is the one over which the request came, there is nobody left to answer either, and
+    nothing is wrong with the handler.
+    """
+
+    error: ConnectionLost
+
+
+def _internal_error() -> InternalError:
+    return InternalError("the service failed; its log says why")
+
+
+def _bad_payload(error: RemoteProtocolError) -> InvalidRequestError:
+    """What the sender of an unreadable payload is told."""
+    if error.path is None:
+        return InvalidRequestError(f"the payload can't be read: {error.reason}")
+    return InvalidRequestError(f"{error.reason} at {error.path}", details={"path": error.path})

@@ -47,7 +47,9 @@ class ClientStats(msgspec.Struct, frozen=True):
     Bytes are those of whole messages, without the transport's framing.  `pending` requests wait
     for their response now, `buffered` publications for a connection.  `dropped` messages did not
     fit into a subscription's queue; `dropped_publishes` not into the buffer.  `unroutable`
-    publications without confirmation reached nobody.  `latency` is None before the first answer.
+    publications without confirmation reached nobody.  `late_answers` to requests were ready
+    after their requester had stopped waiting, or were refused by the broker because of that.
+    `latency` is None before the first answer.
     `msgspec.structs.asdict` gives them as a dict.
     """
 
@@ -62,6 +64,7 @@ class ClientStats(msgspec.Struct, frozen=True):
     dropped: int = 0
     dropped_publishes: int = 0
     unroutable: int = 0
+    late_answers: int = 0
     reconnects: int = 0
     latency: Latency | None = None
 

@@ -299,6 +299,7 @@ class Supervisor:
             dropped=self._dropped,
             dropped_publishes=session.outbox.dropped,
             unroutable=self._dispatcher.unroutable,
+            late_answers=self._dispatcher.late_answers,
             reconnects=max(0, self._connections - 1),
             latency=self._latencies.summary(),
         )
