@@ -15,6 +15,7 @@ from mb_core.link import (
     Accept,
     Backend,
     DeadlineTimer,
+    Home,
     Link,
     LinkHandler,
     Listener,
@@ -106,6 +107,7 @@ class Broker:
         self._listeners: list[Listener] = []
         self._idle: anyio.Event | None = None
         self._tasks: anyio.abc.TaskGroup
+        self._home: Home
         self._timer: DeadlineTimer
         self._clock: Callable[[], float]
         self._accepting: Accept = self._accept
@@ -129,6 +131,7 @@ class Broker:
             raise LocalProtocolError("a Broker is entered once: make another one")
         backend = current_backend()
         self._clock = backend.time
+        self._home = Home(backend)
         self._timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
         self._tasks = anyio.create_task_group()
         if self._faults is not None:
@@ -152,6 +155,8 @@ class Broker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._home.forked:
+            return  # the connections are those of the process before the fork
         try:
             if kind is None:
                 await self.drain()
@@ -160,6 +165,7 @@ class Broker:
 
     async def drain(self) -> None:
         """Accept nothing new, and wait for the answers to requests in flight, for a while."""
+        self._home.check("broker")
         self._router.draining = True
         await self._stop_listening()
         if self._router.outstanding:
@@ -174,6 +180,7 @@ class Broker:
 
     async def abort(self) -> None:
         """Stop listening and end every connection at once, as a process that is killed does."""
+        self._home.check("broker")
         await self._stop_listening()
         for connection in list(self._connections):
             connection.link.abort()

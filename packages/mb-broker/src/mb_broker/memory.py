@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+import weakref
 
 from mb_core.errors import ConnectError
 from mb_core.link import Accept, Backend, Link, Listener, Poster
@@ -25,6 +27,11 @@ class MemoryTransport:
     def __init__(self) -> None:
         self._listeners: dict[str, _MemoryListener] = {}
         self._names = itertools.count(1)
+        _transports.add(self)
+
+    def forget_all(self) -> None:
+        """Have no listeners: they are those of the process that this one was forked from."""
+        self._listeners.clear()
 
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
         listener = self._listeners.get(url.host)
@@ -100,3 +107,15 @@ class _MemoryListener:
             arriving, self._arriving = self._arriving or (), None
         for link in arriving:
             link.refuse()
+
+
+_transports: weakref.WeakSet[MemoryTransport] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for transport in list(_transports):
+        transport.forget_all()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 from mb_core.errors import LocalProtocolError
+from mb_core.link import forked_error
 from mb_core.plugins import installed_plugins
 from mb_core.testing import Faults
 from mb_core.testing.ports import reserved_port
@@ -49,6 +51,8 @@ class RunningBroker:
     It goes away and comes back at the same URLs: a port that was free when it was asked for stays
     its own meanwhile.  All methods are for any thread, and return when what they say is done;
     `kill`, `start` and `restart` take milliseconds, so they may be called from async code.
+
+    In a forked process it does not run, and can't be started.
     """
 
     def __init__(self, urls: list[str], options: dict[str, Any]) -> None:
@@ -56,6 +60,7 @@ class RunningBroker:
         self.faults = Faults()
         self._options = options
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
         self._broker: Broker
         self._loop: asyncio.AbstractEventLoop
         self._end: asyncio.Future[bool]  # whether it is to be killed
@@ -72,13 +77,15 @@ class RunningBroker:
     @property
     def connections(self) -> int:
         """How many clients are connected."""
-        return self._broker.connections if self._thread is not None else 0
+        return self._broker.connections if self._thread is not None and self._is_ours else 0
 
     def start(self, **options: Any) -> None:
         """Run again after `stop` or `kill`; `options` take the place of those it had.
 
         Raises what entering a Broker raises, LocalProtocolError while it runs.
         """
+        if not self._is_ours:
+            raise forked_error("broker")
         if self._thread is not None:
             raise LocalProtocolError("the broker is running: stop() or kill() comes before start()")
         options = self._options | options
@@ -110,9 +117,13 @@ class RunningBroker:
         self.kill()
         self.start(**options)
 
+    @property
+    def _is_ours(self) -> bool:
+        return self._process == os.getpid()
+
     def _finish(self, *, kill: bool) -> None:
         thread, self._thread = self._thread, None
-        if thread is None:
+        if thread is None or not self._is_ours:
             return
 
         def tell() -> None:

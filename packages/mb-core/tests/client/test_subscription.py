@@ -30,7 +30,7 @@ from mb_core import (
 from mb_core.client.callbacks import Callbacks
 from mb_core.client.queue import MessageQueue
 from mb_core.header import Action
-from mb_core.link import current_backend
+from mb_core.link import Home, current_backend
 from mb_core.session import Subscribed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -707,6 +707,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.backend = current_backend()
+        self.home = Home(self.backend)
         self.asked: list[tuple[str, Subscribed]] = []
         self.answers: list[tuple[Message, Any]] = []
         self.dropped = 0

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from mb_core.errors import ConnectionLost, LocalProtocolError
+from mb_core.link import forked_error
 
 from .pool import HandlerPool
 from .waiting import wait_for
@@ -71,10 +72,7 @@ class LoopThread:
     def check(self) -> None:
         """Raises LocalProtocolError where the caller can't wait for this loop."""
         if self.forked:
-            raise LocalProtocolError(
-                "this client was connected in the process that this one was forked from: its "
-                "connection can't be shared; make a new client here, or fork before connecting"
-            )
+            raise forked_error()
         if self._is_this():
             raise LocalProtocolError(
                 "a blocking client was called in the thread of its own event loop, which would "

@@ -51,9 +51,10 @@ class MessageBrokerClient:
             answer = await client.request("weather.current", {"city": "Oslo"})
 
     Or `await client.connect(...)` and `await client.close()` where a block does not fit.  A
-    client is used from the event loop on which it was connected.  `url` may be several: the
-    first that answers is used, and the next when it does no longer.  All times are in
-    milliseconds.
+    client belongs to the event loop and the process in which it was connected: elsewhere each
+    call raises LocalProtocolError, and leaving its block in a forked process does nothing.
+    `url` may be several: the first that answers is used, and the next when it does no longer.
+    All times are in milliseconds.
 
     A connection that is lost is restored: registered, subscribed, and what was published
     meanwhile is sent (docs/reliability.md says what is promised).  `reconnect=False` ends the
@@ -167,7 +168,11 @@ class MessageBrokerClient:
     def connected(self) -> bool:
         """Whether there is a connection now, with all that was registered and subscribed."""
         supervisor = self._supervisor
-        return supervisor is not None and supervisor.session.state is SessionState.READY
+        return (
+            supervisor is not None
+            and supervisor.session.state is SessionState.READY
+            and not supervisor.home.forked
+        )
 
     def stats(self) -> ClientStats:
         """Figures of what this client has done so far; see ClientStats."""
@@ -198,7 +203,7 @@ class MessageBrokerClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._supervisor is not None:
+        if self._supervisor is not None and not self._supervisor.home.forked:
             # Who is cancelled does not wait for others to be done.
             cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
             await self._supervisor.close(drain=not cancelled)
@@ -412,9 +417,13 @@ class MessageBrokerClient:
         return Observers(found, self, self._callbacks, self._codec) if found else None
 
     def _connected(self) -> Supervisor:
-        if self._supervisor is None:
+        supervisor = self._supervisor
+        if supervisor is None:
             raise LocalProtocolError("not connected: await client.connect(...) first")
-        return self._supervisor
+        home = supervisor.home
+        if home.running() is not home.loop:
+            supervisor.check_home()
+        return supervisor
 
 
 def _actions_of(action: str) -> tuple[Action, ...]:

@@ -128,6 +128,9 @@ class Connection:
 
     async def respond(self, message: Message, payload: Any) -> None:
         """Answer a request received here; see Message.respond."""
+        home = self._lifetime.home
+        if home.running() is not home.loop:
+            raise home.error()
         if message.request_key is None:
             message.responder = None
             return

@@ -11,7 +11,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from ..errors import ConnectError
-from ..link import Backend, Link, current_backend
+from ..link import Backend, Home, Link, current_backend
 from .callbacks import Callbacks
 from .interrupt import AsyncFunction, pass_interrupt_on, uninterrupted
 
@@ -43,6 +43,7 @@ class Lifetime:
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.backend: Backend = current_backend()
+        self.home = Home(self.backend)
         self.link: Link | None = None
         self._callbacks = callbacks
         self._close_timeout = close_timeout
@@ -67,6 +68,11 @@ class Lifetime:
     def closing(self) -> bool:
         """Whether the end was asked for."""
         return self._asked.is_set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is all over."""
+        return self._finished.is_set()
 
     @property
     def inside(self) -> bool:
@@ -99,10 +105,15 @@ class Lifetime:
     async def end(self, *, drain: bool = True) -> None:
         """End in order, and wait until it is over; safe to call twice.
 
+        Raises LocalProtocolError elsewhere than on the event loop of `begin`, unless it is over.
+
         Without `drain` the first step is left out, or cut short, and so it is when this is
         cancelled; the end goes on by itself.  The connection's own tasks, which run the user's
         handlers and callbacks, do not wait for what waits for them.
         """
+        if self.ended:
+            return
+        self.home.check()
         if not drain:
             self._drain_scope.cancel()
         self._asked.set()

@@ -103,9 +103,12 @@ class RawClient:
         Raises MessageTooLarge above `max_payload` and a header's limit together, ConnectionLost
         when the connection is gone.  When cancelled, the message has been sent.
         """
-        link = self._lifetime.link if self._lifetime is not None else None
-        if link is None:
+        lifetime = self._lifetime
+        link = lifetime.link if lifetime is not None else None
+        if lifetime is None or link is None:
             raise LocalProtocolError("not connected: await client.connect(...) first")
+        if not lifetime.ended:
+            lifetime.home.check()
         link.send(self._encode(message))
         if link.congested:
             await link.drain()
@@ -119,7 +122,8 @@ class RawClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
+        if self._lifetime is not None and not self._lifetime.home.forked:
+            await self._lifetime.end()
 
     # Callbacks: plain or async, called one at a time in the order of events
 

@@ -9,7 +9,7 @@ from warnings import warn
 
 from ..errors import LocalProtocolError, ServiceUnavailableError, SlowConsumer
 from ..header import Action
-from ..link import Backend
+from ..link import Backend, Home
 from ..message import Message
 from ..session import Subscribed
 from .brake import Brake
@@ -32,6 +32,9 @@ class Driver(Protocol):
 
     @property
     def backend(self) -> Backend: ...
+
+    @property
+    def home(self) -> Home: ...
 
     async def subscribe(self, entry: Subscribed) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
@@ -99,6 +102,7 @@ class Subscription:
         self._make_pump = pump
         self._pumps: list[Pump] = []
         self._driver: Driver | None = None
+        self._home: Home
         self._in_force = False
         self._iterated = False
         self._ended = False
@@ -138,6 +142,8 @@ class Subscription:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._driver is not None and self._home.forked:
+            return
         try:
             await self.unsubscribe()
         finally:
@@ -151,6 +157,7 @@ class Subscription:
             )
         try:
             driver = self._driver = self._connected()
+            self._home = driver.home
             # Before the first message can come: all of them get it.
             if self._handler is not None:
                 self._add_pump(self._handler)
@@ -175,6 +182,8 @@ class Subscription:
         send, which is ignored.
         """
         if self._driver is not None:
+            if self._entries:
+                self._home.check()
             entries = self._entries
             for entry in entries:
                 self.release(entry)
@@ -249,6 +258,9 @@ class Subscription:
         if not self._iterated:
             self.__aiter__()
         assert self._driver is not None
+        home = self._home
+        if home.running() is not home.loop:
+            raise home.error()
         self._taken += 1
         if self._taken >= _TAKEN_IN_A_ROW:
             self._taken = 0
@@ -275,6 +287,7 @@ class Subscription:
         self._pumps.append(pump)
         if self._in_force:
             assert self._driver is not None
+            self._home.check()
             pump.start(self._driver.backend, self._driver.start)
 
     def _overflow(self, inbox: Inbox, dropped: list[Message]) -> None:

@@ -83,6 +83,7 @@ class Supervisor:
             ended=self._ended,
         )
         self.backend = self._lifetime.backend
+        self.home = self._lifetime.home
         self.clock = self.backend.time
         self._dispatcher = Dispatcher(callbacks, self.clock)
         # The broker answers its own topics at once: milliseconds.
@@ -124,6 +125,11 @@ class Supervisor:
     async def close(self, *, drain: bool = True) -> None:
         """End in order and wait until it is over; see Lifetime.end."""
         await self._lifetime.end(drain=drain)
+
+    def check_home(self) -> None:
+        """Raise LocalProtocolError if the caller runs elsewhere, unless all is over."""
+        if not self._lifetime.ended:
+            self.home.check()
 
     async def wait_over(self) -> None:
         """Wait for the end; raises ConnectionLost unless the client was closed."""

@@ -16,6 +16,7 @@ from .contract import (
     Waiter,
     Waker,
 )
+from .home import Home, forked_error, guard
 from .timer import DeadlineTimer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Address",
     "Backend",
     "DeadlineTimer",
+    "Home",
     "Link",
     "LinkHandler",
     "Listener",
@@ -34,4 +36,6 @@ __all__ = [
     "Waiter",
     "Waker",
     "current_backend",
+    "forked_error",
+    "guard",
 ]

@@ -27,6 +27,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
+from .home import guard, process
 from .outgoing import Outgoing
 from .streams import (
     connect_error,
@@ -143,12 +144,20 @@ class _StreamLink(Outgoing, asyncio.Protocol):
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
 
+    def fileno(self) -> int:
+        """The socket's descriptor, or -1 where there is none; see `guard`."""
+        if self._transport is None:
+            return -1
+        descriptor: int = self._transport.get_extra_info("socket").fileno()
+        return descriptor
+
     # The asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         # Paused until all is taken: what the transport holds can't be taken back.
         self._transport.set_write_buffer_limits(high=0)
+        guard(self)
         self.peer = peer_name(transport.get_extra_info("socket"))
         if self._listener is not None:
             if self._listener.closed:
@@ -367,6 +376,7 @@ class AsyncioBackend:
 
     def __init__(self) -> None:
         self.time = asyncio.get_running_loop().time
+        self.running = asyncio._get_running_loop
 
     def waiter(self) -> Waiter:
         return asyncio.get_running_loop().create_future()
@@ -374,13 +384,16 @@ class AsyncioBackend:
     def poster(self) -> Poster:
         loop = asyncio.get_running_loop()
         thread = threading.get_ident()
+        born_in = process()
 
         def post(function: Callable[[], None]) -> bool:
             try:
                 if threading.get_ident() == thread:
                     loop.call_soon(function)
-                else:
+                elif process() is born_in:
                     loop.call_soon_threadsafe(function)
+                else:
+                    return False  # its thread is not in this process
             except RuntimeError:  # the loop is closed
                 return False
             return True

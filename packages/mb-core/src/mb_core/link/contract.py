@@ -208,6 +208,13 @@ class Backend(Protocol):
         """
         ...
 
+    def running(self) -> object:
+        """What identifies the event loop that runs the caller; None where none of this kind does.
+
+        Callable from any thread.
+        """
+        ...
+
     def waiter(self) -> Waiter: ...
 
     def poster(self) -> Poster:

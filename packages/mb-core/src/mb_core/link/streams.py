@@ -13,6 +13,7 @@ import anyio
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire
 from .contract import Address, SocketAddress, StreamOptions
+from .home import guard
 
 __all__ = [
     "connect_error",
@@ -73,6 +74,7 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
                 sockets.pop().close()
                 continue
             sock.listen(1024)
+            guard(sock)
             port = sock.getsockname()[1]
         if not sockets and missing is not None:
             raise missing

@@ -25,6 +25,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
+from .home import guard, process
 from .outgoing import Outgoing
 from .streams import (
     connect_error,
@@ -76,6 +77,7 @@ class _StreamLink(Outgoing):
         self._scope = trio.CancelScope()
         self.refusal: MBError | None = None  # why the handshake failed
         self.peer = peer_name(stream.socket)
+        guard(self)
 
     # The Link
 
@@ -124,6 +126,10 @@ class _StreamLink(Outgoing):
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, or -1 where it is closed; see `guard`."""
+        return self._stream.socket.fileno()
 
     # Its tasks
 
@@ -360,13 +366,22 @@ class TrioBackend:
     def __init__(self) -> None:
         self.time = trio.lowlevel.current_clock().current_time
 
+    def running(self) -> object:
+        try:
+            return trio.lowlevel.current_trio_token()
+        except RuntimeError:
+            return None
+
     def waiter(self) -> Waiter:
         return _TrioWaiter()
 
     def poster(self) -> Poster:
         token = trio.lowlevel.current_trio_token()
+        born_in = process()
 
         def post(function: Callable[[], None]) -> bool:
+            if process() is not born_in:
+                return False  # its thread is not in this process
             try:
                 token.run_sync_soon(function)
             except trio.RunFinishedError:

@@ -1,0 +1,108 @@
+"""Where a connection lives: on one event loop, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import weakref
+from typing import Protocol
+
+from ..errors import LocalProtocolError
+from .contract import Backend
+
+__all__ = ["Home", "forked_error", "guard", "process"]
+
+
+class _File(Protocol):
+    def fileno(self) -> int:
+        """The descriptor, or -1 where it is closed."""
+        ...
+
+
+class Home:
+    """The event loop and the process in which something was connected, and may be used.
+
+    On the way of each message the caller compares `running()` with `loop` and raises `error` where
+    they differ: that costs less than a call.
+    """
+
+    __slots__ = ("__weakref__", "loop", "running")
+
+    def __init__(self, backend: Backend) -> None:
+        self.running = backend.running
+        self.loop = backend.running()
+        _homes.add(self)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one in which this was made."""
+        return self.loop is _FORKED
+
+    def check(self, what: str = "client") -> None:
+        """Raise `error` if the caller runs elsewhere."""
+        if self.running() is not self.loop:
+            raise self.error(what)
+
+    def error(self, what: str = "client") -> LocalProtocolError:
+        """What is wrong with using `what` from where the caller runs."""
+        if self.forked:
+            return forked_error(what)
+        return LocalProtocolError(
+            f"this {what} belongs to another event loop: use it on the one on which it was "
+            "connected (from other threads with asyncio.run_coroutine_threadsafe or "
+            "trio.from_thread.run), or connect another one here"
+        )
+
+
+def forked_error(what: str = "client") -> LocalProtocolError:
+    """What is wrong with using `what` in a forked process."""
+    return LocalProtocolError(
+        f"this {what} belongs to the process that this one was forked from, and can't be shared: "
+        f"make a new {what} here, or fork before it connects"
+    )
+
+
+def guard(file: _File) -> None:
+    """Keep forked processes away from a socket of this one.
+
+    In a forked process its descriptor stands for a socket that is closed on the other side.  So
+    nothing that runs there, not even the garbage collector or the end of the interpreter, writes
+    to this process's peer, reads what was meant for this process, changes what its event loop
+    waits for (which the fork shares), or keeps the connection open once this process has closed it.
+    """
+    _guarded.add(file)
+
+
+def process() -> object:
+    """What identifies this process: the same object until a fork, and another one after it."""
+    return _process
+
+
+_FORKED = object()
+_process = object()
+_homes: weakref.WeakSet[Home] = weakref.WeakSet()
+_guarded: weakref.WeakSet[_File] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    global _process
+    _process = object()
+    for home in list(_homes):
+        home.loop = _FORKED
+    _homes.clear()
+    descriptors = [descriptor for file in list(_guarded) if (descriptor := file.fileno()) >= 0]
+    _guarded.clear()
+    if descriptors:
+        # Without a free descriptor nothing can be put in their place; the checks are still there.
+        with contextlib.suppress(OSError):
+            dead, other = socket.socketpair()
+            other.close()
+            dead.setblocking(False)
+            for descriptor in descriptors:
+                os.dup2(dead.fileno(), descriptor, inheritable=False)
+            dead.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
