@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mb_client import Broker, Message, MessageBrokerClient, ResponseError
+from mb_tools.endpoint import Endpoint
 from mb_tools.top.app import TopApp
 from mb_tools.top.feed import Feed
 from mb_tools.top.model import Model
@@ -104,7 +105,7 @@ async def picture(size: tuple[int, int], seconds: float, theme: str) -> str:
         # The picture has the usual port, wherever this broker listens.
         os.environ["MB_CONNECT_TO"] = f"localhost:8081={broker.url.removeprefix('tcp://')}"
         model = Model()
-        app = TopApp(Feed("tcp://localhost:8081", model), model)
+        app = TopApp(Feed(Endpoint("tcp://localhost:8081"), model), model)
         async with app.run_test(size=size) as pilot:
             app.theme = theme
             await pilot.pause(seconds)

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mb_tools.cli import main
+from mb_tools.endpoint import Endpoint
 
 COMMANDS = {
     *("serve", "demo", "top", "pub", "sub", "request", "reply", "ping", "services", "topics"),
@@ -106,13 +107,13 @@ def test_help_imports_neither_the_client_nor_an_event_loop() -> None:
 
 
 def test_top_gets_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, bool]] = []
+    calls: list[tuple[Endpoint, bool]] = []
 
-    def show(url: str, *, audit: bool) -> int:
-        calls.append((url, audit))
+    def show(endpoint: Endpoint, *, audit: bool) -> int:
+        calls.append((endpoint, audit))
         return 0
 
     monkeypatch.setattr("mb_tools.top.run", show)
     arguments = ["top", "--url", "ws://localhost", "--no-audit"]
     assert CliRunner().invoke(main, arguments).exit_code == 0
-    assert calls == [("ws://localhost", False)]
+    assert calls == [(Endpoint("ws://localhost"), False)]

@@ -14,6 +14,7 @@ import pytest
 from mb_core import InstalledPlugin, InvalidRequestError, MessageBrokerClient
 from mb_core.plugins import Examined, PluginState
 from mb_tools import ping, plugins
+from mb_tools.endpoint import Endpoint
 from mb_tools.lists import age
 from mb_tools.names import Names
 
@@ -179,7 +180,7 @@ async def test_no_answer_at_all_is_status_1(
     monkeypatch.setattr(MessageBrokerClient, "request", refuse)
     monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: terminal)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert await ping.run(url, count=2, interval=0.001, timeout=1_000, as_json=False) == 1
+    assert await ping.run(Endpoint(url), count=2, interval=0.001, timeout=1_000, as_json=False) == 1
     shown = capsys.readouterr().out
     if terminal:
         assert "seq=2 INVALID_REQUEST: no\n" in shown

@@ -15,13 +15,14 @@ import pytest
 from mb_broker import Broker
 from mb_core import ConnectError, ConnectionLost, InvalidRequestError, TopicNotSupportedError
 from mb_tools import feed, log
+from mb_tools.endpoint import Endpoint
 from mb_tools.feed import ResponseFeed
 
 anyio_test = pytest.mark.anyio
 
 
 def log_feed(url: str, **payload: Any) -> ResponseFeed:
-    return ResponseFeed(url, "system.log", "system.log.subscribe", payload, name="test")
+    return ResponseFeed(Endpoint(url), "system.log", "system.log.subscribe", payload, name="test")
 
 
 def test_entries_are_lines_of_json(mb: Any, peer: Any) -> None:
@@ -145,7 +146,7 @@ async def test_a_refusal_is_raised_where_the_feed_is_entered(url: str) -> None:
         async with log_feed(url, levels=["loud"]):
             pass
     with pytest.raises(TopicNotSupportedError):
-        async with ResponseFeed(url, "a.b", "system.nope", {}, name="test"):
+        async with ResponseFeed(Endpoint(url), "a.b", "system.nope", {}, name="test"):
             pass
 
 
@@ -222,7 +223,7 @@ async def test_lost_entries_are_told(
     monkeypatch.setattr(log, "ResponseFeed", Overrun)
     options: dict[str, Any] = {"regex": None, "timeout": None, "as_json": True}
     with anyio.fail_after(30):
-        assert await log.run(url, levels=["error"], count=2, **options) is None
+        assert await log.run(Endpoint(url), levels=["error"], count=2, **options) is None
     printed = capsys.readouterr()
     assert printed.out == '{"n":0}\n{"n":1}\n'
     assert printed.err == "mb: 3 entries are lost so far: they come faster than they are read\n"

@@ -13,6 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from mb_tools import metrics
+from mb_tools.endpoint import Endpoint
 from mb_tools.metrics import chosen, shown
 
 METRICS = {
@@ -105,7 +106,7 @@ async def test_watching_on_a_terminal_draws_one_table_in_its_place(
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             watching = partial(metrics.run, watch=0.001, as_json=False)
-            tasks.start_soon(watching, url, ["router.request.count"])
+            tasks.start_soon(watching, Endpoint(url), ["router.request.count"])
             while not re.search(r"│ +3 │", shown):
                 await anyio.lowlevel.checkpoint()
                 shown += capsys.readouterr().out

@@ -273,7 +273,9 @@ def test_the_documentations_files_are_taken_as_they_stand(mb: Any, tmp_path: Pat
 
 def test_the_documentations_commands_have_options_that_exist(mb: Any) -> None:
     _, out, _ = mb("serve", "--help")
-    mentioned = {*re.findall(r"--[a-z][a-z-]+", DOCUMENT.read_text())} - {"--url"}  # of mb ping
+    # Those of openssl, and of the commands that connect to the broker, are others'.
+    text = re.sub(r"openssl .*|mb ping .*|`--cafile`", "", DOCUMENT.read_text())
+    mentioned = {*re.findall(r"--[a-z][a-z-]+", text)}
     assert mentioned <= {*re.findall(r"--[a-z][a-z-]+", out)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import ssl
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 import trustme
@@ -146,3 +148,106 @@ def test_a_key_with_a_password_is_told_and_not_asked_for(mb: Any, files: Files) 
         2,
         f"mb serve: tls_key {files['locked']}: it has a password, and must have none\n",
     )
+
+
+# The other commands
+
+
+def test_commands_trust_the_certificates_of_a_file(mb: Any, files: Files) -> None:
+    with mb.started("serve", *files.arguments()) as process:
+        for url in urls(process):
+            done = mb("services", "--url", url)
+            assert (done.returncode, done.stdout) == (3, "")
+            assert "is not trusted" in done.stderr
+            assert mb("services", "--url", url, "--cafile", files["ca"]).returncode == 0
+            assert mb("pub", "a.b", "--url", url, MB_CAFILE=files["ca"]).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["sub a.b -n 1", "log -n 1", "trace -n 1", "reply a.b --echo"])
+def test_commands_that_stay_take_the_same_files(mb: Any, files: Files, command: str) -> None:
+    with mb.started("serve", *files.arguments()) as broker:
+        tls, _ = urls(broker)
+        options = ["--url", tls, "--cafile", files["ca"]]
+        name = f"mb {command.split()[0]}"
+        with (
+            mb.started(*command.split(), *options),
+            anyio.from_thread.start_blocking_portal() as portal,
+        ):
+            portal.call(_wait_for_service, tls, files.trusting(), name)
+
+
+async def _wait_for_service(url: str, context: ssl.SSLContext, name: str) -> None:
+    with anyio.fail_after(30):
+        async with MessageBrokerClient(url, ssl_context=context) as client:
+            while True:
+                services = (await client.request("system.service.list", {})).payload["services"]
+                if name in {service["name"] for service in services}:
+                    return
+
+
+def test_commands_show_a_client_certificate(mb: Any, files: Files) -> None:
+    with mb.started("serve", *files.arguments(f"--tls-client-ca={files['ca']}")) as process:
+        tls, _ = urls(process)
+        trust = ["--url", tls, "--cafile", files["ca"]]
+        assert mb("services", *trust).returncode == 3
+        assert mb("services", *trust, "--cert", files["client"]).returncode == 0
+        pair = {"MB_CERT": files["client"], "MB_KEY": files["other_key"]}
+        assert mb("services", *trust, **pair).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--cafile", "absent"], "--cafile {absent}: No such file or directory"),
+        (["--cafile", "empty"], "--cafile {empty}: there is no certificate in it, in PEM"),
+        (["--cafile", "broken_cert"], "--cafile {broken_cert}: OpenSSL can't use it: "),
+        (["--cert", "cert"], "--key {cert}: there is no private key in it, in PEM"),
+        (["--cert", "cert", "--key", "other_key"], "--key {other_key}: it does not belong to the"),
+        (["--key", "key"], "--key needs --cert"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_wrong_usage(
+    mb: Any, files: Files, options: list[str], told: str
+) -> None:
+    given = [files[each] if not each.startswith("--") else each for each in options]
+    done = mb("services", "--url", "tls://127.0.0.1:1", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    names = {name: files[name] for name in ("absent", "empty", "broken_cert", "cert", "other_key")}
+    assert done.stderr.startswith(f"mb services: {told.format(**names)}")
+
+
+def test_files_for_a_url_that_is_not_encrypted_are_refused_unless_they_are_the_environments(
+    mb: Any, files: Files
+) -> None:
+    done = mb("services", "--cafile", files["ca"])
+    assert done.returncode == 2
+    assert done.stderr == (
+        "mb services: --cafile is for tls:// and wss://, and tcp:// is not encrypted\n"
+    )
+    assert mb("services", MB_CAFILE=files["ca"]).returncode == 0
+
+
+PAGE = Path(__file__).parents[3] / "docs/serve.md"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_recipe_for_test_certificates_works(mb: Any, tmp_path: Path) -> None:
+    recipe = PAGE.read_text().partition("### Certificates for tests")[2]
+    script = recipe.partition("```sh\n")[2].partition("```")[0]
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    ports = ["--tcp-port=off", "--ws-port=off", "--tls-port=0"]
+    tls = [f"--tls-cert={tmp_path / 'broker.pem'}", f"--tls-key={tmp_path / 'broker.key'}"]
+    clients = f"--tls-client-ca={tmp_path / 'ca.pem'}"
+    with mb.started("serve", *ports, *tls, clients) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip().rpartition(":")[2]
+        certificate = [
+            "--cert",
+            str(tmp_path / "client.pem"),
+            "--key",
+            str(tmp_path / "client.key"),
+        ]
+        for host in ("localhost", "127.0.0.1"):
+            url = ["--url", f"tls://{host}:{port}", "--cafile", str(tmp_path / "ca.pem")]
+            done = mb("services", *url, *certificate)
+            assert (done.returncode, done.stderr) == (0, "")

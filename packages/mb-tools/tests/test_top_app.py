@@ -16,6 +16,7 @@ pytest.importorskip("textual")
 
 from textual.pilot import Pilot
 
+from mb_tools.endpoint import Endpoint
 from mb_tools.top.app import TopApp
 from mb_tools.top.dialogs import Dialog
 from mb_tools.top.feed import Feed
@@ -65,7 +66,7 @@ async def screen(
     url: str, *, size: tuple[int, int] = (80, 24), audit: bool = True
 ) -> AsyncIterator[Screen]:
     model = Model()
-    app = TopApp(Feed(url, model, audit=audit, interval=0.05), model, interval=0.05)
+    app = TopApp(Feed(Endpoint(url), model, audit=audit, interval=0.05), model, interval=0.05)
     async with app.run_test(size=size) as pilot:
         yield Screen(app, pilot)
 

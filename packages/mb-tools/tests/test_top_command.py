@@ -15,9 +15,15 @@ import click
 import pytest
 
 from mb_client import Broker, ConnectError, PluginError
+from mb_tools.endpoint import Endpoint
 from mb_tools.top import run
 
-PROGRAM = "import sys; from mb_tools.top import run; sys.exit(run(sys.argv[1], audit=False))"
+PROGRAM = """
+import sys
+from mb_tools.endpoint import Endpoint
+from mb_tools.top import run
+sys.exit(run(Endpoint(sys.argv[1]), audit=False))
+"""
 
 
 @contextmanager
@@ -88,7 +94,7 @@ def test_without_a_terminal_it_says_what_else_there_is(mb_broker: Broker) -> Non
 def test_without_textual_it_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "textual", None)
     with pytest.raises(click.UsageError, match=r"pip install 'mb-tools\[top\]'"):
-        run("tcp://localhost:8081")
+        run(Endpoint("tcp://localhost:8081"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_a_first_connection_that_fails_is_an_error_and_no_screen(
     monkeypatch.setattr(sys, "stdin", _Terminal())
     monkeypatch.setattr(sys, "stdout", _Terminal())
     with pytest.raises(error):
-        run(url)
+        run(Endpoint(url))
 
 
 class _Terminal:

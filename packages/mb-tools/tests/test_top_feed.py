@@ -24,6 +24,7 @@ from mb_client import (
     parse_message,
     running,
 )
+from mb_tools.endpoint import Endpoint
 from mb_tools.top import feed as module
 from mb_tools.top.feed import Feed
 from mb_tools.top.model import Model
@@ -37,7 +38,7 @@ class Watch:
 
     def __init__(self, url: str, *, audit: bool = True) -> None:
         self.model = Model()
-        self.feed = Feed(url, self.model, audit=audit, interval=0.02)
+        self.feed = Feed(Endpoint(url), self.model, audit=audit, interval=0.02)
 
     def view(self) -> View:
         return self.model.view(time.monotonic())

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 import click
 
 from . import cli_look, cli_serve, cli_talk
+from .endpoint import Endpoint, endpoint_options
 from .exits import Program
-from .options import url_option
 
 __all__ = ["main"]
 
@@ -66,15 +66,15 @@ def demo(requests: int, events: int, backend: str) -> int:
 
 
 @main.command()
-@url_option
+@endpoint_options
 @click.option(
     "--audit/--no-audit", default=True, show_default=True, help="Watch each message go by."
 )
-def top(url: str, audit: bool) -> int:
+def top(endpoint: Endpoint, audit: bool) -> int:
     """Show a live screen of services, rates, latencies, topics and errors."""
     from .top import run
 
-    return run(url, audit=audit)
+    return run(endpoint, audit=audit)
 
 
 for _command in (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from .endpoint import Endpoint, endpoint_options
 from .exits import Status, run
-from .options import SECONDS, count_option, json_option, timeout_option, url_option
+from .options import SECONDS, count_option, json_option, timeout_option
 
 __all__ = ["completion", "log", "metrics", "plugins", "services", "topics", "trace"]
 
@@ -14,23 +15,23 @@ _SHELLS = ["bash", "zsh", "fish"]
 
 
 @click.command()
-@url_option
+@endpoint_options
 @json_option
-def services(url: str, as_json: bool) -> Status | None:
+def services(endpoint: Endpoint, as_json: bool) -> Status | None:
     """List the services that are connected to the broker."""
     from .lists import run_services
 
-    return run(run_services, url, as_json=as_json)
+    return run(run_services, endpoint, as_json=as_json)
 
 
 @click.command()
-@url_option
+@endpoint_options
 @json_option
-def topics(url: str, as_json: bool) -> Status | None:
+def topics(endpoint: Endpoint, as_json: bool) -> Status | None:
     """List the topics that are subscribed to, and by whom."""
     from .lists import run_topics
 
-    return run(run_topics, url, as_json=as_json)
+    return run(run_topics, endpoint, as_json=as_json)
 
 
 @click.command()
@@ -38,10 +39,10 @@ def topics(url: str, as_json: bool) -> Status | None:
 @click.option(
     "--watch", type=SECONDS, metavar="SECONDS", help="Again every so many seconds, until Ctrl-C."
 )
-@url_option
+@endpoint_options
 @json_option
 def metrics(
-    url: str, patterns: tuple[str, ...], watch: float | None, as_json: bool
+    endpoint: Endpoint, patterns: tuple[str, ...], watch: float | None, as_json: bool
 ) -> Status | None:
     """Print the broker's metrics, all or those whose names match.
 
@@ -51,7 +52,7 @@ def metrics(
 
     return run(
         run_metrics,
-        url,
+        endpoint,
         patterns,
         watch=watch,
         as_json=as_json,
@@ -73,10 +74,10 @@ def metrics(
 @click.option("--regex", help="Entries whose text matches.")
 @count_option("entries")
 @timeout_option("End after so many milliseconds; before COUNT entries came: status 1.")
-@url_option
+@endpoint_options
 @json_option
 def log(
-    url: str,
+    endpoint: Endpoint,
     levels: tuple[str, ...],
     regex: str | None,
     count: int | None,
@@ -88,7 +89,7 @@ def log(
 
     return run(
         run_log,
-        url,
+        endpoint,
         levels=levels,
         regex=regex,
         count=count,
@@ -104,10 +105,10 @@ def log(
 @click.option("--errors", is_flag=True, help="Only where something failed or timed out.")
 @click.option("--system", is_flag=True, help="Requests to the broker's own topics as well.")
 @count_option("trees")
-@url_option
+@endpoint_options
 @json_option
 def trace(
-    url: str,
+    endpoint: Endpoint,
     patterns: tuple[str, ...],
     errors: bool,
     system: bool,
@@ -123,7 +124,7 @@ def trace(
 
     return run(
         run_trace,
-        url,
+        endpoint,
         patterns,
         count=count,
         errors=errors,

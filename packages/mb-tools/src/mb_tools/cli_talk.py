@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .endpoint import Endpoint, endpoint_options
 from .exits import Status, run
 from .options import (
     COUNT,
@@ -16,7 +17,6 @@ from .options import (
     reconnect_option,
     timeout_option,
     topic_argument,
-    url_option,
 )
 
 __all__ = ["ping", "pub", "reply", "request", "sub"]
@@ -31,9 +31,9 @@ __all__ = ["ping", "pub", "reply", "request", "sub"]
     is_flag=True,
     help="Wait for the broker to confirm; exit with status 1 if nobody is subscribed.",
 )
-@url_option
+@endpoint_options
 def pub(
-    url: str, topic: str, payload: str | None, text: bool, lines: bool, confirm: bool
+    endpoint: Endpoint, topic: str, payload: str | None, text: bool, lines: bool, confirm: bool
 ) -> Status | None:
     """Publish a message to everybody who subscribed to TOPIC.
 
@@ -44,11 +44,11 @@ def pub(
     if lines:
         from .pub import run_lines
 
-        return run(run_lines, url, topic, confirm=confirm, text=text)
+        return run(run_lines, endpoint, topic, confirm=confirm, text=text)
     from .pub import run as run_pub
     from .stdin import read_payload
 
-    return run(run_pub, url, topic, read_payload(payload, text=text), confirm=confirm)
+    return run(run_pub, endpoint, topic, read_payload(payload, text=text), confirm=confirm)
 
 
 @click.command()
@@ -56,10 +56,10 @@ def pub(
 @count_option("messages")
 @timeout_option("End after so many milliseconds; before COUNT messages came: status 1.")
 @reconnect_option
-@url_option
+@endpoint_options
 @json_option
 def sub(
-    url: str,
+    endpoint: Endpoint,
     patterns: tuple[str, ...],
     count: int | None,
     timeout: int | None,
@@ -75,7 +75,7 @@ def sub(
 
     return run(
         run_sub,
-        url,
+        endpoint,
         patterns,
         count=count,
         timeout=timeout,
@@ -90,10 +90,10 @@ def sub(
 @topic_argument
 @payload_argument
 @timeout_option("The request's time limit.", default=30_000)
-@url_option
+@endpoint_options
 @json_option
 def request(
-    url: str, topic: str, payload: str | None, text: bool, timeout: int, as_json: bool
+    endpoint: Endpoint, topic: str, payload: str | None, text: bool, timeout: int, as_json: bool
 ) -> Status | None:
     """Ask whoever answers TOPIC, and print the answer's payload.
 
@@ -104,7 +104,7 @@ def request(
     from .stdin import read_payload
 
     content = read_payload(payload, text=text)
-    return run(run_request, url, topic, content, timeout=timeout, as_json=as_json)
+    return run(run_request, endpoint, topic, content, timeout=timeout, as_json=as_json)
 
 
 @click.command()
@@ -139,10 +139,10 @@ def request(
 )
 @count_option("requests")
 @reconnect_option
-@url_option
+@endpoint_options
 @json_option
 def reply(
-    url: str,
+    endpoint: Endpoint,
     topic: str,
     value: str | None,
     echo: bool,
@@ -170,7 +170,7 @@ def reply(
         answer = module.echo if command is None else module.program(command, timeout)
     return run(
         module.run,
-        url,
+        endpoint,
         topic,
         answer,
         name=name,
@@ -196,10 +196,10 @@ def reply(
     help="Time between two heartbeats.",
 )
 @timeout_option("How long to wait for each answer.", default=5_000)
-@url_option
+@endpoint_options
 @json_option
 def ping(
-    url: str, count: int | None, interval: float, timeout: int, as_json: bool
+    endpoint: Endpoint, count: int | None, interval: float, timeout: int, as_json: bool
 ) -> Status | None:
     """Measure how long a heartbeat takes to the broker and back.
 
@@ -210,7 +210,7 @@ def ping(
 
     return run(
         run_ping,
-        url,
+        endpoint,
         count=count,
         interval=interval,
         timeout=timeout,

@@ -198,7 +198,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
 def _misspelled(environ: Mapping[str, str]) -> Iterator[str]:
     """Variables that look like options, and are none: there are others' under our prefix."""
     options = [_variable(option.name) for option in serve_table()]
-    known = {*options, "MB_CONFIG", "MB_URL"}
+    known = {*options, "MB_CONFIG", "MB_URL", "MB_CAFILE", "MB_CERT", "MB_KEY"}
     for name in sorted(environ):
         near = get_close_matches(name, options, 1, 0.8) if name.startswith(PREFIX) else []
         if near and name not in known:

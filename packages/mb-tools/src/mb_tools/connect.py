@@ -9,6 +9,7 @@ from typing import Any
 
 from mb_core import MessageBrokerClient, SlowConsumer
 
+from .endpoint import Endpoint
 from .exits import note
 from .output import Output
 
@@ -17,24 +18,29 @@ __all__ = ["ask", "connected", "hint", "staying"]
 _MAX_DESCRIPTION = 1024
 
 
-def connected(url: str) -> MessageBrokerClient:
+def connected(endpoint: Endpoint) -> MessageBrokerClient:
     """A connection for a moment: use it as a context."""
-    return MessageBrokerClient(url, reconnect=False)
+    return MessageBrokerClient(endpoint.url, ssl_context=endpoint.ssl_context(), reconnect=False)
 
 
 @asynccontextmanager
 async def staying(
-    url: str, name: str, description: str, *, reconnect: bool = False
+    endpoint: Endpoint, name: str, description: str, *, reconnect: bool = False
 ) -> AsyncIterator[MessageBrokerClient]:
     """A connection of a command that stays: others see who it is, and its troubles are told.
 
     With `reconnect` it waits for the broker, and is restored when it is lost.
     """
-    client = MessageBrokerClient(url, reconnect=reconnect, retry_connect=reconnect)
+    client = MessageBrokerClient(
+        endpoint.url,
+        ssl_context=endpoint.ssl_context(),
+        reconnect=reconnect,
+        retry_connect=reconnect,
+    )
     client.on_error(_tell)
     if reconnect:
-        client.on_connect(lambda: note(f"connected to {url}"))
-        client.on_disconnect(lambda: note(f"the connection to {url} has ended"))
+        client.on_connect(lambda: note(f"connected to {endpoint.url}"))
+        client.on_disconnect(lambda: note(f"the connection to {endpoint.url} has ended"))
     async with client:
         await client.register_service(name, description[:_MAX_DESCRIPTION])
         yield client

@@ -26,6 +26,8 @@ from mb_core.session import (
     Unmatched,
 )
 
+from .endpoint import Endpoint
+
 __all__ = ["ResponseFeed"]
 
 # Seconds that greeting and subscribing may take.
@@ -41,14 +43,16 @@ class ResponseFeed:
     raises ConnectionLost.  `dropped` counts what did not fit into its queue.
     """
 
-    def __init__(self, url: str, topic: str, request: str, payload: Any, *, name: str) -> None:
-        self._url = url
+    def __init__(
+        self, endpoint: Endpoint, topic: str, request: str, payload: Any, *, name: str
+    ) -> None:
+        self._url = endpoint.url
         self._topic = topic
         self._request = (request, payload)
         self._name = name
         self._session = Session()
         # A low-level client takes a URL of any transport that is installed.
-        self._client = TCPSocketClient()
+        self._client = TCPSocketClient(ssl_context=endpoint.ssl_context())
         self._messages: deque[Message] = deque()
         self._changed = anyio.Event()
         self._pending: PendingRequest | None = None

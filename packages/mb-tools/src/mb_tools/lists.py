@@ -7,16 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .connect import ask, connected
+from .endpoint import Endpoint
 from .names import Names
 from .output import Output, json_line
 
 __all__ = ["age", "run_services", "run_topics"]
 
 
-async def run_services(url: str, *, as_json: bool) -> None:
+async def run_services(endpoint: Endpoint, *, as_json: bool) -> None:
     """Print the services that are connected; this command is one of them."""
     output = Output(as_json)
-    async with connected(url) as client:
+    async with connected(endpoint) as client:
         await client.register_service("mb services", "Lists the services")
         services = await ask(client, "system.service.list", {}, "services")
     if not output.people:
@@ -38,10 +39,10 @@ async def run_services(url: str, *, as_json: bool) -> None:
     )
 
 
-async def run_topics(url: str, *, as_json: bool) -> None:
+async def run_topics(endpoint: Endpoint, *, as_json: bool) -> None:
     """Print what is subscribed to, and by whom."""
     output = Output(as_json)
-    async with connected(url) as client:
+    async with connected(endpoint) as client:
         topics = await ask(client, "system.topic.list", {}, "topics")
         names = Names(
             await ask(client, "system.service.list", {}, "services") if output.people else ()

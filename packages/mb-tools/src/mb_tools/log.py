@@ -13,6 +13,7 @@ import msgspec
 from mb_core import Message
 
 from .connect import hint
+from .endpoint import Endpoint
 from .exits import Failure, Status, note, one_line
 from .feed import ResponseFeed
 from .output import Output, clock, json_line, raw_json
@@ -25,7 +26,7 @@ _KNOWN = ("level", "module", "message", "timestamp")
 
 
 async def run(
-    url: str,
+    endpoint: Endpoint,
     *,
     levels: Sequence[str],
     regex: str | None,
@@ -41,9 +42,9 @@ async def run(
     left = count
     dropped = 0
     async with ResponseFeed(
-        url, "system.log", "system.log.subscribe", payload, name="mb log"
+        endpoint, "system.log", "system.log.subscribe", payload, name="mb log"
     ) as feed:
-        hint(output, f"the log of {url} ({', '.join(payload['levels'])})")
+        hint(output, f"the log of {endpoint.url} ({', '.join(payload['levels'])})")
         with anyio.move_on_after(timeout / 1000 if timeout is not None else math.inf):
             while left is None or left > 0:
                 lines = [_line(await anext(feed), output)]

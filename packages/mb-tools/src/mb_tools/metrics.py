@@ -11,6 +11,7 @@ import anyio
 from mb_core import MessageBrokerClient
 
 from .connect import connected
+from .endpoint import Endpoint
 from .exits import Failure, Status
 from .output import Output, json_line
 
@@ -18,11 +19,11 @@ __all__ = ["chosen", "run", "shown"]
 
 
 async def run(
-    url: str, patterns: Sequence[str], *, watch: float | None, as_json: bool
+    endpoint: Endpoint, patterns: Sequence[str], *, watch: float | None, as_json: bool
 ) -> Status | None:
     """Print the metrics whose names match, once or every `watch` seconds."""
     output = Output(as_json)
-    async with connected(url) as client:
+    async with connected(endpoint) as client:
         if watch is not None and output.people:
             await _watch_table(client, patterns, watch)
         next_at = anyio.current_time()

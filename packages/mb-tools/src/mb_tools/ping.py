@@ -10,6 +10,7 @@ import anyio
 from mb_core import MessageBrokerClient, ResponseError
 
 from .connect import connected
+from .endpoint import Endpoint
 from .exits import Failure, Status
 from .output import Output, json_line
 
@@ -58,7 +59,7 @@ class Figures:
 
 
 async def run(
-    url: str, *, count: int | None, interval: float, timeout: int, as_json: bool
+    endpoint: Endpoint, *, count: int | None, interval: float, timeout: int, as_json: bool
 ) -> Status | None:
     """Ping until `count` heartbeats were sent, or until interrupted; always print the figures.
 
@@ -67,9 +68,9 @@ async def run(
     output = Output(as_json)
     figures = Figures()
     try:
-        async with connected(url) as client:
+        async with connected(endpoint) as client:
             if output.people:
-                await output.write(f"PING {url}: heartbeats, Ctrl-C ends it\n")
+                await output.write(f"PING {endpoint.url}: heartbeats, Ctrl-C ends it\n")
             next_at = anyio.current_time()
             while True:
                 await _ping(client, figures, output, timeout)
@@ -86,7 +87,7 @@ async def run(
         if figures.sent:
             with anyio.CancelScope(shield=True):
                 await output.write(
-                    figures.text(url) if output.people else json_line(figures.as_json())
+                    figures.text(endpoint.url) if output.people else json_line(figures.as_json())
                 )
     return Status.SUCCESS if figures.answered else Status.FAILED
 

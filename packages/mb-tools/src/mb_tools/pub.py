@@ -7,22 +7,23 @@ from typing import Any
 from mb_core import MBError
 
 from .connect import connected
+from .endpoint import Endpoint
 from .exits import Failure, Status, failure_of
 from .stdin import json_payload, stdin_lines
 
 __all__ = ["run", "run_lines"]
 
 
-async def run(url: str, topic: str, payload: Any, *, confirm: bool) -> None:
+async def run(endpoint: Endpoint, topic: str, payload: Any, *, confirm: bool) -> None:
     """Publish one message."""
-    async with connected(url) as client:
+    async with connected(endpoint) as client:
         await client.publish(topic, payload, confirm=confirm)
 
 
-async def run_lines(url: str, topic: str, *, confirm: bool, text: bool) -> None:
+async def run_lines(endpoint: Endpoint, topic: str, *, confirm: bool, text: bool) -> None:
     """Publish each line as it comes, in order; the first that can't be published ends it."""
     number = 0
-    async with connected(url) as client:
+    async with connected(endpoint) as client:
         async for line in stdin_lines():
             number += 1
             try:

@@ -27,6 +27,7 @@ from mb_core import (
 )
 
 from .connect import hint, staying
+from .endpoint import Endpoint
 from .exits import Status, one_line
 from .output import Output, clock, json_line, raw_json
 from .stdin import json_payload
@@ -98,7 +99,7 @@ def program(command: str, timeout: int) -> Answer:
 
 
 async def run(
-    url: str,
+    endpoint: Endpoint,
     topic: str,
     answer: Answer,
     *,
@@ -112,10 +113,10 @@ async def run(
     """Answer until `count` requests were answered, or for ever; print each on a line."""
     service = _Service(answer, Output(as_json), count)
     async with (
-        staying(url, name, f"Answers {topic}", reconnect=reconnect) as client,
+        staying(endpoint, name, f"Answers {topic}", reconnect=reconnect) as client,
         client.subscribe(topic, priority, action="request") as requests,
     ):
-        hint(service.output, f"answering {topic} at {url}")
+        hint(service.output, f"answering {topic} at {endpoint.url}")
         async with anyio.create_task_group() as tasks:
             for _ in range(concurrency):
                 tasks.start_soon(service.serve, requests)

@@ -7,16 +7,17 @@ from typing import Any
 import msgspec
 
 from .connect import connected
+from .endpoint import Endpoint
 from .exits import one_line
 from .output import Output, raw_json
 
 __all__ = ["run"]
 
 
-async def run(url: str, topic: str, payload: Any, *, timeout: int, as_json: bool) -> None:
+async def run(endpoint: Endpoint, topic: str, payload: Any, *, timeout: int, as_json: bool) -> None:
     """Print the answer's payload; the errors are those of MessageBrokerClient.request."""
     output = Output(as_json)
-    async with connected(url) as client:
+    async with connected(endpoint) as client:
         answer = await client.request(topic, payload, timeout=timeout)
     await output.write(_shown(answer.raw_payload, output.people) + "\n")
 

@@ -6,7 +6,6 @@ import logging
 import signal
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +17,7 @@ from mb_core.url import parse_url
 
 from .config import OFF, PORTS, Configuration, ServeOptions
 from .exits import Failure, Status, discard_output
+from .tls_files import load_authorities, load_certificate
 
 __all__ = ["serve", "server_context", "urls"]
 
@@ -120,45 +120,13 @@ def server_context(options: ServeOptions) -> ssl.SSLContext | None:
     cert, key, client_ca = options["tls_cert"], options["tls_key"], options["tls_client_ca"]
     if cert is None or key is None:
         return None
-    _expect("certificate", "tls_cert", cert)
-    _expect("private key", "tls_key", key)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-
-    def password() -> str:  # without this, OpenSSL would ask on the terminal
-        raise _unusable("tls_key", key, "it has a password, and must have none")
-
-    try:
-        context.load_cert_chain(cert, key, password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            text = f"it does not belong to the certificate in tls_cert {cert}"
-            raise _unusable("tls_key", key, text) from error
-        text = f"OpenSSL can't use it with tls_key {key}: {error}"
-        raise _unusable("tls_cert", cert, text) from error
+    load_certificate(context, ("tls_cert", cert), ("tls_key", key))
     if client_ca is not None:
-        _expect("certificate", "tls_client_ca", client_ca)
-        try:
-            context.load_verify_locations(client_ca)
-        except ssl.SSLError as error:
-            text = f"OpenSSL can't use it: {error}"
-            raise _unusable("tls_client_ca", client_ca, text) from error
+        load_authorities(context, "tls_client_ca", client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _expect(what: str, name: str, file: str) -> None:
-    """OpenSSL names neither the file that it can't read nor what it misses in it."""
-    try:
-        text = Path(file).read_bytes()
-    except (OSError, ValueError) as error:
-        raise _unusable(name, file, getattr(error, "strerror", None) or str(error)) from error
-    if what.upper().encode() + b"-----" not in text:
-        raise _unusable(name, file, f"there is no {what} in it, in PEM")
-
-
-def _unusable(name: str, file: str, why: str) -> Failure:
-    return Failure(f"{name} {file}: {why}", Status.USAGE)
 
 
 async def _end_at_once(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:

@@ -11,6 +11,7 @@ import anyio
 from mb_core import Message, Subscription, matches
 
 from .connect import hint, staying
+from .endpoint import Endpoint
 from .exits import Failure, Status, one_line
 from .output import Output, clock, json_line, raw_json
 
@@ -21,7 +22,7 @@ _BATCH = 256
 
 
 async def run(
-    url: str,
+    endpoint: Endpoint,
     patterns: Sequence[str],
     *,
     count: int | None,
@@ -34,13 +35,13 @@ async def run(
     printer = _Printer(Output(as_json), patterns, count)
     seconds = timeout / 1000 if timeout is not None else math.inf
     async with (
-        staying(url, "mb sub", f"Prints {' '.join(patterns)}", reconnect=reconnect) as client,
+        staying(endpoint, "mb sub", f"Prints {' '.join(patterns)}", reconnect=reconnect) as client,
         AsyncExitStack() as stack,
     ):
         subscriptions = [
             await stack.enter_async_context(client.subscribe(pattern)) for pattern in patterns
         ]
-        hint(printer.output, f"listening to {' '.join(patterns)} at {url}")
+        hint(printer.output, f"listening to {' '.join(patterns)} at {endpoint.url}")
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
                 for subscription in subscriptions:

@@ -12,6 +12,7 @@ from mb_core.topic import check_pattern
 
 from .audit import read_event, registered_name
 from .connect import ask, hint, staying
+from .endpoint import Endpoint
 from .exits import Status
 from .names import Names
 from .output import Output, json_line
@@ -26,7 +27,7 @@ _BATCH = 1_000
 
 
 async def run(
-    url: str,
+    endpoint: Endpoint,
     patterns: Sequence[str],
     *,
     count: int | None,
@@ -44,12 +45,12 @@ async def run(
     printer = _Printer(Output(as_json), patterns, count, errors)
     builder = TraceBuilder(system=system)
     async with (
-        staying(url, "mb trace", "Follows the audit feed") as client,
+        staying(endpoint, "mb trace", "Follows the audit feed") as client,
         client.subscribe("system.message") as events,
     ):
         # Who was there before; who comes is in the feed.
         printer.names.learn_list(await ask(client, "system.service.list", {}, "services"))
-        hint(printer.output, f"tracing {' '.join(patterns) or 'all messages'} at {url}")
+        hint(printer.output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.url}")
         while printer.left is None or printer.left > 0:
             deadline = builder.next_deadline()
             wait = float("inf") if deadline is None else max(0.0, deadline - time.monotonic())

@@ -23,9 +23,13 @@ __all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "wire_factory"]
 _RECORD = 16_384
 
 
-def client_ssl_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer with the system's certificates; certificate and host name are verified."""
-    context = ssl.create_default_context()
+def client_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
+    """Return a context for TLS 1.2 or newer that verifies certificate and host name.
+
+    It trusts the certificates in `cafile`, by default the system's.  Raises OSError, of which
+    ssl.SSLError is a kind, if that file can't be used.
+    """
+    context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

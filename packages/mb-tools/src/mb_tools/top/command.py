@@ -7,11 +7,13 @@ import sys
 
 import click
 
+from ..endpoint import Endpoint
+
 __all__ = ["run"]
 
 
-def run(url: str, *, audit: bool = True) -> int:
-    """Show what the broker at `url` does until the user quits; gives the exit status.
+def run(endpoint: Endpoint, *, audit: bool = True) -> int:
+    """Show what a broker does until the user quits; gives the exit status.
 
     `audit` is whether the audit feed is on at first.  Raises click.UsageError where textual is
     not installed, or there is no terminal to draw on; ConnectError or PluginError where no first
@@ -27,17 +29,17 @@ def run(url: str, *, audit: bool = True) -> int:
         raise click.UsageError(
             "this draws on a terminal, and here is none (for a program: mb metrics, mb services)"
         )
-    asyncio.run(_run(url, audit))
+    asyncio.run(_run(endpoint, audit))
     return 0
 
 
-async def _run(url: str, audit: bool) -> None:
+async def _run(endpoint: Endpoint, audit: bool) -> None:
     from .app import TopApp
     from .feed import Feed
     from .model import Model
 
     model = Model()
-    feed = Feed(url, model, audit=audit)
+    feed = Feed(endpoint, model, audit=audit)
     await feed.connect()
     try:
         await TopApp(feed, model).run_async()

@@ -17,6 +17,7 @@ from mb_client import (
     Subscription,
 )
 
+from ..endpoint import Endpoint
 from .model import FEED, POLLED, Model
 from .view import Audit
 
@@ -49,7 +50,7 @@ _FINAL = frozenset({"TOPIC_NOT_SUPPORTED", "INVALID_REQUEST", "FORBIDDEN", "UNAU
 
 
 class Feed:
-    """Keeps `model` up to date from the broker at `url`, over one connection at a time.
+    """Keeps `model` up to date from the broker at `endpoint`, over one connection at a time.
 
     `audit` is whether to subscribe to the audit feed; `interval` the seconds between two polls,
     which are more where the broker takes its time to answer.  Await `connect` for a first
@@ -58,14 +59,15 @@ class Feed:
 
     def __init__(
         self,
-        url: str,
+        endpoint: Endpoint,
         model: Model,
         *,
         audit: bool = True,
         interval: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.url = url
+        self.url = endpoint.url
+        self._endpoint = endpoint
         self._model = model
         self._wanted = audit
         self._interval = interval
@@ -96,6 +98,7 @@ class Feed:
         """
         client = MessageBrokerClient(
             self.url,
+            ssl_context=self._endpoint.ssl_context(),
             connect_timeout=_CONNECT_LIMIT,
             close_timeout=_CLOSE_LIMIT,
             reconnect=False,  # `run` does that, and tells what it does

@@ -1,0 +1,68 @@
+"""Certificates and keys from files, with errors that name the option and the file."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from mb_core.link.tls import client_ssl_context
+
+from .exits import Failure, Status
+
+__all__ = ["load_authorities", "load_certificate", "trusting"]
+
+
+def load_certificate(
+    context: ssl.SSLContext, certificate: tuple[str, str], key: tuple[str, str]
+) -> None:
+    """Load a certificate and its private key, each given as an option's name and a file.
+
+    Raises Failure if they can't be used.
+    """
+    (cert_option, cert_file), (key_option, key_file) = certificate, key
+    _expect("certificate", cert_option, cert_file)
+    _expect("private key", key_option, key_file)
+
+    def password() -> str:  # without this, OpenSSL would ask on the terminal
+        raise _unusable(key_option, key_file, "it has a password, and must have none")
+
+    try:
+        context.load_cert_chain(cert_file, key_file, password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            text = f"it does not belong to the certificate in {cert_option} {cert_file}"
+            raise _unusable(key_option, key_file, text) from error
+        text = f"OpenSSL can't use it with {key_option} {key_file}: {error}"
+        raise _unusable(cert_option, cert_file, text) from error
+
+
+def load_authorities(context: ssl.SSLContext, option: str, file: str) -> None:
+    """Load the certificates that the other side's is verified by; raises Failure."""
+    _expect("certificate", option, file)
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise _unusable(option, file, f"OpenSSL can't use it: {error}") from error
+
+
+def trusting(option: str, file: str) -> ssl.SSLContext:
+    """Return a client's context that trusts only the certificates in `file`; raises Failure."""
+    _expect("certificate", option, file)
+    try:
+        return client_ssl_context(file)
+    except ssl.SSLError as error:
+        raise _unusable(option, file, f"OpenSSL can't use it: {error}") from error
+
+
+def _expect(what: str, option: str, file: str) -> None:
+    """OpenSSL names neither the file that it can't read nor what it misses in it."""
+    try:
+        text = Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unusable(option, file, getattr(error, "strerror", None) or str(error)) from error
+    if what.upper().encode() + b"-----" not in text:
+        raise _unusable(option, file, f"there is no {what} in it, in PEM")
+
+
+def _unusable(option: str, file: str, why: str) -> Failure:
+    return Failure(f"{option} {file}: {why}", Status.USAGE)
