@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import anyio
 import anyio.abc
 import pytest
+import trustme
 
 from mb_broker import Broker
 from mb_core import ConnectError
@@ -413,6 +416,97 @@ async def test_one_request_too_many_fails_the_oldest_at_once(
             assert await other.receive() == f"response:a.b:1.0.0:{ID}\n3".encode()
             text = "a.b failed: more than 1 requests are outstanding (max_outstanding); "
             assert any(message.startswith(text) for message in caplog.messages)
+
+
+# Accepting
+
+
+@contextmanager
+def no_file_left() -> Iterator[None]:
+    """Every file that this process may open is open."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[0]), before[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for file in taken:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_without_files_a_client_waits_to_be_accepted_and_others_are_served(
+    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    def greeted(sock: socket.socket) -> bool:
+        try:
+            return b"system.initialize" in sock.recv(1000)
+        except BlockingIOError:
+            return False
+
+    with anyio.fail_after(10), socket.socket() as waiting:
+        async with Broker("tcp://127.0.0.1:0") as broker:
+            client = await connect(broker.url)
+            with no_file_left():
+                waiting.connect(("127.0.0.1", int(broker.url.rpartition(":")[2])))
+                waiting.setblocking(False)
+                await until(lambda: bool(caplog.messages))
+                await client.is_served()
+                await client.ask("metrics", {})
+                assert not greeted(waiting)
+            await until(lambda: greeted(waiting))
+            waiting.close()
+    text = broker.url.removeprefix("tcp://")
+    assert caplog.messages == [
+        f"can't accept connections on {text}: Too many open files (raise the limit: ulimit -n)"
+    ]
+
+
+async def test_a_broker_that_waits_for_files_can_end(
+    until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(10), socket.socket() as waiting:
+        async with Broker("tcp://127.0.0.1:0") as broker:
+            with no_file_left():
+                waiting.connect(("127.0.0.1", int(broker.url.rpartition(":")[2])))
+                await until(lambda: bool(caplog.messages))
+                await broker.abort()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_handshakes_that_stall_make_room_for_others(
+    scheme: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(server)
+    trusting = ssl.create_default_context()
+    ca.configure_trust(trusting)
+    secure = {"ssl_context": trusting} if scheme == "wss" else {}
+    limit = 2
+    with anyio.fail_after(10):
+        async with Broker(
+            f"{scheme}://127.0.0.1:0", ssl_context=server, max_handshakes=limit, max_connections=1
+        ) as broker:
+            host, _, port = broker.url.removeprefix(f"{scheme}://").rstrip("/").rpartition(":")
+            stalled = [await anyio.connect_tcp(host, int(port)) for _ in range(limit)]
+            client = await connect(broker.url, **secure)
+            # The oldest was ended for it, the other has its time still.
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await stalled[0].receive()
+            await until(lambda: bool(caplog.messages))
+            assert re.fullmatch(
+                r"127.0.0.1:\d+ refused: had not completed its handshake when 2 others had "
+                r"begun theirs \(max_handshakes\)",
+                caplog.messages[0],
+            )
+            await client.is_served()
+            for stream in stalled:
+                await stream.aclose()
 
 
 # A transport of somebody else's

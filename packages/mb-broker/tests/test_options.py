@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "max_unread": 16_777_216,
     "max_subscriptions": 10_000,
     "max_outstanding": 10_000,
+    "max_handshakes": 1_000,
     "handshake_timeout": 10_000,
     "close_timeout": 5_000,
     "request_timeout": 5_000,

@@ -80,6 +80,7 @@ class Broker:
         self._streams = StreamOptions(
             handshake_timeout=given["handshake_timeout"] / 1000,
             close_timeout=given["close_timeout"] / 1000,
+            max_handshakes=given["max_handshakes"],
             refused=self._refused,
             ssl_context=ssl_context,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,7 +38,10 @@ def host_metrics() -> Callable[[], Iterable[Metric]]:
         nonlocal kept, read_at
         now = time.monotonic()
         if now - read_at >= _KEEP:
-            kept, read_at = list(_read(process)), now
+            # Reading takes files, of which there may be none left: then the last figures stay.
+            with contextlib.suppress(OSError, psutil.Error):
+                kept = list(_read(process))
+            read_at = now
         return (*kept, uptime())
 
     return read

@@ -86,6 +86,9 @@ class BrokerOptions(TypedDict, total=False):
             "Requests that wait for an answer at a time; then one fails of the client with most.",
         ),
     ]
+    max_handshakes: Annotated[
+        int, _count(1_000, "Handshakes under way at each port; then the oldest is ended.")
+    ]
     handshake_timeout: Annotated[
         int, _milliseconds(10_000, "Time for the TLS and WebSocket handshakes of a connection.")
     ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import socket
 import threading
 from pathlib import Path
@@ -11,7 +14,7 @@ import anyio
 import pytest
 
 from mb_core.errors import ConnectError, MBError, RemoteProtocolError
-from mb_core.link.streams import peer_name, refusal
+from mb_core.link.streams import Shortage, peer_name, refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("kind", ["tcp"])]
 
@@ -263,3 +266,38 @@ async def test_a_handshake_that_failed_for_other_reasons_may_be_tried_again(
     error = refusal("peer", reason)
     assert isinstance(error, ConnectError)
     assert not error.final
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EMFILE, " (raise the limit: ulimit -n)"), (errno.ENOBUFS, "")]
+)
+def test_a_shortage_is_told_once_a_second(
+    kind: str, number: int, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shortage = Shortage(("127.0.0.1", 8081))
+    for tenth in range(25):
+        shortage.tell(OSError(number, os.strerror(number)), 7 + tenth / 10)
+    reason = os.strerror(number)
+    assert caplog.messages == [
+        f"can't accept connections on 127.0.0.1:8081: {reason}{remedy}" for _ in range(3)
+    ]
+
+
+async def test_where_the_loop_watches_no_sockets_its_own_server_accepts(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows' usual loop is of that kind."""
+    if net.backend.name != "asyncio":
+        return  # trio accepts alike everywhere
+    loop = asyncio.get_running_loop()
+
+    def add_reader(*args: object) -> None:
+        raise NotImplementedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "add_reader", add_reader)
+        server = await net.listen()
+    await meets(net, server, "127.0.0.1")
+    await server.listener.close()
+    with pytest.raises(ConnectError, match="nobody listens"):
+        await net.connect(server.address)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from ..errors import ConnectionLost, MBError
+from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire, WireState
 from .contract import (
     FLUSH_AT,
@@ -30,6 +30,9 @@ from .contract import (
 from .home import guard, process
 from .outgoing import Outgoing
 from .streams import (
+    ACCEPT_PAUSE,
+    Handshakes,
+    Shortage,
     connect_error,
     end_error,
     late_close,
@@ -48,6 +51,8 @@ _log = logging.getLogger("mb_core.link")
 
 # Bytes of one turn that do not wait for its end: the other side can work on them meanwhile.
 _EARLY = 8_192
+# Streams that are accepted in one turn of the loop.
+_ACCEPTS = 64
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -140,6 +145,11 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._aborted = True
         if self._transport is not None:
             self._transport.abort()
+
+    def give_way(self, reason: ConnectError) -> None:
+        """End before the handshake is complete."""
+        self._refuse(reason)
+        self.abort()
 
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
@@ -355,18 +365,79 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
 
 class _Listener:
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.servers: list[asyncio.Server] = []
-        self.handshakes: set[_StreamLink] = set()
+    """Accepts streams itself: the loop's own server logs a traceback for each that it can't."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        make: Callable[[_Listener], _StreamLink],
+        max_handshakes: int,
+    ) -> None:
+        self.address = listening_address(sockets[0])
+        self.handshakes: Handshakes[_StreamLink] = Handshakes(max_handshakes)
         self.closed = False
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._sockets = sockets
+        self._shortage = Shortage(self.address)
+        self._opening: dict[asyncio.Task[None], socket.socket] = {}
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        for sock in self._sockets:
+            try:
+                self._loop.add_reader(sock, self._accept, sock)
+            except NotImplementedError:  # Windows' usual loop, whose files do not run out so soon
+                self._servers.append(
+                    await self._loop.create_server(
+                        lambda: self._make(self), sock=sock, backlog=1024
+                    )
+                )
 
     async def close(self) -> None:
+        if self.closed:
+            return
         self.closed = True  # some may have been accepted of which we have not heard yet
-        for server in self.servers:
+        for server in self._servers:
             server.close()
-        for link in list(self.handshakes):
+        for sock in self._sockets:
+            if not self._servers:
+                self._loop.remove_reader(sock)
+            sock.close()
+        for link in self.handshakes:
             link.abort()
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                stream, _ = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._shortage.tell(error, self._loop.time())
+                self._loop.remove_reader(sock)
+                self._loop.call_later(ACCEPT_PAUSE, self._accept_again, sock)
+                return
+            stream.setblocking(False)
+            task = self._loop.create_task(self._open(stream))
+            self._opening[task] = stream
+            task.add_done_callback(self._opened)
+
+    def _accept_again(self, sock: socket.socket) -> None:
+        if not self.closed:
+            self._loop.add_reader(sock, self._accept, sock)
+
+    async def _open(self, stream: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: self._make(self), stream)
+        except Exception as error:
+            stream.close()
+            _log.error("internal error: a connection can't be accepted", exc_info=error)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        stream = self._opening.pop(task)
+        if task.cancelled():  # with the loop, perhaps before it began
+            stream.close()
 
 
 class AsyncioBackend:
@@ -441,16 +512,18 @@ class AsyncioBackend:
         options: StreamOptions,
         spawn: Spawn,
     ) -> Listener:
-        loop = asyncio.get_running_loop()
         make_wire = wire_factory(wire, options)
-        sockets = await listening_sockets(address)
-        listener = _Listener(listening_address(sockets[0]))
 
-        def protocol() -> _StreamLink:
+        def make(listener: _Listener) -> _StreamLink:
             return _StreamLink(make_wire(), accept, options, listener)
 
-        for sock in sockets:
-            listener.servers.append(await loop.create_server(protocol, sock=sock))
+        sockets = await listening_sockets(address)
+        listener = _Listener(sockets, make, options.max_handshakes)
+        try:
+            await listener.start()
+        except BaseException:
+            await listener.close()
+            raise
         return listener
 
 

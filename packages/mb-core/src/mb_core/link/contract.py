@@ -158,14 +158,17 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """How byte streams are opened and closed; times in seconds.
 
     `server_hostname` is the name that the server's certificate has to have; by default, the
-    host that is dialled.  `refused` hears of each accepted stream that never became a Link: who
-    it was, and why, None where it just ended; without it, the log does.
+    host that is dialled.  A Listener has at most `max_handshakes` accepted streams in their
+    handshake; one more ends the oldest of them, as honest ones do not last.  `refused` hears of
+    each accepted stream that never became a Link: who it was, and why, None where it just ended;
+    without it, the log does.
     """
 
     ssl_context: ssl.SSLContext | None = None
     server_hostname: str | None = None
     handshake_timeout: float = 10.0
     close_timeout: float = 5.0
+    max_handshakes: int = 1_000
     refused: Callable[[str, MBError | None], None] | None = None
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
-from typing import Any, Protocol
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
@@ -16,6 +19,9 @@ from .contract import Address, SocketAddress, StreamOptions
 from .home import guard
 
 __all__ = [
+    "ACCEPT_PAUSE",
+    "Handshakes",
+    "Shortage",
     "connect_error",
     "end_error",
     "late_close",
@@ -30,10 +36,67 @@ __all__ = [
 
 _log = logging.getLogger("mb_core.link")
 
+ACCEPT_PAUSE = 0.2
+"""Seconds until accepting is tried again where the system could not give one more stream."""
+
+# Seconds between two lines of the log that say so.
+_TELL_AGAIN = 1.0
+
+_LinkT = TypeVar("_LinkT", bound="_Handshaking")
+
 
 class _Socket(Protocol):
     def getpeername(self) -> Any: ...
     def getsockname(self) -> Any: ...
+
+
+class _Handshaking(Protocol):
+    peer: str
+
+    def give_way(self, reason: ConnectError) -> None: ...
+
+
+class Handshakes(Generic[_LinkT]):
+    """Accepted streams whose handshake is under way, in the order in which they came."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Not a dict: to find its first item, that walks over all that were taken from before it.
+        self._links: OrderedDict[_LinkT, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[_LinkT]:
+        return iter(list(self._links))
+
+    def add(self, link: _LinkT) -> None:
+        """Add one; at the limit, the oldest ends.
+
+        To refuse the new one instead would let a few streams that say nothing keep out everyone.
+        """
+        if len(self._links) >= self._limit:
+            oldest, _ = self._links.popitem(last=False)
+            text = f"{oldest.peer} had not completed its handshake when {self._limit} others had "
+            oldest.give_way(ConnectError(text + "begun theirs (max_handshakes)"))
+        self._links[link] = None
+
+    def discard(self, link: _LinkT) -> None:
+        self._links.pop(link, None)
+
+
+class Shortage:
+    """Tells the log, once a second, that the system can't give the streams that wait."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._told = -math.inf
+
+    def tell(self, error: OSError, now: float) -> None:
+        if now - self._told < _TELL_AGAIN:
+            return
+        self._told = now
+        remedy = " (raise the limit: ulimit -n)" if error.errno == errno.EMFILE else ""
+        _log.warning(
+            "can't accept connections on %s: %s%s", where(self._address), _words(error), remedy
+        )
 
 
 async def listening_sockets(given: Address | socket.socket) -> list[socket.socket]:

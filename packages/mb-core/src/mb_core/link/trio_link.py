@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from ..errors import ConnectionLost, MBError
+from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire, WireState
 from .contract import (
     FLUSH_AT,
@@ -28,6 +28,9 @@ from .contract import (
 from .home import guard, process
 from .outgoing import Outgoing
 from .streams import (
+    ACCEPT_PAUSE,
+    Handshakes,
+    Shortage,
     connect_error,
     end_error,
     late_close,
@@ -123,6 +126,11 @@ class _StreamLink(Outgoing):
         self._open = False
         self._aborted = True
         self._scope.cancel()
+
+    def give_way(self, reason: ConnectError) -> None:
+        """End before the handshake is complete."""
+        self._refuse(reason)
+        self.abort()
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
@@ -307,15 +315,15 @@ class _StreamLink(Outgoing):
 
 
 class _Listener:
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, max_handshakes: int) -> None:
         self.address = address
         self.scope = trio.CancelScope()
         self.closed = trio.Event()
-        self.handshakes: set[_StreamLink] = set()
+        self.handshakes: Handshakes[_StreamLink] = Handshakes(max_handshakes)
 
     async def close(self) -> None:
         self.scope.cancel()
-        for link in list(self.handshakes):
+        for link in self.handshakes:
             link.abort()
         await self.closed.wait()
 
@@ -435,22 +443,35 @@ class TrioBackend:
     ) -> Listener:
         make_wire = wire_factory(wire, options)
         sockets = await listening_sockets(address)
-        listener = _Listener(listening_address(sockets[0]))
+        listener = _Listener(listening_address(sockets[0]), options.max_handshakes)
+        shortage = Shortage(listener.address)
 
         async def serve_stream(stream: trio.SocketStream) -> None:
             await _StreamLink(make_wire(), accept, stream, options, listener).run()
 
+        async def accept_streams(source: trio.SocketListener, connections: trio.Nursery) -> None:
+            # Not trio.serve_listeners, which logs a traceback each time that there is no file.
+            async with source:
+                while True:
+                    try:
+                        stream = await source.accept()
+                    except OSError as error:
+                        shortage.tell(error, trio.current_time())
+                        await trio.sleep(ACCEPT_PAUSE)
+                    else:
+                        connections.start_soon(serve_stream, stream)
+
         async def serve() -> None:
             async with trio.open_nursery() as connections:
                 with listener.scope:
-                    listeners = [
+                    sources = [
                         trio.SocketListener(trio.socket.from_stdlib_socket(sock))
                         for sock in sockets
                     ]
                     try:
-                        await trio.serve_listeners(
-                            serve_stream, listeners, handler_nursery=connections
-                        )
+                        async with trio.open_nursery() as accepting:
+                            for source in sources:
+                                accepting.start_soon(accept_streams, source, connections)
                     finally:
                         listener.closed.set()
 
