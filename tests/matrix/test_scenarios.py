@@ -87,6 +87,17 @@ def test_publications_reach_whose_pattern_matches_in_their_order(connect: OneMor
         publisher.publish("order.pie.paid", 4, confirm=True)
 
 
+def test_each_consumer_of_a_message_may_change_its_payload(connect: OneMore) -> None:
+    client = connect()
+    masked: queue.Queue[str] = queue.Queue()
+    client.handle("order.#", lambda m: masked.put(m.payload.pop("card")))
+    client.handle("order.paid", lambda m: masked.put(m.payload.pop("card")))
+    with client.listening("order.paid") as receive:
+        client.publish("order.paid", {"card": "4242"})
+        assert [masked.get(timeout=PATIENCE) for _ in range(2)] == ["4242"] * 2
+        assert receive().payload == {"card": "4242"}
+
+
 def test_errors_come_as_what_they_are(connect: OneMore) -> None:
     service, client = connect(), connect()
     never = threading.Event()

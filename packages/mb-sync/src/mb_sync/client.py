@@ -6,6 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -201,7 +202,7 @@ class MessageBrokerClient:
         )
         _, message = call.complete(loop)
         if response_handler is not None:
-            plain(response_handler(message.payload))
+            plain(response_handler(copy(message).payload))  # it may change what it gets
         return message
 
     @_like(mb_core.MessageBrokerClient.publish)

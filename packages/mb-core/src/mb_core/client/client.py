@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +258,7 @@ class MessageBrokerClient:
             supervisor.ask(topic, payload, timeout, version, parent_id, retry)
         )
         if response_handler is not None:
-            await call(response_handler, message.payload)
+            await call(response_handler, copy(message).payload)  # it may change what it gets
         return message
 
     async def publish(

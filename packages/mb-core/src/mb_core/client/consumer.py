@@ -18,7 +18,10 @@ EndError = Callable[[], MBError]
 class Consumer(Protocol):
     """What a subscription's messages are given to, from the reader: it only queues them."""
 
-    def deliver(self, messages: list[Message]) -> None: ...
+    def deliver(self, messages: list[Message]) -> None:
+        """Take messages in order; no other consumer has the same objects."""
+        ...
+
     def release(self, entry: Subscribed, error: EndError | None = None) -> None:
         """Nothing more will come for `entry`, because of `error` or in order."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any, Protocol
 
 import msgspec
@@ -83,8 +84,12 @@ class Dispatcher:
     def act(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Delivered):
+                messages = event.messages
                 for entry in event.subscriptions:
-                    entry.consumer.deliver(event.messages)
+                    entry.consumer.deliver(messages)
+                    if entry is not event.subscriptions[-1]:
+                        # Each consumer decodes a payload of its own, which it may change.
+                        messages = list(map(copy, messages))
             elif isinstance(event, Answered):
                 _wake(event.request.waiter, event.message)
             elif isinstance(event, Requested):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import Any
 
 from ..codec import Codec
@@ -80,8 +81,10 @@ class Observers:
 
     def _call(self, hook: str, **arguments: Any) -> None:
         for name, function in self._hooks.get(hook, ()):
+            # Messages are copied, so that what one observer decodes and changes is seen by nobody.
+            own = {k: copy(v) if isinstance(v, Message) else v for k, v in arguments.items()}
             try:
-                function(client=self._client, **arguments)
+                function(client=self._client, **own)
             except FAULTS as error:
                 if self._brake.lets(f"{name} in {hook}"):
                     why = str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from copy import copy
 from types import TracebackType
 from typing import Any, Protocol
 from warnings import warn
@@ -204,8 +205,11 @@ class Subscription:
     # The Consumer: called by the reader
 
     def deliver(self, messages: list[Message]) -> None:
-        for inbox in self._receiving:
-            dropped = inbox.put(messages)
+        receiving = self._receiving
+        for inbox in receiving:
+            # Each on_message handler decodes a payload of its own, which it may change.
+            own = messages if inbox is receiving[0] else list(map(copy, messages))
+            dropped = inbox.put(own)
             if dropped:
                 self._overflow(inbox, dropped)
 
