@@ -244,7 +244,7 @@ def test_the_router_plays_the_recorded_exchanges(name: str, bench: Any) -> None:
 
 
 def test_all_that_was_recorded_is_there() -> None:
-    assert len(EXCHANGES) == 111
+    assert len(EXCHANGES) == 262
 
 
 @pytest.mark.parametrize(

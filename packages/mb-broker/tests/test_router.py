@@ -633,10 +633,36 @@ def test_malformed_messages_cost_the_others_of_a_batch_nothing(bench: Any) -> No
 @pytest.mark.parametrize("action", ["publish", "request", "response"])
 def test_a_payload_that_is_no_utf8_is_refused(action: str, bench: Any) -> None:
     peer, sender = bench.join().subscribe("a.b", "both"), bench.join()
-    sender.send(f"{action}:a.b:1.0.0:{ID}\n".encode() + b"\xff\xfe")
-    assert request_id_of(sender.inbox[0]) == ID
+    sender.subscribe("a.c", "request")
+    peer.send(f"request:a.c:1.0.0:{OTHER_ID}\n{{}}")
+    asked_as = request_id_of(sender.take_one())
+    request_id = asked_as if action == "response" else ID
+    sender.send(f"{action}:a.b:1.0.0:{request_id}\n".encode() + b"\xff\xfe")
+    assert request_id_of(sender.inbox[0]) == request_id
     assert sender.take_error()["code"] == "MALFORMED_MESSAGE"
     assert peer.take() == []
+
+
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("publish", "NO_ROUTE_FOUND"),
+        ("request", "NO_ROUTE_FOUND"),
+        ("response", "INVALID_REQUEST_ID"),
+    ],
+)
+@pytest.mark.parametrize("header", ["a.b:1.0.0", f"a.b:1.0.0:{ID}"])
+@pytest.mark.parametrize("payload", [b"\xff", b"x" * 101])
+def test_a_payload_is_looked_at_last(
+    payload: bytes, header: str, action: str, code: str, new_bench: Callable[..., Any]
+) -> None:
+    sender = new_bench(max_payload=100).join()
+    sender.send(f"{action}:{header}\n".encode() + payload)
+    assert sender.take_error()["code"] == code
+    expected = {f"router.{action}.count": 1, f"router.{action}.count.error": action != "publish"}
+    metrics = sender.ask("metrics", {})["metrics"]
+    metrics["router.request.count"] -= 1  # this question
+    assert {name: metrics[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("header", [f"publish:a.b:1.0.0:{ID}", "publish:a.b:1.0.0"])
@@ -658,6 +684,7 @@ def test_a_payload_may_have_the_limit_and_no_more(
 
 def test_the_limit_counts_bytes_not_characters(new_bench: Callable[..., Any]) -> None:
     bench = new_bench(max_payload=100)
+    bench.join().subscribe("a.b")
     sender = bench.join()
     sender.send(f"publish:a.b:1.0.0:{ID}\n{'é' * 50}", f"publish:a.b:1.0.0:{ID}\n{'é' * 51}")
     assert [b"MALFORMED" in message for message in sender.take()] == [False, True]

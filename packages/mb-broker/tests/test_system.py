@@ -22,6 +22,9 @@ TOPICS = [
     "topic.list",
     "topic.subscriptions",
 ]
+# Those that are answered whatever the payload is.
+WITHOUT_PAYLOAD = ["heartbeat", "service.list", "topic.list", "topic.subscriptions"]
+WITH_PAYLOAD = [topic for topic in TOPICS if topic not in WITHOUT_PAYLOAD]
 FEEDS = [
     "system.log",
     "system.message",
@@ -58,17 +61,36 @@ def test_without_an_id_the_answer_has_a_new_one(topic: str, bench: Any) -> None:
     assert re.fullmatch(rb"response:system\.%b:1\.0\.0:[0-9a-f-]{36}" % topic.encode(), header)
 
 
-@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.parametrize("topic", [*WITHOUT_PAYLOAD, "log.unsubscribe"])
+@pytest.mark.parametrize("payload", ["", "null", " null ", "[]", "{bad", '"\\ud800"'])
+def test_some_need_no_payload(topic: str, payload: str, bench: Any) -> None:
+    peer = bench.join()
+    peer.send(f"request:system.{topic}:1.0.0:{ID}\n{{}}")
+    header, _, expected = peer.take_one().partition(b"\n")
+    peer.send(f"request:system.{topic}:1.0.0:{ID}\n{payload}")
+    answer = peer.take_one()
+    assert answer.startswith(header)
+    assert set(json.loads(answer.partition(b"\n")[2])) == set(json.loads(expected))
+
+
+@pytest.mark.parametrize("payload", ["", "null", "{bad"])
+def test_a_heartbeat_response_needs_no_payload(payload: str, bench: Any) -> None:
+    peer = bench.join()
+    peer.send(f"response:system.heartbeat:1.0.0\n{payload}")
+    assert not peer.inbox
+
+
+@pytest.mark.parametrize("topic", WITH_PAYLOAD)
 @pytest.mark.parametrize("payload", ["", "null", " null "])
-def test_a_payload_is_required(topic: str, payload: str, bench: Any) -> None:
+def test_for_others_a_payload_is_required(topic: str, payload: str, bench: Any) -> None:
     peer = bench.join()
     peer.send(f"request:system.{topic}:1.0.0:{ID}\n{payload}")
     assert peer.inbox[0].startswith(f"response:system.{topic}:1.0.0:{ID}\n".encode())
     assert peer.take_error()["code"] == "INVALID_REQUEST"
 
 
-@pytest.mark.parametrize("topic", TOPICS)
-@pytest.mark.parametrize("payload", ["{", "nope", '{"a":1}x', '"\\ud800"', "[" * 10_000])
+@pytest.mark.parametrize("topic", WITH_PAYLOAD)
+@pytest.mark.parametrize("payload", ["{", "nope", '{"a":1}x', "[" * 10_000])
 def test_a_payload_that_is_no_json_is_malformed(topic: str, payload: str, bench: Any) -> None:
     peer = bench.join()
     peer.send(f"request:system.{topic}:1.0.0:{ID}\n{payload}")
@@ -94,12 +116,32 @@ def test_they_take_requests_only(action: str, topic: str, bench: Any) -> None:
     assert error["details"] == {"action": action, "topic": f"System.{topic}"}
 
 
-@pytest.mark.parametrize("action", ["publish", "request", "response"])
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("publish", "INVALID_REQUEST"),
+        ("request", "TOPIC_NOT_SUPPORTED"),
+        ("response", "INVALID_REQUEST"),
+    ],
+)
 @pytest.mark.parametrize("topic", ["system.unknown", "SYSTEM.x.y.z", "system.initialize"])
-def test_an_unknown_one_is_not_supported(action: str, topic: str, bench: Any) -> None:
+@pytest.mark.parametrize("payload", ["{}", "{bad", f'"{"x" * 16_384}"'], ids=lambda text: text[:4])
+def test_an_unknown_one_is_not_supported(
+    payload: str, topic: str, action: str, code: str, bench: Any
+) -> None:
     peer = bench.join()
-    peer.send(f"{action}:{topic}:1.0.0:{ID}\n{{}}")
-    assert peer.take_error()["code"] == "TOPIC_NOT_SUPPORTED"
+    peer.send(f"{action}:{topic}:1.0.0:{ID}\n{payload}")
+    assert peer.take_error()["code"] == code
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_payload_over_the_limit_is_refused_last(topic: str, bench: Any) -> None:
+    peer, payload = bench.join(), f'"{"x" * 16_384}"'
+    peer.send(f"publish:system.{topic}:1.0.0:{ID}\n{payload}")
+    assert peer.take_error()["code"] == "INVALID_REQUEST"
+    peer.send(f"request:system.{topic}:1.0.0:{ID}\n{payload}")
+    refused = b"MALFORMED_MESSAGE" in peer.take_one()
+    assert refused is (topic in WITH_PAYLOAD)
 
 
 def test_a_topic_that_only_looks_like_one_is_routed(bench: Any) -> None:
@@ -195,7 +237,7 @@ def test_subscriptions_are_listed_by_topic_then_action(bench: Any) -> None:
         {"action": "publish", "topic": "a.+"},
         {"action": "publish", "topic": "b"},
         {"action": "request", "topic": "b", "priority": 3},
-        {"action": "publish", "topic": "c", "priority": -1.5},
+        {"action": "publish", "topic": "c"},
         {"action": "request", "topic": "c", "priority": -1.5},
     ]
     assert peer.ask("service.subscriptions", {}) == {"subscriptions": expected}
@@ -203,11 +245,30 @@ def test_subscriptions_are_listed_by_topic_then_action(bench: Any) -> None:
     assert other.ask("service.subscriptions", {"serviceId": peer.id})["subscriptions"] == expected
 
 
-@pytest.mark.parametrize("given", ["x", ID, None, 5, ["x"], {}], ids=repr)
-def test_the_subscriptions_of_a_service_that_is_not_there(given: Any, bench: Any) -> None:
+@pytest.mark.parametrize(
+    "given", ["", "x", ID.upper(), "\u0661" * 36, 5, 0, False, ["x"], {}], ids=repr
+)
+def test_the_subscriptions_of_what_is_not_an_id(given: Any, bench: Any) -> None:
     error = error_of(bench.join().ask("service.subscriptions", {"serviceId": given}))
     assert error["code"] == "INVALID_REQUEST"
     assert error["details"] == {"serviceId": given}
+
+
+def test_the_subscriptions_of_a_service_that_is_not_there(bench: Any) -> None:
+    peer, gone = bench.join(), bench.join()
+    gone.leave()
+    error = error_of(peer.ask("service.subscriptions", {"serviceId": gone.id}))
+    assert error["code"] == "SERVICE_UNAVAILABLE"
+    assert error["message"] == f"Service {gone.id} not found"
+    assert error["details"] == {"serviceId": gone.id}
+
+
+@pytest.mark.parametrize("payload", [{"serviceId": None}, {}, [], 5, "text"], ids=repr)
+def test_ones_own_subscriptions_are_the_default(payload: Any, bench: Any) -> None:
+    bench.join().subscribe("another.one")
+    peer = bench.join().subscribe("a.b")
+    expected = {"subscriptions": [{"action": "publish", "topic": "a.b"}]}
+    assert peer.ask("service.subscriptions", payload) == expected
 
 
 @pytest.mark.parametrize(
@@ -233,7 +294,7 @@ def test_topics_are_listed_with_the_highest_priority_first(
                 "subscribers": [
                     {"serviceId": peers[2].id, "priority": 10**30},
                     {"serviceId": peers[0].id, "priority": 1},
-                    {"serviceId": peers[3].id},
+                    {"serviceId": peers[3].id, "priority": 0},
                     {"serviceId": peers[1].id, "priority": -2.5},
                 ],
             },
@@ -248,9 +309,9 @@ def test_nothing_is_listed_where_nobody_subscribed(bench: Any) -> None:
     assert peer.ask("topic.subscriptions", {}) == {"subscriptions": []}
 
 
-def test_subscribing_without_a_priority_takes_it_away(bench: Any) -> None:
+def test_subscribing_without_a_priority_resets_it(bench: Any) -> None:
     peer = bench.join().subscribe("a", "request", priority=3).subscribe("A", "request")
-    expected = [{"action": "request", "topic": "a"}]
+    expected = [{"action": "request", "topic": "a", "priority": 0}]
     assert peer.ask("service.subscriptions", {}) == {"subscriptions": expected}
 
 
@@ -289,16 +350,21 @@ def test_what_is_no_subscription_is_refused(verb: str, payload: Any, bench: Any)
 @pytest.mark.parametrize("priority", ["5", None, True, [], {}], ids=repr)
 def test_a_priority_is_a_number(priority: Any, bench: Any) -> None:
     peer = bench.join()
-    payload = {"action": "both", "topic": "a.b", "priority": priority}
-    error = error_of(peer.ask("topic.subscribe", payload))
-    assert error["code"] == "INVALID_REQUEST"
-    assert error["details"] == {"priority": priority}
+    for action in ("publish", "request", "both", "response"):
+        payload = {"action": action, "topic": "a.b", "priority": priority}
+        error = error_of(peer.ask("topic.subscribe", payload))
+        assert error["code"] == "INVALID_REQUEST"
+        assert error["details"] == {"priority": priority}
     assert peer.ask("topic.list", {}) == {"topics": []}
 
 
-def test_nobody_subscribes_to_responses(bench: Any) -> None:
+@pytest.mark.parametrize("verb", ["subscribe", "unsubscribe"])
+def test_nobody_subscribes_to_responses(verb: str, bench: Any) -> None:
     peer = bench.join()
-    assert peer.ask("topic.subscribe", {"action": "response", "topic": "a.b"}) == FAILURE
+    assert peer.ask(f"topic.{verb}", {"action": "response", "topic": "a.b"}) == FAILURE
+    for topic in (None, "a..b", "system.heartbeat"):
+        payload = {"action": "response", "topic": topic}
+        assert error_of(peer.ask(f"topic.{verb}", payload))["code"] == "INVALID_REQUEST"
     assert peer.ask("topic.list", {}) == {"topics": []}
 
 
@@ -350,7 +416,7 @@ def test_unsubscribing_ends_one_action_and_leaves_the_other(bench: Any) -> None:
     peer = bench.join().subscribe("a.b", "both")
     assert peer.ask("topic.unsubscribe", {"action": "publish", "topic": "A.B"}) == SUCCESS
     assert peer.ask("topic.unsubscribe", {"action": "publish", "topic": "a.b"}) == FAILURE
-    expected = [{"action": "request", "topic": "a.b"}]
+    expected = [{"action": "request", "topic": "a.b", "priority": 0}]
     assert peer.ask("service.subscriptions", {}) == {"subscriptions": expected}
     assert peer.ask("topic.unsubscribe", {"action": "both", "topic": "a.b"}) == SUCCESS
     assert peer.ask("topic.unsubscribe", {"action": "both", "topic": "a.b"}) == FAILURE

@@ -20,7 +20,7 @@ AUDIT_TOPIC = "system.message"
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """A service's subscription; `priority` is None where none was given."""
+    """A service's subscription; `priority` is None for publications, which have none."""
 
     service: Service
     action: Action

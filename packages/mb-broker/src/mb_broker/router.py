@@ -162,8 +162,7 @@ class Router:
                 self._send(service, malformed_reply(_too_long(prefix)))
                 continue
             if len(data) - end - 1 > max_payload or not is_text(data):
-                self.metrics.of(prefix.action).add(self._second)
-                self._refuse(service, prefix, request_id, self._bad_payload(data, end))
+                self._refuse_payload(service, prefix, request_id, data, end, now)
                 continue
             if route is _SYSTEM:
                 if published:  # the question may be how many
@@ -312,12 +311,7 @@ class Router:
     ) -> None:
         request = self._requests.of(request_id, responder)
         if request is None:
-            text = (
-                "a response needs the id of its request"
-                if request_id is None
-                else f"no request with the id {request_id.decode()} waits for this service"
-            )
-            self._refuse(responder, prefix, request_id, InvalidRequestIdError(text))
+            self._refuse(responder, prefix, request_id, _unknown_request(request_id))
             return
         self._requests.forget(request)
         failed = payload.startswith(ERROR_PREFIX)
@@ -352,10 +346,36 @@ class Router:
         self.metrics.count_error(self._second, service, prefix.action)
         self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
 
+    def _refuse_payload(
+        self,
+        service: Service,
+        prefix: HeaderPrefix,
+        request_id: bytes | None,
+        data: bytes,
+        end: int,
+        now: float,
+    ) -> None:
+        """Refuse a message for its payload, unless it is wrong in another way as well.
+
+        The reference broker looks at payloads last.
+        """
+        error = self._bad_payload(data, end)
+        if prefix.route is _SYSTEM:
+            self._answer_system(service, prefix, request_id, error, now)
+            return
+        self.metrics.of(prefix.action).add(self._second)
+        if prefix.action is Action.RESPONSE:
+            if self._requests.of(request_id, service) is None:
+                error = _unknown_request(request_id)
+        elif not prefix.route:
+            self._no_route(service, prefix, request_id)
+            return
+        self._refuse(service, prefix, request_id, error)
+
     def _bad_payload(self, data: bytes, end: int) -> ResponseError:
         size, limit = len(data) - end - 1, self.options.max_payload
         if size <= limit:
-            return MalformedMessageError("the message is no UTF-8")
+            return MalformedMessageError("the message is not valid UTF-8")
         return MalformedMessageError(
             f"the payload has {size} bytes, the limit is {limit} (max_payload)",
             details={"payloadLength": size},
@@ -366,7 +386,7 @@ class Router:
         service: Service,
         prefix: HeaderPrefix,
         request_id: bytes | None,
-        payload: bytes,
+        payload: bytes | ResponseError,
         now: float,
     ) -> None:
         self.metrics.of(prefix.action).add(self._second)
@@ -391,6 +411,14 @@ class Router:
             if not auditor.outbox:
                 self._with_output.append(auditor)
             auditor.outbox.append(event)
+
+
+def _unknown_request(request_id: bytes | None) -> InvalidRequestIdError:
+    if request_id is None:
+        return InvalidRequestIdError("a response needs the id of its request")
+    return InvalidRequestIdError(
+        f"this service has no request with the id {request_id.decode()} to answer (any more)"
+    )
 
 
 def _too_long(prefix: HeaderPrefix) -> MalformedMessageError:

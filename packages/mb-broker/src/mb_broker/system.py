@@ -11,11 +11,13 @@ from mb_core.errors import (
     InvalidRequestError,
     MalformedMessageError,
     RemoteProtocolError,
+    ResponseError,
     ServiceUnavailableError,
     TopicNotSupportedError,
     timestamp_now,
 )
 from mb_core.header import Action, HeaderPrefix
+from mb_core.ids import is_id
 from mb_core.topic import is_pattern
 
 from .journal import Journal
@@ -44,10 +46,22 @@ _FEEDS = frozenset(
     }
 )
 
+# Topics that need no payload: they are answered whatever it is, as the reference broker does.
+_WITHOUT_PAYLOAD = frozenset(
+    {
+        _HEARTBEAT,
+        "system.service.list",
+        "system.topic.list",
+        "system.topic.subscriptions",
+        "system.log.unsubscribe",
+    }
+)
+
 _ACTIONS: dict[object, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
     "request": (Action.REQUEST,),
     "both": (Action.PUBLISH, Action.REQUEST),
+    "response": (),  # there is nothing to subscribe to: the answer is a failure
 }
 
 Answer = dict[str, Any]
@@ -78,12 +92,17 @@ class SystemTopics:
         }
 
     def answer(
-        self, service: Service, prefix: HeaderPrefix, payload: bytes, now: float
+        self,
+        service: Service,
+        prefix: HeaderPrefix,
+        payload: bytes | ResponseError,
+        now: float,
     ) -> Answer | None:
-        """The payload of the answer; None where none is due.  Raises ResponseError."""
-        handler = self._handlers.get(prefix.key)
-        if handler is None:
-            raise TopicNotSupportedError(f"there is no system topic {prefix.topic}")
+        """Return the payload of the answer, or None where there is none.
+
+        `payload` is an error if the payload must not be read.  Raises ResponseError: the first
+        of several in the order in which the reference broker checks.
+        """
         if prefix.action is not Action.REQUEST:
             if prefix.action is Action.RESPONSE and prefix.key == _HEARTBEAT:
                 return None  # a sign of life, as any message is
@@ -91,7 +110,15 @@ class SystemTopics:
                 f"{prefix.topic} takes requests, not a {prefix.action.value}",
                 details={"action": prefix.action.value, "topic": prefix.topic},
             )
-        return handler(service, _read(payload), now)
+        handler = self._handlers.get(prefix.key)
+        if handler is None:
+            raise TopicNotSupportedError(f"there is no system topic {prefix.topic}")
+        required = prefix.key not in _WITHOUT_PAYLOAD
+        if isinstance(payload, ResponseError):
+            if required:
+                raise payload
+            payload = b""
+        return handler(service, _read(payload, required), now)
 
     def _heartbeat(self, service: Service, payload: Answer, now: float) -> Answer:
         if payload.get("timeouts") is True:
@@ -148,11 +175,18 @@ class SystemTopics:
         }
 
     def _list_service_subscriptions(self, service: Service, payload: Answer, now: float) -> Answer:
-        given = payload.get("serviceId", service.id)
-        other = self._registry.services.get(given) if isinstance(given, str) else None
-        if other is None:
+        given = payload.get("serviceId")
+        if given is None:
+            given = service.id
+        if not isinstance(given, str) or not is_id(given.encode(errors="replace")):
             raise InvalidRequestError(
-                f"there is no service with the id {given!r}", details={"serviceId": given}
+                f"invalid serviceId {given!r}: expected a UUID in lower case",
+                details={"serviceId": given},
+            )
+        other = self._registry.services.get(given)
+        if other is None:
+            raise ServiceUnavailableError(
+                f"Service {given} not found", details={"serviceId": given}
             )
         ordered = sorted(
             other.subscriptions.values(), key=lambda entry: (entry.pattern, entry.action.value)
@@ -165,19 +199,15 @@ class SystemTopics:
         }
 
     def _subscribe(self, service: Service, payload: Answer, now: float) -> Answer:
-        action, topic = payload.get("action"), payload.get("topic")
-        if action == Action.RESPONSE.value:
-            return _FAILURE
+        topic = payload.get("topic")
         actions = _read_actions(payload)
         pattern = _read_pattern(payload)
         if is_system(pattern) and (pattern not in _FEEDS or Action.REQUEST in actions):
             raise InvalidRequestError(
                 f"{topic} is the broker's own: it can't be subscribed to", details={"topic": topic}
             )
-        priority = payload.get("priority")
-        if "priority" in payload and (
-            isinstance(priority, bool) or not isinstance(priority, int | float)
-        ):
+        priority = payload.get("priority", 0)
+        if isinstance(priority, bool) or not isinstance(priority, int | float):
             raise InvalidRequestError("a priority is a number", details={"priority": priority})
         added = [each for each in actions if (each, pattern) not in service.subscriptions]
         if len(service.subscriptions) + len(added) > self._max_subscriptions:
@@ -195,8 +225,9 @@ class SystemTopics:
                 details={"topic": topic},
             )
         for each in actions:
-            self._registry.subscribe(service, each, pattern, priority)
-        return _SUCCESS
+            of_requests = priority if each is Action.REQUEST else None
+            self._registry.subscribe(service, each, pattern, of_requests)
+        return _SUCCESS if actions else _FAILURE
 
     def _unsubscribe(self, service: Service, payload: Answer, now: float) -> Answer:
         actions = _read_actions(payload)
@@ -274,15 +305,22 @@ class SystemTopics:
         ]
 
 
-def _read(payload: bytes) -> Answer:
-    """A request's payload as an object; what is no object has none of the expected keys."""
+def _read(payload: bytes, required: bool) -> Answer:
+    """Return a request's payload as an object: without any keys if it is another kind of value.
+
+    A payload that is not `required` may also be empty, null or not JSON at all.
+    """
     try:
         value = decode_payload(payload)
     except RemoteProtocolError as error:
+        if not required:
+            return {}
         text = payload.decode(errors="replace")
-        raise MalformedMessageError("the payload is no JSON", details={"payload": text}) from error
-    if value is None:
-        raise InvalidRequestError("a payload is required, if only {}")
+        raise MalformedMessageError(
+            "the payload is not valid JSON", details={"payload": text}
+        ) from error
+    if value is None and required:
+        raise InvalidRequestError("a payload is required; {} will do")
     return value if isinstance(value, dict) else {}
 
 

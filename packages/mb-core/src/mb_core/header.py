@@ -42,11 +42,23 @@ MAX_TIMEOUT = 3_600_000
 
 DEFAULT_VERSION = "1.0.0"
 
+# What the reference broker's semver package accepts, which is semver.org's grammar and a `v`.
+_NUMBER = r"(?:0|[1-9]\d*)"
+_PRERELEASE = rf"(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(
-    r"v?(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}"
-    r"(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
+    rf"v?({_NUMBER})\.({_NUMBER})\.({_NUMBER})"
+    rf"(?:-{_PRERELEASE}(?:\.{_PRERELEASE})*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
     re.ASCII,
 )
+_MAX_VERSION = 256  # characters
+_MAX_NUMBER = 2**53 - 1
+# Spaces as JavaScript sees them: the reference broker ignores those around a version.
+_SPACES = (
+    "\t\v\f\r \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+# The beginning of a time limit that JavaScript's parseInt reads.
+_INTEGER = re.compile(rb"[\t\v\f\r ]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(?!0[xX])(\d+))")
 _REMEMBERED = 4096
 _COLON = ord(":")
 _R = ord("r")
@@ -177,7 +189,8 @@ def read_header(data: bytes) -> ReadHeader:
     """Read the header of a whole message without any memory of others.
 
     Lenient where the reference broker is: actions in any case, spaces around the version,
-    fields after the sixth ignored.  Raises RemoteProtocolError with `code` and `details`.
+    anything behind the digits of a time limit, fields after the sixth ignored.
+    Raises RemoteProtocolError with `code` and `details`.
     """
     end = data.find(b"\n", 0, MAX_HEADER)
     fields = _split(data, end)
@@ -197,7 +210,7 @@ def encode_header(header: MessageHeader) -> bytes:
             f"invalid action {header.action!r}: expected publish, request or response"
         )
     check_topic(header.topic)
-    if not isinstance(header.version, str) or not _VERSION.fullmatch(header.version):
+    if not isinstance(header.version, str) or not _is_version(header.version):
         raise LocalProtocolError(
             f"invalid version {header.version!r}: expected a semantic version such as 1.0.0"
         )
@@ -252,7 +265,7 @@ def _read_prefix(fields: list[bytes]) -> HeaderPrefix:
         )
     if not is_topic(topic):
         raise RemoteProtocolError(f"invalid topic {topic!r}", details={"topic": topic})
-    if not _VERSION.fullmatch(version.strip(" ")):
+    if not _is_version(version, _SPACES):
         raise RemoteProtocolError(
             f"invalid version {version!r}: expected a semantic version such as 1.0.0",
             details={"version": version},
@@ -281,8 +294,7 @@ def _read_timeout(field: bytes, action: Action) -> int:
             f"a timeout is allowed on requests only, not on a {action.value}",
             details={"action": action.value},
         )
-    # Details are JSON, where a number is exact up to 15 digits.
-    number = int(field) if field.isdigit() and len(field) <= 15 else None
+    number = int(field) if field.isdigit() and len(field) <= 15 else _parse_int(field)
     if number is None or not 1 <= number <= MAX_TIMEOUT:
         raise RemoteProtocolError(
             f"invalid timeout {_text(field)!r}: expected whole milliseconds from 1 to "
@@ -290,6 +302,31 @@ def _read_timeout(field: bytes, action: Action) -> int:
             details={"timeout": number},
         )
     return number
+
+
+def _parse_int(field: bytes) -> int | None:
+    """Read a number as JavaScript's parseInt does: `3333.33` is 3333, `5ms` is 5.
+
+    None where it does not begin with one, and where the number is too large to be exact in JSON.
+    """
+    found = _INTEGER.match(field)
+    if found is None:
+        return None
+    sign, hexadecimal, decimal = found.groups()
+    number = int(hexadecimal, 16) if hexadecimal is not None else int(decimal)
+    if number > _MAX_NUMBER:
+        return None
+    return -number if sign == b"-" else number
+
+
+def _is_version(version: str, around: str = "") -> bool:
+    """Whether `version` is a semantic version, with the characters `around` allowed around it."""
+    if len(version) > _MAX_VERSION:
+        return False
+    found = _VERSION.fullmatch(version.strip(around) if around else version)
+    return found is not None and all(
+        len(number) < 17 and int(number) <= _MAX_NUMBER for number in found.groups()
+    )
 
 
 def _bad_id(name: str, value: bytes) -> RemoteProtocolError:
