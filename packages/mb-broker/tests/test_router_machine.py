@@ -101,7 +101,9 @@ class RouterMachine(RuleBasedStateMachine):
     def subscribe(self, peer: Any, action: str, pattern: str, priority: float | None) -> None:
         more = {} if priority is None else {"priority": priority}
         peer.subscribe(pattern, action, **more)
-        self.subscriptions[peer, action, pattern.lower()] = priority
+        # Without one, requests have the priority 0; publications have none.
+        ranked = (priority or 0) if action == "request" else None
+        self.subscriptions[peer, action, pattern.lower()] = ranked
 
     @rule(peer=peers, action=ACTIONS, pattern=PATTERNS)
     def unsubscribe(self, peer: Any, action: str, pattern: str) -> None:

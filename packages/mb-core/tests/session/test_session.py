@@ -358,7 +358,7 @@ BAD = {
     "wildcard": b"publish:a.+:1.0.0\n{}",
     "six segments": b"publish:a.b.c.d.e.f:1.0.0\n{}",
     "bad version": b"publish:a.b:1.0\n{}",
-    "carriage return": b"publish:a.b:1.0.0\r\n{}",
+    "leading zero": b"publish:a.b:1.0.0-01\n{}",
     "short id": b"publish:a.b:1.0.0:7a0c7a6e\n{}",
     "id in upper case": b"response:a.b:1.0.0:7A0C7A6E-0000-4000-8000-00000000BEEF\n{}",
     "id of other letters": b"response:a.b:1.0.0:7a0c7a6e-0000-4000-8000-00000000beeg\n{}",
