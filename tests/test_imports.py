@@ -46,3 +46,25 @@ def test_it_is_not_imported_before(program: str, absent: list[str]) -> None:
     say = f"{program}\nimport sys; print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
     assert not set(absent) & set(done.stderr.split())
+
+
+READS = """
+import sys
+
+def hook(event, arguments):
+    if event == "open" and not str(arguments[0]).endswith((".py", ".pyc", ".so", ".pyd")):
+        print(*arguments, file=sys.stderr)
+
+import ssl, ctypes.util, uuid, platform  # some of Python's own read files
+import anyio, asyncio, click, msgspec, pluggy, trio, websockets
+sys.addaudithook(hook)
+import mb_client, mb_sync, mb_tcp.plugin, mb_ws.plugin, mb_broker.plugin, mb_tools.cli
+import mb_core.link.asyncio_link, mb_core.link.trio_link, mb_core.client.plugin
+import mb_broker.site, mb_tools.cli_serve
+"""
+
+
+def test_no_file_is_read_at_import() -> None:
+    """A frozen program or a zipped one has the modules, and often nothing beside them."""
+    done = subprocess.run([sys.executable, "-c", READS], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -20,13 +20,13 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import mb_broker
-from mb_broker.page import CONTENT_SECURITY_POLICY, page
+from mb_broker.page import content_security_policy, page
 from mb_core import Message, MessageBrokerClient, ResponseError
 
 HTML = page().decode()
 POLICY = {
     directive.partition(" ")[0]: directive.partition(" ")[2]
-    for directive in CONTENT_SECURITY_POLICY.split("; ")
+    for directive in content_security_policy().split("; ")
 }
 
 
@@ -122,7 +122,7 @@ def test_the_broker_serves_it_on_its_websocket_port() -> None:
     ):
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-        assert response.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+        assert response.headers["Content-Security-Policy"] == content_security_policy()
         assert response.read() == page()
 
 

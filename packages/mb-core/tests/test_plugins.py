@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -318,7 +319,7 @@ Install = Callable[..., list[str]]
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Make these entry points the installed ones; gives a list of the times they were read."""
     read: list[str] = []
 
@@ -330,9 +331,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
         monkeypatch.setattr(registry, "_entry_points", entries)
         return read
 
-    installed_plugins.cache_clear()
-    yield replace
-    installed_plugins.cache_clear()
+    monkeypatch.setattr(registry, "_found", {})
+    return replace
 
 
 def test_installed_plugins_go_by_the_name_of_their_distribution(install: Install) -> None:
@@ -505,13 +505,36 @@ def test_a_plugin_may_ask_for_others_while_it_is_imported() -> None:
     assert plugins.transport("b").scheme == "b"
 
 
+def test_there_is_one_registry_however_many_threads_ask_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    barrier = threading.Barrier(4, timeout=10)
+    found = [entry_point("acme", "carrier", giving(lambda: [Carrier()]))]
+
+    def entries() -> list[Any]:
+        barrier.wait()  # all of them have seen that there is no registry yet
+        return found
+
+    def ask() -> tuple[Plugins, object]:
+        plugins = installed_plugins()
+        barrier.wait()
+        return plugins, plugins.transport("carrier")
+
+    monkeypatch.setattr(registry, "_entry_points", entries)
+    monkeypatch.setattr(registry, "_found", {})
+    with ThreadPoolExecutor(4) as pool:
+        asked = [task.result() for task in [pool.submit(ask) for _ in range(4)]]
+    assert len({id(plugins) for plugins, _ in asked}) == 1
+    assert len({id(transport) for _, transport in asked}) == 1
+
+
 def test_without_plugins_nothing_is_spoken(install: Install) -> None:
     install()
     assert installed_plugins().schemes() == []
 
 
-def test_our_transports_are_found_by_their_entry_points() -> None:
-    installed_plugins.cache_clear()
+def test_our_transports_are_found_by_their_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_found", {})
     plugins = installed_plugins()
     ours = {
         (plugin.name, plugin.distribution)

@@ -449,18 +449,13 @@ def test_a_scheme_that_is_not_installed_names_its_package(
 ) -> None:
     from importlib import metadata
 
-    from mb_core import installed_plugins
     from mb_tools.cli import main
 
     transports = metadata.entry_points(group="mb.transports")
     others = [entry for entry in transports if entry.dist is None or entry.dist.name != "mb-ws"]
     monkeypatch.setattr("mb_core.plugins.registry._entry_points", lambda: others)
-    installed_plugins.cache_clear()
-    try:
-        result = CliRunner().invoke(main, ["services", "--url", "ws://localhost"], prog_name="mb")
-    finally:
-        monkeypatch.undo()
-        installed_plugins.cache_clear()
+    monkeypatch.setattr("mb_core.plugins.registry._found", {})
+    result = CliRunner().invoke(main, ["services", "--url", "ws://localhost"], prog_name="mb")
     assert result.exit_code == 3
     assert result.stderr == "mb services: ws:// needs the package mb-ws: pip install mb-ws\n"
 

@@ -30,11 +30,7 @@ def broker_pages(
 
     def get(path: str) -> Page | None:
         if path == "/" and with_page:
-            headers = {
-                "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
-                "Cache-Control": "no-cache",  # a newer broker has a newer page
-            }
-            return Page(page.page(), "text/html; charset=utf-8", headers=headers)
+            return _page()
         if path == "/health" and with_metrics:
             return _health(router)
         if path == "/metrics" and with_metrics:
@@ -54,6 +50,18 @@ def allowed_origins(origins: Iterable[str]) -> frozenset[str] | None:
                 "without a path"
             )
     return allowed or None
+
+
+def _page() -> Page:
+    try:
+        body, policy = page.page(), page.content_security_policy()
+    except OSError as error:
+        return Page(f"the page can't be read: {error}\n".encode(), _TEXT, status=501)
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-cache",  # a newer broker has a newer page
+    }
+    return Page(body, "text/html; charset=utf-8", headers=headers)
 
 
 def _health(router: Router) -> Page:

@@ -43,8 +43,7 @@ class Within(mb_core.MessageBrokerClient):
 
     async def end(self, *, drain: bool) -> None:
         """Close; one that is connecting does not, and says so to whom it connects for."""
-        if self._supervisor is not None:
-            await self._supervisor.close(drain=drain)
+        await self._end(drain=drain)
 
     async def undo_connect(self) -> None:
         """Nothing is left of a connect that has failed, or that nobody has waited for."""

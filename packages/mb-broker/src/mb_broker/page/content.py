@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import pkgutil
 import re
 
-__all__ = ["CONTENT_SECURITY_POLICY", "page"]
+__all__ = ["content_security_policy", "page"]
 
 
+@functools.cache
 def page() -> bytes:
-    """The page: HTML in UTF-8 with its style and script; send CONTENT_SECURITY_POLICY with it."""
-    return _PAGE
+    """Return the page: HTML in UTF-8 with its style and script, read once.
 
-
-def _read() -> bytes:
+    Send `content_security_policy` with it.  Raises OSError where the file is missing: a frozen
+    program that was built without the package's data, for example.
+    """
     data = pkgutil.get_data(__package__, "index.html")
-    assert data is not None, "the package was installed without its page"
+    if data is None:
+        raise FileNotFoundError("the package was installed without its page, index.html")
     return data
+
+
+@functools.cache
+def content_security_policy() -> str:
+    """Return the page's policy as a header's value; raises what `page` raises."""
+    return _policy(page())
 
 
 def _policy(html: bytes) -> str:
@@ -48,8 +57,3 @@ def _hashes(html: bytes, tag: bytes) -> str:
     contents = re.findall(rb"<%b[^>]*>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in contents]
     return " ".join(f"'sha256-{digest}'" for digest in digests)
-
-
-_PAGE = _read()
-
-CONTENT_SECURITY_POLICY = _policy(_PAGE)

@@ -14,7 +14,7 @@ from ..codec import JSON, Codec
 from ..errors import ConnectError, LocalProtocolError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
-from ..plugins import Plugins
+from ..plugins import Plugins, discover
 from ..session import DEFAULT_BUFFER, Outbox, SessionState
 from ..topic import check_pattern
 from ..wire import DEFAULT_MAX_PAYLOAD
@@ -122,6 +122,8 @@ class MessageBrokerClient:
         self._codec = self._options.plugins.codec(codec) if isinstance(codec, str) else codec
         self._callbacks = Callbacks()
         self._supervisor: Supervisor | None = None
+        self._preparing = False  # whether plugins are being imported, before it connects
+        self._given_up = False  # whether it was closed meanwhile
 
     # Connecting and closing
 
@@ -138,7 +140,7 @@ class MessageBrokerClient:
         URLs, within that for each), PluginError when the scheme's package is missing.  With
         `retry_connect` it goes on, unless the error is final.  When cancelled, nothing is left.
         """
-        if self._supervisor is not None:
+        if self._supervisor is not None or self._preparing:
             raise LocalProtocolError(CONNECTED_ALREADY)
         targets = self._urls if host is None else (host,)
         if not targets:
@@ -149,6 +151,13 @@ class MessageBrokerClient:
             )
         scheme = "wss" if use_tls else "ws"
         urls = [broker_url(target, port, use_tls, scheme) for target in targets]
+        self._preparing, self._given_up = True, False
+        try:
+            await discover(self._options.given_plugins, {each.scheme for each in urls})
+        finally:
+            self._preparing = False
+        if self._given_up:
+            raise ConnectError("the client was closed while it was connecting")
         supervisor = self._supervisor = Supervisor(
             urls,
             self._callbacks,
@@ -190,8 +199,7 @@ class MessageBrokerClient:
         callback of this client it returns at once.  When cancelled, it waits for no handler any
         more, and the closing goes on by itself.
         """
-        if self._supervisor is not None:
-            await self._supervisor.close()
+        await self._end(drain=True)
 
     async def __aenter__(self) -> MessageBrokerClient:
         if self._supervisor is None:
@@ -207,7 +215,7 @@ class MessageBrokerClient:
         if self._supervisor is not None and not self._supervisor.home.forked:
             # Who is cancelled does not wait for others to be done.
             cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
-            await self._supervisor.close(drain=not cancelled)
+            await self._end(drain=not cancelled)
 
     async def run(self) -> None:
         """Wait until the client is closed.
@@ -412,6 +420,11 @@ class MessageBrokerClient:
     _pump: PumpFactory = Pump
 
     # Within
+
+    async def _end(self, *, drain: bool) -> None:
+        self._given_up = True
+        if self._supervisor is not None:
+            await self._supervisor.close(drain=drain)
 
     def _observers(self) -> Observers | None:
         found = self._options.plugins.observers()

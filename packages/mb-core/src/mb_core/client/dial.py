@@ -11,7 +11,7 @@ import msgspec
 from ..errors import ConnectError, LocalProtocolError, MBError, PluginError
 from ..header import MAX_HEADER, check_timeout
 from ..link import Accept, Backend, Link, Spawn, StreamOptions
-from ..plugins import Plugins, installed_plugins
+from ..plugins import Plugins, in_worker, installed_plugins
 from ..transport import WireTransport
 from ..url import URL
 from ..wire import Limits
@@ -85,9 +85,9 @@ async def dial(
         with _blaming(url):
             return await transport.connect(url, accept, backend=backend, limits=options.limits)
     if transport.secure:
-        from ..link.tls import client_ssl_context  # who needs no TLS does not pay for it
-
-        ssl_context = ssl_context if ssl_context is not None else client_ssl_context()
+        if ssl_context is None:
+            # It reads the system's certificates, which takes longer than a loop should wait.
+            ssl_context = await in_worker(_default_ssl_context)
     elif ssl_context is not None:
         raise ConnectError(f"an ssl_context was given, and {url} is not encrypted", final=True)
     with _blaming(url):
@@ -105,6 +105,12 @@ async def dial(
         ),
         spawn=spawn,
     )
+
+
+def _default_ssl_context() -> ssl.SSLContext:
+    from ..link.tls import client_ssl_context  # who needs no TLS does not pay for it
+
+    return client_ssl_context()
 
 
 @contextmanager

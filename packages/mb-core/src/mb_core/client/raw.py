@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..header import MAX_HEADER
 from ..link import Link
-from ..plugins import Plugins
+from ..plugins import Plugins, discover
 from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
 
+_CONNECTED_ALREADY = "this client was connected already: make a new one"
 # Milliseconds.
 _CLOSE_TIMEOUT = 5_000
 # How many messages wait for the first handler.
@@ -64,6 +65,7 @@ class RawClient:
         self._callbacks = Callbacks()
         self._waiting: deque[str] = deque(maxlen=_WAITING)
         self._lifetime: Lifetime | None = None
+        self._given_up = False  # whether it was closed while plugins were imported
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
         """Connect to the broker, at a host and a port or at a URL.
@@ -71,9 +73,15 @@ class RawClient:
         Raises ConnectError or PluginError; when cancelled, nothing is left behind.
         """
         if self._lifetime is not None:
-            raise LocalProtocolError("this client was connected already: make a new one")
+            raise LocalProtocolError(_CONNECTED_ALREADY)
         url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
         seconds = self._options.connect_timeout
+        self._given_up = False
+        await discover(self._options.given_plugins, {url.scheme})
+        if self._lifetime is not None:  # another task was faster
+            raise LocalProtocolError(_CONNECTED_ALREADY)
+        if self._given_up:
+            raise ConnectError("the client was closed while it was connecting")
         lifetime = self._lifetime = Lifetime(self._callbacks, self._options.close_timeout)
 
         async def opening() -> None:
@@ -115,6 +123,7 @@ class RawClient:
 
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
+        self._given_up = True
         if self._lifetime is not None:
             await self._lifetime.end()
 

@@ -6,7 +6,7 @@ import logging
 import math
 import socket
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -46,6 +46,8 @@ from .tls import dialled_wire, wire_factory
 __all__ = ["TrioBackend"]
 
 _log = logging.getLogger("mb_core.link")
+
+T = TypeVar("T")
 
 _STREAM_FAULTS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -400,6 +402,9 @@ class TrioBackend:
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    async def in_worker(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
         return trio.lowlevel.spawn_system_task(function, name="mb client")

@@ -9,10 +9,13 @@ import msgspec
 
 from .kinds import KINDS, OBSERVERS
 
-__all__ = ["NOUNS", "InstalledPlugin", "by_kind", "owner_of", "promise_of"]
+__all__ = ["GROUPS", "NOUNS", "InstalledPlugin", "by_kind", "owner_of", "promise_of"]
 
 NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
 """What a plugin is called whose entry point is in a group."""
+
+GROUPS = tuple(NOUNS)
+"""The groups of entry points that announce plugins."""
 
 
 class InstalledPlugin(msgspec.Struct, frozen=True):

@@ -6,10 +6,10 @@ others from working.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import metadata
 from typing import Any, cast
 
@@ -22,10 +22,10 @@ from ..frontend import Frontend
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Transport
 from .implementations import HOOKS, check_hooks, implementation
-from .installed import NOUNS, InstalledPlugin, by_kind, owner_of, promise_of
+from .installed import GROUPS, InstalledPlugin, by_kind, owner_of, promise_of
 from .kinds import CODECS, FRONTENDS, KINDS, OBSERVERS, TRANSPORTS, Kind
 
-__all__ = ["FAULTS", "Conflict", "Observer", "Plugins", "installed_plugins"]
+__all__ = ["FAULTS", "Conflict", "Observer", "Plugins", "found_plugins", "installed_plugins"]
 
 _log = logging.getLogger("mb_core.plugins")
 
@@ -57,7 +57,7 @@ class Plugins:
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
         # What can't be used, by the plugin's name.
         self.failures: dict[str, Exception | SystemExit] = {}
-        self._declared: dict[str, list[metadata.EntryPoint]] = {group: [] for group in NOUNS}
+        self._declared: dict[str, list[metadata.EntryPoint]] = {group: [] for group in GROUPS}
         for entry in entry_points:
             self._declared[entry.group].append(entry)
         # What was registered by hand, with its plugin's name.
@@ -142,6 +142,19 @@ class Plugins:
                     _log.error("%s", error, exc_info=error.__cause__)
         hooks = {name: self._hooks(name) for name in dict.fromkeys(names)}
         return [Observer(name, found) for name, found in hooks.items() if found]
+
+    def load(self, schemes: Collection[str]) -> None:
+        """Import the observers and what `schemes` need; what fails raises when it is asked for."""
+        self.observers()
+        for scheme in schemes:
+            with contextlib.suppress(PluginError):
+                self.transport(scheme)
+
+    def loaded(self, schemes: Collection[str]) -> bool:
+        """Whether nothing of that is left to be imported."""
+        entries = [entry for entry in self._declared[TRANSPORTS.group] if entry.name in schemes]
+        keys = {(owner_of(entry), entry.value) for entry in [*entries, *self._declared[OBSERVERS]]}
+        return keys <= self._loaded.keys() | self._import_errors.keys()
 
     def check(self, plugin: InstalledPlugin) -> None:
         """See whether an installed plugin keeps what it promises; raises PluginError if not."""
@@ -278,12 +291,29 @@ class Plugins:
         return {hook: call for hook, call in calls.items() if call is not None}
 
 
-@functools.cache
 def installed_plugins() -> Plugins:
-    """The plugins of all installed distributions; their entry points are read at the first call."""
-    return Plugins(_entry_points())
+    """Return the plugins of all installed distributions.
+
+    Their entry points are read at the first call, which reads files: some milliseconds for each
+    hundred distributions.  Every caller gets the same Plugins, from whichever thread.
+    """
+    found = _found.get(_INSTALLED)
+    if found is None:
+        # Several threads may read at once; all of them get what the first one has found.  A lock
+        # would be in the wrong hands after a fork.
+        found = _found.setdefault(_INSTALLED, Plugins(_entry_points()))
+    return found
+
+
+def found_plugins() -> Plugins | None:
+    """Return what `installed_plugins` returns, or None where nobody has asked for that yet."""
+    return _found.get(_INSTALLED)
+
+
+_INSTALLED = "installed"
+_found: dict[str, Plugins] = {}
 
 
 def _entry_points() -> list[metadata.EntryPoint]:
     found = metadata.entry_points()  # all: looking for one group reads the files of all as well
-    return [entry for group in NOUNS for entry in found.select(group=group)]
+    return [entry for group in GROUPS for entry in found.select(group=group)]
