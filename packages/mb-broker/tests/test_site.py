@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http.client import HTTPResponse
 from io import BytesIO
 from typing import Any
 
 import anyio
+import anyio.abc
 import pytest
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from mb_broker import Broker, Router
-from mb_broker.site import allowed_origins, broker_pages
+from mb_broker.site import Visitors, broker_pages
 from mb_core import LocalProtocolError
+from mb_core.wire import Visit
 
 pytestmark = pytest.mark.anyio
 
@@ -34,9 +38,9 @@ UPGRADE = (
 class Answer:
     """An answer over HTTP."""
 
-    def __init__(self, data: bytes) -> None:
-        socket: Any = type("Socket", (), {"makefile": lambda *_: BytesIO(data)})()
-        response = HTTPResponse(socket)
+    def __init__(self, data: bytes, method: str) -> None:
+        stream: Any = type("Socket", (), {"makefile": lambda *_: BytesIO(data)})()
+        response = HTTPResponse(stream, method=method)
         response.begin()
         self.status = response.status
         self.headers = response.headers
@@ -44,24 +48,30 @@ class Answer:
 
 
 async def fetch(
-    url: str, path: str, *headers: str, context: ssl.SSLContext | None = None
+    url: str,
+    path: str,
+    *headers: str,
+    method: str = "GET",
+    host: str | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> Answer:
-    """GET `path` from a broker's WebSocket port, up to the end of the connection."""
-    host, _, port = url.partition("://")[2].strip("/").rpartition(":")
+    """Ask for `path` from a broker's WebSocket port, up to the end of the connection."""
+    where = url.partition("://")[2].strip("/")
+    name, _, port = where.rpartition(":")
     received = b""
     async with await anyio.connect_tcp(
-        host.strip("[]"),
+        name.strip("[]"),
         int(port),
         ssl_context=context,
         tls_hostname="localhost" if context is not None else None,
     ) as stream:
-        lines = [f"GET {path} HTTP/1.1", f"Host: {host}:{port}", *headers]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host or where}", *headers]
         await stream.send("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
         try:
             while True:
                 received += await stream.receive()
         except anyio.EndOfStream:
-            return Answer(received)
+            return Answer(received, method)
 
 
 # Pages, without I/O
@@ -161,8 +171,8 @@ async def test_the_page_has_its_policy() -> None:
 @pytest.mark.parametrize(
     ("options", "paths"),
     [
-        ({"metrics": False}, {"/": 200, "/health": 426, "/metrics": 426}),
-        ({"page": False}, {"/": 426, "/health": 200, "/metrics": 200}),
+        ({"metrics": False}, {"/": 200, "/health": 404, "/metrics": 404}),
+        ({"page": False}, {"/": 404, "/health": 200, "/metrics": 200}),
     ],
     ids=["metrics off", "page off"],
 )
@@ -175,32 +185,75 @@ async def test_pages_are_off_with_an_option(
             await (await connect(broker.url)).is_served()
 
 
-async def test_a_page_is_no_failed_connection(
+async def failed(client: Any) -> int:
+    """How many connections have failed, by the broker's metrics."""
+    count: int = (await client.ask("metrics", {}))["metrics"]["connection.failed.total"]
+    return count
+
+
+async def test_a_request_for_a_page_is_never_a_failed_connection(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     with anyio.fail_after(5):
         async with Broker("ws://127.0.0.1:0") as broker:
             client = await connect(broker.url)
-            for path in ("/", "/health", "/metrics"):
-                await fetch(broker.url, path)
-            found = (await client.ask("metrics", {}))["metrics"]
-            assert found["connection.failed.total"] == found["connection.rejected.total"] == 0
+            for method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+                for path in ("/", "/health", "/metrics", "/nothing"):
+                    answer = await fetch(broker.url, path, method=method)
+                    known = {"GET": 200, "HEAD": 200, "OPTIONS": 204, "DELETE": 405}[method]
+                    assert answer.status == (404 if path == "/nothing" else known)
+            assert await failed(client) == 0
             assert broker.connections == 1
-            assert caplog.messages == []
+    assert not [text for text in caplog.messages if "127.0.0.1" in text]
 
 
-async def test_what_is_no_page_is_a_failed_connection_with_the_reason_in_the_log(
+async def test_a_request_that_can_not_be_read_is_a_failed_connection_with_the_reason_in_the_log(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with anyio.fail_after(5):
         async with Broker("ws://127.0.0.1:0") as broker:
             client = await connect(broker.url)
-            assert (await fetch(broker.url, "/nothing")).status == 426
-            found = (await client.ask("metrics", {}))["metrics"]
-            assert found["connection.failed.total"] == 1
+            assert (await fetch(broker.url, "/health", "Content-Length: 5")).status == 400
+            assert await failed(client) == 1
             (text,) = caplog.messages
             assert text.startswith("127.0.0.1:")
-            assert " refused: no WebSocket handshake: " in text
+            assert text.endswith(" refused: invalid HTTP request: unsupported request body")
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws", "tls", "wss"])
+@pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
+async def test_a_probe_that_connects_and_leaves_is_a_debug_entry(
+    scheme: str, reset: bool, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(server)
+    caplog.set_level("DEBUG", "mb_broker")
+    urls = f"{scheme}://127.0.0.1:0", "ws://127.0.0.1:0"
+    with anyio.fail_after(5):
+        async with Broker(*urls, ssl_context=server) as broker:
+            client = await connect(broker.url_of("ws"))
+            port = int(broker.urls[0].rstrip("/").rpartition(":")[2])
+            stream = await anyio.connect_tcp("127.0.0.1", port)
+            if scheme == "tcp":
+                await stream.receive(1)  # the greeting's first byte: the rest is left unread
+            name = "{}:{}".format(*stream.extra(anyio.abc.SocketAttribute.local_address))
+            if reset:
+                raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+            left = "left without a handshake" if scheme != "tcp" else "ended"
+            await until(
+                lambda: (
+                    any(left in text and name in text for text in caplog.messages)
+                    or (scheme == "tcp" and broker.connections == 1)
+                )
+            )
+            assert await failed(client) == 0
+    assert {record.levelname for record in caplog.records if name in record.message} <= {
+        "DEBUG",
+        "INFO",
+    }
 
 
 async def test_a_full_broker_still_tells_its_health(connect: Connect) -> None:
@@ -236,53 +289,204 @@ async def test_pages_are_served_over_ipv6() -> None:
             assert (await fetch(broker.url, "/metrics")).status == 200
 
 
-# Browsers
+# Who is welcome
 
 
-@pytest.mark.parametrize("origin", ["https://any.example", "null", None])
-async def test_a_page_of_any_origin_may_connect_by_default(origin: str | None) -> None:
-    with anyio.fail_after(5):
-        async with Broker("ws://127.0.0.1:0") as broker:
-            assert await upgraded(broker, origin)
+def forbidden(
+    origin: str | None = None,
+    *,
+    to: str | None,
+    path: str | None = None,
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] = ("127.0.0.1",),
+) -> str | None:
+    return Visitors(origins, hosts).forbid(Visit(path, to, origin))
+
+
+@pytest.mark.parametrize("host", ["broker.example:8080", "evil.example", "127.0.0.1:8080", None])
+def test_programs_send_no_origin_and_may_connect_by_any_name(host: str | None) -> None:
+    for origins in ([], ["https://one.example"], ["*"]):
+        assert forbidden(None, to=host, origins=origins) is None
 
 
 @pytest.mark.parametrize(
-    ("origin", "allowed"),
+    ("origin", "host"),
     [
-        ("https://one.example", True),
-        (None, True),
-        ("https://evil.example", False),
-        ("null", False),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("http://192.0.2.7:8080", "192.0.2.7:8080"),
+        ("https://192.0.2.7", "192.0.2.7"),
+        ("https://192.0.2.7", "192.0.2.7:443"),
+        ("http://192.0.2.7", "192.0.2.7:80"),
+        ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080"),
+        ("http://localhost:8080", "localhost:8080"),
+        ("http://LOCALHOST:8080", "localhost:8080"),
+        ("http://broker.example:8080", "broker.example:8080"),
+        ("http://Broker.example:8080", "BROKER.example:8080"),
     ],
 )
-async def test_with_a_list_only_pages_of_its_origins_may(
-    origin: str | None, allowed: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("origins", [[], ["https://other.example"]], ids=["default", "with a list"])
+def test_the_brokers_own_page_may_connect(origin: str, host: str, origins: list[str]) -> None:
+    assert forbidden(origin, to=host, origins=origins, hosts=["broker.example"]) is None
+    assert forbidden(to=host, path="/", origins=origins, hosts=["broker.example"]) is None
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::", ""])
+def test_a_broker_on_all_addresses_has_the_names_of_its_machine(
+    wildcard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    origins = ["https://one.example", "https://two.example"]
-    with anyio.fail_after(5):
-        async with Broker("ws://127.0.0.1:0", origins=origins) as broker:
-            assert await upgraded(broker, origin) is allowed
-        refused = [text for text in caplog.messages if "Origin" in text]
-        assert bool(refused) is not allowed
+    monkeypatch.setattr("socket.gethostname", lambda: "Box.lan.example")
+    for name in ("box.lan.example", "box", "box.local"):
+        host = f"{name}:8080"
+        assert forbidden(f"http://{host}", to=host, hosts=[wildcard]) is None
+        assert forbidden(f"http://{host}", to=host, hosts=["192.0.2.7"]) is not None
 
 
-@pytest.mark.parametrize("origin", ["https://a.b/", "https://a.b/path", "a.b", "", "https://"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost:3000",
+        "http://app.localhost",
+        "https://127.0.0.1",
+        "http://127.8.9.10:1",
+        "http://[::1]:3000",
+    ],
+)
+@pytest.mark.parametrize("origins", [[], ["https://other.example"]], ids=["default", "with a list"])
+def test_pages_of_the_browsers_own_machine_may_connect(origin: str, origins: list[str]) -> None:
+    assert forbidden(origin, to="broker.example:8080", origins=origins) is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://evil.example", "127.0.0.1:8080"),
+        ("http://evil.example:8080", "evil.example:8080"),  # its name leads to the broker
+        ("http://evil:8080", "evil:8080"),
+        ("http://192.0.2.7:9", "192.0.2.7:8080"),  # another server of the same machine
+        ("http://192.0.2.7:8080", "127.0.0.1:8080"),
+        ("http://127.0.0.1.evil.example", "127.0.0.1:8080"),
+        ("http://localhost.evil.example", "localhost:8080"),
+        ("http://evillocalhost", "localhost:8080"),
+        ("http://127.0.0.1@evil.example", "127.0.0.1:8080"),
+        ("http://", ""),
+        ("null", "127.0.0.1:8080"),
+        ("", "127.0.0.1:8080"),
+        ("file://", "127.0.0.1:8080"),
+        ("x", "x"),
+        ("https://one.example.evil.example", "127.0.0.1:8080"),
+        ("http://one.example", "127.0.0.1:8080"),  # https is listed
+        ("https://one.example:444", "127.0.0.1:8080"),
+        ("http://broker.example:8080", None),
+    ],
+)
+def test_pages_of_other_sites_may_not_connect(origin: str, host: str | None) -> None:
+    text = forbidden(origin, to=host, origins=["https://one.example"], hosts=["127.0.0.1"])
+    assert text is not None
+    assert origin in text
+    assert "origins" in text
+    assert forbidden(origin, to=host, origins=["*"]) is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("HTTPS://App.Example:8443", "https://app.example:8443"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+    ],
+)
+def test_listed_origins_are_compared_as_browsers_send_them(listed: str, origin: str) -> None:
+    assert forbidden(origin, to="127.0.0.1:8080", origins=[listed]) is None
+
+
+def test_the_host_of_a_listed_origin_is_the_brokers_own_behind_a_proxy() -> None:
+    origins = ["https://mb.example"]
+    assert forbidden(to="mb.example", path="/", origins=origins) is None
+    assert forbidden("https://mb.example", to="mb.example", origins=origins) is None
+    # As nginx passes it on without `proxy_set_header Host`.
+    assert forbidden("https://mb.example", to="127.0.0.1:8080", origins=origins) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "welcome"),
+    [
+        ("/", "evil.example:8080", False),
+        ("/", "evil", False),
+        ("/", "10.1.2.3:8080", True),
+        ("/", None, True),
+        ("/metrics", "evil.example:8080", False),
+        ("/metrics", "broker:8080", True),  # a container's name, as scrapers use it
+        ("/metrics", "10.1.2.3:8080", True),
+        ("/metrics", None, True),
+        ("/health", "evil.example:8080", True),
+        ("/health", "10.1.2.3:8080", True),
+        ("/nothing", "evil.example:8080", True),
+    ],
+)
+def test_pages_are_read_by_names_that_no_web_site_can_have(
+    path: str, host: str | None, welcome: bool
+) -> None:
+    text = forbidden(to=host, path=path)
+    assert (text is None) is welcome
+    if text is not None:
+        assert text == (
+            f"unknown Host {host!r}: add 'http://{host}' to the option origins to allow it"
+        )
+        assert forbidden(to=host, path=path, origins=[f"http://{host}"]) is None
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://a.b/", "https://a.b/path", "a.b", "", "https://", "null", "https://*.a.b"]
+)
 def test_what_is_no_origin_is_refused(origin: str) -> None:
-    with pytest.raises(LocalProtocolError, match="an origin is scheme://host"):
+    with pytest.raises(LocalProtocolError, match=r"an origin is scheme://host .* or \* for any"):
         Broker(origins=[origin])
 
 
-def test_origins_are_compared_as_browsers_send_them() -> None:
-    assert allowed_origins(["HTTPS://App.Example:8443"]) == {"https://app.example:8443"}
-    assert allowed_origins([]) is None
+@pytest.mark.parametrize(
+    ("origin", "origins", "allowed"),
+    [
+        ("https://evil.example", [], False),
+        ("https://evil.example", ["*"], True),
+        ("https://one.example", ["https://one.example"], True),
+        ("OWN", [], True),
+        ("OWN", ["https://one.example"], True),
+        (None, [], True),
+        ("null", [], False),
+    ],
+)
+async def test_a_browsers_handshake_is_judged_by_its_origin(
+    origin: str | None, origins: list[str], allowed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker("ws://127.0.0.1:0", origins=origins) as broker:
+            assert await upgraded(broker, origin) is allowed
+        refused = [text for text in caplog.messages if " refused: pages of the origin " in text]
+        assert bool(refused) is not allowed
+
+
+async def test_a_page_under_the_name_of_another_site_is_refused_with_the_remedy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker("ws://127.0.0.1:0") as broker:
+            answer = await fetch(broker.url, "/", host="evil.example:8080")
+            assert answer.status == 403
+            assert b"add 'http://evil.example:8080' to the option origins" in answer.body
+    (text,) = caplog.messages
+    assert " refused: unknown Host 'evil.example:8080': add " in text
 
 
 async def upgraded(broker: Broker, origin: str | None) -> bool:
     """Whether a page of this origin gets a WebSocket, and on it the greeting in a text frame."""
-    host, _, port = broker.url.partition("://")[2].strip("/").rpartition(":")
+    where = broker.url.partition("://")[2].strip("/")
+    host, _, port = where.rpartition(":")
     async with await anyio.connect_tcp(host, int(port)) as stream:
+        origin = f"http://{where}" if origin == "OWN" else origin
         header = f"Origin: {origin}\r\n" if origin is not None else ""
-        await stream.send(f"GET / HTTP/1.1\r\nHost: x\r\n{UPGRADE}{header}\r\n".encode())
+        await stream.send(f"GET / HTTP/1.1\r\nHost: {where}\r\n{UPGRADE}{header}\r\n".encode())
         received = b""
         try:
             while not received.endswith(b"system.initialize:1.0.0\n{}"):

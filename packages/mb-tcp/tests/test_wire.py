@@ -58,19 +58,31 @@ def test_the_limit_is_what_is_accepted_not_what_is_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "name"),
     [
-        b"GET / HTTP/1.1\r\n",
-        b"POST /",
-        b"HTTP/1.1 400",
-        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
+        (b"GET / HTTP/1.1\r\n", "HTTP"),
+        (b"POST /", "HTTP"),
+        (b"HTTP/1.1 400", "HTTP"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "TLS, on a port without TLS"),
+        (b"\x15\x03\x03\0", "TLS, on a port with TLS"),
+        (b"PROXY TCP4 1.2.3.4", "the PROXY protocol"),
+        (b"\r\n\r\n\0\r\nQUIT\n", "the PROXY protocol"),
+        (b"PRI * HTTP/2.0\r\n", "HTTP/2"),
+        (b"SSH-2.0-x\r\n", "SSH"),
     ],
-    ids=["GET", "POST", "HTTP answer", "TLS"],
+    ids=repr,
 )
-def test_another_protocol_is_named_where_it_is_known(data: bytes) -> None:
+def test_another_protocol_is_named_where_it_is_known(data: bytes, name: str) -> None:
     receiver = wire(max_message=16_751)
     receiver.receive_data(data)
-    assert "HTTP or TLS" in str(receiver.error)
+    assert isinstance(receiver.error, RemoteProtocolError)
+    assert str(receiver.error).startswith(f"the other side speaks {name}")
+
+
+def test_four_letters_as_a_length_may_be_another_protocol() -> None:
+    receiver = wire(max_message=16_751)
+    receiver.receive_data(b"EHLO mail.example\r\n")
+    assert "(is this another protocol's port or client?)" in str(receiver.error)
 
 
 def test_a_length_that_looks_like_no_other_protocol_gets_no_hint() -> None:

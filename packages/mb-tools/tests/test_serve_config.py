@@ -199,7 +199,7 @@ def test_json_lines_tell_of_a_service_a_refused_handshake_and_a_client_too_many(
     assert (too_many["level"], too_many["module"]) == ("warning", "mb_broker.broker")
     assert too_many["message"].endswith(" refused: the broker has 1 clients (max_connections)")
     assert handshake["level"] == "warning"
-    assert handshake["message"].startswith(f"{peer_name} refused: no WebSocket handshake: ")
+    assert handshake["message"].startswith(f"{peer_name} refused: not a WebSocket handshake: ")
     assert [entry.get("signal") for entry in rest] == ["SIGTERM", None]
 
 
@@ -239,7 +239,7 @@ def test_health_and_metrics_are_on_the_websocket_port(serving: Any) -> None:
 
 def test_without_metrics_and_page_nothing_is_there(serving: Any) -> None:
     with serving("--no-metrics", "--no-page") as served:
-        assert [served.get(path)[0] for path in ("/", "/health", "/metrics")] == [426, 426, 426]
+        assert [served.get(path)[0] for path in ("/", "/health", "/metrics")] == [404, 404, 404]
 
 
 # The documentation

@@ -301,30 +301,60 @@ def test_of_a_long_or_binary_body_the_beginning_is_shown() -> None:
     assert len(str(error)) < 400
 
 
+UPGRADED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n\r\n"
+)
+
+
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "fault"),
     [
-        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-        (
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: bm90IHRoaXMga2V5IGF0IGFsbCE=\r\n\r\n"
-        ),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "missing Connection header"),
+        (UPGRADED.replace(b"websocket", b"h2c") % b"x", "invalid Upgrade header: h2c"),
+        (UPGRADED % b"bm90IHRoaXM=", "invalid Sec-WebSocket-Accept header: bm90IHRoaXM="),
     ],
-    ids=["no upgrade", "the wrong key"],
+    ids=["no upgrade", "another upgrade", "the wrong key"],
 )
-def test_a_bad_upgrade_is_a_refusal(answer: bytes) -> None:
-    assert "101" in str(refused(answer))
+def test_of_a_bad_upgrade_the_error_says_what_is_wrong(answer: bytes, fault: str) -> None:
+    assert str(refused(answer)) == (
+        f"the server accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
+    )
+
+
+def test_a_page_in_place_of_a_handshake_points_at_the_proxy() -> None:
+    error = refused(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p>x")
+    assert str(error) == (
+        "the server answered the WebSocket handshake with a page (HTTP status 200): "
+        "does a proxy on the way drop the Upgrade header?"
+    )
+    assert not error.final
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [b"\0\0\0\x1dpublish:system.initialize:1.0.0\n{}", b"220 mail.example ESMTP\r\n", b"x" * 9000],
-    ids=["TCP framing", "SMTP", "one long line"],
+    ("answer", "told"),
+    [
+        (b"\0\0\0\x1dpublish:system.initialize:1.0.0\n{}", "MB over TCP, which is for tcp://"),
+        (b"220 mail.example ESMTP\r\n", r"b'220 mail.example ESMTP\r\n'"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "received SSH"),
+        (b"HTTP/1.0 200 OK\r\n\r\n", "unsupported protocol; expected HTTP/1.1"),
+        (b"HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 abc"),
+        (b"x" * 9000, "received b'xxx"),
+    ],
+    ids=["TCP framing", "SMTP", "SSH", "HTTP/1.0", "bad status", "one long line"],
 )
-def test_an_answer_that_is_no_http_asks_for_the_port(answer: bytes) -> None:
+def test_an_answer_that_is_no_http_is_shown_and_asks_for_the_port(answer: bytes, told: str) -> None:
     error = refused(answer)
-    assert "is this a WebSocket port?" in str(error)
+    assert told in str(error)
+    assert "(is this a WebSocket port?)" in str(error)
     assert not error.final
+
+
+def test_an_alert_of_tls_before_the_end_says_to_use_it() -> None:
+    client = client_wire(URL_OF_SERVER, LIMITS)
+    client.receive_data(b"\x15\x03\x03\0\x02\x02\x46")
+    client.receive_eof()
+    assert "received TLS, on a port with TLS (use tls:// or wss://)" in str(client.error)
 
 
 def test_after_a_refusal_received_data_is_ignored() -> None:

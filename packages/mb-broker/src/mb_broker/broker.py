@@ -32,7 +32,7 @@ from .options import BrokerOptions, complete_options
 from .registry import Service
 from .replies import busy_reply
 from .router import Router, RouterOptions
-from .site import allowed_origins, broker_pages
+from .site import Visitors, broker_pages
 
 if TYPE_CHECKING:
     import ssl
@@ -102,7 +102,8 @@ class Broker:
             with_page=given["page"],
             with_metrics=given["metrics"],
         )
-        self._site = Site(pages, allowed_origins(given["origins"]))
+        visitors = Visitors(given["origins"], (url.host for url in self._wanted))
+        self._site = Site(pages, visitors.forbid)
         self._connections: set[_Connection] = set()
         self._turned_away: set[Link] = set()
         self._listeners: list[Listener] = []
@@ -236,11 +237,14 @@ class Broker:
 
     def _refused(self, peer: str, reason: MBError | None) -> None:
         """A connection came to nothing before it was one."""
-        if reason is not None:
+        if reason is None:
+            text = f"{peer} left without a handshake: a probe, or a page over HTTP"
+            self._write("debug", text, cause="probe")
+        else:
             self._router.metrics.failed.add(int(self._clock()))
             text = str(reason).removeprefix(f"{peer} ")
             self._write("warn", f"{peer} refused: {text}", cause="refused")
-            self.flush()
+        self.flush()
 
     async def _close_connections(self) -> None:
         connections = list(self._connections)
@@ -272,10 +276,14 @@ class Broker:
 
     def leave(self, connection: _Connection, error: MBError | None) -> None:
         self._connections.discard(connection)
-        self._router.disconnect(connection.service, self._clock())
+        service = connection.service
+        self._router.disconnect(service, self._clock())
         if error is not None:
             text = f"the connection of {connection.link.peer} ended: {error}"
-            self._write("warn", text, cause="lost", serviceId=connection.service.id)
+            # A probe resets the connection, since it does not read the greeting.
+            silent = isinstance(error, ConnectionLost) and service.last_seen == service.connected_at
+            level = "debug" if silent else "warn"
+            self._write(level, text, cause="lost", serviceId=service.id)
         self.flush()
 
     def flush(self) -> None:

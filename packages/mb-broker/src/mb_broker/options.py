@@ -104,7 +104,7 @@ class BrokerOptions(TypedDict, total=False):
     origins: Annotated[
         list[str],
         Meta(
-            description="Origins whose pages may connect over WebSocket; none named: any.",
+            description="Other sites whose pages may connect over WebSocket; *, any.",
             extra={"default": [], "unit": ""},
         ),
     ]

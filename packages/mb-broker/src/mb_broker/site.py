@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 from mb_core.codec import encode_payload
 from mb_core.errors import LocalProtocolError
-from mb_core.wire import Page
+from mb_core.wire import Page, Visit
 
 from . import page
 from .exposition import CONTENT_TYPE, exposition
 from .router import Router
 
-__all__ = ["allowed_origins", "broker_pages"]
+__all__ = ["Visitors", "broker_pages"]
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:\d*)?")
+# What browsers leave out of an origin.
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 
@@ -40,16 +45,96 @@ def broker_pages(
     return get
 
 
-def allowed_origins(origins: Iterable[str]) -> frozenset[str] | None:
-    """The origins as browsers send them, None for any; raises LocalProtocolError for others."""
-    allowed = frozenset(origin.lower() for origin in origins)
-    for origin in allowed:
-        if not _ORIGIN.fullmatch(origin):
-            raise LocalProtocolError(
-                f"invalid origins, {origin!r}: an origin is scheme://host or scheme://host:port, "
-                "without a path"
-            )
-    return allowed or None
+class Visitors:
+    """Decides which web pages may connect, and under which names the broker serves its own.
+
+    A web page in a browser of the broker's network can send requests to the broker, so programs
+    are let in (they send no Origin), and pages only if they are the broker's own, come from the
+    browser's own machine, or are listed.  A page becomes "the broker's own" for the browser if its
+    owner lets the name of its site lead to the broker's address (DNS rebinding).  So a host counts
+    as the broker's only if nobody else can own it: an IP address, localhost, a name that the
+    broker listens by, or that of a listed origin.
+
+    `origins` are those of BrokerOptions, `hosts` the hosts of the URLs that the broker listens on.
+    Raises LocalProtocolError for an invalid origin.
+    """
+
+    def __init__(self, origins: Iterable[str], hosts: Iterable[str]) -> None:
+        given = list(origins)
+        self._any = "*" in given
+        self._origins = {_origin(text) for text in given if text != "*"}
+        self._hosts = {_host_of(origin.partition("://")[2]) for origin in self._origins}
+        for host in hosts:
+            self._hosts |= _own_names() if host in ("", "0.0.0.0", "::") else {host.lower()}
+
+    def forbid(self, visit: Visit) -> str | None:
+        """Return why a request is refused, None if it is welcome."""
+        if self._any:
+            return None
+        if visit.path is None:
+            return self._forbid_handshake(visit)
+        host = visit.host
+        # Probes use any name, and scrapers often one without a dot, which no web site has.
+        checked = visit.path == "/" or (visit.path == "/metrics" and "." in (host or ""))
+        if not checked or host is None or self._is_ours(host):
+            return None
+        return f"unknown Host {host!r}: add 'http://{host}' to the option origins to allow it"
+
+    def _forbid_handshake(self, visit: Visit) -> str | None:
+        origin = visit.origin
+        if origin is None:
+            return None
+        scheme, _, where = origin.lower().partition("://")
+        if not where:  # "null": a file, a sandboxed frame
+            return f"pages of the origin {origin!r} may not connect: only origins='*' allows it"
+        if origin.lower() in self._origins or _is_loopback(_host_of(where)):
+            return None
+        host = (visit.host or "").lower().removesuffix(_DEFAULT_PORTS.get(scheme, "/"))
+        if host == where and self._is_ours(host):
+            return None
+        return f"pages of the origin {origin!r} may not connect: add it to the option origins"
+
+    def _is_ours(self, host: str) -> bool:
+        name = _host_of(host)
+        return name in self._hosts or _is_address(name) or _is_loopback(name)
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it."""
+    scheme, _, where = text.lower().partition("://")
+    if not _ORIGIN.fullmatch(text.lower()):
+        raise LocalProtocolError(
+            f"invalid origins, {text!r}: an origin is scheme://host or scheme://host:port, "
+            "without a path, or * for any"
+        )
+    return f"{scheme}://{where.removesuffix(_DEFAULT_PORTS.get(scheme, '/'))}"
+
+
+def _host_of(where: str) -> str:
+    """The host of `host:port`, in lower case, without brackets and without the root's dot."""
+    found = _HOST.fullmatch(where.lower())
+    return found[1].strip("[]").rstrip(".") if found is not None else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ip_address(name).is_loopback
+
+
+def _own_names() -> set[str]:
+    """The names of this machine, under which its other addresses are known."""
+    name = socket.gethostname().lower()
+    short = name.partition(".")[0]
+    return {name, short, f"{short}.local"}
 
 
 def _page() -> Page:

@@ -15,7 +15,16 @@ import msgspec
 from .errors import MBError
 from .header import MAX_HEADER
 
-__all__ = ["DEFAULT_MAX_PAYLOAD", "Limits", "Page", "Site", "Wire", "WireState"]
+__all__ = [
+    "DEFAULT_MAX_PAYLOAD",
+    "Limits",
+    "Page",
+    "Site",
+    "Visit",
+    "Wire",
+    "WireState",
+    "foreign_protocol",
+]
 
 DEFAULT_MAX_PAYLOAD = 16_384
 """Bytes of the largest payload that a broker takes unless it is configured otherwise."""
@@ -42,15 +51,28 @@ class Page(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
+class Visit(msgspec.Struct, frozen=True):
+    """What an HTTP request says about where it comes from and where it goes.
+
+    `path` is the page that it asks for, None for a WebSocket handshake.  `host` is the host and
+    port to which it was sent, `origin` the origin of the web page that sent it; browsers always
+    send the first, and the second with a handshake.
+    """
+
+    path: str | None
+    host: str | None
+    origin: str | None
+
+
 class Site(msgspec.Struct, frozen=True):
     """What a broker serves beside messages, where its transport speaks HTTP (WebSocket does).
 
-    `get` gives the page of a path, None where there is none.  `origins` are those of the pages
-    that may connect from a browser, None for any.
+    `get` returns the page at a path, None where there is none.  `forbids` returns why a request
+    is refused, None if it is welcome.
     """
 
     get: Callable[[str], Page | None]
-    origins: frozenset[str] | None = None
+    forbids: Callable[[Visit], str | None] = lambda visit: None
 
 
 class WireState(Enum):
@@ -113,3 +135,27 @@ class Wire(Protocol):
     def data_to_send(self) -> bytes:
         """Take the bytes that are to be written now, in order; empty where there are none."""
         ...
+
+
+def foreign_protocol(start: bytes) -> str | None:
+    """Name the protocol that a stream begins with if it is a common one other than MB's.
+
+    `start` is the first bytes, four at least.  Returns the name and what to do about it.
+    """
+    return next((text for prefix, text in _FOREIGN.items() if start.startswith(prefix)), None)
+
+
+_PROXY = "the PROXY protocol, which MB does not read (turn off send-proxy in the load balancer)"
+_HTTP = "HTTP, which is for the ports of ws:// and wss://"
+_FOREIGN = {
+    b"\x16\x03": "TLS, on a port without TLS (tls:// and wss:// have ports of their own)",
+    b"\x15\x03": "TLS, on a port with TLS (use tls:// or wss://)",  # an alert
+    b"PROX": _PROXY,
+    b"\r\n\r\n": _PROXY,  # the binary version of it
+    b"PRI ": "HTTP/2, which MB does not speak (use HTTP/1.1)",
+    b"SSH-": "SSH",
+    **{
+        method[:4]: _HTTP
+        for method in (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTIONS", b"CONNECT", b"HTTP")
+    },
+}

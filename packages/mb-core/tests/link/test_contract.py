@@ -731,7 +731,7 @@ async def test_a_refused_client_can_read_why_though_it_sent_more(
             await peer.send_eof()
             assert (await tools.read_to_end(peer)).startswith(b"HTTP/1.1 426 ")
         (line,) = logged()
-        assert "no WebSocket handshake: missing Connection header" in line
+        assert "not a WebSocket handshake: missing Connection header" in line
 
 
 @of_ws

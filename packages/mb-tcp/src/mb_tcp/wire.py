@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 
 from mb_core.errors import MBError, MessageTooLarge, RemoteProtocolError
-from mb_core.wire import Limits, WireState
+from mb_core.wire import Limits, WireState, foreign_protocol
 
 __all__ = ["LengthPrefixWire"]
 
@@ -81,14 +81,14 @@ class LengthPrefixWire:
     def _fail(self, length: int, prefix: bytes) -> None:
         self._input.clear()
         self.state = WireState.CLOSED
-        hint = " (is this HTTP or TLS, on a plain MB port?)" if _foreign(prefix) else ""
+        foreign = foreign_protocol(prefix)
+        if foreign is not None:
+            self.error = RemoteProtocolError(f"the other side speaks {foreign}")
+            return
+        # The length of a message begins with a zero byte; four letters are another protocol's.
+        hint = " (is this another protocol's port or client?)" if prefix.isalpha() else ""
         self.error = MessageTooLarge(
             f"a message of {length} bytes was announced, the limit is {self._limit}{hint}",
             size=length,
             limit=self._limit,
         )
-
-
-def _foreign(prefix: bytes) -> bool:
-    """Whether a length looks like the beginning of another protocol."""
-    return prefix.isalpha() or prefix.strip().isalpha() or prefix[:2] == b"\x16\x03"

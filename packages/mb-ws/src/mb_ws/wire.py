@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 from email.utils import formatdate
 from http import HTTPStatus
 
 from websockets.client import ClientProtocol
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidURI, PayloadTooBig
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.exceptions import InvalidMessage, InvalidUpgrade, InvalidURI, PayloadTooBig
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
-from websockets.typing import Origin
 from websockets.uri import parse_uri
 
 from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
 from mb_core.message import is_text
 from mb_core.url import URL
-from mb_core.wire import Limits, Page, Site, WireState
+from mb_core.wire import Limits, Page, Site, Visit, WireState, foreign_protocol
 
 from .frames import KEY, MASKED, OPCODE, OPCODES, TEXT, MaskingKeys, apply_mask, text_head
 
@@ -37,6 +37,10 @@ _STATES = {
 }
 # A close frame's reason has at most 123 bytes.
 _MAX_REASON = 123
+_ALLOW = "GET, HEAD, OPTIONS"
+_HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
+# Bytes of what came that are shown where it was no handshake.
+_SHOWN = 64
 # The statuses that turn away who asks, whenever he asks; and what to add to their names.
 _DENIALS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: " (it asks for credentials, and a broker's URL carries none)",
@@ -57,11 +61,8 @@ def client_wire(url: URL, limits: Limits) -> WebSocketWire:
 
 
 def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
-    """The broker's side: any path; a GET that is no handshake gets a page of the site."""
-    origins = [Origin(o) for o in site.origins] if site is not None and site.origins else None
-    # A client that is no browser has no origin.
-    allowed = [None, *origins] if origins is not None else None
-    protocol = ServerProtocol(origins=allowed, max_size=limits.max_message, logger=_log)
+    """The broker's side: any path; a request that is not a handshake gets a page of the site."""
+    protocol = ServerProtocol(max_size=limits.max_message, logger=_log)
     return WebSocketWire(protocol, limits, site)
 
 
@@ -78,6 +79,7 @@ class WebSocketWire:
         self._limit = limits.max_message
         self._site = site
         self._ended = False
+        self._start = b""  # the first bytes that came
         self._output: list[bytes] = []
         self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
         self._masked = MASKED if protocol.side is Side.SERVER else 0  # what comes
@@ -124,7 +126,8 @@ class WebSocketWire:
                 if isinstance(event, Response):  # whose body ended with the stream
                     self._look_at_response(event)
             if self.error is None:
-                text = "the connection was closed during the WebSocket handshake"
+                seen = f": {_seen(self._start)}" if _is_foreign(self._start) else ""
+                text = f"the connection was closed during the WebSocket handshake{seen}"
                 self.error = ConnectError(text)
         elif state is WireState.OPEN:
             self.error = RemoteProtocolError("the connection ended without a WebSocket close")
@@ -161,6 +164,13 @@ class WebSocketWire:
         Gives the bytes behind it; none while it has not ended, or where it came to nothing.
         """
         protocol = self._protocol
+        if len(self._start) < _SHOWN:
+            self._start += data[: _SHOWN - len(self._start)]
+            if protocol.side is Side.SERVER and not self._start[:1].isalpha():
+                # Not HTTP, so it may never end a line: TLS and the like.
+                self._ended = True
+                self.error = ConnectError(f"not a WebSocket handshake: {_seen(self._start)}")
+                return b""
         position = 0
         while (
             position < len(data)
@@ -181,16 +191,33 @@ class WebSocketWire:
 
     def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
         site = self._site
-        if site is not None and request.method == "GET" and not _wants_websocket(request):
-            page = site.get(request.path.partition("?")[0])
-            if page is not None:
-                self._ended = True
-                return _response(page)
-        return protocol.accept(request)
+        if site is None:
+            return protocol.accept(request)
+        host, path = _target(request)
+        handshake = _wants_websocket(request)
+        try:
+            origin = request.headers.get("Origin")
+            host = host or request.headers.get("Host")
+        except MultipleValuesError:
+            return self._refuse(HTTPStatus.BAD_REQUEST, "two Host or Origin headers")
+        visit = Visit(None if handshake else path, host, origin)
+        why = site.forbids(visit)
+        if why is not None:
+            return self._refuse(HTTPStatus.FORBIDDEN, why)
+        if handshake:
+            return protocol.accept(request)
+        self._ended = True
+        return _page(request.method, path, site)
+
+    def _refuse(self, status: HTTPStatus, why: str) -> Response:
+        self._ended = True
+        self.error = ConnectError(why)
+        return _response(Page(f"{why}\n".encode(), _TEXT, status=status))
 
     def _look_at_response(self, response: Response) -> None:
-        if self._protocol.handshake_exc is not None:
-            self.error = _refusal(response)
+        fault = self._protocol.handshake_exc
+        if fault is not None:
+            self.error = _refusal(response, fault)
 
     # Frames
 
@@ -297,8 +324,7 @@ class WebSocketWire:
             else:
                 self.error = RemoteProtocolError(f"invalid WebSocket data: {exc}")
         elif protocol.handshake_exc is not None:
-            hint = "" if protocol.side is Side.SERVER else " (is this a WebSocket port?)"
-            self.error = ConnectError(f"no WebSocket handshake: {protocol.handshake_exc}{hint}")
+            self.error = ConnectError(self._handshake_fault(protocol.handshake_exc))
         elif _is_abnormal(protocol.close_rcvd):
             received = protocol.close_rcvd
             assert received is not None
@@ -306,6 +332,24 @@ class WebSocketWire:
             self.error = RemoteProtocolError(
                 f"closed by the other side with code {received.code}: {reason}"
             )
+
+    def _handshake_fault(self, fault: Exception) -> str:
+        """What is wrong with a handshake; a request that can't be read is answered as well."""
+        why: object = fault
+        if isinstance(fault, InvalidMessage):
+            why = fault.__cause__
+            if isinstance(why, EOFError):  # a line that ends without a carriage return
+                why = "lines have to end with CR and LF"
+        foreign = _seen(self._start) if _is_foreign(self._start) else None
+        if self._protocol.side is Side.CLIENT:
+            return f"the server's answer is not HTTP: {foreign or why} (is this a WebSocket port?)"
+        if isinstance(fault, InvalidUpgrade):
+            return f"not a WebSocket handshake: {why} (does a proxy on the way drop it?)"
+        if foreign is not None or not isinstance(fault, InvalidMessage):
+            return f"not a WebSocket handshake: {foreign or why}"
+        page = Page(f"invalid HTTP request: {why}\n".encode(), _TEXT, status=400)
+        self._output.append(_response(page).serialize())
+        return f"invalid HTTP request: {why}"
 
 
 def _is_abnormal(close: Close | None) -> bool:
@@ -317,27 +361,82 @@ def _is_abnormal(close: Close | None) -> bool:
 
 
 def _wants_websocket(request: Request) -> bool:
-    """Whether this is meant as a handshake; an offer to speak HTTP/2 is none."""
-    return any("websocket" in value.lower() for value in request.headers.get_all("Upgrade"))
+    """Whether this is meant as a handshake, if only by what a proxy has left of it.
+
+    An offer to speak HTTP/2 is not one.
+    """
+    headers = request.headers
+    upgrades = any("websocket" in value.lower() for value in headers.get_all("Upgrade"))
+    return upgrades or "Sec-WebSocket-Key" in headers
 
 
-def _response(page: Page) -> Response:
-    headers = Headers(
-        {
-            "Date": formatdate(usegmt=True),
-            "Connection": "close",
-            "Content-Type": page.content_type,
-            "Content-Length": str(len(page.body)),
-            "X-Content-Type-Options": "nosniff",
-            **page.headers,
-        }
-    )
+def _target(request: Request) -> tuple[str | None, str]:
+    """The host and the path of a request's target; the host is in it if a proxy is addressed."""
+    target = request.path.partition("?")[0]
+    scheme, absolute, rest = target.partition("://")
+    if not absolute or scheme.lower() not in ("http", "https"):
+        return None, target
+    host, slash, path = rest.partition("/")
+    return host, slash + path or "/"
+
+
+def _page(method: str, path: str, site: Site) -> Response:
+    """The answer to a request for the page at `path`."""
+    if method == "OPTIONS" and path == "*":
+        return _response(Page(b"", "", status=HTTPStatus.NO_CONTENT), Allow=_ALLOW)
+    page = site.get(path)
+    if page is None:
+        page = Page(f"there is no page at {path}\n".encode(), _TEXT, status=HTTPStatus.NOT_FOUND)
+    elif method == "OPTIONS":
+        return _response(Page(b"", "", status=HTTPStatus.NO_CONTENT), Allow=_ALLOW)
+    elif method not in ("GET", "HEAD"):
+        text = f"{method} is not allowed on {path}, only {_ALLOW}\n".encode()
+        page = Page(text, _TEXT, status=HTTPStatus.METHOD_NOT_ALLOWED)
+        return _response(page, Allow=_ALLOW)
+    response = _response(page)
+    if method == "HEAD":
+        response.body = b""
+    return response
+
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+def _response(page: Page, **more: str) -> Response:
+    headers = Headers({"Date": formatdate(usegmt=True), "Connection": "close"})
+    if page.status != HTTPStatus.NO_CONTENT:
+        headers["Content-Type"] = page.content_type
+        headers["Content-Length"] = str(len(page.body))
+        headers["X-Content-Type-Options"] = "nosniff"
+    headers.update({**page.headers, **more})
     return Response(page.status, HTTPStatus(page.status).phrase, headers, page.body)
 
 
-def _refusal(response: Response) -> ConnectError:
+def _is_foreign(start: bytes) -> bool:
+    """Whether a stream that begins like this is not HTTP."""
+    return len(start) > 4 and not _HTTP.match(start)
+
+
+def _seen(start: bytes) -> str:
+    """What came in place of a handshake."""
+    if start[4:].startswith((b"publish:", b"request:", b"response:")):
+        return "received MB over TCP, which is for tcp:// and tls://"
+    foreign = foreign_protocol(start)
+    return f"received {foreign if foreign is not None else repr(start)}"
+
+
+def _refusal(response: Response, fault: Exception) -> ConnectError:
+    """Why an answer to our handshake, which is valid HTTP, does not open a connection."""
     status = response.status_code
+    if status == HTTPStatus.SWITCHING_PROTOCOLS:
+        text = (
+            f"the server accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
+        )
+        return ConnectError(text)
     body = (response.body or b"")[:200].decode(errors="backslashreplace").strip()
+    if status == HTTPStatus.OK:
+        text = "the server answered the WebSocket handshake with a page (HTTP status 200)"
+        return ConnectError(f"{text}: does a proxy on the way drop the Upgrade header?")
     text = f"the server refused the WebSocket handshake with HTTP status {status}"
     text += _DENIALS.get(status, "") + (f": {body}" if body else "")
     return ConnectError(text, final=status in _DENIALS)

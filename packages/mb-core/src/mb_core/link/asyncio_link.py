@@ -83,6 +83,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._write_at = _EARLY  # bytes in the outbox that do not wait for it
         self._paused = False  # the system has not taken all that was written
         self._shaken = False  # whether the handshake is complete
+        self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
         self._open = False
         self._ended = False  # the other side's half of the stream
         self._aborted = False
@@ -188,6 +189,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         try:
             messages = self._wire.receive_data(data)
             if not self._shaken or self._wire.state is not WireState.OPEN:
+                self._probe = False
                 self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
@@ -287,6 +289,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._timer = self._loop.call_later(self._options.close_timeout, self._never_ended)
 
     def _too_late(self) -> None:
+        self._probe = False
         self._refuse(late_handshake(self.peer, self._options))
         self.abort()
 
@@ -304,7 +307,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def _refuse(self, reason: MBError | None) -> None:
         if self._listener is not None and not self.opened.done():
-            (self._options.refused or log_refusal)(self.peer, reason)
+            (self._options.refused or log_refusal)(self.peer, None if self._probe else reason)
         self._settle(refusal(self.peer, reason))
 
     def _settle(self, error: MBError | None) -> None:

@@ -71,6 +71,7 @@ class _StreamLink(Outgoing):
         self._handler: LinkHandler | None = None
         self._written = 0  # bytes of messages, of those that were handed over
         self._shaken = False  # whether the handshake is complete
+        self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
         self._open = False
         self._ended = False  # the other side's half of the stream
         self._aborted = False
@@ -188,6 +189,7 @@ class _StreamLink(Outgoing):
             # when it has sent all of its own.
             messages = self._wire.receive_data(bytes(data))
             if not self._shaken or self._wire.state is not WireState.OPEN:
+                self._probe = False
                 self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
@@ -285,6 +287,7 @@ class _StreamLink(Outgoing):
     def _too_late(self) -> Exception | None:
         if self._shaken:
             return late_close(self._options)
+        self._probe = False
         self._refuse(late_handshake(self.peer, self._options))
         return None
 
@@ -308,7 +311,7 @@ class _StreamLink(Outgoing):
     def _refuse(self, reason: MBError | None) -> None:
         if not self.opened.is_set():
             if self._listener is not None:
-                (self._options.refused or log_refusal)(self.peer, reason)
+                (self._options.refused or log_refusal)(self.peer, None if self._probe else reason)
             self.refusal = refusal(self.peer, reason)
             self.opened.set()
 
