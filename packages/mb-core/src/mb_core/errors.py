@@ -53,6 +53,7 @@ class ConnectError(MBError):
 
     `final` says that trying again will not help until somebody changes something: the
     certificate, the host name in it, what the other side wants to know of us, the arguments.
+    A client's first connection is not tried again then; one that it has lost is.
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:

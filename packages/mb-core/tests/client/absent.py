@@ -71,6 +71,9 @@ class Outcome:
     def over(self) -> bool:
         return self._over.is_set()
 
+    async def ends(self) -> None:
+        await self._over.wait()
+
     async def lost(self) -> ConnectionLost:
         return await self.fails(ConnectionLost)
 

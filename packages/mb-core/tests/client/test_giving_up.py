@@ -19,7 +19,7 @@ from mb_core import (
 )
 
 from .absent import QUICK
-from .scripted import ScriptedBroker, error, scripted_broker
+from .scripted import GREETING, ScriptedBroker, error, scripted_broker
 from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -116,21 +116,41 @@ async def test_a_url_whose_error_is_final_is_dropped_and_the_other_goes_on() -> 
                 assert (len(one.connections), len(two.connections)) == (1, 4)
 
 
-async def test_when_each_url_is_final_the_client_is_at_its_end_and_says_why() -> None:
+async def test_what_would_be_final_at_first_is_tried_again_after_a_loss() -> None:
+    """An operator can repair it: a lapsed certificate, a login that was forgotten."""
     with anyio.fail_after(5):
-        async with scripted_broker("memory://") as one, scripted_broker("memory://") as two:
-            async with MessageBrokerClient([one.url, two.url], **QUICK) as client:
-                watch = Watch(client)
-                events = await client.subscribe("a.b")
-                one.greeting = two.greeting = UNAUTHORIZED
-                await one.connections[0].drop()
-                with pytest.raises(ConnectionLost, match="who are you"):
-                    await anext(events)
-                await everything_is_lost(client, "not restored.*who are you")
-                assert (len(one.connections), len(two.connections)) == (2, 1)
-            with pytest.raises(ConnectionLost, match="who are you"):
-                await client.run()
-    assert watch.moves == ["disconnect"]
+        async with (
+            scripted_broker("memory://") as one,
+            scripted_broker("memory://") as two,
+            MessageBrokerClient([one.url, two.url], **QUICK) as client,
+        ):
+            watch = Watch(client)
+            events = await client.subscribe("a.b")
+            one.greeting = two.greeting = UNAUTHORIZED
+            await one.connections[0].drop()
+            refused = await watch.error(ConnectError, 3)
+            assert str(refused).count("who are you?") == 2  # both are still tried
+            two.greeting = GREETING
+            await watch.connects(1)
+            two.connections[-1].send(b"publish:a.b:1.0.0\n1")
+            assert (await anext(events)).payload == 1
+            await client.close()
+            await watch.disconnects(2)
+    assert watch.moves == ["disconnect", "connect", "disconnect"]
+
+
+async def test_reconnect_timeout_ends_tries_that_are_refused_and_says_why(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, reconnect_timeout=150, **QUICK) as client:
+            events = await client.subscribe("a.b")
+            scripted.greeting = UNAUTHORIZED
+            await scripted.connections[0].drop()
+            with pytest.raises(ConnectionLost, match="who are you") as lost:
+                await anext(events)
+            assert isinstance(lost.value.__cause__, ConnectError)
+            await everything_is_lost(client, "not restored within 0.15 s.*who are you")
 
 
 async def test_urls_are_checked_before_any_is_tried(mb_broker: RunningBroker) -> None:

@@ -16,11 +16,13 @@ from mb_core import (
     InvalidRequestError,
     Message,
     MessageBrokerClient,
+    ResponseError,
+    ServiceUnavailableError,
     Subscription,
 )
 
 from .absent import QUICK
-from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
+from .scripted import SUCCESS, VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
 from .watching import Watch, known_subscriptions, until
 
 pytestmark = [
@@ -225,6 +227,112 @@ async def test_a_subscription_that_is_refused_ends_with_the_brokers_error_and_th
             asked = scripted.connections[2].starting(b"request:system.topic.subscribe")
             assert [b'"open"' in message for message in asked] == [True]
             assert [type(each) for each in watch.errors] == [ForbiddenError]
+
+
+class Refusals:
+    """Answers of a broker that refuses the first requests with an error that passes."""
+
+    def __init__(self, code: str, count: int, *, about: bytes = b"") -> None:
+        self._answer = error(code, "starting up")
+        self._about = about
+        self.left = count
+
+    def __call__(self, request: bytes) -> bytes:
+        if self.left and self._about in request:
+            self.left -= 1
+            return self._answer
+        return SUCCESS
+
+
+@pytest.mark.parametrize(
+    "code", ["TIMEOUT", "SERVICE_UNAVAILABLE", "INTERNAL_ERROR", "UNAUTHORIZED", "A_NEW_ONE"]
+)
+async def test_a_subscription_that_is_refused_for_now_is_asked_for_until_it_is_accepted(
+    scripted: ScriptedBroker, code: str
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            late = await client.subscribe("late", action="both")
+            await client.subscribe("late", handler=lambda m: None)
+            await client.subscribe("other")
+            refusals = Refusals(code, 3, about=b'"late"')
+            scripted.answers["system.topic.subscribe"] = refusals
+            await scripted.connections[0].drop()
+            connection = await scripted.connection(2)
+            await watch.connects(1)  # the rest works meanwhile
+            await connection.wait_for(b"request:system.topic.subscribe", 6)
+            await until(lambda: refusals.left == 0)
+            connection.send(b"publish:late:1.0.0\n1")
+            assert (await anext(late)).payload == 1
+            assert "active" in repr(late)
+            await until(lambda: len(watch.errors) == 3)
+            assert {each.code for each in watch.errors if isinstance(each, ResponseError)} == {code}
+
+            # Nothing is asked for twice once it is accepted, and the next connection has it all.
+            asked = len(connection.starting(b"request:system.topic.subscribe"))
+            await anyio.sleep(0.1)
+            assert len(connection.starting(b"request:system.topic.subscribe")) == asked == 6
+            await connection.drop()
+            await watch.connects(2)
+            again = scripted.connections[2].starting(b"request:system.topic.subscribe")
+            assert len(again) == 3
+
+
+async def test_a_registration_that_is_refused_for_now_is_asked_for_until_it_is_accepted(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            await client.register_service("name", "text")
+            scripted.answers["system.service.register"] = Refusals("TIMEOUT", 2)
+            for number in (1, 2):
+                await scripted.connections[-1].drop()
+                await watch.connects(number)
+                wanted = 3 if number == 1 else 1
+                await scripted.connections[-1].wait_for(b"request:system.service.reg", wanted)
+
+
+async def test_a_subscription_that_is_refused_for_now_may_be_refused_for_good_later(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            events = await client.subscribe("a")
+            scripted.answers["system.topic.subscribe"] = error("SERVICE_UNAVAILABLE")
+            await scripted.connections[0].drop()
+            await watch.error(ServiceUnavailableError, 2)
+            scripted.answers["system.topic.subscribe"] = error("FORBIDDEN")
+            with pytest.raises(ForbiddenError):
+                await anext(events)
+
+
+async def test_what_is_refused_for_now_can_be_left_and_lost_meanwhile(
+    scripted: ScriptedBroker,
+) -> None:
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            watch = Watch(client)
+            left, kept = await client.subscribe("left"), await client.subscribe("kept")
+            scripted.answers["system.topic.subscribe"] = error("SERVICE_UNAVAILABLE")
+            await scripted.connections[0].drop()
+            await watch.error(ServiceUnavailableError, 4)
+            await left.unsubscribe()
+            asked = len(scripted.connections[1].starting(b"request:system.topic.subscribe"))
+            await scripted.connections[1].wait_for(b"request:system.topic.subscribe", asked + 3)
+            since = scripted.connections[1].starting(b"request:system.topic.subscribe")[asked:]
+            assert [message for message in since if b'"left"' in message][1:] == []
+            # The connection is lost before the broker has accepted the other.
+            await scripted.stop()
+            scripted.answers["system.topic.subscribe"] = SUCCESS
+            await scripted.listen()
+            connection = await scripted.connection(3)
+            await watch.connects(2)
+            assert len(connection.starting(b"request:system.topic.subscribe")) == 1
+            connection.send(b"publish:kept:1.0.0\n1")
+            assert (await anext(kept)).payload == 1
 
 
 async def test_all_consumers_of_a_refused_pattern_hear_of_it(scripted: ScriptedBroker) -> None:

@@ -8,7 +8,7 @@ import pytest
 from mb_core import ConnectionLost, MessageBrokerClient, NoRouteFoundError, RequestTimeoutError
 
 from .absent import QUICK, Outcome, gone
-from .scripted import VIRTUAL_TIME, ScriptedBroker, error
+from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
 from .watching import Watch, until
 
 pytestmark = [
@@ -164,3 +164,120 @@ async def test_a_retried_request_that_is_cancelled_while_it_waits_is_never_sent(
         await until(lambda: request.over)
         assert it.client.stats().pending == 0
         assert await it.come_back() == []
+
+
+# While services are on their way back
+
+
+NOBODY = error("NO_ROUTE_FOUND", "nobody yet")
+
+
+async def come_back(scripted: ScriptedBroker, client: MessageBrokerClient) -> ScriptedConnection:
+    """Lose the connection and get another."""
+    number = len(scripted.connections)
+    await scripted.connections[-1].drop()
+    connection = await scripted.connection(number + 1)
+    await until(lambda: client.connected)
+    return connection
+
+
+async def test_after_a_reconnect_a_retried_request_waits_for_the_service_to_be_back(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["a"] = NOBODY
+    with anyio.fail_after(5):
+        async with (
+            MessageBrokerClient(scripted.url, **QUICK) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            connection = await come_back(scripted, client)
+            request = Outcome(
+                tasks, lambda: client.request("a", {"n": 1}, timeout=4_000, retry=True)
+            )
+            tries = [await connection.wait_for(b"request:a:", number) for number in range(1, 6)]
+            assert client.stats().pending == 1
+            scripted.answers["a"] = b'"the answer"'
+            assert (await request.succeeds()).payload == "the answer"
+            assert client.stats().pending == 0
+    fields = [each.split(b"\n")[0].split(b":") for each in tries]
+    assert len({tuple(each[:-1]) for each in fields}) == 1  # the same id each time
+    times = [int(each[-1]) for each in fields]
+    assert times == sorted(times, reverse=True)
+    assert 2_500 < times[-1] < times[0] == 4_000
+
+
+async def test_a_request_that_waited_for_the_connection_waits_for_the_service_as_well(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["a"] = NOBODY
+    async with gone(scripted) as it, anyio.create_task_group() as tasks:
+        request = Outcome(tasks, lambda: it.client.request("a", {}, retry=True))
+        await anyio.wait_all_tasks_blocked()
+        await it.come_back()
+        await scripted.connections[-1].wait_for(b"request:a:", 2)
+        scripted.answers["a"] = b'"the answer"'
+        assert (await request.succeeds()).payload == "the answer"
+
+
+async def test_nobody_answers_once_the_services_should_be_back_or_the_time_is_over(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["a"] = NOBODY
+    with anyio.fail_after(30):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            await come_back(scripted, client)
+            begun = anyio.current_time()
+            with pytest.raises(NoRouteFoundError, match="nobody yet"):
+                await client.request("a", {}, timeout=1_000, retry=True)
+            assert 0.99 < anyio.current_time() - begun < 1.1
+            with pytest.raises(NoRouteFoundError, match="nobody yet"):
+                await client.request("a", {}, retry=True)
+            assert 2.9 < anyio.current_time() - begun < 3.1  # backoff_max and 3 s
+            sent = len(scripted.connections[-1].starting(b"request:a:"))
+            with pytest.raises(NoRouteFoundError):
+                await client.request("a", {}, retry=True)
+            assert len(scripted.connections[-1].starting(b"request:a:")) == sent + 1
+            assert client.stats().pending == 0
+
+
+@pytest.mark.parametrize("retry", [True, False])
+async def test_nobody_answers_is_raised_at_once_without_a_reconnect_or_without_retry(
+    scripted: ScriptedBroker, retry: bool
+) -> None:
+    scripted.answers["a"] = NOBODY
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            if not retry:
+                await come_back(scripted, client)
+            with pytest.raises(NoRouteFoundError):
+                await client.request("a", {}, retry=retry)
+            assert len(scripted.connections[-1].starting(b"request:a:")) == 1
+
+
+async def test_a_request_between_two_tries_can_be_lost_again_cancelled_and_closed(
+    scripted: ScriptedBroker,
+) -> None:
+    scripted.answers["a"] = NOBODY
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            async with MessageBrokerClient(scripted.url, **QUICK) as client:
+                connection = await come_back(scripted, client)
+                lost, cancelled, closed = (
+                    Outcome(tasks, lambda: client.request("a", {}, retry=True)) for _ in range(3)
+                )
+                await connection.wait_for(b"request:a:", 9)
+                cancelled.scope.cancel()
+                connection = await come_back(scripted, client)
+                await connection.wait_for(b"request:a:", 4)
+                assert client.stats().pending == 2
+                answer = connection.starting(b"request:a:")[0]
+                scripted.answers["a"] = None
+                await connection.wait_for(b"request:a:", 6)
+                connection.answer(answer, b'"the answer"')
+                await until(lambda: lost.over or closed.over)
+            await lost.ends()
+            await closed.ends()
+            assert sorted(str(type(each.error).__name__) for each in (lost, closed)) == [
+                "ConnectionLost",
+                "NoneType",
+            ]

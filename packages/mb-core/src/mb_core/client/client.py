@@ -251,8 +251,9 @@ class MessageBrokerClient:
         """Ask, and wait for the answer; `timeout` in milliseconds, from 1 to 3,600,000.
 
         `response_handler`, plain or async, is called with the answer's payload before this
-        returns.  `retry` allows to send the request again when the connection is lost, within
-        the same time: for what may be done twice.  Within the handler of another message,
+        returns.  `retry` allows to send the request again, within the same time, when the
+        connection is lost, or when a service is not back yet after the client has reconnected:
+        for what may be done twice.  Within the handler of another message,
         `parent_id` is that message's, and the time no longer than is left to its sender.
 
         Raises ResponseError, by subclass: NoRouteFoundError where nobody answers the topic,
@@ -336,8 +337,9 @@ class MessageBrokerClient:
         ends the subscription with SlowConsumer.  Requests that don't fit are answered with
         SERVICE_UNAVAILABLE; `on_error` hears of it once a second.
 
-        The subscription outlives the connection, and is made anew on each; where the broker
-        refuses that, it ends with the broker's error, and `on_error` hears of it.
+        The subscription outlives the connection, and is made anew on each.  Where the broker
+        refuses that, `on_error` gets its error; a permanent refusal, such as FORBIDDEN, ends the
+        subscription with it, and after any other the client asks again.
 
         Raises LocalProtocolError for a topic or an option that can't be.  Awaiting it raises
         what `request` raises; when that is cancelled, nothing is subscribed.

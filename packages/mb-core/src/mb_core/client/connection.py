@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,9 @@ from ..errors import (
 )
 from ..link import Link, LinkHandler, Waiter
 from ..message import Message
-from ..session import PendingRequest, Session, SessionState, Subscribed
+from ..session import PendingRequest, Session, SessionState, Subscribed, Unrouted
 from ..url import URL
+from .backoff import Backoff
 from .callbacks import Callbacks
 from .consumer import EndError
 from .dial import ConnectionOptions, dial
@@ -30,14 +32,27 @@ from .dispatch import Dispatcher
 from .lifetime import Lifetime
 from .observing import Observers
 from .stats import Traffic
+from .upkeep import UpkeepOptions
 
 __all__ = ["Connection", "check_status"]
+
+_PERMANENT = frozenset(
+    {
+        "FORBIDDEN",
+        "INVALID_REQUEST",
+        "MALFORMED_MESSAGE",
+        "TOPIC_NOT_SUPPORTED",
+        "VERSION_NOT_SUPPORTED",
+    }
+)
+"""What a broker answers to a request that it will never accept as it is."""
 
 
 class Connection:
     """Drives a Session over one Link.
 
-    `lost` is called when it is over, after the Session has heard of it.
+    `again` says that it follows an outage, after which other clients may still be on their way
+    back.  `lost` is called when it is over, after the Session has heard of it.
     """
 
     link: Link
@@ -49,8 +64,10 @@ class Connection:
         dispatcher: Dispatcher,
         callbacks: Callbacks,
         options: ConnectionOptions,
+        upkeep: UpkeepOptions,
         lifetime: Lifetime,
         *,
+        again: bool,
         observers: Observers | None,
         look: Callable[[], None],
         lost: Callable[[Connection], None],
@@ -62,6 +79,8 @@ class Connection:
         self._dispatcher = dispatcher
         self._callbacks = callbacks
         self._options = options
+        self._upkeep = upkeep
+        self._again = again
         self._lifetime = lifetime
         self._observers = observers
         self._look = look
@@ -196,6 +215,11 @@ class Connection:
         self._fault = error
         self.link.abort()
 
+    def unrouted(self, event: Unrouted) -> None:
+        now = self._clock()
+        self._dispatcher.act(self._session.ask_again(event.request, event.error, now=now))
+        self._look()
+
     # Within
 
     def _accept(self, link: Link) -> LinkHandler:
@@ -217,9 +241,43 @@ class Connection:
         session = self._session
         if (end := self._end()) is not None:
             return end
-        limit = int(self._options.connect_timeout * 1000)
-        requests = session.restore(now=self._clock(), timeout=limit)
+        requests = session.restore(now=self._clock(), timeout=self._limit)
         self._dispatcher.act(session.announce())
+        try:
+            refused = await self._tell(requests)
+        except ConnectionLost as error:
+            return error
+        if (end := self._end()) is not None:
+            return end
+        settling = self._upkeep.settling if self._again else 0.0
+        self._dispatcher.act(session.restored(self._clock(), settling=settling))
+        self._look()
+        if refused:
+            self._lifetime.spawn(lambda: self._restore_rest(refused))
+        return None
+
+    async def _restore_rest(self, refused: list[Any]) -> None:
+        """Ask for what the broker has refused for now until it is accepted, or the Link is gone.
+
+        The rest of the client works meanwhile.
+        """
+        backoff = Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max)
+        while refused:
+            await anyio.sleep(backoff.next())
+            if self._over.is_set():
+                return  # the next connection restores everything
+            requests = self._session.restore_rest(refused, now=self._clock(), timeout=self._limit)
+            try:
+                refused = await self._tell(requests)
+            except ConnectionLost:
+                return
+
+    async def _tell(self, requests: list[PendingRequest]) -> list[Any]:
+        """Send requests that restore something; return the subjects that are refused for now.
+
+        What is refused for good is dropped.  Raises ConnectionLost.
+        """
+        refused: list[Any] = []
         try:
             for request in requests:
                 request.waiter = self._lifetime.backend.waiter()
@@ -228,18 +286,22 @@ class Connection:
             for request in requests:
                 outcome = await request.waiter
                 if isinstance(outcome, ConnectionLost):
-                    return outcome
-                refusal = check_status(request, outcome)
-                if refusal is not None:
-                    self._drop(request.subject, refusal)
+                    raise outcome
+                error = check_status(request, outcome)
+                if isinstance(error, ResponseError) and error.code in _PERMANENT:
+                    self._drop(request.subject, error)
+                elif error is not None:
+                    what = f"{_name_of(request.subject)} is not restored yet, to be tried again"
+                    self._callbacks.report(error, what, level=logging.WARNING)
+                    refused.append(request.subject)
         finally:
             for request in requests:
-                session.cancel(request)
-        if (end := self._end()) is not None:
-            return end
-        self._dispatcher.act(session.restored(self._clock()))
-        self._look()
-        return None
+                self._session.cancel(request)
+        return refused
+
+    @property
+    def _limit(self) -> int:
+        return int(self._options.connect_timeout * 1000)
 
     def _end(self) -> MBError | None:
         """Why there is nothing to restore any more, if so: it was lost, or closed."""
@@ -248,15 +310,12 @@ class Connection:
         return self.error() if self.error is not None else ConnectError("it was closed")
 
     def _drop(self, subject: Any, error: MBError) -> None:
-        """Not accepted again, what was before: who relies on it hears, and the rest goes on."""
+        """The broker refuses for good to restore this: report it and carry on with the rest."""
         session = self._session
+        self._callbacks.report(error, f"{_name_of(subject)} could not be restored")
         if not isinstance(subject, Subscribed):
             session.registration = None
-            self._callbacks.report(error, "the service could not be registered again")
             return
-        self._callbacks.report(
-            error, f"the subscription to {subject.pattern!r} could not be restored"
-        )
         for entry in session.subscriptions.of(subject.action, subject.pattern):
             session.forget(entry)
             entry.consumer.release(entry, lambda: copy.copy(error))
@@ -287,6 +346,12 @@ def _unanswerable(message: Message) -> ConnectionLost:
     error = ConnectionLost(text, sent=False)
     error._about = message
     return error
+
+
+def _name_of(subject: Any) -> str:
+    if isinstance(subject, Subscribed):
+        return f"the subscription to {subject.pattern!r}"
+    return "the service's registration"
 
 
 def _is_final(error: MBError) -> bool:

@@ -24,6 +24,7 @@ from ..session import (
     Silent,
     Unmatched,
     Unroutable,
+    Unrouted,
 )
 from .brake import Brake
 from .callbacks import Callbacks
@@ -47,6 +48,10 @@ class Uplink(Protocol):
 
     def give_up(self, error: MBError) -> None:
         """End the connection, because of `error`."""
+        ...
+
+    def unrouted(self, event: Unrouted) -> None:
+        """Nobody answers a request yet that may be sent again."""
         ...
 
     async def respond(self, message: Message, payload: Any) -> None: ...
@@ -128,7 +133,7 @@ class Dispatcher:
         event.subscription.consumer.deliver(event.messages)
 
     def _act_on_news(
-        self, event: Initialized | Silent | Discarded | Unroutable | Unmatched
+        self, event: Initialized | Silent | Discarded | Unroutable | Unrouted | Unmatched
     ) -> None:
         if isinstance(event, Unroutable):
             self.unroutable += 1
@@ -144,6 +149,8 @@ class Dispatcher:
         elif self.uplink is not None:
             if isinstance(event, Initialized):
                 self.uplink.greeted()
+            elif isinstance(event, Unrouted):
+                self.uplink.unrouted(event)
             else:
                 text = "the other side gives no sign of life (heartbeat_interval)"
                 self.uplink.give_up(ConnectionLost(text, sent=True))

@@ -69,6 +69,8 @@ class Supervisor:
         self.connection: Connection
         self._live: Connection | None = None
         self._urls = list(urls)
+        # Those that the first connection is not tried at again: their errors are final.
+        self._hopeless: set[URL] = set()
         self._callbacks = callbacks
         self._options = options
         self._upkeep = upkeep
@@ -96,7 +98,8 @@ class Supervisor:
         self._traffic = Traffic()  # of the connections that are over
         self._dropped = 0
         self._connections = 0
-        self._lost_because: MBError | None = None
+        # Why there is no connection: how the last one was lost, then how the last try failed.
+        self._why: MBError | None = None
         self._latencies = Latencies()
         self._dropped_publishes = 0
         self._brake = Brake()
@@ -112,12 +115,12 @@ class Supervisor:
         async def opening() -> None:
             self._lifetime.spawn(self._timer.run)
             try:
-                await self._try_each()
+                await self._try_each(again=False)
             except ConnectError as error:
                 if error.final or not self._upkeep.retry_connect:
                     raise
                 self._report_failure(error)
-                await self._retry_first(error)
+                await self._retry_first()
             self._lifetime.spawn(self._keep_up)
 
         await self._lifetime.begin(opening)
@@ -325,52 +328,55 @@ class Supervisor:
                 backoff.lasted(self.clock() - since)
                 try:
                     with anyio.fail_after(limit):
-                        await self._connect(backoff, self._lost_because)
+                        await self._connect(backoff)
                 except TimeoutError:
-                    self._give_up(_lost_for_good(f"within {limit:g} s (reconnect_timeout)", None))
-                    return
-                except (ConnectError, PluginError) as error:
-                    self._give_up(_lost_for_good(str(error), error))
+                    self._give_up(_not_restored(f"within {limit:g} s", self._why))
                     return
 
-    async def _retry_first(self, error: ConnectError) -> None:
+    async def _retry_first(self) -> None:
         limit = self._upkeep.reconnect_timeout
         try:
             with anyio.fail_after(limit):
-                backoff = Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max)
-                await self._connect(backoff, error)
+                await self._connect(Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max))
         except TimeoutError:
             raise ConnectError(
-                f"no connection within {limit:g} s (reconnect_timeout): {error}"
-            ) from error
+                f"no connection within {limit:g} s (reconnect_timeout): {self._why}"
+            ) from self._why
 
-    async def _connect(self, backoff: Backoff, why: MBError | None) -> None:
-        """Wait and try until there is a connection; raises where there is none to be had."""
+    async def _connect(self, backoff: Backoff) -> None:
+        """Wait and try until there is a connection.
+
+        A first connection is not tried any more after an error that is final, which is raised.
+        One that is lost is: what an operator has broken since, an operator can repair.
+        """
+        first = not self._connections
         while True:
             delay = backoff.next()
             if self._observers is not None:
-                self._observers.reconnecting(delay, why)
+                self._observers.reconnecting(delay, self._why)
             await anyio.sleep(delay)
             try:
-                await self._try_each()
-            except ConnectError as error:
-                if error.final:
+                await self._try_each(again=True)
+            except (ConnectError, PluginError) as error:
+                if first and (isinstance(error, PluginError) or error.final):
                     raise
                 self._report_failure(error)
-                why = error
             else:
                 return
 
-    async def _try_each(self) -> None:
+    async def _try_each(self, *, again: bool) -> None:
         """Try each URL once; raises ConnectError or PluginError where none has connected."""
+        first = not self._connections
         failures: list[ConnectError | PluginError] = []
-        for url in list(self._urls):
+        for url in [url for url in self._urls if url not in self._hopeless]:
             connection = Connection(
                 self.session,
                 self._dispatcher,
                 self._callbacks,
                 self._options,
+                self._upkeep,
                 self._lifetime,
+                again=again,
                 observers=self._observers,
                 look=self._timer.look,
                 lost=self._lost,
@@ -379,9 +385,10 @@ class Supervisor:
                 await connection.open(url)
             except (ConnectError, PluginError) as error:
                 failures.append(error)
-                if isinstance(error, PluginError) or error.final:
-                    self._urls.remove(url)
+                if first and (isinstance(error, PluginError) or error.final):
+                    self._hopeless.add(url)
             else:
+                self._hopeless.clear()
                 self._urls.remove(url)
                 self._urls.insert(0, url)
                 self._connected(connection, url)
@@ -389,7 +396,8 @@ class Supervisor:
         if len(failures) == 1:
             raise failures[0]
         text = "; ".join(map(str, failures))
-        raise ConnectError(f"no broker was reached: {text}", final=not self._urls)
+        final = self._hopeless.issuperset(self._urls)
+        raise ConnectError(f"no broker was reached: {text}", final=final)
 
     def _connected(self, connection: Connection, url: URL) -> None:
         self.connection = self._live = connection
@@ -408,9 +416,9 @@ class Supervisor:
             return  # a try that has failed, as its caller hears
         self._live = None
         assert connection.error is not None
-        self._lost_because = connection.error() if connection.broken else None
+        self._why = connection.error() if connection.broken else None
         if self._observers is not None:
-            self._observers.disconnected(self._lost_because)
+            self._observers.disconnected(self._why)
         self._callbacks.post(self._callbacks.disconnect)
         if self._lifetime.ending:
             if connection.broken:
@@ -427,7 +435,8 @@ class Supervisor:
         self._error = error
         self._end_session(error)
 
-    def _report_failure(self, error: ConnectError) -> None:
+    def _report_failure(self, error: ConnectError | PluginError) -> None:
+        self._why = error
         self._callbacks.report(error, "not connected, to be tried again", level=logging.WARNING)
 
     # Closing
@@ -501,10 +510,15 @@ class Supervisor:
         self._dispatcher.act(self.session.handle_deadline(now))
 
 
-def _lost_for_good(reason: str, cause: MBError | None) -> EndError:
+def _not_restored(limit: str, why: MBError | None) -> EndError:
+    reason = f": {why}" if why is not None else ""
+
     def lost() -> ConnectionLost:
-        fresh = ConnectionLost(f"the connection was lost and not restored: {reason}", sent=True)
-        fresh.__cause__ = cause
+        fresh = ConnectionLost(
+            f"the connection was lost and not restored {limit} (reconnect_timeout){reason}",
+            sent=True,
+        )
+        fresh.__cause__ = why
         return fresh
 
     return lost

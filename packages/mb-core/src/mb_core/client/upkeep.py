@@ -9,6 +9,9 @@ from ..header import check_timeout
 
 __all__ = ["UpkeepOptions"]
 
+_RESTORING = 3.0
+"""Seconds for a try that has begun: a busy broker restores many clients at once."""
+
 
 class UpkeepOptions(msgspec.Struct, frozen=True):
     """How a client is kept connected; times in seconds, see MessageBrokerClient."""
@@ -20,6 +23,11 @@ class UpkeepOptions(msgspec.Struct, frozen=True):
     reconnect_timeout: float | None
     heartbeat_interval: float | None
     drain_timeout: float
+
+    @property
+    def settling(self) -> float:
+        """How long other clients with the same options may need to be back after this one."""
+        return self.backoff_max + _RESTORING
 
     @classmethod
     def of(

@@ -12,6 +12,7 @@ from .events import (
     Silent,
     Unmatched,
     Unroutable,
+    Unrouted,
 )
 from .outbox import DEFAULT_BUFFER, BufferOverflow, Outbox
 from .requests import PendingRequest
@@ -38,4 +39,5 @@ __all__ = [
     "Subscribed",
     "Unmatched",
     "Unroutable",
+    "Unrouted",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "Silent",
     "Unmatched",
     "Unroutable",
+    "Unrouted",
 ]
 
 # Structs, which take half the time of dataclasses to make: they are made for each message.
@@ -81,6 +82,16 @@ class Unroutable(msgspec.Struct):
     error: NoRouteFoundError
 
 
+class Unrouted(msgspec.Struct):
+    """Nobody answers this request's topic, but a service may still be on its way back.
+
+    The driver passes it to `Session.ask_again`, which needs the time.
+    """
+
+    request: PendingRequest
+    error: NoRouteFoundError
+
+
 class Unmatched(msgspec.Struct):
     """Something arrived that belongs to no request and no subscription.
 
@@ -104,5 +115,6 @@ Event = (
     | Silent
     | Discarded
     | Unroutable
+    | Unrouted
     | Unmatched
 )

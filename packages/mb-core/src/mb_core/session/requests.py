@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..deadlines import Deadlines
+from ..errors import MBError
 
 __all__ = ["PendingRequest", "PendingRequests"]
 
@@ -20,6 +21,8 @@ class PendingRequest(msgspec.Struct, eq=False):
     time limit in milliseconds that was asked for, `deadline` when it is over, in seconds, and
     `until` when the request is given up.
     `subject` is what a request to the broker is about: a subscription, a registration.
+    `unrouted` is the refusal after which it is about to be sent again, and `unrouted_times` how
+    often it was refused like that.
     """
 
     request_id: bytes
@@ -36,6 +39,8 @@ class PendingRequest(msgspec.Struct, eq=False):
     place: int | None = None
     until: float = 0.0
     waiter: Any = None
+    unrouted: MBError | None = None
+    unrouted_times: int = 0
 
     @property
     def began(self) -> float:

@@ -15,7 +15,7 @@ client) owns the Links, one after the other, and owes the Session this:
   before each subscription is sent, then and later, to act on what `announce` gives;
 - to act on every Event that these return, in order.  `Reply` must be sent; `Initialized`,
   `Answered` and `Failed` wake whoever waits; `Delivered` and `Requested` go to a queue, never
-  straight into user code; `Silent` ends the Link;
+  straight into user code; `Unrouted` goes to `ask_again`; `Silent` ends the Link;
 - to call `handle_deadline` when the time of `next_deadline` has come, which may be late: a late
   call costs patience, never correctness;
 - times from one clock that does not go back, in seconds.
@@ -63,6 +63,7 @@ its own making (docs/protocol.md, "Publish").
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -94,6 +95,7 @@ from .events import (
     Silent,
     Unmatched,
     Unroutable,
+    Unrouted,
 )
 from .liveness import Liveness, Sign
 from .outbox import Outbox
@@ -111,6 +113,9 @@ _UNSUBSCRIBE = "system.topic.unsubscribe"
 
 # Milliseconds, on the wire, of a request for whose answer nobody waits.
 _TOLD_LIMIT = 10_000
+
+# Seconds between the tries of a request that nobody answers yet: the bounds double.
+_FIRST_TRY, _LAST_TRY = 0.05, 0.5
 
 
 class Session:
@@ -141,6 +146,8 @@ class Session:
         self._was_ready = False
         self._closed_because: str | None = None
         self._announced = False
+        # Until when services may still be on their way back, after a reconnect.
+        self._settled_at: float | None = None
         self._ids = IdSource()
         self._pending = PendingRequests()
         self._liveness = Liveness(heartbeat)
@@ -179,20 +186,43 @@ class Session:
         # Subscriptions whose request waits in the outbox are not in force yet, and are sent then.
         waiting = {id(request.subject) for request in self.outbox.requests}
         if self.registration is not None:
-            payload = _registration(*self.registration)
-            asked.append(self._ask(_REGISTER, payload, now, timeout, self.registration))
+            asked.append(self._ask_for(self.registration, now, timeout))
         self._told.clear()
         for entry in self.subscriptions:
             key = (entry.action, entry.pattern.lower())
             if key not in self._told and id(entry) not in waiting:
                 self._told[key] = entry
-                asked.append(self._ask(_SUBSCRIBE, _subscription(entry), now, timeout, entry))
+                asked.append(self._ask_for(entry, now, timeout))
         return asked
 
-    def restored(self, now: float) -> list[Event]:
-        """The broker knows all: messages may be sent, and those that waited are, in order."""
+    def restore_rest(
+        self, subjects: Iterable[Any], *, now: float, timeout: int
+    ) -> list[PendingRequest]:
+        """Ask once more for `subjects` of `restore`, which the broker has refused for now.
+
+        For those that are still wanted; empty where there is no connection.
+        """
+        if self._state is not SessionState.READY:
+            return []
+        asked: list[PendingRequest] = []
+        for subject in subjects:
+            if isinstance(subject, Subscribed):
+                # The broker knows one entry of each pattern: any that is left will do.
+                left = self.subscriptions.of(subject.action, subject.pattern)
+                asked += [self._ask_for(entry, now, timeout) for entry in left[:1]]
+            elif subject == self.registration:
+                asked.append(self._ask_for(subject, now, timeout))
+        return asked
+
+    def restored(self, now: float, *, settling: float = 0.0) -> list[Event]:
+        """The broker knows all: messages may be sent, and those that waited are, in order.
+
+        For `settling` seconds, other clients may still be on their way back: a request with
+        `retry` that nobody answers is `Unrouted` meanwhile.
+        """
         self._move(Move.RESTORED)
         self._was_ready = True
+        self._settled_at = now + settling if settling else None
         self._liveness.start(now)
         # What was forgotten while the broker was told is taken back; nobody waits for its answer.
         gone = [e for e in self._told.values() if not self.subscriptions.of(e.action, e.pattern)]
@@ -355,6 +385,19 @@ class Session:
         self._hold(request)
         return request
 
+    def ask_again(
+        self, request: PendingRequest, error: NoRouteFoundError, *, now: float
+    ) -> list[Event]:
+        """Send an `Unrouted` request again in a moment, or fail it where the time is over."""
+        if self._settled_at is None or now >= min(self._settled_at, request.deadline):
+            return [Failed(request, error)]
+        bound = min(_FIRST_TRY * 2**request.unrouted_times, _LAST_TRY)
+        at = now + bound * (1 + random.random()) / 2
+        request.unrouted = error
+        request.unrouted_times += 1
+        self._pending.add(request, min(at, self._settled_at, request.deadline))
+        return []
+
     def cancel(self, request: PendingRequest) -> None:
         """Nobody waits for `request` any more; its response, if one comes, is ignored."""
         self._pending.take(request.request_id)
@@ -437,6 +480,8 @@ class Session:
                 self.outbox.discard(request)
                 reason = f"there was no connection within {request.limit} ms"
                 events.append(_failed(request, reason))
+            elif request.unrouted is not None:
+                events.append(self._send_again(request, now))
             else:
                 events.append(Failed(request, _too_late(request)))
         sign = self._liveness.look(now)
@@ -496,7 +541,15 @@ class Session:
         if request is not None:
             if request.place is not None:  # it answers what was to be sent again
                 self.outbox.discard(request)
-            return Answered(request, message) if error is None else Failed(request, error)
+            if error is None:
+                return Answered(request, message)
+            if (
+                isinstance(error, NoRouteFoundError)
+                and request.retry
+                and self._settled_at is not None
+            ):
+                return Unrouted(request, error)
+            return Failed(request, error)
         if request_id is not None and self._ids.made(request_id):
             # Too late for a request that was given up: its error is nobody's any more.
             return Unmatched(None, message)
@@ -552,10 +605,14 @@ class Session:
         deadline = now + timeout / 1000
         return PendingRequest(request_id, topic, message, timeout, deadline, retry, subject)
 
-    def _ask(
-        self, topic: str, payload: Any, now: float, timeout: int, subject: object
+    def _ask_for(
+        self, subject: Subscribed | tuple[str, str], now: float, timeout: int
     ) -> PendingRequest:
-        """A request of the broker's own topics that restores something."""
+        """Ask the broker for a subscription, or for a registration, that it is to restore."""
+        if isinstance(subject, Subscribed):
+            topic, payload = _SUBSCRIBE, _subscription(subject)
+        else:
+            topic, payload = _REGISTER, _registration(*subject)
         request = self._make(topic, payload, now, timeout, DEFAULT_VERSION, None, False, subject)
         return self._begin(request)
 
@@ -564,6 +621,7 @@ class Session:
         return request
 
     def _hold(self, request: PendingRequest) -> None:
+        request.unrouted = None
         self.outbox.hold(request)
         self._pending.add(request, request.deadline)
 
@@ -576,6 +634,17 @@ class Session:
             request.message = with_timeout(request.message, left)
         self._begin(request)
         return [Reply(request.message)]
+
+    def _send_again(self, request: PendingRequest, now: float) -> Event:
+        """Send a request that nobody answered a moment ago."""
+        error, request.unrouted = request.unrouted, None
+        assert error is not None
+        left = int((request.deadline - now) * 1000)
+        if left < 1:
+            return Failed(request, error)
+        request.message = with_timeout(request.message, left)
+        self._begin(request)
+        return Reply(request.message)
 
     def _sign_of_life(self, payload: dict[str, Any]) -> bytes:
         """A request to which any message at all is the answer: it is not pending."""
