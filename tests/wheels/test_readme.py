@@ -1,0 +1,65 @@
+"""The README's first commands, as an ordinary user runs them in a clone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .installing import ROOT
+
+pytestmark = [
+    pytest.mark.wheels,
+    pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
+]
+
+
+def clone(folder: Path) -> Path:
+    """Copy what git tracks, with the changes that are not committed yet."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("activated", [False, True], ids=["plain", "in another environment"])
+def test_the_first_commands_show_the_demo(tmp_path: Path, activated: bool) -> None:
+    commands = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert commands is not None
+    assert "mb demo" in commands[1]
+    python = Path(sys.base_prefix) / "bin"
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("VIRTUAL_ENV", "UV_", "PYTHON", "COV_", "COVERAGE_", "MB_"))
+    }
+    environ["HOME"] = str(tmp_path)
+    environ["PATH"] = f"{python}:/usr/bin:/bin"
+    if activated:
+        other = tmp_path / "other"
+        subprocess.run([python / "python3", "-m", "venv", "--without-pip", other], check=True)
+        environ |= {"VIRTUAL_ENV": str(other), "PATH": f"{other / 'bin'}:{environ['PATH']}"}
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands[1]],
+        cwd=clone(folder),
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "requests  2000 asked, 2000 answered" in done.stdout
+    assert "warning" not in (done.stdout + done.stderr).lower()
