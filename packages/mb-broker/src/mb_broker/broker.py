@@ -43,6 +43,9 @@ __all__ = ["Broker", "url_of"]
 
 _log = logging.getLogger("mb_broker")
 
+# Clients receive 16 MiB, header included.
+_MAX_ANSWER = 16 * 1024 * 1024 - 1024
+
 
 class Broker:
     """An MB broker in this process, on the running event loop (asyncio or trio).
@@ -88,6 +91,7 @@ class Broker:
             RouterOptions(
                 max_payload=given["max_payload"],
                 max_header=given["max_header"],
+                max_answer=min(_MAX_ANSWER, given["max_unread"] * 3 // 4),
                 max_subscriptions=given["max_subscriptions"],
                 max_outstanding=given["max_outstanding"],
                 request_timeout=given["request_timeout"] / 1000,

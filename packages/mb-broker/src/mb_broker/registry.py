@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,14 +37,16 @@ class Subscription:
 class Service:
     """One connected client.
 
-    `last_seen` is when it last sent anything, `connected_at` when it came, both in the clock of
-    the Router's driver.  `outbox` holds what is to be sent to it.  `link` is the driver's.
-    `asked` and `answering` are the outstanding requests that it waits for and works on; `errors`
-    counts the errors that it was answered with.  `wants_timeouts` is whether the requests that
-    it answers are to name their time limit, which a client says in a heartbeat.
+    `number` grows with each that connects.  `last_seen` is when it last sent anything,
+    `connected_at` when it came, both in the clock of the Router's driver.  `outbox` holds what is
+    to be sent to it.  `link` is the driver's.  `asked` and `answering` are the outstanding
+    requests that it waits for and works on; `errors` counts the errors that it was answered
+    with.  `wants_timeouts` is whether the requests that it answers are to name their time limit,
+    which a client says in a heartbeat.
     """
 
     connected_at: float
+    number: int = 0
     link: Any = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     name: str = ""
@@ -62,11 +65,14 @@ class Registry:
     """Services by id, and their subscriptions by topic.
 
     `generation` changes with every subscription, so that routes can be remembered.  `auditors`
-    are the services that follow the feed `system.message`.
+    are the services that follow the feed `system.message`.  `changed` is called with each
+    subscription that comes, goes or gets another priority.
     """
 
     def __init__(self) -> None:
         self.services: dict[str, Service] = {}
+        self.changed: Callable[[Subscription], object] = lambda subscription: None
+        self._numbers = itertools.count(1)
         self._tables: dict[Action, TopicTable[Subscription]] = {
             Action.PUBLISH: TopicTable(),
             Action.REQUEST: TopicTable(),
@@ -75,12 +81,18 @@ class Registry:
         self.generation = 0
 
     def add(self, service: Service) -> None:
+        service.number = next(self._numbers)
         self.services[service.id] = service
 
     def remove(self, service: Service) -> None:
         del self.services[service.id]
-        for subscription in list(service.subscriptions.values()):
-            self.unsubscribe(service, subscription.action, subscription.pattern)
+        subscriptions = list(service.subscriptions.values())
+        service.subscriptions.clear()
+        for subscription in subscriptions:
+            self._tables[subscription.action].remove(subscription.pattern, subscription)
+            self.changed(subscription)
+        if subscriptions:
+            self._reroute()
 
     def subscribe(
         self, service: Service, action: Action, pattern: str, priority: float | None
@@ -91,10 +103,11 @@ class Registry:
         if known is not None:
             known.priority = priority
         else:
-            subscription = Subscription(service, action, key[1], priority)
-            service.subscriptions[key] = subscription
-            self._tables[action].add(key[1], subscription)
-        self._changed()
+            known = Subscription(service, action, key[1], priority)
+            service.subscriptions[key] = known
+            self._tables[action].add(key[1], known)
+        self.changed(known)
+        self._reroute()
 
     def unsubscribe(self, service: Service, action: Action, pattern: str) -> bool:
         """Unsubscribe; False where there was no such subscription."""
@@ -102,7 +115,8 @@ class Registry:
         if subscription is None:
             return False
         self._tables[action].remove(subscription.pattern, subscription)
-        self._changed()
+        self.changed(subscription)
+        self._reroute()
         return True
 
     def receivers(self, topic: str) -> tuple[Service, ...]:
@@ -121,7 +135,12 @@ class Registry:
         for service in self.services.values():
             yield from service.subscriptions.values()
 
-    def _changed(self) -> None:
+    def subscribers(self, action: Action, pattern: str) -> list[Subscription]:
+        """The subscriptions to exactly this pattern, the highest priority first."""
+        found = self._tables[action].filed(pattern)
+        return sorted(found, key=lambda entry: (-entry.rank, entry.service.number))
+
+    def _reroute(self) -> None:
         self.generation += 1
         self.auditors = self.receivers(AUDIT_TOPIC)
 

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mb_core.codec import ERROR_PREFIX
+from mb_core.codec import ERROR_PREFIX, encode_payload
 from mb_core.deadlines import Deadlines
 from mb_core.errors import (
     InvalidRequestIdError,
@@ -45,7 +45,8 @@ __all__ = ["Router", "RouterOptions"]
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """Times in seconds; `max_payload` and `max_header` in bytes.
+    """Times in seconds; `max_payload`, `max_header` and `max_answer`, that of the payload of the
+    broker's own answers, in bytes.
 
     `request_timeout` holds for requests that name no time limit.  A client that is silent for
     `heartbeat_after` is asked for a sign of life, again after as long, and dropped after
@@ -55,6 +56,7 @@ class RouterOptions:
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
     max_header: int = MAX_HEADER
+    max_answer: int = 12 * 1024 * 1024
     max_subscriptions: int = 10_000
     max_outstanding: int = 10_000
     request_timeout: float = 5.0
@@ -85,7 +87,11 @@ class Router:
         self.journal = Journal(self._send)
         self.draining = False
         self._system = SystemTopics(
-            self.registry, self.metrics, self.journal, self.options.max_subscriptions
+            self.registry,
+            self.metrics,
+            self.journal,
+            max_subscriptions=self.options.max_subscriptions,
+            max_answer=self.options.max_answer,
         )
         self._reader = HeaderReader(self.options.max_header)
         self._ids = IdSource()
@@ -396,7 +402,8 @@ class Router:
             self._refuse(service, prefix, request_id, error)
             return
         if answer is not None:
-            self._send(service, reply(prefix, request_id or self._ids.next(), answer))
+            encoded = answer if isinstance(answer, bytes) else encode_payload(answer)
+            self._send(service, response(prefix, request_id or self._ids.next(), encoded))
 
     def _send(self, service: Service, message: bytes, masked_id: bytes | None = None) -> None:
         """Put a message into an outbox; `masked_id` is its sender's id, where it was replaced."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from mb_core.codec import decode_payload
@@ -21,6 +23,7 @@ from mb_core.ids import is_id
 from mb_core.topic import is_pattern
 
 from .journal import Journal
+from .listing import Listing, read_page
 from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, Subscription, is_system
 
@@ -31,6 +34,9 @@ _FAILURE = {"status": "failure"}
 
 _MAX_NAME = 36
 _MAX_DESCRIPTION = 1024
+
+# Services whose lists of subscriptions are kept.
+_FEW_SERVICES = 16
 
 _HEARTBEAT = "system.heartbeat"
 _LOG = "system.log"
@@ -71,13 +77,21 @@ class SystemTopics:
     """Answers requests to system topics."""
 
     def __init__(
-        self, registry: Registry, metrics: BrokerMetrics, journal: Journal, max_subscriptions: int
+        self,
+        registry: Registry,
+        metrics: BrokerMetrics,
+        journal: Journal,
+        *,
+        max_subscriptions: int,
+        max_answer: int,
     ) -> None:
         self._registry = registry
+        self._lists = _Lists(registry)
+        self._max_answer = max_answer
         self._metrics = metrics
         self._journal = journal
         self._max_subscriptions = max_subscriptions
-        self._handlers: dict[str, Callable[[Service, Answer, float], Answer]] = {
+        self._handlers: dict[str, Callable[[Service, Answer, float], Answer | bytes]] = {
             _HEARTBEAT: self._heartbeat,
             "system.service.register": self._register,
             "system.service.list": self._list_services,
@@ -97,8 +111,8 @@ class SystemTopics:
         prefix: HeaderPrefix,
         payload: bytes | ResponseError,
         now: float,
-    ) -> Answer | None:
-        """Return the payload of the answer, or None where there is none.
+    ) -> Answer | bytes | None:
+        """Return the payload of the answer, encoded if it is a list, or None where there is none.
 
         `payload` is an error if the payload must not be read.  Raises ResponseError: the first
         of several in the order in which the reference broker checks.
@@ -151,30 +165,15 @@ class SystemTopics:
             second=int(now),
             serviceId=service.id,
         )
+        self._lists.forget(service)
         return _SUCCESS
 
-    def _list_services(self, service: Service, payload: Answer, now: float) -> Answer:
+    def _list_services(self, service: Service, payload: Answer, now: float) -> bytes:
         self._metrics.discovery.add(int(now))
-        wall = datetime.now(UTC)
+        page = read_page(payload)
+        return self._lists.services(now).answer("services", page, self._max_answer)
 
-        def iso(moment: float) -> str:
-            then = wall - timedelta(seconds=now - moment)
-            return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-
-        return {
-            "services": [
-                {
-                    "id": other.id,
-                    "name": other.name,
-                    "description": other.description,
-                    "connectedAt": iso(other.connected_at),
-                    "lastHeartbeat": iso(other.last_seen),
-                }
-                for other in self._registry.services.values()
-            ]
-        }
-
-    def _list_service_subscriptions(self, service: Service, payload: Answer, now: float) -> Answer:
+    def _list_service_subscriptions(self, service: Service, payload: Answer, now: float) -> bytes:
         given = payload.get("serviceId")
         if given is None:
             given = service.id
@@ -188,15 +187,8 @@ class SystemTopics:
             raise ServiceUnavailableError(
                 f"Service {given} not found", details={"serviceId": given}
             )
-        ordered = sorted(
-            other.subscriptions.values(), key=lambda entry: (entry.pattern, entry.action.value)
-        )
-        return {
-            "subscriptions": [
-                {"action": entry.action.value, "topic": entry.pattern, **_priority(entry)}
-                for entry in ordered
-            ]
-        }
+        page = read_page(payload)
+        return self._lists.subscriptions(other).answer("subscriptions", page, self._max_answer)
 
     def _subscribe(self, service: Service, payload: Answer, now: float) -> Answer:
         topic = payload.get("topic")
@@ -241,11 +233,11 @@ class SystemTopics:
         known = [self._registry.unsubscribe(service, each, pattern) for each in actions]
         return _SUCCESS if any(known) else _FAILURE
 
-    def _list_topics(self, service: Service, payload: Answer, now: float) -> Answer:
-        return {"topics": self._topics()}
+    def _list_topics(self, service: Service, payload: Answer, now: float) -> bytes:
+        return self._lists.topics.answer("topics", read_page(payload), self._max_answer)
 
-    def _list_topic_subscriptions(self, service: Service, payload: Answer, now: float) -> Answer:
-        return {"subscriptions": self._topics()}
+    def _list_topic_subscriptions(self, service: Service, payload: Answer, now: float) -> bytes:
+        return self._lists.topics.answer("subscriptions", read_page(payload), self._max_answer)
 
     def _follow_log(self, service: Service, payload: Answer, now: float) -> Answer:
         levels = payload.get("levels")
@@ -287,22 +279,124 @@ class SystemTopics:
             }
         }
 
-    def _topics(self) -> list[Answer]:
-        """Who is subscribed to what, by topic and action, the highest priority first."""
-        found: dict[tuple[str, str], list[Subscription]] = {}
-        for entry in self._registry.subscriptions():
-            found.setdefault((entry.pattern, entry.action.value), []).append(entry)
-        return [
-            {
-                "action": action,
-                "topic": topic,
-                "subscribers": [
-                    {"serviceId": entry.service.id, **_priority(entry)}
-                    for entry in sorted(entries, key=lambda entry: -entry.rank)
+
+class _Lists:
+    """The lists that clients can ask for, each kept up to date from its first question on."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.topics = Listing(self._topic_keys, self._topic, " ".join, _topic_key)
+        self._services = Listing(self._service_numbers, self._service, str, int)
+        self._listed: dict[int, tuple[Service, float]] = {}
+        self._epoch = 0.0  # what the clock of the Router's driver says is 0, as a time of day
+        # Of the few services whose own lists were asked for last.
+        self._of_services: OrderedDict[Service, Listing[tuple[str, str]]] = OrderedDict()
+        registry.changed = self._changed
+
+    def services(self, now: float) -> Listing[int]:
+        """All services, in the order in which they connected."""
+        epoch = time.time() - now
+        if abs(epoch - self._epoch) > 1:  # the clock was set, or the machine was suspended
+            self._epoch = epoch
+            self._listed.clear()
+        # Who has said something since has another `lastHeartbeat`.
+        listed, services = self._listed, self._registry.services
+        for service in services.values():
+            known = listed.get(service.number)
+            if known is None or known[1] != service.last_seen:
+                listed[service.number] = (service, service.last_seen)
+                self._services.touch(service.number)
+        if len(listed) > len(services):
+            for number in [n for n, (other, _) in listed.items() if other.id not in services]:
+                del listed[number]
+                self._services.touch(number)
+        return self._services
+
+    def subscriptions(self, service: Service) -> Listing[tuple[str, str]]:
+        """The subscriptions of one service, by topic, then action."""
+        listing = self._of_services.get(service)
+        if listing is None:
+            listing = Listing(
+                lambda: [
+                    (each.pattern, each.action.value) for each in service.subscriptions.values()
                 ],
-            }
-            for (topic, action), entries in sorted(found.items(), key=lambda item: item[0])
-        ]
+                lambda key: _own_subscription(service, key),
+                " ".join,
+                _topic_key,
+            )
+            self._of_services[service] = listing
+            if len(self._of_services) > _FEW_SERVICES:
+                self._of_services.popitem(last=False)
+        self._of_services.move_to_end(service)
+        return listing
+
+    def forget(self, service: Service) -> None:
+        """It has another name or description."""
+        self._listed.pop(service.number, None)
+
+    def _changed(self, subscription: Subscription) -> None:
+        key = (subscription.pattern, subscription.action.value)
+        self.topics.touch(key)
+        if self._of_services:
+            service = subscription.service
+            listing = self._of_services.get(service)
+            if listing is not None:
+                if service.id in self._registry.services:
+                    listing.touch(key)
+                else:
+                    del self._of_services[service]
+
+    def _topic_keys(self) -> Iterator[tuple[str, str]]:
+        for entry in self._registry.subscriptions():
+            yield entry.pattern, entry.action.value
+
+    def _topic(self, key: tuple[str, str]) -> Answer | None:
+        topic, action = key
+        entries = self._registry.subscribers(Action(action), topic)
+        if not entries:
+            return None
+        return {
+            "action": action,
+            "topic": topic,
+            "subscribers": [
+                {"serviceId": entry.service.id, **_priority(entry)} for entry in entries
+            ],
+        }
+
+    def _service_numbers(self) -> list[int]:
+        return list(self._listed)
+
+    def _service(self, number: int) -> Answer | None:
+        known = self._listed.get(number)
+        if known is None:
+            return None
+        service = known[0]
+        return {
+            "id": service.id,
+            "name": service.name,
+            "description": service.description,
+            "connectedAt": self._iso(service.connected_at),
+            "lastHeartbeat": self._iso(service.last_seen),
+        }
+
+    def _iso(self, moment: float) -> str:
+        then = datetime.fromtimestamp(self._epoch + moment, UTC)
+        return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _topic_key(mark: str) -> tuple[str, str]:
+    topic, separator, action = mark.partition(" ")
+    if not separator:
+        raise ValueError
+    return topic, action
+
+
+def _own_subscription(service: Service, key: tuple[str, str]) -> Answer | None:
+    topic, action = key
+    entry = service.subscriptions.get((Action(action), topic))
+    if entry is None:
+        return None
+    return {"action": action, "topic": topic, **_priority(entry)}
 
 
 def _read(payload: bytes, required: bool) -> Answer:

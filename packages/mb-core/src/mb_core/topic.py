@@ -9,7 +9,7 @@ topics, `system.*`, match by their names only (docs/protocol.md, "Topics").
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Generic, TypeVar
 
 from .errors import LocalProtocolError
@@ -133,6 +133,10 @@ class TopicTable(Generic[T]):
         yield from self._exact.get(key, ())
         if (self._root.children or self._root.tail) and not is_system(key):
             yield from self._root.match(key.split("."), 0)
+
+    def filed(self, pattern: str) -> Collection[T]:
+        """Return the values under exactly this pattern, in the order in which they were filed."""
+        return self._values(pattern.lower(), create=False) or ()
 
     def _values(self, key: str, *, create: bool) -> dict[T, None] | None:
         if "+" not in key and "#" not in key:

@@ -13,7 +13,10 @@ from .endpoint import Endpoint
 from .exits import note
 from .output import Output
 
-__all__ = ["ask", "connected", "hint", "staying"]
+__all__ = ["ask_list", "connected", "hint", "staying"]
+
+# Entries of a list that are asked for at once.
+_PAGE = 1_000
 
 _MAX_DESCRIPTION = 1024
 
@@ -46,10 +49,21 @@ async def staying(
         yield client
 
 
-async def ask(client: MessageBrokerClient, topic: str, payload: Any, key: str) -> Any:
-    """What the broker's answer has under `key`, or an empty list where it has nothing."""
-    answer = (await client.request(topic, payload)).payload
-    return answer.get(key, []) if isinstance(answer, dict) else []
+async def ask_list(client: MessageBrokerClient, topic: str, key: str) -> list[Any]:
+    """Return the list that the broker's answers have under `key`, asked for page by page.
+
+    Brokers that know no pages give all of it at once.
+    """
+    entries: list[Any] = []
+    page: dict[str, Any] = {"limit": _PAGE}
+    while True:
+        answer = (await client.request(topic, page)).payload
+        if not isinstance(answer, dict):
+            return entries
+        entries += answer.get(key) or ()
+        if not answer.get("next"):
+            return entries
+        page = {"limit": _PAGE, "after": answer["next"]}
 
 
 def hint(output: Output, text: str) -> None:

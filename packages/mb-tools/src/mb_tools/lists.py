@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .connect import ask, connected
+from .connect import ask_list, connected
 from .endpoint import Endpoint
 from .names import Names
 from .output import Output, json_line
@@ -19,7 +19,7 @@ async def run_services(endpoint: Endpoint, *, as_json: bool) -> None:
     output = Output(as_json)
     async with connected(endpoint) as client:
         await client.register_service("mb services", "Lists the services")
-        services = await ask(client, "system.service.list", {}, "services")
+        services = await ask_list(client, "system.service.list", "services")
     if not output.people:
         await output.write("".join(map(json_line, services)))
         return
@@ -43,9 +43,9 @@ async def run_topics(endpoint: Endpoint, *, as_json: bool) -> None:
     """Print what is subscribed to, and by whom."""
     output = Output(as_json)
     async with connected(endpoint) as client:
-        topics = await ask(client, "system.topic.list", {}, "topics")
+        topics = await ask_list(client, "system.topic.list", "topics")
         names = Names(
-            await ask(client, "system.service.list", {}, "services") if output.people else ()
+            await ask_list(client, "system.service.list", "services") if output.people else ()
         )
     if not output.people:
         await output.write("".join(map(json_line, topics)))

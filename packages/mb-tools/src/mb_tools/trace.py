@@ -11,7 +11,7 @@ from mb_core import Message, matches
 from mb_core.topic import check_pattern
 
 from .audit import read_event, registered_name
-from .connect import ask, hint, staying
+from .connect import ask_list, hint, staying
 from .endpoint import Endpoint
 from .exits import Status
 from .names import Names
@@ -49,7 +49,7 @@ async def run(
         client.subscribe("system.message") as events,
     ):
         # Who was there before; who comes is in the feed.
-        printer.names.learn_list(await ask(client, "system.service.list", {}, "services"))
+        printer.names.learn_list(await ask_list(client, "system.service.list", "services"))
         hint(printer.output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.url}")
         while printer.left is None or printer.left > 0:
             deadline = builder.next_deadline()

@@ -1,0 +1,237 @@
+"""Long lists: kept from one question to the next, and given page by page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mb_broker.listing import Listing, Page, read_page
+from mb_core import InvalidRequestError
+
+PLENTY = 1_000_000
+
+
+def numbers(entries: dict[int, str]) -> Listing[int]:
+    return Listing(lambda: list(entries), entries.get, str, int)
+
+
+def all_pages(listing: Listing[int], limit: int | None, max_size: int = PLENTY) -> list[list[str]]:
+    pages = []
+    after: str | None = None
+    while True:
+        answer = json.loads(listing.answer("found", Page(limit, after), max_size))
+        pages.append(answer.pop("found"))
+        after = answer.pop("next", None)
+        assert not answer
+        if after is None:
+            return pages
+
+
+def test_without_a_page_it_is_all_in_the_order_of_keys() -> None:
+    listing = numbers({3: "c", 1: "a", 2: "\N{SNOWMAN}"})
+    assert json.loads(listing.answer("found", Page(), PLENTY)) == {
+        "found": ["a", "\N{SNOWMAN}", "c"]
+    }
+    assert numbers({}).answer("found", Page(), PLENTY) == b'{"found":[]}'
+
+
+def test_the_same_bytes_are_given_until_something_changes() -> None:
+    reads: list[int] = []
+    entries = {1: "a", 2: "b"}
+
+    def read(key: int) -> str | None:
+        reads.append(key)
+        return entries.get(key)
+
+    listing = Listing(lambda: list(entries), read, str, int)
+    listing.touch(1)  # nobody has asked yet
+    for _ in range(3):
+        listing.answer("found", Page(), PLENTY)
+    assert sorted(reads) == [1, 2]
+    reads.clear()
+    entries[2] = "B"
+    listing.touch(2)
+    assert listing.answer("found", Page(), PLENTY) == b'{"found":["a","B"]}'
+    assert reads == [2]
+
+
+def test_pages_have_each_entry_once_and_the_last_has_no_mark() -> None:
+    listing = numbers({n: f"entry {n}" for n in range(7)})
+    assert [len(page) for page in all_pages(listing, 3)] == [3, 3, 1]
+    assert [len(page) for page in all_pages(listing, 7)] == [7]
+    assert [*chain.from_iterable(all_pages(listing, 2))] == [f"entry {n}" for n in range(7)]
+
+
+def test_a_page_goes_on_behind_an_entry_that_is_gone() -> None:
+    entries = {n: f"entry {n}" for n in range(4)}
+    listing = numbers(entries)
+    first = json.loads(listing.answer("found", Page(2), PLENTY))
+    for gone in (0, 1):
+        del entries[gone]
+        listing.touch(gone)
+    second = json.loads(listing.answer("found", Page(2, first["next"]), PLENTY))
+    assert second == {"found": ["entry 2", "entry 3"]}
+
+
+def test_a_page_ends_before_it_is_too_large() -> None:
+    listing = numbers(dict.fromkeys(range(10), "x" * 400))
+    assert [len(page) for page in all_pages(listing, 10, 1100)] == [2, 2, 2, 2, 2]
+    with pytest.raises(InvalidRequestError, match="with limit, the number of entries") as failed:
+        listing.answer("found", Page(), 1100)
+    assert failed.value.details == {"size": 4030, "maxSize": 1100}
+    with pytest.raises(InvalidRequestError, match="would have 402 bytes"):
+        listing.answer("found", Page(10), 500)
+
+
+@pytest.mark.parametrize("after", ["", "x", "1 2", "\ud800"])
+def test_what_is_no_mark_is_refused(after: str) -> None:
+    with pytest.raises(InvalidRequestError, match="expected the value of next"):
+        numbers({1: "a"}).answer("found", Page(1, after), PLENTY)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "10", [1]])
+def test_a_limit_is_a_whole_number(limit: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="invalid limit"):
+        read_page({"limit": limit})
+
+
+def test_a_mark_is_a_text() -> None:
+    assert read_page({"limit": 5, "after": "x", "other": 1}) == Page(5, "x")
+    assert read_page({"limit": None}) == Page()
+    with pytest.raises(InvalidRequestError, match="invalid after"):
+        read_page({"after": 5})
+
+
+class Kept(RuleBasedStateMachine):
+    """What is kept is what would be made anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: dict[int, str] = {}
+        self.listing = numbers(self.entries)
+
+    @rule(keys=st.lists(st.integers(0, 500), max_size=100), text=st.text(max_size=3))
+    def put(self, keys: list[int], text: str) -> None:
+        for key in keys:
+            self.entries[key] = text
+            self.listing.touch(key)
+
+    @rule(keys=st.lists(st.integers(0, 500), max_size=100))
+    def take(self, keys: list[int]) -> None:
+        for key in keys:
+            self.entries.pop(key, None)
+            self.listing.touch(key)
+
+    @rule(limit=st.integers(1, 50))
+    def page(self, limit: int) -> None:
+        found = [*chain.from_iterable(all_pages(self.listing, limit))]
+        assert found == [self.entries[key] for key in sorted(self.entries)]
+
+    @invariant()
+    def all_at_once(self) -> None:
+        found = json.loads(self.listing.answer("found", Page(), PLENTY))["found"]
+        assert found == [self.entries[key] for key in sorted(self.entries)]
+
+
+TestKept = Kept.TestCase
+
+
+# As the Router answers
+
+
+@pytest.mark.parametrize(
+    ("topic", "key"),
+    [
+        ("topic.list", "topics"),
+        ("topic.subscriptions", "subscriptions"),
+        ("service.subscriptions", "subscriptions"),
+    ],
+)
+def test_topics_come_in_pages(topic: str, key: str, bench: Any) -> None:
+    client = bench.join()
+    names = sorted(f"t{n}" for n in range(30))
+    for name in names:
+        client.subscribe(name, "both")
+    expected = [(name, action) for name in names for action in ("publish", "request")]
+    for limit in (None, 7, 100):
+        found: list[Any] = []
+        page = {} if limit is None else {"limit": limit}
+        while True:
+            answer = client.ask(topic, page)
+            assert limit is None or len(answer[key]) <= limit
+            found += answer[key]
+            if "next" not in answer:
+                break
+            page = {"limit": limit, "after": answer["next"]}
+        assert [(entry["topic"], entry["action"]) for entry in found] == expected
+
+
+def test_services_come_in_pages_in_the_order_in_which_they_connected(bench: Any) -> None:
+    peers = [bench.join() for _ in range(10)]
+    first = peers[0].ask("service.list", {"limit": 4})
+    assert [entry["id"] for entry in first["services"]] == [peer.id for peer in peers[:4]]
+    peers.pop(3).leave()
+    late = bench.join()
+    rest = peers[0].ask("service.list", {"limit": 100, "after": first["next"]})
+    assert set(rest) == {"services"}
+    assert [entry["id"] for entry in rest["services"]] == [peer.id for peer in (*peers[3:], late)]
+
+
+def test_a_list_follows_every_change(bench: Any) -> None:
+    client, other = bench.join(), bench.join()
+
+    def topics() -> list[tuple[str, list[str]]]:
+        found = client.ask("topic.list", {})["topics"]
+        return [(e["topic"], [each["serviceId"] for each in e["subscribers"]]) for e in found]
+
+    def services() -> list[str]:
+        return [entry["name"] for entry in client.ask("service.list", {})["services"]]
+
+    assert (topics(), services()) == ([], ["", ""])
+    other.subscribe("a.b", "request", priority=1)
+    assert topics() == [("a.b", [other.id])]
+    client.subscribe("a.b", "request", priority=2)
+    assert topics() == [("a.b", [client.id, other.id])]
+    other.subscribe("a.b", "request", priority=3)
+    assert topics() == [("a.b", [other.id, client.id])]
+    other.ask("service.register", {"name": "Other", "description": "x"})
+    assert services() == ["", "Other"]
+    mine = client.ask("service.subscriptions", {"serviceId": other.id})["subscriptions"]
+    assert [entry["topic"] for entry in mine] == ["a.b"]
+    other.leave()
+    assert (topics(), services()) == ([("a.b", [client.id])], [""])
+    client.ask("topic.unsubscribe", {"action": "request", "topic": "a.b"})
+    assert topics() == []
+
+
+def test_who_said_something_since_has_another_last_heartbeat(bench: Any) -> None:
+    client, other = bench.join(), bench.join()
+
+    def heartbeats() -> list[str]:
+        return [entry["lastHeartbeat"] for entry in client.ask("service.list", {})["services"]]
+
+    before = heartbeats()
+    bench.now += 0.5
+    assert heartbeats()[1] == before[1]
+    other.ask("heartbeat", {})
+    own, others = heartbeats()
+    assert (own > before[0], others > before[1]) == (True, True)
+
+
+def test_a_list_beyond_the_limit_names_the_way_out(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(max_answer=2_000)
+    client = bench.join()
+    for number in range(50):
+        client.subscribe(f"t{number}")
+    error = client.ask("topic.list", {})["error"]
+    assert error["code"] == "INVALID_REQUEST"
+    assert "limit" in error["message"]
+    page = client.ask("topic.list", {"limit": 50})
+    assert 0 < len(page["topics"]) < 50
+    assert page["next"]
