@@ -1,17 +1,19 @@
-"""Ctrl-C: real programs, in processes of their own, that get a real SIGINT."""
+"""Ctrl-C and SIGTERM: real programs, in processes of their own, that get real signals."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mb_broker import RunningBroker, running
 from mb_core import Message
+from mb_sync import MessageBrokerClient
 
-from .programs import Start, broker, saw_all_leave, starting
+from .programs import PATIENCE, Start, broker, saw_all_leave, starting
 
 __all__ = ["broker"]
 
@@ -322,3 +324,111 @@ with MessageBrokerClient(url, connect_timeout=60_000{options}) as client:
     assert ended.stderr.count("Traceback") == 1
     assert ended.status != 0
     assert ended.seconds < AT_ONCE
+
+
+# Stopping a service
+
+
+SERVICE = """
+def slow(message):
+    say("working")
+    time.sleep(0.3)
+    return "answered"
+
+def serve(client):
+    client.subscribe("slow.question", action="request", handler=slow)
+    say("ready")
+    client.run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "with MessageBrokerClient(url) as client: serve(client)",
+        """
+with MessageBrokerClient(url) as client:
+    try: serve(client)
+    except KeyboardInterrupt: pass
+""",
+        """
+client = MessageBrokerClient(url)
+client.connect()
+try: serve(client)
+except KeyboardInterrupt: client.close()
+""",
+        # Closed at the end of the program.
+        """
+client = MessageBrokerClient(url)
+client.connect()
+serve(client)
+""",
+    ],
+    ids=["block", "caught", "closed", "left open"],
+)
+def test_a_service_that_is_stopped_answers_first(
+    body: str, number: int, start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = start(SERVICE + 'atexit.register(say, "at exit")\n' + body)
+    with MessageBrokerClient(broker.url) as client, ThreadPoolExecutor() as threads:
+        asking = threads.submit(client.request, "slow.question", None)
+        assert program.process.stdout is not None
+        assert program.process.stdout.readline() == "working\n"
+        ended = program.interrupt(number)
+        assert asking.result(PATIENCE).payload == "answered"
+    assert ended.stdout == "at exit\n"
+    if number == signal.SIGTERM:
+        assert (ended.stderr, ended.status) == ("", -number)
+    else:
+        assert ended.status == (0 if "except" in body else -number)
+    assert saw_all_leave(broker, caplog)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_service_at_once(start: Start, second: int) -> None:
+    program = start("""
+def hang(message):
+    say("ready")
+    time.sleep(60)
+
+with MessageBrokerClient(url, drain_timeout=60_000) as client:
+    client.subscribe("a.hanging.topic", handler=hang)
+    client.publish("a.hanging.topic", 1)
+    try:
+        client.run()
+    finally:
+        say("stopping")
+""")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == "stopping\n"
+    ended = program.interrupt(second)
+    assert ended.status == -signal.SIGTERM
+    assert ended.seconds < AT_ONCE
+
+
+def test_sigterm_elsewhere_than_in_run_does_what_it_did(start: Start) -> None:
+    program = start("""
+def own(number, frame):
+    say("mine")
+    client.close()
+
+with MessageBrokerClient(url) as client:
+    before = signal.signal(signal.SIGTERM, own)
+    say_ready_when_waiting()
+    client.run()
+    assert signal.signal(signal.SIGTERM, before) is own
+with MessageBrokerClient(url) as client:
+    threading.Timer(0.01, client.close).start()
+    client.run()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+client = MessageBrokerClient(url)
+client.connect()
+thread = threading.Thread(target=client.run, daemon=True)
+thread.start()
+os.kill(os.getpid(), signal.SIGTERM)
+thread.join()
+""")
+    ended = program.interrupt(signal.SIGTERM)
+    assert ended[:3] == ("mine\n", "", -signal.SIGTERM)

@@ -15,6 +15,7 @@ from mb_core.client.client import CONNECTED_ALREADY
 from mb_core.client.connection import check_status
 from mb_core.client.context import handled_id
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES
+from mb_core.client.stopping import terminable
 from mb_core.client.supervisor import Supervisor
 from mb_core.codec import JSON, Codec
 from mb_core.errors import LocalProtocolError
@@ -111,6 +112,7 @@ class MessageBrokerClient:
         # Held from the beginning of a connect that does not fail.
         self._to_connect = threading.Lock()
         self._undoing: Future[None] | None = None  # of a connect that was interrupted
+        self._stopped_by = 0  # the id of the error with which `run` was interrupted
         # None until it connects, and until it is connected.
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
@@ -169,13 +171,20 @@ class MessageBrokerClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Who is interrupted does not wait for others to be done.
-        self._close(drain=kind is None or issubclass(kind, Exception))
+        # An interrupted call doesn't wait for others to be done; to interrupt `run` is to stop in
+        # order.
+        stopped = error is not None and id(error) == self._stopped_by
+        self._close(drain=kind is None or issubclass(kind, Exception) or stopped)
 
     @_like(mb_core.MessageBrokerClient.run)
     def run(self) -> None:
         supervisor, loop = self._connected()
-        loop.call(supervisor.wait_over)
+        try:
+            with terminable():
+                loop.call(supervisor.wait_over)
+        except KeyboardInterrupt as error:
+            self._stopped_by = id(error)
+            raise
 
     # Asking, answering, publishing, listening
 

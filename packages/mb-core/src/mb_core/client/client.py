@@ -22,11 +22,11 @@ from .address import broker_url
 from .callbacks import Callbacks, call
 from .context import handled_id
 from .dial import ConnectionOptions
-from .interrupt import interruptible
 from .observing import Observers
 from .pump import Pump, PumpFactory
 from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from .stats import ClientStats
+from .stopping import interruptible
 from .subscription import Subscription
 from .supervisor import Supervisor
 from .upkeep import UpkeepOptions
@@ -220,12 +220,15 @@ class MessageBrokerClient:
     async def run(self) -> None:
         """Wait until the client is closed.
 
-        Raises ConnectionLost when the connection is lost for good, and KeyboardInterrupt at
-        Ctrl-C, so that `except KeyboardInterrupt: await client.close()` ends a program (on
-        asyncio, where Python's own way would be to cancel this call, as long as nobody handles
-        SIGINT).
+        Raises ConnectionLost when the connection is lost for good, and KeyboardInterrupt at Ctrl-C
+        and at SIGTERM, so that leaving the client's block drains it, as does
+        `except KeyboardInterrupt: await client.close()`.  Behind SIGTERM the program ends as one
+        that it has killed, without a traceback where nobody catches the error; a second signal
+        ends it at once.  Outside the main thread, and where the program handles a signal itself,
+        signals are not touched.
         """
-        await interruptible(self._connected().wait_over)
+        supervisor = self._connected()
+        await interruptible(supervisor.wait_over, supervisor.close)
 
     # Asking, answering, publishing, listening
 
