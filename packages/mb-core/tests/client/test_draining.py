@@ -224,7 +224,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_after_drain_timeout(url:
                 await gate.entered.wait()
                 begun = time.monotonic()
                 await service.close()
-                assert 0.19 < time.monotonic() - begun < 1.5
+                assert 0.19 < time.monotonic() - begun < 4
                 await until(lambda: request.over)
             assert isinstance(request.error, ServiceUnavailableError)
     assert gate.cancelled == 1

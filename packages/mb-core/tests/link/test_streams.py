@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from mb_core.errors import ConnectError, MBError, RemoteProtocolError
+from mb_core.link import streams
 from mb_core.link.streams import Shortage, peer_name, refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("kind", ["tcp"])]
@@ -301,3 +302,13 @@ async def test_where_the_loop_watches_no_sockets_its_own_server_accepts(
     await server.listener.close()
     with pytest.raises(ConnectError, match="nobody listens"):
         await net.connect(server.address)
+
+
+@pytest.mark.parametrize("posix", [True, False])
+async def test_only_posix_reuses_addresses(
+    kind: str, posix: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "_REUSE_ADDRESS", posix)
+    [sock] = await streams.listening_sockets(("127.0.0.1", 0))
+    with sock:
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is posix

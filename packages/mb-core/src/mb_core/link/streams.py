@@ -34,6 +34,10 @@ __all__ = [
     "where",
 ]
 
+# On POSIX a broker can listen again right after it ended.  On Windows the same option would let
+# another process take over a port that is in use.
+_REUSE_ADDRESS = os.name == "posix"
+
 _log = logging.getLogger("mb_core.link")
 
 ACCEPT_PAUSE = 0.2
@@ -122,7 +126,8 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
                 continue  # the machine has no such family (IPv6 switched off)
             sockets.append(sock)
             sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if _REUSE_ADDRESS:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
