@@ -44,12 +44,18 @@ async def listen(
     def wire() -> Wire:
         return server(limits, site)
 
-    where: Address | socket.socket
-    where = (url.host, port_of(url, transport)) if sockets is None else _socket(sockets, url)
-    listener = await backend.listen(where, wire, accept, options=options, spawn=spawn)
-    if sockets is not None:
-        return url, _Released(listener, sockets, url)
-    return URL(url.scheme, url.host, listener.address[1], url.path), listener
+    if sockets is None:
+        address: Address = (url.host, port_of(url, transport))
+        listener = await backend.listen(address, wire, accept, options=options, spawn=spawn)
+        return URL(url.scheme, url.host, listener.address[1], url.path), listener
+    sock = _socket(sockets, url)
+    try:
+        listener = await backend.listen(sock, wire, accept, options=options, spawn=spawn)
+    except BaseException:
+        sock.close()
+        sockets.release(url)
+        raise
+    return url, _Released(listener, sockets, url)
 
 
 def _socket(sockets: Sockets, url: URL) -> socket.socket:
@@ -70,5 +76,7 @@ class _Released:
         self._url = url
 
     async def close(self) -> None:
-        await self._listener.close()
-        self._sockets.release(self._url)
+        try:
+            await self._listener.close()
+        finally:
+            self._sockets.release(self._url)

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,87 @@ async def test_a_failure_on_a_second_address_leaves_no_socket_of_the_first(
         await net.listen(address=("some.name", taken.address[1]))
 
 
+# More than asyncio's own default; macOS takes 128 at most.
+_AT_ONCE = 120
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["address", "socket"])
+async def test_clients_that_come_at_once_wait_while_the_loop_is_busy(net: Any, given: bool) -> None:
+    with ExitStack() as stack, anyio.fail_after(5):
+        address: Any = ("127.0.0.1", 0)
+        if given:
+            address = socket.create_server(address, backlog=1)  # the listener's to close
+        server = await net.listen(address=address)
+        await meets(net, server, "127.0.0.1")  # it accepts by now
+        clients = [stack.enter_context(socket.socket()) for _ in range(_AT_ONCE)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(server.address)
+        connected = 0
+        for client in clients:
+            with suppress(OSError):
+                client.getpeername()
+                connected += 1
+        assert connected == _AT_ONCE
+
+
+async def test_a_cancelled_listen_leaves_nobody_listening(net: Any) -> None:
+    listening: list[Any] = []
+
+    async def listen(sock: socket.socket) -> None:
+        listening.append(await net.listen(address=sock))
+
+    with anyio.fail_after(5):
+        for steps in range(20):
+            sock = socket.create_server(("127.0.0.1", 0))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listen, sock)
+                for _ in range(steps):
+                    await net.backend.checkpoint()
+                tasks.cancel_scope.cancel()
+            if listening:
+                return
+            assert sock.fileno() == -1
+    pytest.fail("listening takes more than 20 turns of the loop")
+
+
 # Connecting
+
+
+async def test_an_address_that_does_not_answer_delays_the_next_one_only_a_little(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The usual case is a host's IPv6 address where IPv6 is broken.
+    with ExitStack() as stack, anyio.fail_after(5):
+        server = await net.listen()
+        port = server.address[1]
+        hole = stack.enter_context(socket.create_server(("127.0.0.2", port), backlog=0))
+        for _ in range(4):  # they fill its queue: it answers nobody else
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(hole.getsockname())
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+        await meets(net, server, "some.name")
+
+
+async def test_a_loop_that_can_not_race_addresses_tries_them_in_order(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As uvloop, whose create_connection rejects the argument.
+    if net.backend.name != "asyncio":
+        pytest.skip("trio has one loop")
+    loop = asyncio.get_running_loop()
+    create = loop.create_connection
+
+    async def create_connection(factory: Any, host: str, port: int) -> Any:
+        return await create(factory, host, port)
+
+    with anyio.fail_after(5):
+        server = await net.listen()
+        monkeypatch.setattr(loop, "create_connection", create_connection)
+        monkeypatch.setattr(asyncio, "BaseEventLoop", type("OtherLoop", (), {}))
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+        await meets(net, server, "some.name")
 
 
 async def test_a_port_on_which_nobody_listens(net: Any, free_port: int) -> None:

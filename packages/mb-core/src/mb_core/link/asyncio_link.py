@@ -32,6 +32,7 @@ from .home import guard, process
 from .outgoing import Outgoing
 from .streams import (
     ACCEPT_PAUSE,
+    BACKLOG,
     Handshakes,
     Shortage,
     connect_error,
@@ -57,6 +58,8 @@ T = TypeVar("T")
 _EARLY = 8_192
 # Streams that are accepted in one turn of the loop.
 _ACCEPTS = 64
+# Seconds after which the next address of a host is tried beside the one before; as on trio.
+_NEXT_ADDRESS = 0.25
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -395,11 +398,12 @@ class _Listener:
             try:
                 self._loop.add_reader(sock, self._accept, sock)
             except NotImplementedError:  # Windows' usual loop, whose files do not run out so soon
-                self._servers.append(
-                    await self._loop.create_server(
-                        lambda: self._make(self), sock=sock, backlog=1024
-                    )
+                # In two steps: a server that is cancelled while it starts is nobody's to close.
+                server = await self._loop.create_server(
+                    lambda: self._make(self), sock=sock, backlog=BACKLOG, start_serving=False
                 )
+                self._servers.append(server)
+                await server.start_serving()
 
     async def close(self) -> None:
         if self.closed:
@@ -525,7 +529,7 @@ class AsyncioBackend:
             if isinstance(address, SocketAddress):
                 await loop.create_connection(lambda: link, sock=await _connected(address))
             else:
-                await loop.create_connection(lambda: link, *address)
+                await loop.create_connection(lambda: link, *address, **_racing(loop))
             reason = await link.opened
         except (OSError, UnicodeError) as error:
             raise connect_error(address, _first_of(error)) from error
@@ -558,6 +562,16 @@ class AsyncioBackend:
             await listener.close()
             raise
         return listener
+
+
+def _racing(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """Arguments that have a host's addresses tried in parallel, staggered, where the loop can.
+
+    Other loops (uvloop) reject them, and try one address after the other.
+    """
+    if isinstance(loop, asyncio.BaseEventLoop):
+        return {"happy_eyeballs_delay": _NEXT_ADDRESS}
+    return {}
 
 
 async def _connected(address: SocketAddress) -> socket.socket:

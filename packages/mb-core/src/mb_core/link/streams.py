@@ -20,6 +20,7 @@ from .home import guard
 
 __all__ = [
     "ACCEPT_PAUSE",
+    "BACKLOG",
     "Handshakes",
     "Shortage",
     "connect_error",
@@ -39,6 +40,9 @@ __all__ = [
 _REUSE_ADDRESS = os.name == "posix"
 
 _log = logging.getLogger("mb_core.link")
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: clients all come back at once after a restart."""
 
 ACCEPT_PAUSE = 0.2
 """Seconds until accepting is tried again where the system could not give one more stream."""
@@ -110,6 +114,7 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
     """
     if isinstance(given, socket.socket):
         given.setblocking(False)
+        given.listen(BACKLOG)
         return [given]
     host, port = given
     sockets: list[socket.socket] = []
@@ -141,14 +146,16 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
                 missing = error
                 sockets.pop().close()
                 continue
-            sock.listen(1024)
+            sock.listen(BACKLOG)
             guard(sock)
             port = sock.getsockname()[1]
         if not sockets and missing is not None:
             raise missing
-    except (OSError, UnicodeError) as error:
+    except BaseException as error:
         for sock in sockets:
             sock.close()
+        if not isinstance(error, OSError | UnicodeError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise ConnectError(f"can't listen on {host}:{port}: {reason}") from error
     return sockets
