@@ -219,8 +219,8 @@ def test_reply_and_request_on_a_terminal(mb: Any, peer: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Give one of --value, --echo, --exec"),
-        (["--echo", "--value", "1"], "Give one of --value, --echo, --exec"),
+        ([], "give exactly one of --value, --echo and --exec"),
+        (["--echo", "--value", "1"], "give exactly one of --value, --echo and --exec"),
         (["--value", "nope"], "the value is not valid JSON: "),
         (["--exec", "no-such-program-here 1"], "there is no program 'no-such-program-here'"),
         (["--exec", "sh -c 'open"], "can't read the program"),

@@ -30,8 +30,8 @@ def main(ctx: click.Context) -> None:
     """MB: ask, answer, publish and listen through a message broker.
 
     \b
-    Exit status: 0 success, 1 the answer is an error or something did not come,
-    2 wrong usage, 3 no connection, 130 interrupted.
+    Exit status: 0 success, 1 error answer, timeout or failed output, 2 wrong usage,
+    3 no connection, 130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -37,7 +37,7 @@ def topics(endpoint: Endpoint, as_json: bool) -> Status | None:
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @click.option(
-    "--watch", type=SECONDS, metavar="SECONDS", help="Again every so many seconds, until Ctrl-C."
+    "--watch", type=SECONDS, metavar="SECONDS", help="Print them again every SECONDS, until Ctrl-C."
 )
 @endpoint_options
 @json_option
@@ -46,7 +46,7 @@ def metrics(
 ) -> Status | None:
     """Print the broker's metrics, all or those whose names match.
 
-    A PATTERN is that of file names: 'router.*', '*.rate'; quote it for the shell.
+    A PATTERN works as for file names: 'router.*', '*.rate'; quote it for the shell.
     """
     from .metrics import run as run_metrics
 
@@ -69,11 +69,11 @@ def metrics(
     multiple=True,
     default=["error"],
     show_default=True,
-    help="Entries of this level; may be given several times.",
+    help="Print entries of this level; can be given several times.",
 )
-@click.option("--regex", help="Entries whose text matches.")
+@click.option("--regex", help="Print entries whose text matches this regular expression.")
 @count_option("entries")
-@timeout_option("End after so many milliseconds; before COUNT entries came: status 1.")
+@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT entries came.")
 @endpoint_options
 @json_option
 def log(
@@ -102,8 +102,10 @@ def log(
 
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--errors", is_flag=True, help="Only where something failed or timed out.")
-@click.option("--system", is_flag=True, help="Requests to the broker's own topics as well.")
+@click.option(
+    "--errors", is_flag=True, help="Print only trees in which something failed or timed out."
+)
+@click.option("--system", is_flag=True, help="Include requests to the broker's own topics.")
 @count_option("trees")
 @endpoint_options
 @json_option
@@ -117,8 +119,8 @@ def trace(
 ) -> Status | None:
     """Show who asks whom, what that causes, and how long it takes, as it happens.
 
-    Each message that is caused by another (its parent id says so) stands below it.  With
-    PATTERNs, only trees in which a topic matches.  On a pipe each tree is a line of JSON.
+    A message that another one caused (its parent id says so) is shown below it.  PATTERNs select
+    the trees in which a topic matches.  On a pipe each tree is a line of JSON.
     """
     from .trace import run as run_trace
 
@@ -140,7 +142,7 @@ def trace(
 def plugins(as_json: bool) -> Status | None:
     """List the installed plugins: transports, front ends, codecs, observers, and what fails.
 
-    Each is imported, for a few seconds at most.
+    Each is imported.
     """
     from mb_core.plugins import examine, installed_plugins
 

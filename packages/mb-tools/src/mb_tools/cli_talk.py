@@ -25,7 +25,7 @@ __all__ = ["ping", "pub", "reply", "request", "sub"]
 @click.command(cls=PayloadCommand)
 @topic_argument
 @payload_argument
-@click.option("--lines", is_flag=True, help="Each line of stdin is one message, as it comes.")
+@click.option("--lines", is_flag=True, help="Publish each line of stdin as a message, as it comes.")
 @click.option(
     "--confirm",
     is_flag=True,
@@ -40,7 +40,7 @@ def pub(
     PAYLOAD is JSON, {} by default; - reads it from stdin.
     """
     if lines and payload not in (None, "-"):
-        raise click.UsageError("--lines reads the payloads from stdin: no PAYLOAD beside it")
+        raise click.UsageError("--lines reads the payloads from stdin: remove PAYLOAD")
     if lines:
         from .pub import run_lines
 
@@ -54,7 +54,7 @@ def pub(
 @click.command()
 @patterns_argument
 @count_option("messages")
-@timeout_option("End after so many milliseconds; before COUNT messages came: status 1.")
+@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT messages came.")
 @reconnect_option
 @endpoint_options
 @json_option
@@ -109,7 +109,7 @@ def request(
 
 @click.command()
 @topic_argument
-@click.option("--value", metavar="JSON", help="Answer with this.")
+@click.option("--value", metavar="JSON", help="Answer with this JSON.")
 @click.option("--echo", is_flag=True, help="Answer with the request's payload.")
 @click.option(
     "--exec",
@@ -127,7 +127,7 @@ def request(
     default=1,
     show_default=True,
     metavar="NUMBER",
-    help="Requests go to the highest priority.",
+    help="Priority among services that answer TOPIC: the highest gets the requests.",
 )
 @click.option(
     "--concurrency",
@@ -135,7 +135,7 @@ def request(
     default=1,
     show_default=True,
     metavar="COUNT",
-    help="How many requests are answered at a time.",
+    help="Answer up to COUNT requests at a time.",
 )
 @count_option("requests")
 @reconnect_option
@@ -161,7 +161,7 @@ def reply(
     MB_REQUEST_ID in its environment.  Its failure is an error answer.
     """
     if [value is not None, echo, command is not None].count(True) != 1:
-        raise click.UsageError("what to answer? Give one of --value, --echo, --exec")
+        raise click.UsageError("give exactly one of --value, --echo and --exec: the answer")
     from . import reply as module
 
     if value is not None:
@@ -193,7 +193,7 @@ def reply(
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time between two heartbeats.",
+    help="Time between heartbeats.",
 )
 @timeout_option("How long to wait for each answer.", default=5_000)
 @endpoint_options
@@ -203,8 +203,8 @@ def ping(
 ) -> Status | None:
     """Measure how long a heartbeat takes to the broker and back.
 
-    The end, by Ctrl-C or -n, prints how many were answered and min/avg/max.  No answer at all is
-    exit status 1.
+    When it ends, by Ctrl-C or -n, it prints how many were answered and min/avg/max.  The exit
+    status is 1 if none was.
     """
     from .ping import run as run_ping
 

@@ -63,26 +63,28 @@ url_option = click.option(
     show_default=True,
     show_envvar=True,
     metavar="URL",
-    help="The broker.",
+    help="URL of the broker.",
 )
 
 json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="One JSON value a line, as on a pipe; without it, a terminal gets it made for people.",
+    help="Print one JSON value per line on a terminal too, as on a pipe.",
 )
 
 reconnect_option = click.option(
     "--reconnect",
     is_flag=True,
-    help="Wait for the broker, and stay when the connection is lost; without it: exit status 3.",
+    help="Wait for the broker, and reconnect after a loss, instead of exiting with 3.",
 )
 
 
 def count_option(what: str) -> Callable[[F], F]:
     """`-n`: end after so many."""
-    return click.option("-n", "count", type=COUNT, metavar="COUNT", help=f"End after COUNT {what}.")
+    return click.option(
+        "-n", "count", type=COUNT, metavar="COUNT", help=f"Stop after COUNT {what}."
+    )
 
 
 def timeout_option(text: str, default: int | None = None) -> Callable[[F], F]:
@@ -123,7 +125,7 @@ class PayloadCommand(click.Command):
 
 def payload_argument(function: F) -> F:
     """PAYLOAD and `--text`."""
-    function = click.option(
-        "--text", is_flag=True, help="The payload is text: send it as a JSON string."
-    )(function)
+    function = click.option("--text", is_flag=True, help="Send the payload as a JSON string.")(
+        function
+    )
     return click.argument("payload", required=False, metavar="[PAYLOAD]")(function)
