@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import math
+import re
+import subprocess
+import sys
 import uuid
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypedDict
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, TypedDict
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,9 +106,232 @@ def test_json_and_what_msgspec_adds_is_written_on_one_line(payload: Any, encoded
     assert encode_payload(payload) == encoded
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_does_not_know_become_null(number: float) -> None:
-    assert encode_payload([number]) == b"[null]"
+class Blob(enum.Enum):
+    EMPTY = b""
+
+
+class Endless(enum.Enum):
+    FOREVER = math.inf
+
+
+class Anything(msgspec.Struct):
+    value: Any
+
+
+@dataclass
+class Something:
+    value: Any
+
+
+Pair = namedtuple("Pair", ["one", "other"])
+
+# Ways in which a value can be within a payload, and its path there.
+WITHIN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "alone": (lambda value: value, "$"),
+    "dict": (lambda value: {"a": 1, "b": value}, "$.b"),
+    "list": (lambda value: [None, value], "$[1]"),
+    "deep": (lambda value: {"a": [{"x y": [value]}]}, "$.a[0]['x y'][0]"),
+    "tuple": (lambda value: (1, value), "$[1]"),
+    "named tuple": (lambda value: Pair(1, value), "$[1]"),
+    "set": (lambda value: {value}, "$[0]"),
+    "dict with other keys": (lambda value: {7: value}, "$[7]"),
+    "key": (lambda value: {value: 1}, None),
+    "Struct": (Anything, "$.value"),
+    "dataclass": (Something, "$.value"),
+    "ordered": (lambda value: OrderedDict(a=value), "$.a"),
+    "beside a large number": (lambda value: [2**70, value], "$[1]"),
+    "beside raw JSON": (lambda value: [msgspec.Raw(b"{}"), value], "$[1]"),
+    "beside a long text": (lambda value: ["ą" * 9000, value], "$[1]"),
+}
+
+
+@pytest.mark.parametrize("within", WITHIN)
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, Endless.FOREVER, -math.nan])
+def test_numbers_that_json_does_not_know_are_refused(number: Any, within: str) -> None:
+    put, path = WITHIN[within]
+    text = rf"(nan|inf) at {re.escape(path) if path else ''}.*is not a JSON number"
+    with pytest.raises(LocalProtocolError, match=text):
+        encode_payload(put(number))
+
+
+@pytest.mark.parametrize("within", WITHIN)
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"data", Blob.EMPTY, b"\xff" * 130, b"x" * 150, b"x" * 191, b"x" * 256, b"x" * 70_000],
+    ids=lambda data: f"{data!r:.12}",
+)
+def test_bytes_are_refused_with_a_remedy(data: Any, within: str) -> None:
+    put, path = WITHIN[within]
+    text = rf"bytes at {re.escape(path) if path else ''}.*data.decode\(\).*base64.*msgspec.Raw"
+    with pytest.raises(LocalProtocolError, match=text):
+        encode_payload(put(data))
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, type("Own", (bytes,), {})])
+def test_what_is_like_bytes_is_refused_too(kind: Callable[[bytes], Any]) -> None:
+    for payload in (kind(b"data"), {"blob": kind(b"x" * 40_000)}):
+        with pytest.raises(LocalProtocolError, match=r"base64\.b64encode"):
+            encode_payload(payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "encoded"),
+    [
+        (Decimal("1.50"), '"1.50"'),
+        (Decimal("NaN"), '"NaN"'),
+        ({"b"}, '["b"]'),
+        (timedelta(seconds=3), '"PT3S"'),
+        (date(2026, 1, 1), '"2026-01-01"'),
+        ({1.5: 1, 2: 2, date(2026, 1, 1): 3}, '{"1.5":1,"2":2,"2026-01-01":3}'),
+        (Pair(1, 2), "[1,2]"),
+        ("\x7f ÿ łódź ąę Ņ", '"\x7f ÿ łódź ąę Ņ"'),
+        ("ąŁƀ" * 3000, f'"{"ąŁƀ" * 3000}"'),
+        (
+            [127, 255, -1, 196, 2**64, 1.7e308, None],
+            "[127,255,-1,196,18446744073709551616,1.7e308,null]",
+        ),
+        (msgspec.Raw(b'"\xc4\x85"'), '"ą"'),
+    ],
+    ids=map(str, range(11)),
+)
+def test_what_only_looks_like_them_is_written(payload: Any, encoded: str) -> None:
+    assert encode_payload(payload).decode() == encoded
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.floats() | text | st.binary(max_size=200),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+        max_leaves=10,
+    )
+)
+def test_a_payload_is_refused_if_and_only_if_json_has_no_form_for_it(value: Any) -> None:
+    def is_json(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(map(is_json, value.values()))
+        if isinstance(value, list):
+            return all(map(is_json, value))
+        return not isinstance(value, bytes) and (
+            not isinstance(value, float) or math.isfinite(value)
+        )
+
+    if is_json(value):
+        assert json.loads(encode_payload(value)) == value
+    else:
+        with pytest.raises(LocalProtocolError, match=r" at \$"):
+            encode_payload(value)
+
+
+# Pydantic
+
+
+class Item(pydantic.BaseModel):
+    sku: str = pydantic.Field(alias="SKU")
+    price: Decimal = Decimal(1)
+
+
+class Basket(pydantic.BaseModel):
+    items: list[Item]
+    at: datetime | None = None
+    weight: float = 1.0
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    count: int = pydantic.Field(gt=3)
+
+
+@dataclass
+class Holding:
+    basket: Basket
+    count: int = 0
+
+
+class Strict(pydantic.BaseModel, strict=True):
+    at: datetime
+
+
+BASKET = Basket(items=[Item(SKU="a"), Item(SKU="b")], at=datetime(2026, 1, 1, tzinfo=UTC))
+MODELS: dict[str, tuple[Any, Any]] = {
+    "model": (BASKET, Basket),
+    "list": ([BASKET], list[Basket]),
+    "dict": ({"a": BASKET}, dict[str, Basket]),
+    "optional": (BASKET, Basket | None),
+    "union": (BASKET, int | Basket),
+    "in a dataclass": (Holding(BASKET, 3), Holding),
+    "in a list of dataclasses": ([Holding(BASKET)], list[Holding]),
+    "dataclass": (Checked(5), Checked),
+    "list of dataclasses": ([Checked(5)], list[Checked]),
+    "root": (pydantic.RootModel[list[int]]([1]), pydantic.RootModel[list[int]]),
+    "annotated, which has no hash": (BASKET, Annotated[Basket, []]),
+    "strict": (Strict(at=datetime(2026, 1, 1, tzinfo=UTC)), Strict),
+    "strict within": ([Strict(at=datetime(2026, 1, 1, tzinfo=UTC))], list[Strict]),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models_of_pydantic_are_written_and_read(model: str) -> None:
+    value, kind = MODELS[model]
+    for _ in range(2):
+        assert decode_payload(encode_payload(value), kind) == value
+
+
+def test_a_model_is_written_as_it_is_read_by_alias() -> None:
+    assert encode_payload(Item(SKU="a")) == b'{"SKU":"a","price":"1"}'
+
+    class Plain(Item, serialize_by_alias=False):
+        pass
+
+    assert encode_payload(Plain(SKU="a")) == b'{"sku":"a","price":"1"}'
+
+
+def test_a_number_in_a_model_that_json_does_not_know_is_refused() -> None:
+    for payload in (Basket(items=[], weight=math.nan), [Basket(items=[], weight=math.inf)]):
+        with pytest.raises(LocalProtocolError, match=r"at \$(\[0\])?\.weight is not a JSON"):
+            encode_payload(payload)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "path"),
+    [
+        (b'{"items":[{"SKU":"a"},{"SKU":5}]}', Basket, "$.items[1].SKU"),
+        (b'{"items":[{"SKU":"a"},{"SKU":5}]}', Basket | None, "$.items[1].SKU"),
+        (b'[{"items":[{"SKU":5}]}]', list[Basket], "$[0].items[0].SKU"),
+        (b'{"basket":{"items":[{"SKU":5}]}}', Holding, "$.basket.items[0].SKU"),
+        (b'{"basket":{"items":[]},"count":"x"}', Holding, "$.count"),
+        (b"{}", Basket, "$.items"),
+        (b'{"count":1}', Checked, "$.count"),
+        (b'[{"count":1}]', list[Checked], "$[0].count"),
+    ],
+)
+def test_what_does_not_fit_a_model_says_where(raw: bytes, kind: Any, path: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="does not fit") as raised:
+        decode_payload(raw, kind)
+    assert raised.value.path == path
+    assert "\n" not in str(raised.value)
+    assert "pydantic.dev" not in str(raised.value)
+
+
+@pytest.mark.parametrize("raw", [b'{"items":', b'{"items":[],"weight":NaN}', b'"\xff"', b""])
+def test_what_is_not_json_is_not_for_models_either(raw: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="not valid JSON" if raw else "does not fit"):
+        decode_payload(raw, Basket)
+
+
+def test_a_type_that_cant_be_decoded_is_the_callers_fault() -> None:
+    kinds: list[Any] = [int | Place | Reading, "Place", 5]
+    for kind in kinds:
+        with pytest.raises(TypeError):
+            decode_payload(b"{}", kind)
+
+
+def test_pydantic_is_not_imported_for_this() -> None:
+    program = (
+        "import sys, mb_client; mb_client.parse_message('publish:a:1.0.0\\n').decode(type(None))"
+    )
+    program += "; sys.exit('pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b' {"a" : 1}', "Malmö".encode(), b"no json", b"\r"])

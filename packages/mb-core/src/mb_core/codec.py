@@ -6,8 +6,13 @@ into types.  The rules are the protocol's (docs/protocol.md, "Payload").
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any, Protocol, TypeVar, get_args, overload
+import sys
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar, get_args, get_origin, overload
 
 import msgspec
 
@@ -56,14 +61,64 @@ class _Json:
     name = "json"
 
     def __init__(self) -> None:
-        self.encode = msgspec.json.Encoder().encode
+        self.encode = _encode_checked
         self.decode_any = msgspec.json.Decoder().decode
 
     def decode(self, data: bytes, kind: Any) -> Any:
-        return msgspec.json.decode(data or b"null", type=kind)
+        try:
+            decode = _decoder_of(kind)
+        except TypeError:  # it can't be hashed, or there is none: then this says so
+            decode = _make_decoder(kind)
+        return decode(data or b"null")
 
     def __reduce__(self) -> str:
         return "JSON"  # there is one
+
+
+def _plain(value: Any) -> Any:
+    """Give msgspec what it does not know: pydantic's models, without importing pydantic."""
+    kind = type(value)
+    if not hasattr(kind, "__pydantic_serializer__"):
+        if issubclass(kind, _BINARY):
+            raise TypeError(f"{kind.__qualname__} {_INSTEAD_OF_BYTES}")
+        use = "keys" if kind in _VALUES_ONLY else "objects"
+        raise TypeError(f"{use} of type {kind.__qualname__} are not supported")
+    # By alias, since that is what the same model reads.
+    by_alias = kind.model_config.get("serialize_by_alias", True)
+    return value.model_dump(mode="json", by_alias=by_alias)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+# msgspec writes bytes as base64 and NaN as null, and can't be told not to.  A walk over each
+# payload would cost more than encoding it; but in MessagePack, which takes msgspec less time than
+# JSON, both are what they are: so a few bytes of that say which payloads are to be looked at.
+_pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+# How bytes begin, with their length, and floats that are not finite; rarely something else.  In
+# text, a byte of 80 to BF follows the first three: as a length that takes that many bytes more.
+_marks = re.compile(
+    rb"[\xC4-\xC6][^\x80-\xBF]"
+    rb"|\xC4[\x80-\xBF][\x00-\xFF]{128}|\xC5[\x80-\xBF][\x00-\xFF]{32768}"
+    rb"|\xCB[\x7F\xFF][\xF0-\xFF]"
+).search
+
+
+def _encode_checked(payload: Any) -> bytes:
+    encoded = _encode(payload)
+    try:
+        packed = _pack(payload)
+    except Exception:  # an integer of more than 64 bits
+        _check(payload)
+        return encoded
+    # To look for a byte takes 15 ns, and few payloads have any of these.
+    if (
+        0xC4 in packed
+        or 0x7F in packed
+        or 0xFF in packed
+        or (len(packed) > 0xFF and (0xC5 in packed or 0xC6 in packed))
+    ) and _marks(packed):
+        _check(payload)
+    return encoded
 
 
 JSON = _Json()
@@ -77,11 +132,12 @@ _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) -> bytes:
     """`payload` as one line of JSON, or of what `codec` writes.
 
-    JSON takes what JSON knows, and what msgspec adds: dataclasses, Structs, datetimes, UUIDs, and
-    `msgspec.Raw` for bytes that are JSON already and are passed on as they are.  Numbers that
-    JSON does not know, NaN and the infinities, become null.
+    Apart from JSON's own types, these are written: dataclasses, Structs, pydantic models,
+    datetimes, UUIDs and others (docs/payloads.md has a table), and `msgspec.Raw`, for bytes that
+    are JSON already and are passed on as they are.
 
-    Raises LocalProtocolError for anything else, and MessageTooLarge above `limit` bytes.
+    Raises LocalProtocolError for anything else, such as bytes, NaN and the infinities, and
+    MessageTooLarge above `limit` bytes.
     """
     try:
         encoded = codec.encode(payload)
@@ -103,7 +159,7 @@ def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) 
     # and a WebSocket that gets anything but UTF-8 closes.
     if _NEWLINE in encoded:
         raise LocalProtocolError("a payload is one line: this one contains a line break")
-    if not is_text(encoded):
+    if not encoded.isascii() and not is_text(encoded):
         raise LocalProtocolError("a payload is UTF-8: this one is not")
     return encoded
 
@@ -124,9 +180,9 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
         if kind is Any:
             return _decode(raw) if raw else None
         return JSON.decode(raw, kind)
-    except _NO_JSON as error:
-        fits = not isinstance(error, msgspec.ValidationError)
-        fault = "is not valid JSON" if fits else f"does not fit {_name_of(kind)}"
+    except (*_NO_JSON, ValueError) as error:  # pydantic's, too
+        is_json = isinstance(error, msgspec.ValidationError) or not isinstance(error, _NO_JSON)
+        fault = f"does not fit {_name_of(kind)}" if is_json else "is not valid JSON"
         raise _unreadable(raw, fault, error) from error
 
 
@@ -200,6 +256,102 @@ def _decode_with(codec: Codec, raw: bytes, kind: Any) -> Any:
         raise _unreadable(raw, f"can't be read by the codec {codec.name!r}", error) from error
 
 
+_BINARY = (bytes, bytearray, memoryview)
+_INSTEAD_OF_BYTES = (
+    "(send text instead: data.decode(), or base64.b64encode(data).decode() for binary data; "
+    "msgspec.Raw(data) if it is JSON already)"
+)
+# Of these, only keys are msgspec's not to know.
+_VALUES_ONLY = (bool, type(None), tuple, frozenset)
+
+
+def _check(payload: Any) -> None:
+    """Raise for what JSON has no form for, and msgspec writes all the same."""
+    waiting: deque[tuple[Any, _Place]] = deque()
+    plain = msgspec.to_builtins(payload, builtin_types=_BINARY, enc_hook=_plain_or_raw)
+    waiting.append((plain, ()))
+    while waiting:
+        value, place = waiting.popleft()
+        if isinstance(value, dict):
+            for key, item in value.items():
+                inner = (place, key)
+                waiting.append((item, inner))
+                if not isinstance(key, str):
+                    waiting.append((key, inner))
+        elif isinstance(value, list | tuple):
+            waiting.extend((item, (place, index)) for index, item in enumerate(value))
+        elif isinstance(value, _BINARY):
+            raise TypeError(f"{type(value).__name__} at {_path_to(place)} {_INSTEAD_OF_BYTES}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"{value} at {_path_to(place)} is not a JSON number (send None or text instead)"
+            )
+
+
+# Where something is: the place of what it is in, and its key or index there.
+_Place = tuple[Any, ...]
+
+
+def _path_to(place: _Place) -> str:
+    steps: list[object] = []
+    while place:
+        place, step = place
+        steps.append(step)
+    return "$" + "".join(map(_step, reversed(steps)))
+
+
+def _step(key: object) -> str:
+    if isinstance(key, str) and key.isidentifier():
+        return f".{key}"
+    shown = repr(key)
+    return f"[{shown}]" if len(shown) <= _SHOWN else f"[{shown[:_SHOWN]}...]"
+
+
+def _plain_or_raw(value: Any) -> Any:
+    return None if isinstance(value, msgspec.Raw) else _plain(value)
+
+
+def _make_decoder(kind: Any) -> Callable[[bytes], Any]:
+    if not _is_pydantic(kind):
+        return msgspec.json.Decoder(kind, dec_hook=_convert).decode
+    validate = _validator_of(kind)
+
+    def decode(data: bytes) -> Any:
+        _decode(data)  # pydantic takes NaN for JSON
+        return validate(data)
+
+    return decode
+
+
+_decoder_of = lru_cache(maxsize=256)(_make_decoder)
+
+
+def _validator_of(kind: Any) -> Callable[[bytes], Any]:
+    # There is a model, so pydantic has been imported.
+    validate: Callable[[bytes], Any] = sys.modules["pydantic"].TypeAdapter(kind).validate_json
+    return validate
+
+
+def _is_pydantic(kind: Any) -> bool:
+    """Whether pydantic is to read it: a model, a dataclass of pydantic's, a list of them, ..."""
+    if isinstance(kind, type) and hasattr(kind, "__pydantic_validator__"):
+        return True
+    kind = getattr(kind, "__value__", kind)  # of a type alias
+    return any(map(_is_pydantic, get_args(kind)))
+
+
+_cached_validator_of = lru_cache(maxsize=256)(_validator_of)
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """Convert what msgspec can't: models of pydantic's within other types."""
+    if _is_pydantic(kind):
+        return _cached_validator_of(kind)(_encode(value))
+    if isinstance(value, get_origin(kind) or kind):
+        return value
+    raise TypeError(f"Expected `{_name_of(kind)}`, got `{type(value).__name__}`")
+
+
 def _unreadable(raw: bytes, fault: str, error: Exception) -> RemoteProtocolError:
     reason, path = _reason_and_path(error)
     where = f" at {path}" if path is not None else ""
@@ -212,10 +364,27 @@ def _unreadable(raw: bytes, fault: str, error: Exception) -> RemoteProtocolError
 
 def _reason_and_path(error: Exception) -> tuple[str, str | None]:
     """What is wrong and where, `$.items[0].price`; None where an error does not say."""
-    if not isinstance(error, msgspec.ValidationError):
+    if isinstance(error, msgspec.ValidationError):
+        reason, _, path = str(error).rpartition(" - at `")
+        reason, path = (reason, path.removesuffix("`").replace("`", "")) if reason else (path, "$")
+        within = _pydantic_reason(error.__cause__)
+        return (reason, path) if within is None else (within[0], path + within[1])
+    reason_and_place = _pydantic_reason(error)
+    if reason_and_place is None:
         return str(error), None
-    reason, _, path = str(error).rpartition(" - at `")
-    return (reason, path.removesuffix("`").replace("`", "")) if reason else (path, "$")
+    return reason_and_place[0], "$" + reason_and_place[1]
+
+
+def _pydantic_reason(error: BaseException | None) -> tuple[str, str] | None:
+    """What is wrong and where, of the first of pydantic's errors; None for any other error."""
+    if not hasattr(type(error), "error_count"):
+        return None
+    found: list[dict[str, Any]] = error.errors(include_url=False)  # type: ignore[union-attr]
+    reason = found[0]["msg"]
+    if len(found) > 1:
+        reason += f" (and {len(found) - 1} more)"
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in found[0]["loc"])
+    return reason, "".join(steps)
 
 
 _NOTHING = object()
