@@ -18,6 +18,7 @@ from mb_core import (
     Message,
     MessageTooLarge,
     NoRouteFoundError,
+    RemoteProtocolError,
     RequestTimeoutError,
     ResponseError,
 )
@@ -38,6 +39,13 @@ def test_requests_are_answered(connect: OneMore) -> None:
         assert (answer.topic, answer.payload) == ("echo", payload)
     services = client.request("system.service.list", {}).payload["services"]
     assert "Echo" in [each["name"] for each in services]
+    numbers = client.request("echo", [1, 2], result=tuple[int, ...])
+    assert numbers == (1, 2)
+    with pytest.raises(RemoteProtocolError, match="Expected `int`, got `str`") as wrong:
+        client.request("echo", [1, "x"], result=list[int])
+    assert wrong.value.path == "$[1]"
+    with pytest.raises(LocalProtocolError, match="invalid result"):
+        client.request("echo", [1], result="int")
     # Who answers may ask, and may ask itself.
     assert service.request("echo", "me").payload == "me"
 

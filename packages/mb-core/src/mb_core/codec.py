@@ -22,6 +22,7 @@ __all__ = [
     "ERROR_PREFIX",
     "JSON",
     "Codec",
+    "check_kind",
     "decode_payload",
     "encode_error",
     "encode_payload",
@@ -65,11 +66,7 @@ class _Json:
         self.decode_any = msgspec.json.Decoder().decode
 
     def decode(self, data: bytes, kind: Any) -> Any:
-        try:
-            decode = _decoder_of(kind)
-        except TypeError:  # it can't be hashed, or there is none: then this says so
-            decode = _make_decoder(kind)
-        return decode(data or b"null")
+        return _decoder_of(kind)(data or b"null")
 
     def __reduce__(self) -> str:
         return "JSON"  # there is one
@@ -162,6 +159,17 @@ def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) 
     if not encoded.isascii() and not is_text(encoded):
         raise LocalProtocolError("a payload is UTF-8: this one is not")
     return encoded
+
+
+def check_kind(kind: Any, codec: Codec = JSON) -> None:
+    """Raise LocalProtocolError for what is no type that JSON can be decoded to."""
+    if codec is JSON:  # others know what they decode to
+        try:
+            _decoder_of(kind)
+        except Exception as error:  # a name in a type that is not defined, for instance
+            raise LocalProtocolError(
+                f"invalid result {kind!r}: no type to decode to ({error})"
+            ) from error
 
 
 @overload
@@ -323,7 +331,14 @@ def _make_decoder(kind: Any) -> Callable[[bytes], Any]:
     return decode
 
 
-_decoder_of = lru_cache(maxsize=256)(_make_decoder)
+_remembered_decoder_of = lru_cache(maxsize=256)(_make_decoder)
+
+
+def _decoder_of(kind: Any) -> Callable[[bytes], Any]:
+    try:
+        return _remembered_decoder_of(kind)
+    except TypeError:  # it can't be hashed, or decoded to: then this says so
+        return _make_decoder(kind)
 
 
 def _validator_of(kind: Any) -> Callable[[bytes], Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import mb_core
 from mb_core.client.client import CONNECTED_ALREADY
@@ -17,7 +17,7 @@ from mb_core.client.context import handled_id
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES
 from mb_core.client.stopping import terminable
 from mb_core.client.supervisor import Supervisor
-from mb_core.codec import JSON, Codec
+from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader
 from mb_core.message import Message
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["MessageBrokerClient"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def _like(method: Callable[..., Any]) -> Callable[[F], F]:
@@ -193,6 +194,32 @@ class MessageBrokerClient:
         supervisor, loop = self._connected()
         loop.call(supervisor.register, name, description)
 
+    @overload
+    def request(
+        self,
+        topic: str,
+        payload: Any,
+        response_handler: Callable[[Any], Any] | None = None,
+        timeout: int = 30_000,
+        *,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+        retry: bool = False,
+        result: None = None,
+    ) -> Message: ...
+    @overload
+    def request(
+        self,
+        topic: str,
+        payload: Any,
+        response_handler: Callable[[Any], Any] | None = None,
+        timeout: int = 30_000,
+        *,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+        retry: bool = False,
+        result: type[T],
+    ) -> T: ...
     @_like(mb_core.MessageBrokerClient.request)
     def request(
         self,
@@ -204,15 +231,18 @@ class MessageBrokerClient:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
         retry: bool = False,
-    ) -> Message:
+        result: type[T] | None = None,
+    ) -> Message | T:
         supervisor, loop = self._connected()
+        if result is not None:
+            check_kind(result, self._within.codec)
         call = Call(
             supervisor, lambda: supervisor.ask(topic, payload, timeout, version, parent_id, retry)
         )
         _, message = call.complete(loop)
         if response_handler is not None:
             plain(response_handler(copy(message).payload))  # it may change what it gets
-        return message
+        return message if result is None else message.decode(result)
 
     @_like(mb_core.MessageBrokerClient.publish)
     def publish(

@@ -30,6 +30,7 @@ class Within(mb_core.MessageBrokerClient):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.callbacks = self._callbacks = _ThreadCallbacks()
+        self.codec = self._codec
         self._pump = self._pump_in_threads
         self._loop: LoopThread
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import anyio
 
-from ..codec import JSON, Codec
+from ..codec import JSON, Codec, check_kind
 from ..errors import ConnectError, LocalProtocolError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import ssl
 
 __all__ = ["CONNECTED_ALREADY", "MessageBrokerClient"]
+
+T = TypeVar("T")
 
 CONNECTED_ALREADY = "this client was connected already: make a new one"
 
@@ -240,6 +242,7 @@ class MessageBrokerClient:
         """
         await self._connected().register(name, description)
 
+    @overload
     async def request(
         self,
         topic: str,
@@ -250,28 +253,58 @@ class MessageBrokerClient:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
         retry: bool = False,
-    ) -> Message:
+        result: None = None,
+    ) -> Message: ...
+    @overload
+    async def request(
+        self,
+        topic: str,
+        payload: Any,
+        response_handler: Callable[[Any], Any] | None = None,
+        timeout: int = 30_000,
+        *,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+        retry: bool = False,
+        result: type[T],
+    ) -> T: ...
+    async def request(
+        self,
+        topic: str,
+        payload: Any,
+        response_handler: Callable[[Any], Any] | None = None,
+        timeout: int = 30_000,
+        *,
+        version: str = DEFAULT_VERSION,
+        parent_id: str | None = None,
+        retry: bool = False,
+        result: type[T] | None = None,
+    ) -> Message | T:
         """Ask, and wait for the answer; `timeout` in milliseconds, from 1 to 3,600,000.
 
-        `response_handler`, plain or async, is called with the answer's payload before this
-        returns.  `retry` allows to send the request again, within the same time, when the
-        connection is lost, or when a service is not back yet after the client has reconnected:
-        for what may be done twice.  Within the handler of another message,
+        Returns the answer as a Message, or with `result`, a type, its payload as that type, as
+        `Message.decode` reads it.  `response_handler`, plain or async, is called with the answer's
+        payload before this returns.  `retry` allows to send the request again, within the same
+        time, when the connection is lost, or when a service is not back yet after the client has
+        reconnected: for what may be done twice.  Within the handler of another message,
         `parent_id` is that message's, and the time no longer than is left to its sender.
 
         Raises ResponseError, by subclass: NoRouteFoundError where nobody answers the topic,
         RequestTimeoutError after the time limit, the service's own error.  Raises ConnectionLost
         when the connection is lost: `sent` says whether the request may have gone out.  Raises
-        MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
+        MessageTooLarge and LocalProtocolError before anything is sent, and RemoteProtocolError,
+        whose `path` says where, for an answer that does not fit `result`.  When cancelled, the
         request may have been sent; its answer is ignored.
         """
         supervisor = self._connected()
+        if result is not None:
+            check_kind(result, self._codec)
         message = await supervisor.complete(
             supervisor.ask(topic, payload, timeout, version, parent_id, retry)
         )
         if response_handler is not None:
             await call(response_handler, copy(message).payload)  # it may change what it gets
-        return message
+        return message if result is None else message.decode(result)
 
     async def publish(
         self,
