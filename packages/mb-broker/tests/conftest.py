@@ -96,7 +96,9 @@ class Bench:
     """A Router, its clients, and the time."""
 
     def __init__(self, options: RouterOptions | None = None) -> None:
-        self.router = Router(options)
+        # Of each client's Link, where a test says so.
+        self.progress: dict[Service, int] = {}
+        self.router = Router(options, progress=lambda service: self.progress.get(service, 0))
         self.now = 1000.0
         self.peers: dict[Service, Peer] = {}
         self.dropped: list[Peer] = []

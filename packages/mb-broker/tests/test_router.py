@@ -811,6 +811,42 @@ def test_who_answered_is_asked_again_after_the_same_silence(
         peer.send("response:system.heartbeat:1.0.0\n{}")
 
 
+def test_a_client_whose_message_takes_long_is_neither_asked_nor_dropped(
+    new_bench: Callable[..., Any],
+) -> None:
+    bench = new_bench(heartbeat_after=10, drop_after=20)
+    peer = bench.join()
+    for part in range(1, 30):
+        bench.progress[peer.service] = part
+        bench.advance(9.9)
+    assert peer.take() == []
+    assert bench.dropped == []
+    bench.advance(10)
+    assert peer.take() == [HEARTBEAT]
+    bench.progress[peer.service] += 1  # of what it had to read before the question
+    bench.advance(10)
+    assert bench.dropped == []
+    bench.advance(20.1)
+    assert bench.dropped == [peer]
+
+
+def test_the_bytes_of_a_message_count_once(new_bench: Callable[..., Any]) -> None:
+    bench = new_bench(heartbeat_after=10, drop_after=20)
+    peer = bench.join()
+    for seconds in (1, 9.5, 9.8):
+        bench.advance(seconds)
+        bench.progress[peer.service] = bench.progress.get(peer.service, 0) + 50
+        peer.send("response:system.heartbeat:1.0.0\n{}")
+    bench.advance(9.9)
+    assert peer.take() == []
+    bench.advance(0.2)
+    assert peer.take() == [HEARTBEAT]
+    bench.advance(9.8)
+    assert bench.dropped == []
+    bench.advance(0.2)
+    assert bench.dropped == [peer]
+
+
 @given(
     start=st.floats(0, 1e6),
     heartbeat_after=st.floats(1e-3, 1e3),

@@ -99,6 +99,7 @@ class Broker:
                 drop_after=given["drop_after"] / 1000,
             ),
             host_metrics(),
+            _progress,
         )
         pages = broker_pages(
             self._router,
@@ -347,6 +348,11 @@ def url_of(urls: Sequence[str], scheme: str) -> str:
     raise LookupError(f"this broker listens on {', '.join(urls)}, not on {scheme}://")
 
 
+def _progress(service: Service) -> int:
+    """How far a client's Link has come; 0 for one that does not say."""
+    return getattr(service.link, "progress", 0)
+
+
 class _Connection:
     """One client's Link and the Service that it is to the Router."""
 
@@ -354,6 +360,7 @@ class _Connection:
         self.link = link
         self.service = service
         service.link = link
+        service.progress = _progress(service)
         self._broker = broker
 
     def messages_received(self, messages: list[bytes]) -> None:

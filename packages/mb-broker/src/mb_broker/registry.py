@@ -42,7 +42,8 @@ class Service:
     to be sent to it.  `link` is the driver's.  `asked` and `answering` are the outstanding
     requests that it waits for and works on; `errors` counts the errors that it was answered
     with.  `wants_timeouts` is whether the requests that it answers are to name their time limit,
-    which a client says in a heartbeat.
+    which a client says in a heartbeat.  `progress` is how far its connection had come when the
+    Router last looked, and `moved_at` when it was found to have come further without a message.
     """
 
     connected_at: float
@@ -52,6 +53,8 @@ class Service:
     name: str = ""
     description: str = ""
     last_seen: float = 0.0
+    moved_at: float = 0.0
+    progress: int = 0
     outbox: list[bytes] = field(default_factory=list)
     subscriptions: dict[tuple[Action, str], Subscription] = field(default_factory=dict)
     # Not a dict: to find its first item, that walks over all that were taken from before it.

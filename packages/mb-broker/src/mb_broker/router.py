@@ -80,6 +80,7 @@ class Router:
         self,
         options: RouterOptions | None = None,
         host_metrics: Callable[[], Iterable[Metric]] = tuple,
+        progress: Callable[[Service], int] = lambda service: 0,
     ) -> None:
         self.options = options if options is not None else RouterOptions()
         self.registry = Registry()
@@ -96,6 +97,7 @@ class Router:
         self._reader = HeaderReader(self.options.max_header)
         self._ids = IdSource()
         self._requests = OutstandingRequests(self.options.max_outstanding)
+        self._progress = progress  # of a service's Link
         self._silences: Deadlines[Service] = Deadlines()
         self._with_output: list[Service] = []
         self._dropped: list[Service] = []
@@ -243,9 +245,16 @@ class Router:
             )
         options = self.options
         for service in self._silences.pop_due(now):
-            # The sums by which deadlines are set: `now - last_seen` would round otherwise.
-            ask_at = service.last_seen + options.heartbeat_after
-            drop_at = service.last_seen + options.drop_after
+            seen = max(service.last_seen, service.moved_at)
+            progress = self._progress(service)
+            if progress != service.progress:
+                service.progress = progress
+                if now >= seen + options.heartbeat_after:
+                    # Not by a message, so by a part of one, or by what it had to read first.
+                    seen = service.moved_at = now
+            # The sums by which deadlines are set: `now - seen` would round otherwise.
+            ask_at = seen + options.heartbeat_after
+            drop_at = seen + options.drop_after
             if now >= drop_at:
                 self._dropped.append(service)
             elif now >= ask_at:

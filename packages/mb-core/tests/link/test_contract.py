@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 
 from mb_core.errors import ConnectError, ConnectionLost, MessageTooLarge, RemoteProtocolError
@@ -284,6 +285,58 @@ async def test_what_was_written_is_not_unsent_though_more_is_sent_all_the_time(n
         # One write of all that there is may count until it is through.
         assert 0 < accepted.link.unsent < 2.5 * backlog
         await peer.aclose()
+
+
+# How far it has come
+
+
+@of_framed
+async def test_each_part_of_a_message_is_progress(net: Any) -> None:
+    with anyio.fail_after(5):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        for part in (framed(BLOCK)[:1], framed(BLOCK)[1:50], framed(BLOCK)[50:-1]):
+            before = accepted.link.progress
+            await peer.send(part)
+            while accepted.link.progress == before:
+                await anyio.lowlevel.checkpoint()
+        assert accepted.messages == []
+        await anyio.aclose_forcefully(peer)
+
+
+@of_framed
+async def test_what_the_system_takes_at_once_is_no_progress_and_a_backlog_that_shrinks_is(
+    net: Any,
+) -> None:
+    with anyio.fail_after(10):
+        server = await net.listen()
+        peer = await net.raw(server)
+        accepted = await server.handler()
+        at_first = accepted.link.progress
+        accepted.link.send(b"little")
+        while accepted.link.unsent:
+            await anyio.lowlevel.checkpoint()
+        assert accepted.link.progress == at_first
+        # One message alone, of which the system takes a part.
+        accepted.link.send(b"x" * 64_000_000)
+        await until_still(accepted.link)
+        assert accepted.link.unsent > 0
+        for _ in range(3):
+            before = accepted.link.progress
+            while accepted.link.progress == before:
+                await peer.receive()
+            await until_still(accepted.link)
+        await anyio.aclose_forcefully(peer)
+        await accepted.end()
+
+
+async def until_still(link: Link) -> None:
+    """Wait until nothing moves any more."""
+    before = -1
+    while link.progress > before:
+        before = link.progress
+        await anyio.wait_all_tasks_blocked()
 
 
 @pytest.mark.parametrize("how", ["abort", "close", "reset"])

@@ -73,6 +73,24 @@ def test_what_is_heard_after_the_question_is_its_answer() -> None:
     assert liveness.look(140.0) is Sign.DEAD
 
 
+def test_what_moves_is_alive_though_nothing_is_whole() -> None:
+    liveness = Liveness(10.0)
+    liveness.start(100.0, 7)
+    assert liveness.look(110.0, 8) is Sign.NOTHING
+    assert liveness.look(120.0, 8) is Sign.ASK
+    assert liveness.look(130.0, 9) is Sign.NOTHING
+    assert liveness.look(140.0, 9) is Sign.ASK
+    assert liveness.look(150.0, 9) is Sign.DEAD
+
+
+def test_what_moved_before_the_start_does_not_count() -> None:
+    liveness = Liveness(10.0)
+    liveness.start(100.0, 7)
+    assert liveness.look(110.0, 7) is Sign.ASK
+    liveness.start(200.0, 3)  # of another Link
+    assert liveness.look(210.0, 3) is Sign.ASK
+
+
 def test_a_late_question_is_given_a_whole_interval_for_its_answer() -> None:
     liveness = started()
     assert liveness.look(500.0) is Sign.ASK
@@ -302,6 +320,14 @@ def test_the_end_of_a_connection_ends_the_watch_and_the_next_begins_it_afresh(
     reconnect(session, now=100.0)
     assert session.next_deadline() == 105.0
     assert silent_at(session, 105.0, 110.0) == ["asks", "gives up"]
+
+
+def test_a_message_that_takes_long_is_no_silence(ready: MakeSession) -> None:
+    session = ready(heartbeat=5.0)
+    for number in range(1, 10):
+        assert session.handle_deadline(number * 5.0, progress=number) == []
+    assert [type(e) for e in session.handle_deadline(50.0, progress=9)] == [Reply]
+    assert [type(e) for e in session.handle_deadline(55.0, progress=9)] == [Silent]
 
 
 @pytest.mark.parametrize("interval", [0.001, 0.05, 1.0, 3600.0])

@@ -201,6 +201,14 @@ class TestCountsWhatItQueued(MemorySuite):
     transport = BrokenTransport(CountsWhatItQueued)
 
 
+class NeverMoves(BrokenLink):
+    progress = 0
+
+
+class TestNeverMoves(MemorySuite):
+    transport = BrokenTransport(NeverMoves)
+
+
 class IsNeverCongested(BrokenLink):
     congested = False
 

@@ -105,6 +105,7 @@ LINKS = [
     ("MixesUpConnections", "many_connections_at_a_time_are_kept_apart", None),
     ("DeliversOneByOne", "what_is_sent_in_one_turn_leaves_in_one_write", "COALESCED"),
     ("CountsWhatItQueued", "messages_are_counted_when_they_are_handed_over", "COUNTED"),
+    ("NeverMoves", "what_arrives_is_progress", "PROGRESS"),
     ("IsNeverCongested", "a_link_with_much_to_send_is_congested_until_it_is_taken", "HELD"),
     ("DrainsForNothing", "a_link_with_much_to_send_is_congested_until_it_is_taken", "HELD"),
     ("IsLostTwice", "a_link_knows_its_peer", "HANDLED_IN_ORDER"),

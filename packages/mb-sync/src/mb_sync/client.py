@@ -85,7 +85,7 @@ class MessageBrokerClient:
         backoff_min: int = 100,
         backoff_max: int = 2_000,
         reconnect_timeout: int | None = None,
-        heartbeat_interval: int | None = 5_000,
+        heartbeat_interval: int | None = 15_000,
         publish_buffer: int = DEFAULT_BUFFER,
         buffer_overflow: str = "error",
         inherit_deadlines: bool = True,

@@ -64,8 +64,9 @@ class MessageBrokerClient:
     client instead; `retry_connect=True` does the same for the first connection.  The first try
     comes within `backoff_min`; before each further one it waits twice as long as before the
     last, up to `backoff_max`, half of it at random.  It goes on for ever, or for
-    `reconnect_timeout`.  A connection on which nothing was heard for `heartbeat_interval` is
-    asked for a sign of life, and given up after as long again; None never asks.
+    `reconnect_timeout`.  A connection on which nothing has moved for `heartbeat_interval` is
+    asked for a sign of life, and given up after as long again; None never asks.  Every byte that
+    arrives is one, and so is progress of a write that had to wait.
 
     `publish_buffer` bounds in bytes what is published while there is no connection; what does
     not fit raises, or with `buffer_overflow="drop_oldest"` takes the place of the oldest.
@@ -96,7 +97,7 @@ class MessageBrokerClient:
         backoff_min: int = 100,
         backoff_max: int = 2_000,
         reconnect_timeout: int | None = None,
-        heartbeat_interval: int | None = 5_000,
+        heartbeat_interval: int | None = 15_000,
         publish_buffer: int = DEFAULT_BUFFER,
         buffer_overflow: str = "error",
         inherit_deadlines: bool = True,

@@ -131,6 +131,11 @@ class Connection:
         """Wait for the end of the Link."""
         await self._over.wait()
 
+    @property
+    def progress(self) -> int:
+        """How far the Link has come; 0 for one that does not say."""
+        return getattr(self.link, "progress", 0)
+
     def traffic(self) -> Traffic:
         """What went over the Link so far."""
         link = self.link
@@ -250,7 +255,9 @@ class Connection:
         if (end := self._end()) is not None:
             return end
         settling = self._upkeep.settling if self._again else 0.0
-        self._dispatcher.act(session.restored(self._clock(), settling=settling))
+        self._dispatcher.act(
+            session.restored(self._clock(), settling=settling, progress=self.progress)
+        )
         self._look()
         if refused:
             self._lifetime.spawn(lambda: self._restore_rest(refused))

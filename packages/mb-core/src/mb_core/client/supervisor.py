@@ -507,7 +507,8 @@ class Supervisor:
         return self.session.unsubscribe(entry, now=self.clock(), timeout=self._system_limit)
 
     def _handle_deadline(self, now: float) -> None:
-        self._dispatcher.act(self.session.handle_deadline(now))
+        progress = self._live.progress if self._live is not None else 0
+        self._dispatcher.act(self.session.handle_deadline(now, progress=progress))
 
 
 def _not_restored(limit: str, why: MBError | None) -> EndError:

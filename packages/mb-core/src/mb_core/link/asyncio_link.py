@@ -85,6 +85,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._turn = 0  # bytes that were written early in it
         self._write_at = _EARLY  # bytes in the outbox that do not wait for it
         self._paused = False  # the system has not taken all that was written
+        self._received = 0  # bytes
+        self._waited = 0  # bytes that the system has not taken at once
         self._shaken = False  # whether the handshake is complete
         self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
         self._open = False
@@ -105,6 +107,13 @@ class _StreamLink(Outgoing, asyncio.Protocol):
     def unsent(self) -> int:
         buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return self._queued + buffered
+
+    @property
+    def progress(self) -> int:
+        waiting = 0
+        if self._paused and self._transport is not None:
+            waiting = self._transport.get_write_buffer_size()
+        return self._received + self._waited - waiting
 
     def send(self, message: bytes) -> None:
         if not self._open:
@@ -189,6 +198,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._give_up(error)
 
     def data_received(self, data: bytes) -> None:
+        self._received += len(data)
         try:
             messages = self._wire.receive_data(data)
             if not self._shaken or self._wire.state is not WireState.OPEN:
@@ -210,6 +220,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = self.congested = True
+        if self._transport is not None:
+            self._waited += self._transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -369,6 +381,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
                     return
             data = self._wire.data_to_send()
             if data and not transport.is_closing():
+                if self._paused:
+                    self._waited += len(data)
                 transport.write(data)
         except Exception as error:
             self._give_up(error)

@@ -83,6 +83,17 @@ class Link(Protocol):
         """Bytes of those messages, without the transport's framing."""
         ...
 
+    @property
+    def progress(self) -> int:
+        """How far the connection has come: a number that changes with every byte that arrives,
+        of a message that is not whole yet as well, and with every byte that the operating system
+        takes of a write that had to wait.
+
+        What it takes at once changes nothing: that says nothing about the other side.  A Link
+        without this attribute is alive as long as whole messages arrive.
+        """
+        ...
+
     def send(self, message: bytes) -> None:
         """Send a message.  What is sent in one turn of the loop leaves in few writes.
 

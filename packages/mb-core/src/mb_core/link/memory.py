@@ -47,6 +47,7 @@ class MemoryLink:
         self.congested = False
         self.messages_sent = 0
         self.bytes_sent = 0
+        self.progress = 0
         self.output: deque[bytes | None] = deque()
         self.lock = threading.Lock()
         self.post = post
@@ -159,6 +160,7 @@ class MemoryLink:
                     messages.append(item)
         if messages:
             count, taken = len(messages), sum(map(len, messages))
+            self.progress += count + taken
             other.post(lambda: other.relieve(count, taken))
             try:
                 self._handler.messages_received(messages)
@@ -189,6 +191,8 @@ class MemoryLink:
         if self._state is _State.LOST:
             return
         self._queued -= taken
+        if self.congested:
+            self.progress += taken
         if self.congested and self._queued < FLUSH_AT:
             self.congested = False
             self._relieved.set()

@@ -70,6 +70,8 @@ class _StreamLink(Outgoing):
         self._listener = listener  # None where we dialled
         self._handler: LinkHandler | None = None
         self._written = 0  # bytes of messages, of those that were handed over
+        # Bytes that have arrived, or that the system has taken and had not taken at once.
+        self.progress = 0
         self._shaken = False  # whether the handshake is complete
         self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
         self._open = False
@@ -187,6 +189,7 @@ class _StreamLink(Outgoing):
         while data := await self._stream.receive_some():
             # Read on when the Wire is CLOSED: the other side may read only what is sent to it
             # when it has sent all of its own.
+            self.progress += len(data)
             messages = self._wire.receive_data(bytes(data))
             if not self._shaken or self._wire.state is not WireState.OPEN:
                 self._probe = False
@@ -224,7 +227,10 @@ class _StreamLink(Outgoing):
         left = memoryview(data)
         try:
             while left:
-                left = left[await self._stream.socket.send(left) :]
+                taken = await self._stream.socket.send(left)
+                if len(left) < len(data):
+                    self.progress += taken
+                left = left[taken:]
         except BaseException:
             if len(left) == len(data):
                 self._put_back(messages)

@@ -214,16 +214,17 @@ class Session:
                 asked.append(self._ask_for(subject, now, timeout))
         return asked
 
-    def restored(self, now: float, *, settling: float = 0.0) -> list[Event]:
+    def restored(self, now: float, *, settling: float = 0.0, progress: int = 0) -> list[Event]:
         """The broker knows all: messages may be sent, and those that waited are, in order.
 
+        `progress` is the Link's at present, for the Liveness.
         For `settling` seconds, other clients may still be on their way back: a request with
         `retry` that nobody answers is `Unrouted` meanwhile.
         """
         self._move(Move.RESTORED)
         self._was_ready = True
         self._settled_at = now + settling if settling else None
-        self._liveness.start(now)
+        self._liveness.start(now, progress)
         # What was forgotten while the broker was told is taken back; nobody waits for its answer.
         gone = [e for e in self._told.values() if not self.subscriptions.of(e.action, e.pattern)]
         events: list[Event] = [Reply(self._unsubscribing(entry)) for entry in gone]
@@ -472,8 +473,11 @@ class Session:
             return deadline if look_at is None else look_at
         return min(deadline, look_at)
 
-    def handle_deadline(self, now: float) -> list[Event]:
-        """Fail what has waited too long; look whether the other side is alive."""
+    def handle_deadline(self, now: float, *, progress: int = 0) -> list[Event]:
+        """Fail what has waited too long; look whether the other side is alive.
+
+        `progress` is the Link's at present.
+        """
         events: list[Event] = []
         for request in self._pending.take_due(now):
             if request.held:
@@ -484,7 +488,7 @@ class Session:
                 events.append(self._send_again(request, now))
             else:
                 events.append(Failed(request, _too_late(request)))
-        sign = self._liveness.look(now)
+        sign = self._liveness.look(now, progress)
         if sign is Sign.ASK:
             events.append(Reply(self._sign_of_life({})))
         elif sign is Sign.DEAD:

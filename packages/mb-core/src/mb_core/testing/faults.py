@@ -201,6 +201,9 @@ class Faults:
         self._refusing = refusing
 
     def _set_stalled(self, stalled: bool) -> None:
+        if stalled and not self._trouble.stalled:
+            for link in self._links:
+                link.stall()
         self._trouble.stalled = stalled
         if not stalled and self._backend is not None:
             for link in list(self._links):

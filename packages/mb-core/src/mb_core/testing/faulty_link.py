@@ -126,6 +126,7 @@ class FaultyLink:
         self._in = _Lane(trouble, clock, self._receive)
         self._out = _Lane(trouble, clock, self._send)
         self._open = True  # whether the handler's side may send
+        self._progress = 0  # while it is stalled
         self._lost = False  # whether the handler has been told
         self._inner_lost = False
         self._relieved = anyio.Event()
@@ -150,6 +151,10 @@ class FaultyLink:
             log_bug(self.peer, bug)
             self.cut()
         self._relieve()
+
+    def stall(self) -> None:
+        """It is about to be stalled."""
+        self._progress = self.progress
 
     def resume(self, now: float) -> None:
         """It is stalled no longer."""
@@ -187,6 +192,10 @@ class FaultyLink:
     @property
     def bytes_sent(self) -> int:
         return self.inner.bytes_sent
+
+    @property
+    def progress(self) -> int:
+        return self._progress if self._trouble.stalled else getattr(self.inner, "progress", 0)
 
     def send(self, message: bytes) -> None:
         self.send_many([message])

@@ -10,7 +10,7 @@ from ...link import Link
 from ..links import LinkEnd
 from .ends import expect_end
 from .network import Network
-from .promises import COALESCED, COUNTED, GREETED, HELD, LIMIT, MESSAGES, PEER, expect
+from .promises import COALESCED, COUNTED, GREETED, HELD, LIMIT, MESSAGES, PEER, PROGRESS, expect
 from .running import on_loops
 from .settings import LIMITS, Settings
 from .wire_messages import SIZES, text
@@ -117,6 +117,25 @@ class LinkMessages(Settings):
         await anyio.wait_all_tasks_blocked()  # across threads, word of it takes a turn
         _expect_counts(one.link, 3, 11)
         expect(COUNTED, one.link.unsent == 0, f"unsent is {one.link.unsent} when all has come")
+
+    @from_each_side
+    @on_loops
+    async def test_what_arrives_is_progress(self, net: Network, side: str) -> None:
+        one, other = await net.sides(side)
+        for end in (other, one):  # behind what a handshake leaves for later
+            end.link.send(b"first")
+        await one.receive()
+        await other.receive()
+        await anyio.wait_all_tasks_blocked()
+        sender, before = getattr(one.link, "progress", None), getattr(other.link, "progress", None)
+        one.link.send(b"hello")
+        await other.receive()
+        await anyio.wait_all_tasks_blocked()
+        after = getattr(other.link, "progress", None)
+        expect(PROGRESS, before != after, f"progress is {after!r} before and after a message")
+        after = getattr(one.link, "progress", None)
+        found = f"progress goes from {sender!r} to {after!r} with a message that is taken at once"
+        expect(PROGRESS, sender == after, found)
 
     @from_each_side
     @on_loops

@@ -135,6 +135,10 @@ COUNTED = Promise(
     "messages_sent and bytes_sent count the messages that were handed over, and their bytes",
     f"{_LINK}.messages_sent",
 )
+PROGRESS = Promise(
+    "progress changes with what arrives, and not with what is taken at once",
+    f"{_LINK}.progress",
+)
 HELD = Promise(
     "a Link whose other side does not read is congested, and drain waits until it reads",
     f"{_LINK}.drain",
