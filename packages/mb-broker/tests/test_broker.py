@@ -521,20 +521,22 @@ async def test_a_link_that_can_not_send_does_not_keep_the_rest(
 async def test_who_sends_a_message_slowly_is_not_dropped_while_it_arrives() -> None:
     text = b"request:system.heartbeat:1.0.0:%b\n{}" % ID.encode()
     data = len(text).to_bytes(4) + text
-    async with Broker("tcp://127.0.0.1:0", heartbeat_after=1_000, drop_after=2_000) as broker:
-        async with await anyio.connect_tcp("127.0.0.1", port_of(broker.url)) as stream:
-            received = await stream.receive()
-            for position in range(len(data)):
-                await anyio.sleep(0.9)
-                await stream.send(data[position : position + 1])
-            while b"success" not in received:
-                received += await stream.receive()
-            assert received.count(HEARTBEAT) == 0
-            gone = anyio.current_time()
-            with contextlib.suppress(anyio.EndOfStream):
-                while received := await stream.receive():
-                    pass
-            assert 2 <= anyio.current_time() - gone <= 3
+    async with (
+        Broker("tcp://127.0.0.1:0", heartbeat_after=1_000, drop_after=2_000) as broker,
+        await anyio.connect_tcp("127.0.0.1", port_of(broker.url)) as stream,
+    ):
+        received = await stream.receive()
+        for position in range(len(data)):
+            await anyio.sleep(0.9)
+            await stream.send(data[position : position + 1])
+        while b"success" not in received:
+            received += await stream.receive()
+        assert received.count(HEARTBEAT) == 0
+        gone = anyio.current_time()
+        with contextlib.suppress(anyio.EndOfStream):
+            while received := await stream.receive():
+                pass
+        assert 2 <= anyio.current_time() - gone <= 3
 
 
 @pytest.mark.parametrize("host", EVERYWHERE)

@@ -198,26 +198,6 @@ async def test_an_address_that_does_not_answer_delays_the_next_one_only_a_little
         await meets(net, server, "some.name")
 
 
-async def test_a_loop_that_can_not_race_addresses_tries_them_in_order(
-    net: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As uvloop, whose create_connection rejects the argument.
-    if net.backend.name != "asyncio":
-        pytest.skip("trio has one loop")
-    loop = asyncio.get_running_loop()
-    create = loop.create_connection
-
-    async def create_connection(factory: Any, host: str, port: int) -> Any:
-        return await create(factory, host, port)
-
-    with anyio.fail_after(5):
-        server = await net.listen()
-        monkeypatch.setattr(loop, "create_connection", create_connection)
-        monkeypatch.setattr(asyncio, "BaseEventLoop", type("OtherLoop", (), {}))
-        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
-        await meets(net, server, "some.name")
-
-
 async def test_a_port_on_which_nobody_listens(net: Any, free_port: int) -> None:
     with (
         anyio.fail_after(5),

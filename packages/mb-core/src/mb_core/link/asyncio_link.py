@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import math
-import os
-import re
 import socket
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar, cast
+
+import anyio
 
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire, WireState
@@ -53,6 +55,7 @@ _log = logging.getLogger("mb_core.link")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Found = tuple[Any, ...]  # what getaddrinfo gives of an address
 
 # Bytes of one turn that do not wait for its end: the other side can work on them meanwhile.
 _EARLY = 8_192
@@ -60,7 +63,6 @@ _EARLY = 8_192
 _ACCEPTS = 64
 # Seconds after which the next address of a host is tried beside the one before; as on trio.
 _NEXT_ADDRESS = 0.25
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class _StreamLink(Outgoing, asyncio.Protocol):
@@ -542,11 +544,13 @@ class AsyncioBackend:
         try:
             if isinstance(address, SocketAddress):
                 await loop.create_connection(lambda: link, sock=await _connected(address))
+            elif _is_numeric(address[0]):
+                await loop.create_connection(lambda: link, *address)
             else:
-                await loop.create_connection(lambda: link, *address, **_racing(loop))
+                await loop.create_connection(lambda: link, sock=await _first_connected(address))
             reason = await link.opened
         except (OSError, UnicodeError) as error:
-            raise connect_error(address, _first_of(error)) from error
+            raise connect_error(address, error) from error
         except BaseException:
             link.abort()
             raise
@@ -578,16 +582,6 @@ class AsyncioBackend:
         return listener
 
 
-def _racing(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """Arguments that have a host's addresses tried in parallel, staggered, where the loop can.
-
-    Other loops (uvloop) reject them, and try one address after the other.
-    """
-    if isinstance(loop, asyncio.BaseEventLoop):
-        return {"happy_eyeballs_delay": _NEXT_ADDRESS}
-    return {}
-
-
 async def _connected(address: SocketAddress) -> socket.socket:
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
@@ -601,10 +595,58 @@ async def _connected(address: SocketAddress) -> socket.socket:
     return sock
 
 
-def _first_of(error: OSError | UnicodeError) -> OSError | UnicodeError:
-    """The first error where asyncio has joined those of several addresses into a text."""
-    if isinstance(error, OSError) and error.errno is None:
-        found = _ERRNO.search(str(error))
-        if found is not None:
-            return OSError(int(found[1]), os.strerror(int(found[1])))
-    return error
+def _is_numeric(host: str) -> bool:
+    """Whether there is nothing to look up."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, UnicodeError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
+async def _first_connected(address: Address) -> socket.socket:
+    """A socket that is connected to whichever address of a host answers first.
+
+    Each is tried when the one before has failed, or has not answered for a little while (happy
+    eyeballs).  The loop's own way leaves a socket open when it is cancelled as it connects, and
+    uvloop has none.  Raises the error of the first address; when cancelled, nothing is left.
+    """
+    loop = asyncio.get_running_loop()
+    host, port = address
+    targets = _by_turns(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    connected: list[socket.socket] = []
+    failures: list[OSError] = []
+
+    async def attempt(failed: anyio.Event, family: int, target: Any) -> None:
+        try:
+            connected.append(await _connected(SocketAddress(family, target)))
+            tasks.cancel_scope.cancel()
+        except OSError as error:
+            failures.append(error)
+            failed.set()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for family, _, _, _, target in targets:
+                failed = anyio.Event()
+                tasks.start_soon(attempt, failed, family, target)
+                with anyio.move_on_after(_NEXT_ADDRESS):
+                    await failed.wait()
+        if not connected:
+            raise failures[0] if failures else OSError("it has no address")
+    except BaseException:
+        for sock in connected:
+            sock.close()
+        raise
+    for late in connected[1:]:
+        late.close()
+    return connected[0]
+
+
+def _by_turns(found: list[_Found]) -> list[_Found]:
+    """Addresses with their families in turn: where one does not work, none of it does."""
+    families: dict[int, list[_Found]] = {}
+    for each in found:
+        families.setdefault(each[0], []).append(each)
+    turns = itertools.zip_longest(*families.values())
+    return [each for turn in turns for each in turn if each is not None]
