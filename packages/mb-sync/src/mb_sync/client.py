@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -365,9 +364,12 @@ class MessageBrokerClient:
         if loop is None or loop.forked:
             return  # what the process before the fork has is not ours to close
         loop.check()
-        if self._supervisor is not None and self._supervisor.inside:
-            # A handler's own end is waited for; so the end goes on without it.
-            contextvars.Context().run(self._leave, drain=True)
+        if (
+            self._supervisor is not None
+            and self._supervisor.concerned
+            and loop.pool.includes(threading.current_thread())
+        ):
+            self._leave(drain=True)  # which waits for this handler: so that doesn't wait for it
             return
         future = self._leave(drain=drain)
         if future is not None:

@@ -68,6 +68,10 @@ class HandlerPool:
                 self._give(_look_again)  # to one that became idle before it could see this
         return await future
 
+    def includes(self, thread: threading.Thread) -> bool:
+        """Whether it is one of these threads."""
+        return any(worker.thread is thread for worker in list(self.threads))
+
     def close(self) -> None:
         """Have the idle threads end, and the others after their calls."""
         self.closed = True

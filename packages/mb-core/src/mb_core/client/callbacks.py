@@ -17,7 +17,7 @@ from ..link import Backend, Waiter
 from ..message import Message
 from .brake import Brake, Tally
 from .context import handling
-from .interrupt import pass_interrupt_on, uninterrupted
+from .interrupt import pass_exit_on, uninterrupted
 
 __all__ = ["SLICE", "Callbacks", "call", "failure", "name_of"]
 
@@ -189,9 +189,9 @@ class Callbacks:
         async def work(worker: _Worker) -> None:
             try:
                 await self._work(worker, backend.checkpoint)
-            except (KeyboardInterrupt, BaseExceptionGroup) as error:
+            except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
                 # On trio Ctrl-C ends whatever runs; here, no more than one call.
-                pass_interrupt_on(error)
+                pass_exit_on(error)
             finally:
                 started.discard(worker)
                 self._wake()

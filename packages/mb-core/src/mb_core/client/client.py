@@ -199,8 +199,10 @@ class MessageBrokerClient:
         that wait fail, and the connection is ended, within a few times `close_timeout`.
 
         Safe to call twice, from several tasks, and at any time.  Called from a handler or a
-        callback of this client it returns at once.  When cancelled, it waits for no handler any
-        more, and the closing goes on by itself.
+        callback of this client, which it would wait for, it returns at once; in a task that one
+        has started it waits.  What can't be cancelled, because it waits for a thread, is left
+        behind.  When cancelled, it waits for no handler any more, and the closing goes on by
+        itself.
         """
         await self._end(drain=True)
 

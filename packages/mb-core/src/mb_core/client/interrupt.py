@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from ..link import current_backend
 
-__all__ = ["AsyncFunction", "pass_interrupt_on", "uninterrupted"]
+__all__ = ["AsyncFunction", "pass_exit_on", "trio_main_task", "uninterrupted"]
 
 AsyncFunction = Callable[[], Coroutine[Any, Any, None]]
+
+_AGAIN = 0.01
+"""Seconds between tries to end trio's main task."""
 
 
 def uninterrupted(function: AsyncFunction) -> AsyncFunction:
@@ -30,15 +33,30 @@ def uninterrupted(function: AsyncFunction) -> AsyncFunction:
     return run
 
 
-def pass_interrupt_on(error: BaseException) -> None:
-    """Have a KeyboardInterrupt that trio has raised in a handler raised in the main task instead.
+def pass_exit_on(error: BaseException) -> None:
+    """Have a KeyboardInterrupt or SystemExit of user code end the program, as in the main task.
 
-    Raises `error` where it is none, and on asyncio, whose loop lets a KeyboardInterrupt out by
-    itself.
+    asyncio's loop lets both out by itself, from whatever task; trio has to be told.  Raises
+    `error` where it is neither, and on asyncio, unless it is a group: then the task in which it
+    was raised has let it out already.
     """
+    is_group = isinstance(error, BaseExceptionGroup)
     group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
-    if group.subgroup(KeyboardInterrupt) is None or current_backend().name != "trio":
+    exits, others = group.split((KeyboardInterrupt, SystemExit))
+    if exits is None:
         raise error
+    if current_backend().name != "trio":
+        if is_group and others is None:
+            return
+        raise error
+    _, exits = exits.split(KeyboardInterrupt)
+    if exits is None:
+        _interrupt_trio()
+    else:
+        _exit_trio(_first_of(exits))
+
+
+def _interrupt_trio() -> None:
     import trio
 
     @trio.lowlevel.enable_ki_protection
@@ -46,3 +64,43 @@ def pass_interrupt_on(error: BaseException) -> None:
         signal.raise_signal(signal.SIGINT)
 
     again()
+
+
+def _exit_trio(error: BaseException) -> None:
+    """Raise `error` in the main task, which trio itself does with KeyboardInterrupt only."""
+    import trio
+
+    delivered = False
+
+    def throw() -> NoReturn:
+        nonlocal delivered
+        delivered = True
+        raise error
+
+    async def deliver() -> None:
+        # What the main task waits for may not be possible to abort, such as a thread.
+        while not delivered:
+            task = trio_main_task()
+            if task is None:
+                return
+            if task._abort_func is not None:
+                task._attempt_abort(throw)
+            await trio.sleep(_AGAIN)
+
+    trio.lowlevel.spawn_system_task(deliver, name="mb exit")
+
+
+def trio_main_task() -> Any:
+    """The task that runs what was given to trio.run(); None when it has ended."""
+    import trio
+
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return next(iter(root.child_nurseries[-1].child_tasks), None)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,7 +13,7 @@ import anyio.lowlevel
 from ..errors import ConnectError
 from ..link import Backend, Home, Link, current_backend
 from .callbacks import Callbacks
-from .interrupt import AsyncFunction, pass_interrupt_on, uninterrupted
+from .interrupt import AsyncFunction, pass_exit_on, uninterrupted
 
 __all__ = ["Lifetime"]
 
@@ -57,8 +57,9 @@ class Lifetime:
         self._opening = anyio.CancelScope()
         self._asked = anyio.Event()
         self._drain_scope = anyio.CancelScope()
-        self._consuming = 0
-        self._consumed = anyio.Event()
+        self._running = _Running()
+        self._consuming = _Running()
+        self._own_tasks: set[int] = set()
         self._finished = anyio.Event()
         self._tasks: anyio.abc.TaskGroup
         self._consumers: anyio.abc.TaskGroup
@@ -76,7 +77,22 @@ class Lifetime:
 
     @property
     def inside(self) -> bool:
-        """Whether what runs are the connection's own tasks: its handlers and callbacks."""
+        """Whether the caller is one of the connection's own tasks: a handler, or a callback.
+
+        So is a task in a task group of theirs, for which they wait; one that they have started
+        and go on without is not.
+        """
+        if not self.concerned:
+            return False
+        parents = {task.id: task.parent_id for task in anyio.get_running_tasks()}
+        task: int | None = anyio.get_current_task().id
+        while task is not None and task not in self._own_tasks:
+            task = parents.get(task)
+        return task is not None
+
+    @property
+    def concerned(self) -> bool:
+        """Whether the caller is a handler or a callback, or something that one has started."""
         return _own.get() is self
 
     async def begin(self, opening: AsyncFunction) -> None:
@@ -134,45 +150,78 @@ class Lifetime:
 
     def spawn(self, function: AsyncFunction) -> None:
         """Start a task that lives until the very end."""
-        self._tasks.start_soon(uninterrupted(function))
+        self._tasks.start_soon(self._running.counted(uninterrupted(function)))
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code: the end waits for it a while, then cancels it."""
         if not self.ending:
-            self._consuming += 1
-            self._consumers.start_soon(self._consume, function)
+            self._consumers.start_soon(self._consuming.counted(lambda: self._as_own(function)))
 
     async def wait_consumed(self) -> None:
         """Wait until no consumer's task is left."""
-        while self._consuming:
-            self._consumed = anyio.Event()
-            await self._consumed.wait()
+        await self._consuming.wait_none()
 
     async def _root(self, started: anyio.Event) -> None:
         try:
             async with anyio.create_task_group() as self._tasks:
-                called_back = anyio.Event()
-
-                async def call_back() -> None:
-                    try:
-                        await self._callbacks.run(self.backend)
-                    finally:
-                        called_back.set()
-
-                self._context.run(self._tasks.start_soon, self._as_own, call_back)
-                async with anyio.create_task_group() as self._consumers:
-                    started.set()
-                    await self._asked.wait()
-                    await self._drain()
-                    self._consumers.cancel_scope.cancel()
-                await self._end(called_back)
-                self._tasks.cancel_scope.cancel()
+                try:
+                    await self._live(started)
+                finally:
+                    self._tasks.cancel_scope.cancel()
+                    await self._leave_behind()
         except Exception:
             # A bug of ours; the connection ends, the program does not.
             _log.exception("internal error: the connection is given up")
         except BaseException as error:
-            pass_interrupt_on(error)
+            pass_exit_on(error)
         finally:
+            self._be_over()
+
+    async def _live(self, started: anyio.Event) -> None:
+        call_back = self._running.counted(lambda: self._callbacks.run(self.backend))
+        called_back = anyio.Event()
+
+        async def run_callbacks() -> None:
+            try:
+                await call_back()
+            finally:
+                called_back.set()
+
+        self._context.run(self._tasks.start_soon, self._as_own, run_callbacks)
+        self._tasks.start_soon(self._hold_consumers, started)
+        await started.wait()
+        await self._asked.wait()
+        await self._drain()
+        self._consumers.cancel_scope.cancel()
+        with anyio.move_on_after(self._close_timeout):  # those that can be cancelled
+            await self.wait_consumed()
+        await self._end(called_back)
+
+    async def _hold_consumers(self, started: anyio.Event) -> None:
+        # In a task of its own: a consumer that can't be cancelled, as it waits for a thread,
+        # keeps this group from ending, and nothing else.
+        try:
+            async with anyio.create_task_group() as self._consumers:
+                started.set()
+                await anyio.sleep_forever()
+        except BaseException as error:
+            pass_exit_on(error)
+
+    async def _leave_behind(self) -> None:
+        """Wait for tasks that were cancelled; then be over, though some may be left."""
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(self._close_timeout) as limit:
+                await self.wait_consumed()
+                await self._running.wait_none()
+            if limit.cancelled_caught:
+                _log.warning(
+                    "closed, though a handler or a callback still runs: it can't be cancelled "
+                    "(does it wait for a thread?)"
+                )
+                self._be_over()
+
+    def _be_over(self) -> None:
+        if not self.ended:
             if self.link is not None:
                 self.link.abort()
             self._asked.set()
@@ -197,21 +246,45 @@ class Lifetime:
         with anyio.move_on_after(self._close_timeout):
             await called_back.wait()
 
-    async def _consume(self, function: AsyncFunction) -> None:
-        try:
-            await self._as_own(function)
-        finally:
-            self._consuming -= 1
-            if not self._consuming:
-                self._consumed.set()
-
     async def _as_own(self, function: AsyncFunction) -> None:
         _own.set(self)
+        task = anyio.get_current_task().id
+        self._own_tasks.add(task)
         try:
             await function()
-        except (KeyboardInterrupt, BaseExceptionGroup) as error:
-            pass_interrupt_on(error)
+        except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
+            pass_exit_on(error)
+        finally:
+            self._own_tasks.discard(task)
 
 
-# The Lifetime to which the running task belongs.
+class _Running:
+    """Counts the tasks that run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = anyio.Event()
+
+    def counted(self, function: AsyncFunction) -> AsyncFunction:
+        """`function`, which counts from now on until it has run."""
+        self._count += 1
+
+        async def run() -> None:
+            try:
+                await function()
+            finally:
+                self._count -= 1
+                if not self._count:
+                    self._none.set()
+                    self._none = anyio.Event()
+
+        return run
+
+    async def wait_none(self) -> None:
+        """Wait until none is left."""
+        while self._count:
+            await self._none.wait()
+
+
+# The Lifetime of which the running code is a handler or a callback, or was started by one.
 _own: ContextVar[Lifetime | None] = ContextVar("mb_lifetime", default=None)

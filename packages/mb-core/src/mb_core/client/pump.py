@@ -25,7 +25,7 @@ from ..message import Message, is_about
 from .callbacks import SLICE, Callbacks, failure, name_of
 from .context import handling
 from .inbox import Inbox
-from .interrupt import pass_interrupt_on
+from .interrupt import pass_exit_on
 
 __all__ = ["Pump", "PumpFactory", "check_concurrency"]
 
@@ -76,9 +76,9 @@ class Pump:
         while True:
             try:
                 await self._consume()
-            except (KeyboardInterrupt, BaseExceptionGroup) as error:
+            except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
                 # On trio Ctrl-C ends whatever runs; the messages that come still have a consumer.
-                pass_interrupt_on(error)
+                pass_exit_on(error)
             else:
                 return
 

@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 
 from ..link import current_backend
+from .interrupt import trio_main_task
 
 __all__ = ["Terminated", "interruptible", "terminable"]
 
@@ -189,15 +190,6 @@ def _handles_interrupts_by_default() -> bool:
         and isinstance(getattr(handler.func, "__self__", None), asyncio.Runner)
         and handler.keywords.get("main_task") is asyncio.current_task()
     )
-
-
-def trio_main_task() -> Any:
-    """The task that runs what was given to trio.run()."""
-    import trio
-
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    return next(iter(root.child_nurseries[-1].child_tasks), None)
 
 
 def _is_default() -> bool:

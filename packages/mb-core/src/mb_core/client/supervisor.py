@@ -141,9 +141,9 @@ class Supervisor:
             raise self._error()
 
     @property
-    def inside(self) -> bool:
-        """Whether a handler or a callback of this client is what runs."""
-        return self._lifetime.inside
+    def concerned(self) -> bool:
+        """See Lifetime.concerned."""
+        return self._lifetime.concerned
 
     def start(self, function: AsyncFunction) -> None:
         """Start a consumer's task; closing waits for it a while, then cancels it."""
