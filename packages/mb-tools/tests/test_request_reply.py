@@ -15,7 +15,14 @@ import anyio
 import click
 import pytest
 
-from mb_core import InternalError, Message, RequestTimeoutError, ResponseError, parse_message
+from mb_core import (
+    InternalError,
+    InvalidRequestError,
+    Message,
+    RequestTimeoutError,
+    ResponseError,
+    parse_message,
+)
 from mb_tools import reply
 from mb_tools.reply import constant, echo, program
 
@@ -248,7 +255,7 @@ async def test_a_constant_is_sent_as_it_was_written() -> None:
 async def test_an_echo_is_the_payload() -> None:
     assert bytes(await echo(question('{"a": 1}'))) == b'{"a":1}'
     assert bytes(await echo(question(""))) == b"null"
-    with pytest.raises(InternalError, match="can't be echoed"):
+    with pytest.raises(InvalidRequestError, match="can't be echoed"):
         await echo(question("nope"))
 
 

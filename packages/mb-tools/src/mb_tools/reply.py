@@ -18,6 +18,7 @@ from anyio.abc import Process
 
 from mb_core import (
     InternalError,
+    InvalidRequestError,
     LocalProtocolError,
     Message,
     MessageTooLarge,
@@ -58,7 +59,7 @@ async def echo(message: Message) -> msgspec.Raw:
     """The request's own payload."""
     payload = raw_json(message.raw_payload)
     if payload is None:
-        raise InternalError("the request's payload is no JSON: it can't be echoed")
+        raise InvalidRequestError("the payload is not valid JSON: it can't be echoed")
     return payload
 
 
