@@ -122,7 +122,9 @@ class Message(msgspec.Struct, eq=False):
 
         Only the first answer counts: a handler that has responded need not return anything.
         Raises LocalProtocolError for a message that is no received request, or a second answer;
-        ConnectionLost where the connection is gone.  When cancelled, the answer has been sent.
+        ConnectionLost where the connection is gone.  After the request's `deadline` nothing is
+        sent: `stats().late_answers` counts this, and `on_error` hears of it once a second for each
+        topic.  When cancelled, the answer has been sent.
         """
         if self.responder is None:
             raise LocalProtocolError(
