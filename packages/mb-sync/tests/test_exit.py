@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -218,6 +219,36 @@ logging.disable()  # it is told of there as well
     assert ended.stdout == "1 publications were never sent: there was no connection to the end\n"
     assert (ended.stderr, ended.status) == ("", 0)
     assert ended.seconds < PATIENCE / 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+def test_a_broker_that_is_frozen_keeps_no_program_from_ending(
+    scheme: str, broker: RunningBroker
+) -> None:
+    """It is given up long before `close_timeout`, which here is an hour."""
+    command = [sys.executable, "-m", "mb_tools", "serve", "--tcp-port=0", "--ws-port=0"]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as frozen,
+        starting(broker) as start,
+    ):
+        try:
+            assert frozen.stdout is not None
+            urls = [frozen.stdout.readline().strip() for _ in range(2)]
+            (url,) = [url for url in urls if url.startswith(scheme)]
+            ended = start(
+                f"""
+client = MessageBrokerClient({url!r}, close_timeout=3_600_000, drain_timeout=3_600_000)
+client.connect()
+os.kill({frozen.pid}, signal.SIGSTOP)
+client.publish("last.words", 1)
+""",
+                ready=False,
+            ).wait()
+        finally:
+            frozen.kill()
+    assert "what was published last may not have arrived" in ended.stderr
+    assert (ended.stdout, ended.status) == ("", 0)
 
 
 def test_sys_exit_in_a_handler_ends_the_call_only(start: Start, arrived: Arrived) -> None:

@@ -23,10 +23,16 @@ from .conftest import own_threads
 
 
 class User:
-    """Who has nothing to close."""
+    """One that has nothing to close."""
 
-    def __call__(self, *, drain: bool) -> Future[None] | None:
+    def leave(self, *, drain: bool) -> Future[None] | None:
         return None
+
+    def unsent(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -332,7 +338,7 @@ def test_who_comes_at_the_last_moment_keeps_the_loop_alive(user: User) -> None:
 def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """First those who drain; who has not come to an end with that is cut short."""
+    """First all drain; what has not ended with that is cut short."""
     monkeypatch.setattr(loop_module, "_PATIENCE", 0.3)
     told: list[tuple[str, bool]] = []
 
@@ -342,7 +348,13 @@ def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
             self.hangs = hangs
             self.left: Future[None] = Future()
 
-        def __call__(self, *, drain: bool) -> Future[None]:
+        def unsent(self) -> int:
+            return 0
+
+        def abort(self) -> None:
+            raise AssertionError("not necessary")
+
+        def leave(self, *, drain: bool) -> Future[None]:
             told.append((self.name, drain))
             if not (drain and self.hangs):
                 used.post(self.end)
@@ -356,4 +368,42 @@ def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
         used = loop_for(each)
     loop_module._close_all()
     assert sorted(told) == [("quick", True), ("slow", False), ("slow", True)]
+    assert own_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("unsent", "aborted"), [([9, 9], True), ([9, 5, 3, 3], True), ([9, 5], False)]
+)
+def test_at_exit_a_broker_has_time_as_long_as_it_takes_what_it_is_sent(
+    unsent: list[int], aborted: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(loop_module, "_PATIENCE", 0.05)
+
+    class Slow:
+        def __init__(self) -> None:
+            self.left: Future[None] = Future()
+            self.aborted = False
+
+        def leave(self, *, drain: bool) -> Future[None]:
+            return self.left
+
+        def unsent(self) -> int:
+            if len(unsent) == 1 and not aborted:
+                loop.post(self.end)
+            return unsent.pop(0)
+
+        def abort(self) -> None:
+            self.aborted = True
+            self.end()
+
+        def end(self) -> None:
+            loop.release(self)
+            self.left.set_result(None)
+
+    slow = Slow()
+    loop = loop_for(slow)
+    loop_module._close_all()
+    assert slow.aborted == aborted
+    assert unsent == []
+    assert ("what was published last may not have arrived" in caplog.text) == aborted
     assert own_threads() == []

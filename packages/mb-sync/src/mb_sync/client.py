@@ -19,6 +19,7 @@ from mb_core.client.supervisor import Supervisor
 from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader
+from mb_core.link import Link
 from mb_core.message import Message
 from mb_core.plugins import Plugins
 from mb_core.session import DEFAULT_BUFFER
@@ -113,6 +114,7 @@ class MessageBrokerClient:
         self._to_connect = threading.Lock()
         self._undoing: Future[None] | None = None  # of a connect that was interrupted
         self._stopped_by = 0  # the id of the error with which `run` was interrupted
+        self._user = _User(self)
         # None until it connects, and until it is connected.
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
@@ -130,7 +132,7 @@ class MessageBrokerClient:
         if not self._to_connect.acquire(blocking=False):
             raise LocalProtocolError(CONNECTED_ALREADY)
         try:
-            loop = self._loop = loop_for(self._leave)
+            loop = self._loop = loop_for(self._user)
         except BaseException:
             self._to_connect.release()
             raise
@@ -344,7 +346,7 @@ class MessageBrokerClient:
     # Within
 
     def _leave(self, *, drain: bool) -> Future[None] | None:
-        """Begin to close; see User."""
+        """Begin to close; see loop.User."""
         loop = self._loop
         return loop.submit(self._end, loop, drain=drain) if loop is not None else None
 
@@ -395,15 +397,38 @@ class MessageBrokerClient:
             await self._within.end(drain=drain)
         finally:
             if self._supervisor is not None:  # or it was connecting, and releases by itself
-                loop.release(self._leave)
+                loop.release(self._user)
 
     async def _undo_connect(self, loop: LoopThread) -> None:
         try:
             await self._within.undo_connect()
         finally:
             self._loop = self._supervisor = None
-            loop.release(self._leave)
+            loop.release(self._user)
             self._to_connect.release()
+
+
+class _User:
+    """A client as its loop sees it; see loop.User."""
+
+    def __init__(self, client: MessageBrokerClient) -> None:
+        self._client = client
+
+    def leave(self, *, drain: bool) -> Future[None] | None:
+        return self._client._leave(drain=drain)
+
+    def unsent(self) -> int:
+        link = self._link()
+        return link.unsent if link is not None else 0
+
+    def abort(self) -> None:
+        link = self._link()
+        if link is not None:
+            link.abort()
+
+    def _link(self) -> Link | None:
+        supervisor = self._client._supervisor
+        return supervisor.connection.link if supervisor is not None else None
 
 
 async def _start(subscription: mb_core.Subscription) -> None:

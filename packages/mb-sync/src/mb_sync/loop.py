@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import logging
 import os
 import threading
 import weakref
@@ -21,21 +22,32 @@ from .waiting import wait_for
 
 __all__ = ["LoopThread", "loop_for"]
 
+_log = logging.getLogger("mb_sync")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _PATIENCE = 1.0
-"""Seconds that handlers have to finish where the program ends without closing its clients."""
+"""Seconds that handlers have to finish where the program ends without closing its clients, and
+then brokers to take more of what they are sent."""
 
 _POLITE = 0.02
 """Seconds for which the loop, at its end, waits for others to have posted before it goes on."""
 
 
 class User(Protocol):
-    """What closes somebody who uses the loop."""
+    """Somebody who uses the loop."""
 
-    def __call__(self, *, drain: bool) -> Future[None] | None:
+    def leave(self, *, drain: bool) -> Future[None] | None:
         """Begin to close, which is over with the Future; None where it is over already."""
+        ...
+
+    def unsent(self) -> int:
+        """Bytes that the operating system has not taken yet."""
+        ...
+
+    def abort(self) -> None:
+        """End the connection at once; called in the loop."""
         ...
 
 
@@ -206,12 +218,31 @@ def loop_for(user: User) -> LoopThread:
 
 
 def _close_all() -> None:
-    """The program ends: what it has published goes out, and brokers hear of it."""
+    """The program ends: what it has published goes out, and brokers are told.
+
+    Handlers have `_PATIENCE`, and then the other sides as long again, which begins anew as long
+    as they take what is sent.
+    """
     loops = list(_all)
-    for drain in (True, False):
-        users = [user for loop in loops for user in list(loop.users)]
-        leaving = [future for user in users if (future := user(drain=drain)) is not None]
-        if not concurrent.futures.wait(leaving, _PATIENCE if drain else None).not_done:
+    users = [(loop, user) for loop in loops for user in list(loop.users)]
+    leaving = [future for _, user in users if (future := user.leave(drain=True)) is not None]
+    unsent: int | None = None
+    left = set(leaving)
+    while left := concurrent.futures.wait(left, _PATIENCE).not_done:
+        if unsent is None:
+            for loop, user in users:
+                if user in loop.users:
+                    user.leave(drain=False)
+        before, unsent = unsent, sum(user.unsent() for _, user in users)
+        if before is not None and unsent >= before:
+            _log.warning(
+                "closing was cut short at the end of the program: the broker has taken nothing for "
+                "%g s, so what was published last may not have arrived",
+                _PATIENCE,
+            )
+            for loop, user in users:
+                loop.post(user.abort)
+            concurrent.futures.wait(left, _PATIENCE)
             break
     for loop in loops:
         loop.join()
