@@ -470,14 +470,30 @@ def test_empty_fragments_without_end_take_no_memory() -> None:
     assert server.receive_data(frame(CONT, b", two")) == [b"one, two"]
 
 
+@pytest.mark.parametrize("body", [b"", b"one", "\N{SNOWMAN}".encode(), b"\xff\x00", b"x" * 1000])
+def test_binary_frames_are_messages_too_and_answered_with_text(body: bytes) -> None:
+    _, server = connected()
+    cut = len(body) // 2
+    whole = frame(BINARY, body)
+    parts = frame(BINARY, body[:cut], fin=False) + frame(PING) + frame(CONT, body[cut:])
+    assert server.receive_data(whole + parts + frame(TEXT, b"text")) == [body, body, b"text"]
+    server.data_to_send()
+    server.send(b"answer")
+    assert server.data_to_send() == frame(TEXT, b"answer", mask=False)
+
+
+def test_a_client_reads_binary_frames_too() -> None:
+    client, _ = connected()
+    assert client.receive_data(frame(BINARY, b"one", mask=False)) == [b"one"]
+
+
 # Faults
 
 
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (frame(BINARY, b"one"), 1003),
-        (frame(BINARY, b"one", fin=False) + frame(CONT), 1003),
+        (frame(BINARY, b"one", fin=False) + frame(BINARY, b"two"), 1002),
         (frame(TEXT, b"\xff"), 1007),
         (frame(TEXT, "\N{SNOWMAN}".encode()[:2]), 1007),
         (frame(TEXT, b"\xed\xa0\x80"), 1007),
@@ -495,8 +511,7 @@ def test_empty_fragments_without_end_take_no_memory() -> None:
         (frame(TEXT, b"one", fin=False) + close_frame(1000), 1002),
     ],
     ids=[
-        "binary",
-        "binary fragment",
+        "binary not continued",
         "no UTF-8",
         "cut UTF-8",
         "surrogate",

@@ -1,4 +1,7 @@
-"""A message on WebSocket: one text frame, no subprotocol (docs/protocol.md, "WebSocket")."""
+"""A message on WebSocket: one text frame, no subprotocol (docs/protocol.md, "WebSocket").
+
+Binary frames are read too, as the reference broker does, and never written.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +91,7 @@ class WebSocketWire:
         self._needed = 2
         # Of a message in several frames, those that came; None where the next one begins another.
         self._fragments: bytearray | None = None
+        self._binary = False  # whether they are of a binary message
         self._take_output()
 
     @property
@@ -282,15 +286,19 @@ class WebSocketWire:
 
     def _take_frame(self, frame: Frame, messages: list[bytes]) -> None:
         opcode = frame.opcode
-        if opcode is Opcode.TEXT or (opcode is Opcode.CONT and self._fragments is not None):
+        if opcode in (Opcode.TEXT, Opcode.BINARY) or (
+            opcode is Opcode.CONT and self._fragments is not None
+        ):
             if self._fragments is None:
                 self._fragments = bytearray()
+                self._binary = opcode is Opcode.BINARY
             self._fragments += frame.data
             if frame.fin:
                 message, self._fragments = bytes(self._fragments), None
-                self._take(message, messages)
-        elif opcode is Opcode.BINARY:
-            self._fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames, this is a binary one")
+                if self._binary:
+                    messages.append(message)  # any bytes: its receiver says what is wrong with them
+                else:
+                    self._take(message, messages)
 
     def _take(self, message: bytes, messages: list[bytes]) -> bool:
         if is_text(message):
