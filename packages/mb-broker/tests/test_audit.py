@@ -112,7 +112,17 @@ def test_json_is_shown_byte_for_byte(payload: str) -> None:
     ("payload", "shown"),
     [
         (b"", None),
+        (
+            b'error:{"code":"A",\n"message":"m","more":1}',
+            {"error": {"code": "A", "message": "m", "more": 1}},
+        ),
+        (
+            b'error:{"code":"A","timestamp":"t"}',
+            {"error": {"code": "A", "message": "", "timestamp": "t"}},
+        ),
         (b"error:{}", "error:{}"),
+        (b"error:no json", "error:no json"),
+        (b'{"error":"no","ok":true}', {"error": "no", "ok": True}),
         (b"no json", "no json"),
         (b"\xff\xfe", "\N{REPLACEMENT CHARACTER}" * 2),
         (b'{"a":"\xff"}', '{"a":"\N{REPLACEMENT CHARACTER}"}'),
@@ -125,6 +135,10 @@ def test_json_is_shown_byte_for_byte(payload: str) -> None:
     ids=[
         "empty",
         "a service's error",
+        "a service's error without a text",
+        "no code behind the prefix",
+        "no JSON behind the prefix",
+        "data with a key error",
         "a text",
         "no UTF-8",
         "JSON but for its UTF-8",

@@ -203,7 +203,6 @@ async def test_who_leaves_within_a_message_is_gone(
 @pytest.mark.parametrize(
     ("data", "code", "reason"),
     [
-        pytest.param(frame(2, b"publish:a.b:1.0.0\n{}"), 1003, "text frames", id="binary"),
         pytest.param(frame(1, b"\xff\xfe"), 1007, "no UTF-8", id="no UTF-8"),
         pytest.param(frame(1, b"x", mask=False), 1002, "", id="unmasked"),
         pytest.param(frame(1, b"x" * (LIMIT + 1)), 1009, "", id="one byte too many"),
@@ -230,9 +229,16 @@ async def test_what_is_no_message_on_websocket_is_refused_with_a_reason(
     assert reason in stranger.farewell()[1]
 
 
+async def test_a_binary_frame_is_a_message(target: Target) -> None:
+    stranger = await target.websocket()
+    await stranger.send(frame(2, b"publish:a.b:1.0.0\n1"))
+    with anyio.fail_after(5):
+        assert (await target.bystander.receive()).endswith(b"\n1")
+
+
 async def test_frames_before_the_fault_count(target: Target) -> None:
     stranger = await target.websocket()
-    await stranger.send(frame(1, b"publish:a.b:1.0.0\n1") + frame(2, b""))
+    await stranger.send(frame(1, b"publish:a.b:1.0.0\n1") + frame(3, b""))
     with anyio.fail_after(5):
         assert (await target.bystander.receive()).endswith(b"\n1")
         await stranger.is_cut_off()

@@ -387,7 +387,7 @@ async def test_a_silent_client_is_told_of_when_it_is_dropped(
                     message = await follower.receive()
                     if message.startswith(b"request:system.heartbeat"):
                         follower.send("response:system.heartbeat:1.0.0\n{}")
-                    else:
+                    elif not entry_of(message)["message"].endswith(" connected"):
                         text = entry_of(message)["message"]
                 assert re.fullmatch(r"127\.0\.0\.1:\d+ was silent for too long: dropped", text)
                 # It has not ended its half: the connection is still there.
@@ -442,3 +442,122 @@ async def test_a_pathological_regex_does_not_stall_the_broker(connect: Connect) 
                 assert await client.ask("service.register", payload) == SUCCESS
             assert time.monotonic() - started < 2
             await follower.is_served()
+
+
+# What becomes of messages
+
+
+ID = "123e4567-e89b-42d3-a456-426614174000"
+
+
+def followed(bench: Any, *levels: str) -> tuple[Any, Any]:
+    """A client that follows the log, and another one."""
+    follower = bench.join()
+    assert follower.ask("log.subscribe", {"levels": [*levels]}) == SUCCESS
+    return follower, bench.join()
+
+
+def texts(follower: Any) -> list[str]:
+    return [entry_of(message)["message"] for message in follower.take()]
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (f"request:a.b:1.0.0:{ID}\n{{}}", "NO_ROUTE_FOUND"),
+        ("nonsense", "MALFORMED_MESSAGE"),
+        (f"publish:a.{'b' * 150}:1.0.0-{'x' * 180}\n", "MALFORMED_MESSAGE"),
+        (f"response:a.b:1.0.0:{ID}\n{{}}", "INVALID_REQUEST_ID"),
+        (f"publish:system.heartbeat:1.0.0:{ID}\n{{}}", "INVALID_REQUEST"),
+        (f"request:system.unknown:1.0.0:{ID}\n{{}}", "TOPIC_NOT_SUPPORTED"),
+        (f"request:system.topic.subscribe:1.0.0:{ID}\n{{bad", "MALFORMED_MESSAGE"),
+        (
+            f'request:system.service.subscriptions:1.0.0\n{{"serviceId":"{ID}"}}',
+            "SERVICE_UNAVAILABLE",
+        ),
+    ],
+)
+def test_a_refusal_is_an_entry_of_level_error(message: str, code: str, bench: Any) -> None:
+    follower, peer = followed(bench, "error")
+    peer.send(message)
+    error = peer.take_error()
+    assert error["code"] == code
+    entry = entry_of(follower.take_one())
+    assert entry["level"] == "error"
+    assert entry["message"] == f"[{code}] {error['message']}"
+    assert entry["serviceId"] == peer.id
+    del error["details" if "details" in error else "timestamp"]
+    assert error.items() <= entry["error"].items()
+
+
+def test_the_log_gets_one_refusal_of_a_code_in_a_second(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower, peer = followed(bench, "error")
+    for _ in range(2):
+        peer.send(*["nonsense"] * 1000, *[f"request:a.b:1.0.0:{ID}\n{{}}"] * 1000)
+        bench.advance(1)
+    assert len(follower.take()) == 4000
+    found = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(found) == 4
+    assert [text.endswith(" (and 999 more like this)") for text in found] == [False] * 2 + [
+        True
+    ] * 2
+
+
+def test_subscriptions_and_error_answers_are_entries_of_level_info(bench: Any) -> None:
+    follower, peer = followed(bench, "info")
+    peer.ask("service.register", {"name": "Echo", "description": "d"})
+    peer.subscribe("a.b", "both")
+    peer.ask("topic.unsubscribe", {"action": "publish", "topic": "a.b"})
+    bench.join().send(f"request:a.b:1.0.0:{ID}\n{{}}")
+    broker_id = peer.take_one().partition(b"\n")[0].decode().split(":")[3]
+    peer.send(f'response:a.b:1.0.0:{broker_id}\n{{"error":{{"code":"FULL","message":"no"}}}}')
+    assert texts(follower) == [
+        "Echo registered",
+        "Echo subscribed to publish a.b",
+        "Echo subscribed to request a.b",
+        "Echo unsubscribed publish a.b",
+        "Echo answered a.b with FULL: no",
+    ]
+
+
+def test_what_is_passed_on_is_an_entry_of_level_debug(bench: Any) -> None:
+    follower, peer = followed(bench, "debug")
+    responder = bench.join().subscribe("a.b", "both")
+    peer.send("publish:x.y:1.0.0\n{}", "publish:a.b:1.0.0\n{}", f"request:a.b:1.0.0:{ID}\n{{}}")
+    broker_id = responder.take()[-1].partition(b"\n")[0].decode().split(":")[3]
+    responder.send(f"response:a.b:1.0.0:{broker_id}\n{{}}")
+    assert texts(follower) == [
+        "nobody is subscribed to publish x.y",
+        "published a.b, receivers: 1",
+        f"passing request a.b on to {responder.id}",
+        "answered a.b",
+    ]
+    follower.ask("log.unsubscribe", {})
+    peer.send("publish:a.b:1.0.0\n{}")
+    assert follower.take() == []
+
+
+def test_the_log_gets_them_where_its_level_is_debug(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = bench.join().subscribe("a.b")
+    for level in (logging.INFO, logging.DEBUG):
+        with caplog.at_level(level, logger="mb_broker.router"):
+            peer.send("publish:a.b:1.0.0\n{}")
+    assert caplog.messages.count("published a.b, receivers: 1") == 1
+
+
+@pytest.mark.anyio
+async def test_connections_are_entries_of_level_info(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://") as broker:
+            follower = await follow(connect, broker, "info")
+            client = await connect(broker.url)
+            connected = entry_of(await follower.receive())
+            await client.close()
+            gone = entry_of(await follower.receive())
+            assert connected["message"].endswith(" connected")
+            assert gone["message"].endswith(" disconnected")
+            assert connected["serviceId"] == gone["serviceId"]

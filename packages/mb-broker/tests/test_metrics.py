@@ -209,7 +209,13 @@ def test_a_message_is_counted_by_what_became_of_it(
     ("payload", "expected"),
     [
         ("{}", {"router.response.count": 1}),
+        ('{"error":"none"}', {"router.response.count": 1}),
+        ('{"error":{"code":"A","message":"m"},"ok":true}', {"router.response.count": 1}),
         ("error:{}", {"router.response.count": 1, "router.response.count.error": 1}),
+        (
+            '{"error":{"code":"A","message":"m"}}',
+            {"router.response.count": 1, "router.response.count.error": 1},
+        ),
     ],
 )
 def test_a_response_is_an_error_if_its_service_says_so(

@@ -549,12 +549,19 @@ def test_text_is_what_python_reads_as_utf_8(data: bytes) -> None:
 # Errors: written
 
 
-def test_an_error_is_written_with_the_prefix_of_a_service() -> None:
+def test_an_error_is_written_as_an_object_which_every_client_reads() -> None:
     error = NoRouteFoundError("nobody", timestamp=TIMESTAMP, details={"topic": "a"})
     assert encode_error(error) == (
-        b'error:{"code":"NO_ROUTE_FOUND","message":"nobody",'
-        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"topic":"a"}}'
+        b'{"error":{"code":"NO_ROUTE_FOUND","message":"nobody",'
+        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"topic":"a"}}}'
     )
+
+
+@pytest.mark.parametrize(("code", "message"), [("OWN", 5), (5, "text"), ("OWN", None), ("", "")])
+def test_what_is_written_as_an_error_is_never_read_as_data(code: Any, message: Any) -> None:
+    read = error_in(encode_error(ResponseError(message, code=code)))
+    assert read is not None
+    assert (read.code, read.message) == (str(code), str(message))
 
 
 @pytest.mark.parametrize(

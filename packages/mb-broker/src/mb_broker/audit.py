@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mb_core.codec import encode_payload
+from mb_core.codec import ERROR_PREFIX, decode_payload, encode_payload, error_in
 from mb_core.errors import RemoteProtocolError, timestamp_now
 from mb_core.header import read_header
 from mb_core.message import Message
@@ -69,8 +69,13 @@ def _shown(message: Message) -> dict[str, Any]:
 
 
 def _payload(message: Message) -> Any:
-    """The payload as it is: JSON as JSON, anything else as a text."""
+    """Return the payload as it is: JSON as JSON, anything else as a text.
+
+    An error that has its prefix is shown in the shape that is JSON.
+    """
     raw = message.raw_payload
+    if raw.startswith(ERROR_PREFIX):
+        return _error(raw)
     try:
         value = message.payload
     except RemoteProtocolError:
@@ -78,3 +83,23 @@ def _payload(message: Message) -> Any:
     # Not encoded again: numbers keep their spelling, and there is no depth that is too much.  In
     # JSON a line break is a space.
     return msgspec.Raw(raw.replace(b"\n", b" ")) if raw else value
+
+
+def _error(raw: bytes) -> Any:
+    """Show an error with its prefix as the object that is read as one, or else as a text."""
+    error = raw.removeprefix(ERROR_PREFIX).replace(b"\n", b" ")
+    shown = b'{"error":%b}' % error
+    if error_in(shown) is not None:
+        return msgspec.Raw(shown)
+    known = error_in(raw)
+    assert known is not None  # its prefix says so
+    try:
+        fields = decode_payload(error)
+    except RemoteProtocolError:
+        fields = None
+    if isinstance(fields, dict) and isinstance(fields.get("code"), str):
+        # Not its details, which may be nested too deep to be written again.
+        return {
+            "error": {"code": known.code, "message": known.message, "timestamp": known.timestamp}
+        }
+    return raw.decode(errors="replace")

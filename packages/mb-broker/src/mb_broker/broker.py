@@ -224,6 +224,8 @@ class Broker:
             return self._turn_away(link)
         connection = _Connection(self, link, self._router.connect(self._clock()))
         self._connections.add(connection)
+        service_id = connection.service.id
+        self._write("info", f"{link.peer} connected", cause="connected", serviceId=service_id)
         self.flush()
         self._timer.look()
         return connection
@@ -281,14 +283,16 @@ class Broker:
 
     def leave(self, connection: _Connection, error: MBError | None) -> None:
         self._connections.discard(connection)
-        service = connection.service
+        service, peer = connection.service, connection.link.peer
         self._router.disconnect(service, self._clock())
-        if error is not None:
-            text = f"the connection of {connection.link.peer} ended: {error}"
+        if error is None:
+            level, text, cause = "info", f"{peer} disconnected", "disconnected"
+        else:
+            text, cause = f"the connection of {peer} ended: {error}", "lost"
             # A probe resets the connection, since it does not read the greeting.
             silent = isinstance(error, ConnectionLost) and service.last_seen == service.connected_at
             level = "debug" if silent else "warn"
-            self._write(level, text, cause="lost", serviceId=service.id)
+        self._write(level, text, cause=cause, serviceId=service.id)
         self.flush()
 
     def flush(self) -> None:

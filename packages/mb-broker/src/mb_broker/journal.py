@@ -48,6 +48,13 @@ class Journal:
         # By cause: the second in which the log got an entry, and how many it did not get since.
         self._causes: dict[str, tuple[int, int]] = {}
         self._wishes: dict[Service, _Wish] = {}
+        self._detailed = False  # whether somebody follows debug entries
+        self._logs_debug = logging.getLogger("mb_broker.router").isEnabledFor
+
+    @property
+    def detailed(self) -> bool:
+        """Whether entries of level debug are wanted: one for each message that is passed on."""
+        return self._detailed or self._logs_debug(logging.DEBUG)
 
     def follow(self, service: Service, levels: Any, regex: Any) -> None:
         """Send entries to `service` from now on, by these wishes in place of earlier ones.
@@ -69,10 +76,12 @@ class Journal:
                 text = f"the regex can't be used: {error}"
                 raise InvalidRequestError(text, details={"regex": regex}) from error
         self._wishes[service] = _Wish(frozenset(LEVELS[level] for level in levels), search)
+        self._look_at_wishes()
 
     def forget(self, service: Service) -> None:
         """Send nothing more to `service`."""
-        self._wishes.pop(service, None)
+        if self._wishes.pop(service, None) is not None:
+            self._look_at_wishes()
 
     def write(
         self,
@@ -102,6 +111,9 @@ class Journal:
                 if message is None:
                     message = _entry(level, module, text, fields)
                 self._send(service, message)
+
+    def _look_at_wishes(self) -> None:
+        self._detailed = any(logging.DEBUG in wish.levels for wish in self._wishes.values())
 
     def _left_out(self, cause: str, second: int) -> int | None:
         """How many entries the log was spared before this one; None where it is spared this one."""

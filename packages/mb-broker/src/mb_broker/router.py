@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mb_core.codec import ERROR_PREFIX, encode_payload
+from mb_core.codec import ERROR_PREFIX, encode_payload, error_in, may_be_error
 from mb_core.deadlines import Deadlines
 from mb_core.errors import (
     InvalidRequestIdError,
@@ -151,14 +151,15 @@ class Router:
         max_payload = self.options.max_payload
         default_limit = self.options.request_timeout
         registry = self.registry
+        detailed = self.journal.detailed
         published = 0
         for data in messages:
             try:
                 prefix, request_id, _, timeout, end = read(data)
             except RemoteProtocolError as error:
-                text = MalformedMessageError(str(error), details=error.details)
-                self.metrics.count_error(self._second, service, None)
-                self._send(service, malformed_reply(text))
+                self._refuse_unread(
+                    service, MalformedMessageError(str(error), details=error.details)
+                )
                 continue
             if registry.auditors:
                 self._audit(received_event(service.id, data, default_limit))
@@ -166,8 +167,7 @@ class Router:
                 self._look_up(prefix)
             route = prefix.route
             if route is _TOO_LONG:
-                self.metrics.count_error(self._second, service, None)
-                self._send(service, malformed_reply(_too_long(prefix)))
+                self._refuse_unread(service, _too_long(prefix))
                 continue
             if len(data) - end - 1 > max_payload or not is_text(data):
                 self._refuse_payload(service, prefix, request_id, data, end, now)
@@ -180,6 +180,8 @@ class Router:
             elif prefix.action is Action.PUBLISH:
                 published += 1
                 if route:
+                    if detailed:
+                        self._note(service, f"published {prefix.topic}, receivers: {len(route)}")
                     message = b"%b:%b%b" % (prefix.encoded, self._ids.next(), data[end:])
                     if registry.auditors:
                         for receiver in route:
@@ -198,6 +200,8 @@ class Router:
                 if route:
                     responder = route[0] if len(route) == 1 else random.choice(route)
                     limit = timeout / 1000 if timeout is not None else default_limit
+                    if detailed:
+                        self._note(service, f"passing request {prefix.topic} on to {responder.id}")
                     self._pass_on(service, prefix, request_id, data[end:], responder, now, limit)
                 else:
                     self._no_route(service, prefix, request_id)
@@ -329,11 +333,24 @@ class Router:
             self._refuse(responder, prefix, request_id, _unknown_request(request_id))
             return
         self._requests.forget(request)
-        failed = payload.startswith(ERROR_PREFIX)
-        if failed:
+        if may_be_error(payload) and (error := error_in(payload)) is not None:
             self.metrics.response_error.add(self._second)
-        if request.requester is not None and (request.requester_id is not None or failed):
-            requester_id = request.requester_id or self._ids.next()
+            self.journal.write(
+                "info",
+                "router",
+                f"{responder.name or responder.id} answered {request.prefix.topic} with {error}",
+                cause="error answers",
+                second=self._second,
+                serviceId=responder.id,
+            )
+        elif self.journal.detailed:
+            self._note(responder, f"answered {request.prefix.topic}")
+        if request.requester is None:
+            return
+        requester_id = request.requester_id
+        if requester_id is None and payload.startswith(ERROR_PREFIX):
+            requester_id = self._ids.next()
+        if requester_id is not None:
             self._send(request.requester, response(request.prefix, requester_id, payload))
 
     def _answer_error(self, request: Outstanding, error: ResponseError) -> None:
@@ -346,6 +363,8 @@ class Router:
         if prefix.action is Action.PUBLISH:
             # Usual where events have no listeners yet: dropped, and no error.
             self.metrics.publish_dropped.add(self._second)
+            if self.journal.detailed:
+                self._note(service, error.message)
             self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
         else:
             self._refuse(service, prefix, request_id, error)
@@ -359,7 +378,28 @@ class Router:
     ) -> None:
         """Answer with an error; where the message had no id, under a new one."""
         self.metrics.count_error(self._second, service, prefix.action)
+        self._log_refusal(service, error)
         self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
+
+    def _refuse_unread(self, service: Service, error: MalformedMessageError) -> None:
+        """Answer a message whose header can't be used: its sender can't tell which one it was."""
+        self.metrics.count_error(self._second, service, None)
+        self._log_refusal(service, error)
+        self._send(service, malformed_reply(error))
+
+    def _log_refusal(self, service: Service, error: ResponseError) -> None:
+        self.journal.write(
+            "error",
+            "router",
+            f"[{error.code}] {error.message}",
+            cause=error.code,
+            second=self._second,
+            serviceId=service.id,
+            error={"code": error.code, "message": error.message, "timestamp": error.timestamp},
+        )
+
+    def _note(self, service: Service, text: str) -> None:
+        self.journal.write("debug", "router", text, serviceId=service.id)
 
     def _refuse_payload(
         self,

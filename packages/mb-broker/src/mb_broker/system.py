@@ -219,6 +219,7 @@ class SystemTopics:
         for each in actions:
             of_requests = priority if each is Action.REQUEST else None
             self._registry.subscribe(service, each, pattern, of_requests)
+            self._log(service, f"{_named(service)} subscribed to {each.value} {pattern}", now)
         return _SUCCESS if actions else _FAILURE
 
     def _unsubscribe(self, service: Service, payload: Answer, now: float) -> Answer:
@@ -229,9 +230,12 @@ class SystemTopics:
             raise InvalidRequestError(
                 f"{topic} is the broker's own: it can't be unsubscribed", details={"topic": topic}
             )
-        # Each of them, whatever the others say.
-        known = [self._registry.unsubscribe(service, each, pattern) for each in actions]
-        return _SUCCESS if any(known) else _FAILURE
+        answer = _FAILURE
+        for each in actions:
+            if self._registry.unsubscribe(service, each, pattern):
+                self._log(service, f"{_named(service)} unsubscribed {each.value} {pattern}", now)
+                answer = _SUCCESS
+        return answer
 
     def _list_topics(self, service: Service, payload: Answer, now: float) -> bytes:
         return self._lists.topics.answer("topics", read_page(payload), self._max_answer)
@@ -278,6 +282,16 @@ class SystemTopics:
                 for metric in found
             }
         }
+
+    def _log(self, service: Service, text: str, now: float) -> None:
+        self._journal.write(
+            "info",
+            "registry",
+            text,
+            cause="subscriptions",
+            second=int(now),
+            serviceId=service.id,
+        )
 
 
 class _Lists:

@@ -28,12 +28,13 @@ __all__ = [
     "encode_payload",
     "error_in",
     "is_text",
+    "may_be_error",
 ]
 
 ERROR_PREFIX = b"error:"
 
 # How the two shapes of an error begin; most responses are none, and not looked at any further.
-_may_be_error = re.compile(ERROR_PREFIX + rb'|\{[ \t\r\n]*"error"').match
+may_be_error = re.compile(ERROR_PREFIX + rb'|\{[ \t\r\n]*"error"').match
 # Characters of a received value that an error shows.
 _SHOWN = 60
 _NEWLINE = ord("\n")  # a number: to look for the bytes b"\n" takes ten times as long
@@ -195,29 +196,31 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
 
 
 def encode_error(error: ResponseError) -> bytes:
-    """An error as a service sends it: `error:` and the error's object.
+    """Return the payload that stands for an error: `{"error":{...}}`.
 
-    Details that are no JSON are left out, and a text that is none is written as one, rather
+    Details that can't be written as JSON are left out, and a text that can't is escaped, rather
     than hide the error that they belong to.
     """
     try:
-        return ERROR_PREFIX + encode_payload(error.as_json())
+        # Without these two as texts, its receiver would take it for data.
+        if isinstance(error.code, str) and isinstance(error.message, str):
+            return encode_payload({"error": error.as_json()})
     except LocalProtocolError:
-        code, message, timestamp = (
-            str(part).encode(errors="backslashreplace").decode()
-            for part in (error.code, error.message, error.timestamp)
-        )
-        plain = {"code": code, "message": message, "timestamp": timestamp}
-        return ERROR_PREFIX + encode_payload(plain)
+        pass
+    code, message, timestamp = (
+        str(part).encode(errors="backslashreplace").decode()
+        for part in (error.code, error.message, error.timestamp)
+    )
+    return encode_payload({"error": {"code": code, "message": message, "timestamp": timestamp}})
 
 
 def error_in(raw: bytes) -> ResponseError | None:
-    """The error that a response's payload stands for, in either of its two shapes, or None.
+    """Return the error that a response's payload stands for, in either of its two shapes, or None.
 
-    `{"error":{...}}` comes from a broker, `error:{...}` from a service.  A payload that merely
-    has a key `error` is data (docs/protocol.md, "Errors").
+    Brokers and most services write `{"error":{...}}`, some services `error:{...}`.  A payload
+    that merely has a key `error` is data (docs/protocol.md, "Errors").
     """
-    if not _may_be_error(raw):
+    if not may_be_error(raw):
         return None
     if raw.startswith(ERROR_PREFIX):
         try:

@@ -173,7 +173,7 @@ def test_a_response_goes_under_what_its_request_came_under(encoder: Encoder, tai
     asked = parse_message(b"request:A.b:2.0.0" + tail + b"\n{}")
     assert encoder.response(asked, {"n": 1}) == b"response:A.b:2.0.0" + tail + b'\n{"n":1}'
     error = encoder.response(asked, ForbiddenError("no"))
-    assert error.startswith(b"response:A.b:2.0.0" + tail + b'\nerror:{"code":"FORBIDDEN"')
+    assert error.startswith(b"response:A.b:2.0.0" + tail + b'\n{"error":{"code":"FORBIDDEN"')
 
 
 # Whose publication it is
