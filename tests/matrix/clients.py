@@ -56,19 +56,32 @@ class Client:
 
         return self._portal.call(call)
 
-    @contextlib.contextmanager
-    def listening(self, pattern: str) -> Iterator[Callable[[], Message]]:
+    def listening(self, pattern: str) -> AbstractContextManager[Callable[[], Message]]:
         """Subscribe while the block lasts; gives a function that waits for the next message."""
+        return self._receiving(lambda: self._client.subscribe(pattern))
+
+    def following(
+        self, levels: list[str], regex: str
+    ) -> AbstractContextManager[Callable[[], Message]]:
+        """Follow the broker's log while the block lasts; as `listening`."""
+        return self._receiving(lambda: self._client.follow_log(levels, regex))
+
+    @contextlib.contextmanager
+    def _receiving(self, subscribe: Callable[[], Any]) -> Iterator[Callable[[], Message]]:
         if self._portal is None:
-            with self._client.subscribe(pattern) as messages:
+            with subscribe() as messages:
                 yield partial(next, iter(messages))
         else:
-            subscription = self._portal.call(self._subscribed, pattern)
+            subscription = self._portal.call(_awaited(subscribe))
             with self._portal.wrap_async_context_manager(subscription) as messages:
                 yield partial(self._portal.call, messages.__anext__)
 
-    async def _subscribed(self, pattern: str) -> Any:
-        return self._client.subscribe(pattern)
+
+def _awaited(function: Callable[[], Any]) -> Callable[[], Any]:
+    async def call() -> Any:
+        return function()
+
+    return call
 
 
 @contextlib.contextmanager

@@ -69,6 +69,19 @@ def test_answers_find_their_requests_in_any_order(connect: OneMore) -> None:
         assert first.result(PATIENCE).payload == 1
 
 
+def test_the_brokers_log_is_followed(connect: OneMore) -> None:
+    client = connect()
+    with client.following(["error"], "no.such") as receive:
+        for topic in ("no.other", "no.such"):
+            with pytest.raises(NoRouteFoundError):
+                client.request(topic, {})
+        entry = receive().payload
+    assert entry["level"] == "error"
+    assert "no.such" in entry["message"]
+    with pytest.raises(InvalidRequestError), client.following(["error"], "("):
+        pass
+
+
 def test_publications_reach_whose_pattern_matches_in_their_order(connect: OneMore) -> None:
     subscriber, publisher = connect(), connect()
     handled: queue.Queue[str] = queue.Queue()

@@ -1,4 +1,4 @@
-"""`mb log`: the feed that comes as responses without an id."""
+"""`mb log`: the broker's log, for people and for programs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ import threading
 from typing import Any
 
 import anyio
-import anyio.abc
 import pytest
 
-from mb_broker import Broker
-from mb_core import ConnectError, ConnectionLost, InvalidRequestError, TopicNotSupportedError
-from mb_tools import feed, log
+from mb_core import NoRouteFoundError
+from mb_tools import log
+from mb_tools.connect import staying
 from mb_tools.endpoint import Endpoint
-from mb_tools.feed import ResponseFeed
 
 anyio_test = pytest.mark.anyio
-
-
-def log_feed(url: str, **payload: Any) -> ResponseFeed:
-    return ResponseFeed(Endpoint(url), "system.log", "system.log.subscribe", payload, name="test")
 
 
 def test_entries_are_lines_of_json(mb: Any, peer: Any) -> None:
     with mb.started("log", "--level", "debug", "--level", "info", "-n", "1") as process:
         peer.wait_for_service("mb log")
-        peer.call(peer.client.register_service, "Weather", "Answers")
+        while process.poll() is None:  # it may not follow yet
+            peer.call(peer.client.register_service, "Weather", "Answers")
         out, err = process.communicate(timeout=60)
     entry = json.loads(out)
     assert {"level", "module", "message", "timestamp"} <= set(entry)
@@ -123,107 +118,19 @@ def test_an_entry_that_is_no_object_is_json_all_the_same() -> None:
     assert log._line(entry, machine) == '{"n":1.50}\n'
 
 
-# The feed
+# Following
 
 
 @anyio_test
-@pytest.mark.parametrize("scheme", ["tcp", "ws", "memory"])
-async def test_a_feed_comes_over_any_transport(scheme: str, mb_broker: Broker) -> None:
-    url = mb_broker.url_of(scheme)
-    async with (
-        log_feed(url, levels=["debug", "info", "warn"]) as entries,
-        log_feed(url, levels=["error"]),  # what it does is in the log
-    ):
+async def test_what_does_not_fit_is_told(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async with staying(Endpoint(url), "test", "test") as client:
+        lost = anyio.Event()
+        client.on_error(lambda error: lost.set())
+        entries = await client.follow_log(["error"], queue_size=1)
+        for _ in range(3):
+            with pytest.raises(NoRouteFoundError):
+                await client.request("no.one", {})
         with anyio.fail_after(30):
-            message = await anext(aiter(entries))
-    assert message.topic == "system.log"
-    assert message.request_id is None
-
-
-@anyio_test
-async def test_a_refusal_is_raised_where_the_feed_is_entered(url: str) -> None:
-    with pytest.raises(InvalidRequestError):
-        async with log_feed(url, levels=["loud"]):
-            pass
-    with pytest.raises(TopicNotSupportedError):
-        async with ResponseFeed(Endpoint(url), "a.b", "system.nope", {}, name="test"):
-            pass
-
-
-@anyio_test
-async def test_nobody_there_is_a_connect_error() -> None:
-    with pytest.raises(ConnectError):
-        async with log_feed("tcp://127.0.0.1:1"):
-            pass
-
-
-@anyio_test
-async def test_a_broker_that_says_nothing_is_not_waited_for_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(feed, "_PATIENCE", 0.05)
-
-    async def say_nothing(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            async for _ in stream:
-                pass
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    said = r"did not accept system\.log\.subscribe within"
-    with anyio.fail_after(30):
-        async with listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, say_nothing)
-            with pytest.raises(ConnectError, match=said):
-                async with log_feed(f"tcp://127.0.0.1:{port}"):
-                    pass
-            tasks.cancel_scope.cancel()
-
-
-@anyio_test
-async def test_the_end_of_the_connection_ends_the_feed() -> None:
-    broker = Broker("tcp://127.0.0.1:0")
-    async with broker:
-        entries = await log_feed(broker.url).__aenter__()
-    with anyio.fail_after(30), pytest.raises(ConnectionLost):
-        await anext(aiter(entries))
-    await entries.__aexit__()
-
-
-@anyio_test
-async def test_what_does_not_fit_is_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "_QUEUE", 2)
-    entries = log_feed(url)
-    for number in range(5):
-        await entries._receive(f"response:System.Log:1.0.0\n{number}")
-    # Before the greeting the Session takes nothing.
-    assert (entries.queued, entries.dropped) == (0, 0)
-    entries._session.link_up()
-    for number in range(5):
-        await entries._receive(f"response:System.Log:1.0.0\n{number}")
-    await entries._receive("response:other:1.0.0\n1")
-    await entries._receive("nonsense")
-    assert (entries.queued, entries.dropped) == (2, 3)
-
-
-@anyio_test
-async def test_lost_entries_are_told(
-    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Overrun(ResponseFeed):
-        """A feed that was given more than it holds."""
-
-        async def __aenter__(self) -> ResponseFeed:
-            await super().__aenter__()
-            for number in range(5):
-                await self._receive(f'response:system.log:1.0.0\n{{"n":{number}}}')
-            return self
-
-    monkeypatch.setattr(feed, "_QUEUE", 2)
-    monkeypatch.setattr(log, "ResponseFeed", Overrun)
-    options: dict[str, Any] = {"regex": None, "timeout": None, "as_json": True}
-    with anyio.fail_after(30):
-        assert await log.run(Endpoint(url), levels=["error"], count=2, **options) is None
-    printed = capsys.readouterr()
-    assert printed.out == '{"n":0}\n{"n":1}\n'
-    assert printed.err == "mb: 3 entries are lost so far: they come faster than they are read\n"
+            await lost.wait()
+        assert entries.queued == 1
+    assert "messages of system.log are lost so far" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from .client import (
     ClientStats,
     Latency,
+    LogLevel,
     MessageBrokerClient,
     Overflow,
     Subscription,
@@ -64,6 +65,7 @@ __all__ = [
     "Limits",
     "LinkTransport",
     "LocalProtocolError",
+    "LogLevel",
     "MBError",
     "MalformedMessageError",
     "Message",

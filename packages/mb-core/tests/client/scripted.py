@@ -43,6 +43,8 @@ _ANSWERS: dict[str, Answer] = {
     "system.service.register": SUCCESS,
     "system.topic.subscribe": SUCCESS,
     "system.topic.unsubscribe": SUCCESS,
+    "system.log.subscribe": SUCCESS,
+    "system.log.unsubscribe": SUCCESS,
 }
 
 

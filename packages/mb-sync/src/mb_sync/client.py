@@ -304,12 +304,38 @@ class MessageBrokerClient:
             queue_bytes=queue_bytes,
             overflow=overflow,
         )
-        try:
-            loop.call(_start, subscription)
-        except BaseException:
-            loop.post(subscription.abandon)  # interrupted when it was in force, perhaps
-            raise
-        return Subscription(subscription, loop)
+        return self._subscribed(subscription, loop)
+
+    def follow_log(
+        self,
+        levels: Sequence[mb_core.LogLevel] = ("error",),
+        regex: str | None = None,
+        *,
+        handler: Callable[[Message], Any] | None = None,
+        queue_size: int | None = 65_536,
+        queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
+        overflow: str = "drop_newest",
+    ) -> Subscription:
+        """Receive the entries that the broker writes to its log, from now on.
+
+        As with the async client, except that it follows at once, as `subscribe` does, and that
+        `handler` is a plain function, called in a thread.
+
+        Raises LocalProtocolError for levels or a regex of another kind, and if this client
+        follows the log with another choice; InvalidRequestError for a regex that the broker can't
+        use, and what `request` raises; when interrupted, nothing is followed.
+        """
+        check_plain(handler)
+        _, loop = self._connected()
+        subscription = self._within.follow_log(
+            levels,
+            regex,
+            handler=handler,
+            queue_size=queue_size,
+            queue_bytes=queue_bytes,
+            overflow=overflow,
+        )
+        return self._subscribed(subscription, loop)
 
     @_like(mb_core.MessageBrokerClient.unsubscribe)
     def unsubscribe(self, topic: str, *, action: str = "both") -> None:
@@ -344,6 +370,15 @@ class MessageBrokerClient:
         self._within.on_error(self._within.threaded(handler))
 
     # Within
+
+    def _subscribed(self, subscription: mb_core.Subscription, loop: LoopThread) -> Subscription:
+        """Have a subscription in force."""
+        try:
+            loop.call(_start, subscription)
+        except BaseException:
+            loop.post(subscription.abandon)  # interrupted when it was in force, perhaps
+            raise
+        return Subscription(subscription, loop)
 
     def _leave(self, *, drain: bool) -> Future[None] | None:
         """Begin to close; see loop.User."""

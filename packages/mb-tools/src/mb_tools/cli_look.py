@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .endpoint import Endpoint, endpoint_options
 from .exits import Status, run
 from .options import SECONDS, count_option, json_option, timeout_option
+
+if TYPE_CHECKING:
+    from mb_core import LogLevel
 
 __all__ = ["completion", "log", "metrics", "plugins", "services", "topics", "trace"]
 
@@ -78,7 +83,7 @@ def metrics(
 @json_option
 def log(
     endpoint: Endpoint,
-    levels: tuple[str, ...],
+    levels: tuple[LogLevel, ...],
     regex: str | None,
     count: int | None,
     timeout: int | None,

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import anyio
 import msgspec
 
-from mb_core import Message
+from mb_core import LogLevel, Message
 
-from .connect import hint
+from .connect import hint, staying
 from .endpoint import Endpoint
-from .exits import Failure, Status, note, one_line
-from .feed import ResponseFeed
+from .exits import Failure, Status, one_line
 from .output import Output, clock, json_line, raw_json
 
 __all__ = ["run"]
@@ -28,7 +26,7 @@ _KNOWN = ("level", "module", "message", "timestamp")
 async def run(
     endpoint: Endpoint,
     *,
-    levels: Sequence[str],
+    levels: Sequence[LogLevel],
     regex: str | None,
     count: int | None,
     timeout: int | None,
@@ -36,26 +34,22 @@ async def run(
 ) -> Status | None:
     """Print entries until `count` were printed, or for `timeout` milliseconds, or for ever."""
     output = Output(as_json)
-    payload: dict[str, Any] = {"levels": list(dict.fromkeys(levels))}
-    if regex is not None:
-        payload["regex"] = regex
+    wanted = list(dict.fromkeys(levels))
     left = count
-    dropped = 0
-    async with ResponseFeed(
-        endpoint, "system.log", "system.log.subscribe", payload, name="mb log"
-    ) as feed:
-        hint(output, f"the log of {endpoint.url} ({', '.join(payload['levels'])})")
+    async with (
+        staying(endpoint, "mb log", "Follows the log") as client,
+        client.follow_log(wanted, regex) as entries,
+    ):
+        hint(output, f"the log of {endpoint.url} ({', '.join(wanted)})")
         with anyio.move_on_after(timeout / 1000 if timeout is not None else math.inf):
             while left is None or left > 0:
-                lines = [_line(await anext(feed), output)]
-                while feed.queued and len(lines) < (_BATCH if left is None else min(_BATCH, left)):
-                    lines.append(_line(await anext(feed), output))
+                lines = [_line(await anext(entries), output)]
+                most = _BATCH if left is None else min(_BATCH, left)
+                while entries.queued and len(lines) < most:
+                    lines.append(_line(await anext(entries), output))
                 if left is not None:
                     left -= len(lines)
                 await output.write("".join(lines))
-                if feed.dropped > dropped:
-                    dropped = feed.dropped
-                    note(f"{dropped} entries are lost so far: they come faster than they are read")
     if left:
         received = (count or 0) - left
         raise Failure(f"timed out after {timeout} ms: received {received} of {count} entries")

@@ -1,6 +1,6 @@
 """The async client: one code for asyncio and trio."""
 
-from .client import MessageBrokerClient
+from .client import LogLevel, MessageBrokerClient
 from .frontends import connect, frontends
 from .queue import Overflow
 from .raw import TCPSocketClient, WebSocketClient
@@ -10,6 +10,7 @@ from .subscription import Subscription
 __all__ = [
     "ClientStats",
     "Latency",
+    "LogLevel",
     "MessageBrokerClient",
     "Overflow",
     "Subscription",

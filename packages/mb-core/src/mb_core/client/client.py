@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import anyio
 
@@ -15,7 +15,7 @@ from ..errors import ConnectError, LocalProtocolError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
 from ..plugins import Plugins, discover
-from ..session import DEFAULT_BUFFER, Outbox, SessionState
+from ..session import DEFAULT_BUFFER, LOG_TOPIC, Outbox, SessionState
 from ..topic import check_pattern
 from ..wire import DEFAULT_MAX_PAYLOAD
 from .address import broker_url
@@ -34,11 +34,14 @@ from .upkeep import UpkeepOptions
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["CONNECTED_ALREADY", "MessageBrokerClient"]
+__all__ = ["CONNECTED_ALREADY", "LogLevel", "MessageBrokerClient"]
 
 T = TypeVar("T")
 
 CONNECTED_ALREADY = "this client was connected already: make a new one"
+
+LogLevel = Literal["debug", "info", "warn", "error"]
+"""The level of an entry of the broker's log."""
 
 _ACTIONS: dict[str, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
@@ -403,6 +406,46 @@ class MessageBrokerClient:
             pump=self._pump,
         )
 
+    def follow_log(
+        self,
+        levels: Sequence[LogLevel] = ("error",),
+        regex: str | None = None,
+        *,
+        handler: Callable[[Message], Any] | None = None,
+        queue_size: int | None = 65_536,
+        queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
+        overflow: str = "drop_newest",
+    ) -> Subscription:
+        """Receive the entries that the broker writes to its log.
+
+        `levels` are those wanted, of "debug", "info", "warn" and "error"; `regex` is searched for
+        in each entry's text by the broker.  Await the Subscription, or enter it as a context, as
+        with `subscribe`, whose other options these are.  Each Message is a response to
+        `system.log` whose payload is an object: `level`, `module`, `message`, `timestamp`, and
+        what the entry is about, such as `serviceId`.
+
+        Following outlives the connection, as a subscription does.  `subscribe("system.log")` is
+        the same with the default levels.  A client follows with one choice of levels and regex at
+        a time.
+
+        Raises LocalProtocolError for levels or a regex of another kind, and when awaited if this
+        client follows the log with another choice.  Awaiting it raises InvalidRequestError for a
+        regex that the broker can't use, and what `request` raises; when that is cancelled,
+        nothing is followed.
+        """
+        return Subscription(
+            self._connected,
+            self._callbacks,
+            LOG_TOPIC,
+            (Action.PUBLISH,),
+            priority=0,
+            handler=handler,
+            concurrency=1,
+            queue=self._queue_type(queue_size, overflow, queue_bytes),
+            pump=self._pump,
+            log_wishes=_log_wishes(levels, regex),
+        )
+
     async def unsubscribe(self, topic: str, *, action: str = "both") -> None:
         """End this client's subscriptions to exactly `topic`; what is queued is still consumed.
 
@@ -479,6 +522,19 @@ class MessageBrokerClient:
         if home.running() is not home.loop:
             supervisor.check_home()
         return supervisor
+
+
+def _log_wishes(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
+    wanted = [levels] if isinstance(levels, str) else list(levels)
+    known = get_args(LogLevel)
+    if isinstance(levels, str) or not wanted or any(level not in known for level in wanted):
+        raise LocalProtocolError(
+            f"invalid levels {levels!r}: expected a list of {', '.join(map(repr, known))}"
+        )
+    if regex is not None and not isinstance(regex, str):
+        raise LocalProtocolError(f"invalid regex {regex!r}: expected a string")
+    wishes: dict[str, Any] = {"levels": [level for level in known if level in wanted]}
+    return wishes if regex is None else {**wishes, "regex": regex}
 
 
 def _actions_of(action: str) -> tuple[Action, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import logging
+from collections.abc import Callable, Generator, Iterable, Mapping
 from copy import copy
 from types import TracebackType
 from typing import Any, Protocol
 from warnings import warn
 
-from ..errors import LocalProtocolError, ServiceUnavailableError, SlowConsumer
+from ..errors import LocalProtocolError, MBError, ServiceUnavailableError, SlowConsumer
 from ..header import Action
 from ..link import Backend, Home
 from ..message import Message
@@ -86,6 +87,7 @@ class Subscription:
         concurrency: int,
         queue: MessageQueue,
         pump: PumpFactory = Pump,
+        log_wishes: Mapping[str, Any] | None = None,
     ) -> None:
         check_concurrency(concurrency)
         self.topic = topic
@@ -95,7 +97,9 @@ class Subscription:
         self._concurrency = concurrency
         self._actions = actions
         # What the broker sends for this subscription: empty when it has been let go.
-        self._entries = [Subscribed(topic, action, priority, self) for action in actions]
+        self._entries = [
+            Subscribed(topic, action, priority, self, log_wishes) for action in actions
+        ]
         # The first is the iterator's, or the handler's; each further on_message handler has one.
         self._inboxes = [Inbox(queue)]
         # Those of them that still get what comes.
@@ -147,6 +151,12 @@ class Subscription:
             return
         try:
             await self.unsubscribe()
+        except MBError as failure:
+            if error is None:
+                raise
+            # What has ended the block is raised, and must not be replaced.
+            what = f"{self.topic!r} could not be unsubscribed"
+            self._callbacks.report(failure, what, level=logging.WARNING)
         finally:
             if self._iterated:
                 self._refuse_queued()
@@ -180,7 +190,11 @@ class Subscription:
 
         Leaving an `async with` block does the same; requests that nobody has taken are answered
         with SERVICE_UNAVAILABLE then.  When cancelled, this side has let go; the broker may still
-        send, which is ignored.
+        send, which is ignored, as it is if the broker refuses to unsubscribe one of its own feeds
+        (the reference broker refuses for `system.message`).
+
+        Raises ResponseError for any other refusal, unless the block is left by an error already:
+        then `on_error` gets the refusal.
         """
         if self._driver is not None:
             if self._entries:

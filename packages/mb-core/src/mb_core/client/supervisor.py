@@ -13,6 +13,7 @@ from ..codec import Codec
 from ..errors import (
     ConnectError,
     ConnectionLost,
+    InvalidRequestError,
     MBError,
     PluginError,
     RequestTimeoutError,
@@ -20,6 +21,7 @@ from ..errors import (
 from ..link import DeadlineTimer, Waker
 from ..message import Message
 from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
+from ..topic import is_system
 from ..url import URL
 from .backoff import Backoff
 from .brake import Brake
@@ -276,9 +278,7 @@ class Supervisor:
 
     async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
         """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
-        # A lost connection ends the subscriptions as well; a status of failure means that the
-        # broker did not know them.
-        await self._tell([request for entry in entries if (request := self._leave(entry))])
+        await self._tell([(entry, request) for entry in entries if (request := self._leave(entry))])
 
     def let_go(self, entry: Subscribed) -> None:
         """Unsubscribe without waiting for the broker's word."""
@@ -451,7 +451,7 @@ class Supervisor:
         if self.session.state is SessionState.READY:
             keys = {(entry.action, entry.pattern.lower()): entry for entry in entries}
             with anyio.move_on_after(self._options.close_timeout), contextlib.suppress(MBError):
-                await self._tell([self._ask_to_leave(entry) for entry in keys.values()])
+                await self._tell([(each, self._ask_to_leave(each)) for each in keys.values()])
         for entry in entries:
             self.session.forget(entry)
             entry.consumer.release(entry)
@@ -476,23 +476,30 @@ class Supervisor:
 
     # Within
 
-    async def _tell(self, requests: list[PendingRequest]) -> None:
-        """Send requests to the broker together, and wait for their outcomes.
+    async def _tell(self, leaving: list[tuple[Subscribed, PendingRequest]]) -> None:
+        """Tell the broker together what is no longer wanted, and wait for all outcomes.
 
-        Raises an error that comes instead of an answer, but that the connection is lost.
+        Then raises the first error.  A status of failure is not one: the broker did not know the
+        subscription.  Nor is a lost connection, which ends the subscriptions as well, nor that
+        the broker does not let go of a feed of its own: what it still sends is ignored.
         """
+        error: MBError | None = None
         try:
-            for request in requests:
+            for _, request in leaving:
                 request.waiter = self.backend.waiter()
                 self.connection.send(request.message)
             self._timer.look()
-            for request in requests:
+            for entry, request in leaving:
                 outcome = await request.waiter
-                if isinstance(outcome, MBError) and not isinstance(outcome, ConnectionLost):
-                    raise outcome
+                if isinstance(outcome, InvalidRequestError) and is_system(entry.pattern.lower()):
+                    _log.debug("%s can't be unsubscribed: %s", entry.pattern, outcome)
+                elif isinstance(outcome, MBError) and not isinstance(outcome, ConnectionLost):
+                    error = error if error is not None else outcome
         finally:
-            for request in requests:
+            for _, request in leaving:
                 self.session.cancel(request)
+        if error is not None:
+            raise error
 
     def _leave(self, entry: Subscribed) -> PendingRequest | None:
         """Forget a subscription; the request that tells the broker, where it has to know."""

@@ -18,10 +18,11 @@ from .outbox import DEFAULT_BUFFER, BufferOverflow, Outbox
 from .requests import PendingRequest
 from .session import Session
 from .states import SessionState
-from .subscriptions import Subscribed
+from .subscriptions import LOG_TOPIC, Subscribed
 
 __all__ = [
     "DEFAULT_BUFFER",
+    "LOG_TOPIC",
     "Answered",
     "BufferOverflow",
     "Delivered",

@@ -65,7 +65,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..codec import JSON, Codec, error_in
@@ -101,7 +101,7 @@ from .liveness import Liveness, Sign
 from .outbox import Outbox
 from .requests import PendingRequest, PendingRequests
 from .states import LIVE, Move, SessionState, after
-from .subscriptions import Subscribed, SubscriptionTable
+from .subscriptions import LOG_TOPIC, Subscribed, SubscriptionTable
 
 __all__ = ["Session"]
 
@@ -110,6 +110,8 @@ _HEARTBEAT = "system.heartbeat"
 _REGISTER = "system.service.register"
 _SUBSCRIBE = "system.topic.subscribe"
 _UNSUBSCRIBE = "system.topic.unsubscribe"
+_FOLLOW_LOG = "system.log.subscribe"
+_LEAVE_LOG = "system.log.unsubscribe"
 
 # Milliseconds, on the wire, of a request for whose answer nobody waits.
 _TOLD_LIMIT = 10_000
@@ -436,9 +438,8 @@ class Session:
         if self._state is not SessionState.READY:
             self._check_holding()
         self.subscriptions.check(entry)
-        request = self.request(
-            _SUBSCRIBE, _subscription(entry), now=now, timeout=timeout, retry=True, subject=entry
-        )
+        topic, wishes = _subscription(entry)
+        request = self.request(topic, wishes, now=now, timeout=timeout, retry=True, subject=entry)
         self.subscriptions.add(entry)
         return request
 
@@ -456,7 +457,8 @@ class Session:
 
     def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
         """Tell the broker that what `entry` asks for is no longer wanted; see `forget`."""
-        return self.request(_UNSUBSCRIBE, _unsubscription(entry), now=now, timeout=timeout)
+        topic, payload = _unsubscription(entry)
+        return self.request(topic, payload, now=now, timeout=timeout)
 
     def forget(self, entry: Subscribed) -> None:
         """Have done with `entry`: what still comes for it is answered, or ignored."""
@@ -531,7 +533,10 @@ class Session:
                     run, run_prefix = [message], prefix
                     events.append(Delivered(prefix.route, run))
             elif action is Action.RESPONSE:
-                events.append(self._response(message, request_id))
+                if request_id is None and prefix.route:  # an entry of the broker's log
+                    events.append(Delivered(prefix.route, [message]))
+                else:
+                    events.append(self._response(message, request_id))
             elif prefix.route is not None:
                 run, run_prefix = [message], prefix
                 events.append(Requested(prefix.route, run))
@@ -583,6 +588,8 @@ class Session:
             prefix.route = table.receivers(prefix.key)
         elif prefix.action is Action.REQUEST and prefix.key != _HEARTBEAT:
             prefix.route = table.responder(prefix.key)
+        elif prefix.action is Action.RESPONSE and prefix.key == LOG_TOPIC:
+            prefix.route = table.receivers(prefix.key)
         prefix.generation = table.generation
 
     def _make(
@@ -614,7 +621,7 @@ class Session:
     ) -> PendingRequest:
         """Ask the broker for a subscription, or for a registration, that it is to restore."""
         if isinstance(subject, Subscribed):
-            topic, payload = _SUBSCRIBE, _subscription(subject)
+            topic, payload = _subscription(subject)
         else:
             topic, payload = _REGISTER, _registration(*subject)
         request = self._make(topic, payload, now, timeout, DEFAULT_VERSION, None, False, subject)
@@ -657,12 +664,8 @@ class Session:
         return self._own.request(_HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit)
 
     def _unsubscribing(self, entry: Subscribed) -> bytes:
-        return self._own.request(
-            _UNSUBSCRIBE,
-            _unsubscription(entry),
-            request_id=self._ids.next(),
-            timeout=_TOLD_LIMIT,
-        )
+        topic, payload = _unsubscription(entry)
+        return self._own.request(topic, payload, request_id=self._ids.next(), timeout=_TOLD_LIMIT)
 
     def _fail_all(self, reason: str) -> list[Event]:
         events: list[Event] = []
@@ -706,12 +709,19 @@ def _registration(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "description": description}
 
 
-def _unsubscription(entry: Subscribed) -> dict[str, Any]:
-    return {"action": entry.action.value, "topic": entry.pattern}
+def _unsubscription(entry: Subscribed) -> tuple[str, dict[str, Any]]:
+    """Return topic and payload of the request that ends a subscription."""
+    if entry.log_wishes is not None:
+        return _LEAVE_LOG, {}
+    return _UNSUBSCRIBE, {"action": entry.action.value, "topic": entry.pattern}
 
 
-def _subscription(entry: Subscribed) -> dict[str, Any]:
+def _subscription(entry: Subscribed) -> tuple[str, Mapping[str, Any]]:
+    """Return topic and payload of the request that subscribes."""
+    wishes = entry.log_wishes
+    if wishes is not None:
+        return _FOLLOW_LOG, wishes
     payload: dict[str, Any] = {"action": entry.action.value, "topic": entry.pattern}
     if entry.action is Action.REQUEST:
         payload["priority"] = entry.priority
-    return payload
+    return _SUBSCRIBE, payload

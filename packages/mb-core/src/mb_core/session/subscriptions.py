@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -11,20 +11,33 @@ from ..errors import LocalProtocolError
 from ..header import Action
 from ..topic import TopicTable, check_pattern
 
-__all__ = ["Subscribed", "SubscriptionTable"]
+__all__ = ["LOG_TOPIC", "Subscribed", "SubscriptionTable"]
+
+LOG_TOPIC = "system.log"
+"""Whoever follows the broker's log is subscribed to this topic."""
+
+_DEFAULT_WISHES = {"levels": ["error"]}
 
 
 class Subscribed(msgspec.Struct, eq=False):
     """One consumer's subscription to one pattern, for publications or for requests.
 
     `consumer` is the driver's.  Several may share a pattern: the broker knows one of them, and
-    sends one copy.
+    sends one copy.  `wishes` are for the broker's log: the payload of system.log.subscribe.
     """
 
     pattern: str
     action: Action
     priority: float
     consumer: Any
+    wishes: Mapping[str, Any] | None = None
+
+    @property
+    def log_wishes(self) -> Mapping[str, Any] | None:
+        """What to name in system.log.subscribe; None if this is not a subscription to the log."""
+        if self.action is not Action.PUBLISH or self.pattern.lower() != LOG_TOPIC:
+            return None
+        return self.wishes if self.wishes is not None else _DEFAULT_WISHES
 
 
 class SubscriptionTable:
@@ -54,7 +67,8 @@ class SubscriptionTable:
     def check(self, entry: Subscribed) -> None:
         """Raise LocalProtocolError where `entry` can't be filed.
 
-        For a bad pattern, a second responder, an entry that is filed already.
+        For a bad pattern, a second responder, other wishes for the log, an entry that is filed
+        already.
         """
         check_pattern(entry.pattern)
         if entry.action is Action.RESPONSE:
@@ -66,6 +80,13 @@ class SubscriptionTable:
             raise LocalProtocolError(
                 f"requests to {entry.pattern!r} are answered by another subscription of this "
                 "client already (one subscription with concurrency=N answers N at a time)"
+            )
+
+        if others and entry.log_wishes != others[0].log_wishes:
+            raise LocalProtocolError(
+                f"this client follows the broker's log with {others[0].log_wishes} already, and a "
+                "broker keeps one choice of levels and regex for each client: use another client "
+                f"for {entry.log_wishes}"
             )
 
     def add(self, entry: Subscribed) -> None:
