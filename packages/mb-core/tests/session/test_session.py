@@ -193,11 +193,11 @@ def test_an_answer_to_a_request_without_an_id_has_none(session: Session) -> None
     assert session.respond(asked(request_id=None), 1) == b"response:a.b:1.0.0\n1"
 
 
-def test_an_error_is_answered_in_the_shape_of_services(session: Session) -> None:
+def test_an_error_is_answered_in_the_shape_that_every_client_reads(session: Session) -> None:
     error = ForbiddenError("not you", timestamp="2026-01-01T00:00:00.000Z", details={"who": 1})
     assert session.respond(asked(), error).partition(b"\n")[2] == (
-        b'error:{"code":"FORBIDDEN","message":"not you",'
-        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"who":1}}'
+        b'{"error":{"code":"FORBIDDEN","message":"not you",'
+        b'"timestamp":"2026-01-01T00:00:00.000Z","details":{"who":1}}}'
     )
 
 

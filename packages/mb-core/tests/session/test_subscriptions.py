@@ -426,7 +426,7 @@ def test_a_request_that_crossed_unsubscribing_is_answered_at_once(
     assert isinstance(event, Reply)
     head, _, payload = event.message.partition(b"\n")
     assert head == b"response:a.b:1.0.0:" + ID
-    assert payload.startswith(b'error:{"code":"SERVICE_UNAVAILABLE"')
+    assert payload.startswith(b'{"error":{"code":"SERVICE_UNAVAILABLE"')
 
 
 # What is remembered of a topic follows the table
