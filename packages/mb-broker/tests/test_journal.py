@@ -522,6 +522,15 @@ def test_subscriptions_and_error_answers_are_entries_of_level_info(bench: Any) -
     ]
 
 
+def test_what_a_service_says_is_escaped_where_it_can_not_be_written(bench: Any) -> None:
+    follower, peer = followed(bench, "info")
+    peer.subscribe("a.b", "request")
+    bench.join().send(f"request:a.b:1.0.0:{ID}\n{{}}")
+    broker_id = peer.take_one().partition(b"\n")[0].decode().split(":")[3]
+    peer.send(f'response:a.b:1.0.0:{broker_id}\nerror:{{"code":"A","message":"\\ud800"}}')
+    assert texts(follower)[-1] == f"{peer.id} answered a.b with A: \\ud800"
+
+
 def test_what_is_passed_on_is_an_entry_of_level_debug(bench: Any) -> None:
     follower, peer = followed(bench, "debug")
     responder = bench.join().subscribe("a.b", "both")

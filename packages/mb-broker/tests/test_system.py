@@ -206,6 +206,13 @@ def test_a_registration_that_is_refused_changes_nothing(
     assert service["name"] == service["description"] == "before"
 
 
+@pytest.mark.parametrize("key", ["name", "description"])
+def test_a_name_that_can_not_be_shown_is_refused(key: str, bench: Any) -> None:
+    payload = {"name": "n", "description": "d", key: "\ud800"}
+    error = error_of(bench.join().ask("service.register", payload))
+    assert error["code"] == "INVALID_REQUEST"
+
+
 def test_names_count_characters_and_may_have_the_limit(bench: Any) -> None:
     payload = {"name": "é" * 36, "description": "😀" * 1024}
     assert bench.join().ask("service.register", payload) == SUCCESS

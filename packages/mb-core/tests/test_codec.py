@@ -439,7 +439,10 @@ NO_JSON = {
     "NaN": b"NaN",
     "null byte": b"{}\0",
     "no UTF-8": b'"\xff"',
-    "lone surrogate": rb'"\ud800"',
+    "lone surrogate and more": rb'"\ud800" 1',
+    "lone surrogate and NaN": rb'["\ud800", NaN]',
+    "lone surrogate and a number out of range": rb'["\ud800", 1e999]',
+    "lone surrogate as UTF-8": b'"\xed\xa0\x80"',
     "a line break in a text": b'"a\nb"',
     "nested too deep": b"[" * DEEP,
     "nested too deep, and closed": b"[" * DEEP + b"]" * DEEP,
@@ -453,6 +456,33 @@ def test_what_is_no_json_is_the_other_sides_fault(raw: bytes, kind: Any) -> None
     with pytest.raises(RemoteProtocolError, match="the received payload") as raised:
         decode_payload(raw, kind)
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "value"),
+    [
+        (rb'"\ud800"', Any, "\ud800"),
+        (rb'{"\uDFFF":["\ud83d\ude00", 10000000000000000000000, 1.5, null]}', Any,
+         {"\udfff": ["😀", 10**22, 1.5, None]}),
+        (rb'["\ud800"]', list[str], ["\ud800"]),
+        (rb'{"1":"\udbff"}', dict[int, str], {1: "\udbff"}),
+        (rb'{"\ud800":"2026-01-01"}', dict[str, date], {"\ud800": date(2026, 1, 1)}),
+    ],
+)  # fmt: skip
+def test_halves_of_surrogate_pairs_are_decoded(raw: bytes, kind: Any, value: Any) -> None:
+    assert decode_payload(raw, kind) == value
+
+
+def test_they_do_not_make_a_value_fit() -> None:
+    with pytest.raises(RemoteProtocolError, match="does not fit"):
+        decode_payload(rb'["\ud800"]', list[int])
+
+
+@pytest.mark.parametrize("shape", [rb'{"error":%b}', b"error:%b"])
+def test_an_error_with_half_of_a_surrogate_pair_is_an_error(shape: bytes) -> None:
+    read = error_in(shape % rb'{"code":"NO_ROUTE_FOUND","message":"\ud800"}')
+    assert isinstance(read, NoRouteFoundError)
+    assert read.message == "\ud800"
 
 
 def test_the_error_shows_how_a_payload_begins() -> None:
@@ -662,7 +692,7 @@ JUNK = {
     "null": b"null",
     "no code": b'{"message":"m"}',
     "code is no text": b'{"code":5,"message":"m"}',
-    "lone surrogate": rb'{"code":"\ud800"}',
+    "lone surrogate, and no JSON": rb'{"code":"\ud800"',
 }
 
 

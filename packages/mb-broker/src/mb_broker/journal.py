@@ -99,6 +99,8 @@ class Journal:
         of what happened, one of a few; `second` goes with it, and is when, by any clock.
         """
         number = LEVELS[level]
+        if not text.isascii():  # what services say may contain halves of surrogate pairs
+            text = text.encode(errors="backslashreplace").decode()
         logger = logging.getLogger(f"mb_broker.{module}")
         if logger.isEnabledFor(number):
             left_out = 0 if cause is None else self._left_out(cause, second)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from mb_core.codec import decode_payload
+from mb_core.codec import decode_payload, is_text
 from mb_core.errors import (
     InvalidRequestError,
     MalformedMessageError,
@@ -154,6 +154,10 @@ class SystemTopics:
                 raise InvalidRequestError(
                     f"the {key} has {len(text)} characters, the limit is {limit}",
                     details={key: text},
+                )
+            if not is_text(text.encode(errors="surrogatepass")):
+                raise InvalidRequestError(
+                    f"the {key} contains half of a surrogate pair, which can't be shown"
                 )
         known, service.name, service.description = bool(service.name), name, description
         self._metrics.registration.add(int(now))

@@ -6,6 +6,7 @@ into types.  The rules are the protocol's (docs/protocol.md, "Payload").
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -123,6 +124,9 @@ JSON = _Json()
 
 _decode = JSON.decode_any
 
+# The escape of half a surrogate pair, perhaps: JavaScript writes and reads these, msgspec does not.
+_surrogate = re.compile(rb"\\u[dD][89a-fA-F]").search
+
 # What decoding raises for bytes that somebody else chose; a RecursionError for deep nesting.
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -189,10 +193,45 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
         if kind is Any:
             return _decode(raw) if raw else None
         return JSON.decode(raw, kind)
-    except (*_NO_JSON, ValueError) as error:  # pydantic's, too
+    except (*_NO_JSON, ValueError) as fault_found:  # pydantic's, too
+        error: Exception = fault_found
+        if _surrogate(raw) and type(error) is msgspec.DecodeError:
+            try:
+                value = _decode_surrogates(raw)
+                if kind is Any:
+                    return value
+                return msgspec.convert(value, kind, str_keys=True, dec_hook=_convert)
+            except (*_NO_JSON, ValueError) as other:
+                error = other
         is_json = isinstance(error, msgspec.ValidationError) or not isinstance(error, _NO_JSON)
         fault = f"does not fit {_name_of(kind)}" if is_json else "is not valid JSON"
         raise _unreadable(raw, fault, error) from error
+
+
+def _decode_surrogates(raw: bytes) -> Any:
+    """Decode JSON that contains halves of surrogate pairs; raises msgspec.DecodeError."""
+    try:
+        return json.loads(raw.decode(), parse_constant=_refuse_number, parse_float=_finite)
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _decode_any(raw: bytes) -> Any:
+    try:
+        return _decode(raw)
+    except msgspec.DecodeError:
+        if not _surrogate(raw):
+            raise
+        return _decode_surrogates(raw)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"the number {text} is out of range")
 
 
 def encode_error(error: ResponseError) -> bytes:
@@ -224,7 +263,7 @@ def error_in(raw: bytes) -> ResponseError | None:
         return None
     if raw.startswith(ERROR_PREFIX):
         try:
-            value = _decode(raw[len(ERROR_PREFIX) :])
+            value = _decode_any(raw[len(ERROR_PREFIX) :])
         except _NO_JSON:
             value = None
         if isinstance(value, dict) and isinstance(value.get("code"), str):
@@ -233,7 +272,7 @@ def error_in(raw: bytes) -> ResponseError | None:
         text = raw[len(ERROR_PREFIX) :].decode(errors="backslashreplace")
         return ResponseError.of("INTERNAL_ERROR", text)
     try:
-        value = _decode(raw)
+        value = _decode_any(raw)
     except _NO_JSON:
         return None
     error = value.get("error")
