@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mb_core import ConnectionLost, LocalProtocolError
+from mb_core import ConnectError, ConnectionLost, LocalProtocolError
 from mb_sync import loop as loop_module
 from mb_sync.loop import LoopThread, loop_for
 from mb_sync.waiting import ThreadWaiter
@@ -278,12 +279,31 @@ def test_where_its_thread_does_not_start_nothing_is_left(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(error):
+        with pytest.raises(ConnectError if error is RuntimeError else error):
             loop_for(user)
     for thread in threading.enumerate():
         if thread.name in own_threads():
             thread.join(5)
     end(loop_for(user), user)
+
+
+@pytest.mark.parametrize("module", ["gevent.monkey", "eventlet.patcher"])
+def test_a_loop_that_can_not_run_beside_another_says_so(
+    module: str, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where threads are greenlets; they are not here, so only the question is answered as there."""
+    patcher = SimpleNamespace(
+        is_module_patched=lambda name: True, is_monkey_patched=lambda name: True
+    )
+
+    async def connect() -> None:
+        with pytest.raises(LocalProtocolError, match="threads are greenlets"):
+            loop_for(user)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, patcher)
+        asyncio.run(connect())
+        end(loop_for(user), user)  # no other loop runs here
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

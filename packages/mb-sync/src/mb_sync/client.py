@@ -17,7 +17,7 @@ from mb_core.client.queue import DEFAULT_QUEUE_BYTES
 from mb_core.client.stopping import terminable
 from mb_core.client.supervisor import Supervisor
 from mb_core.codec import JSON, Codec, check_kind
-from mb_core.errors import LocalProtocolError
+from mb_core.errors import ConnectionLost, LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader
 from mb_core.link import Link
 from mb_core.message import Message
@@ -256,7 +256,12 @@ class MessageBrokerClient:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> None:
-        supervisor, loop = self._connected()
+        if not confirm and self._loop is not None and self._loop.is_this():
+            supervisor, loop = self._supervisor, self._loop  # waits for nothing
+            if supervisor is None:
+                raise ConnectionLost("not published: the client is connecting", sent=False)
+        else:
+            supervisor, loop = self._connected()
         if parent_id is None:
             parent_id = handled_id()
         if confirm:

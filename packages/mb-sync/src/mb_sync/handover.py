@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
+from mb_core.client.brake import Brake
 from mb_core.client.callbacks import Callbacks
 from mb_core.client.supervisor import Supervisor
-from mb_core.errors import MBError
+from mb_core.errors import ConnectionLost, MBError
 from mb_core.session import SessionState
 
 from .loop import LoopThread
@@ -21,8 +23,9 @@ _MOST_BYTES = 1_048_576
 class Handover:
     """Takes whole messages from any thread and passes them on in order.
 
-    The loop is woken once for a burst.  Where the connection is not ready, or does not keep up,
-    the thread waits for the loop instead: then errors are raised, and memory is bounded.
+    The loop is woken once for a burst.  Where the connection does not keep up, the thread waits
+    for the loop instead, so that memory is bounded; where there is none, it looks for itself
+    whether the buffer has room.
     """
 
     def __init__(self, supervisor: Supervisor, callbacks: Callbacks, loop: LoopThread) -> None:
@@ -34,22 +37,47 @@ class Handover:
         # The bytes of them, roughly: threads add to it at the same time.
         self._bytes = 0
         self._announced = False  # whether the loop is about to pass on
+        # Held while publications go to the buffer, so that each finds the room that it sees.
+        # Reentrant for signal handlers and destructors.
+        self._lock = threading.RLock()
+        self._brake = Brake()
 
     def publish(self, message: bytes) -> None:
-        """Publish what Session.encode gave; raises ConnectionLost as Session.publish does."""
+        """Publish what Session.encode gave; raises ConnectionLost as Session.publish does.
+
+        In the loop's own thread, where a logging handler may publish what the loop logs, nothing
+        can be waited for.
+        """
         waiting = self._waiting
-        if (
-            self._session.state is not SessionState.READY
-            or len(waiting) >= _MOST
+        if self._session.state is not SessionState.READY:
+            # Not by asking the loop: that may wait for a lock of this thread's, such as that of a
+            # logging handler which publishes.
+            with self._lock:
+                self._session.check_room(len(message), self._bytes)
+                self._add(message)
+        elif (
+            len(waiting) >= _MOST
             or self._bytes >= _MOST_BYTES
             or self._supervisor.connection.link.congested
         ):
-            self._loop.call(self._publish, message)
-            return
-        waiting.append(message)
-        self._bytes += len(message)
+            if not self._loop.is_this():
+                self._loop.call(self._publish, message)
+                return
+            if len(waiting) >= _MOST or self._bytes >= _MOST_BYTES:
+                raise ConnectionLost(
+                    "not published: the event loop has too much to send (a handler of its log "
+                    "records can't wait for it)",
+                    sent=False,
+                )
+            self._add(message)
+        else:
+            self._add(message)
         if not self._announced and not self._announce():
             self._pass_on()
+
+    def _add(self, message: bytes) -> None:
+        self._waiting.append(message)
+        self._bytes += len(message)
 
     def _announce(self) -> bool:
         """Have the loop pass on what waits; False where it has ended."""
@@ -74,22 +102,29 @@ class Handover:
         await supervisor.connection.link.drain()
 
     def _pass_on(self) -> None:
-        # In this order: who adds a message from now on announces it.
-        self._announced = False
-        self._bytes = 0
-        waiting = self._waiting
-        session, supervisor = self._session, self._supervisor
-        while True:
-            try:
-                message = waiting.popleft()
-            except IndexError:  # not looked for before: where the loop has ended, many pass on
-                return
-            try:
-                if session.publish_encoded(message) is None:
-                    supervisor.look_at_buffer()
-                else:
-                    supervisor.connection.send(message)
-            except MBError as error:
-                # In between the connection was lost, and the buffer is full; or it was closed.
-                text = "a publication was not sent"
-                self._callbacks.report(error.with_traceback(None), text)
+        buffered = False
+        failure: MBError | None = None
+        with self._lock:
+            # In this order: who adds a message from now on announces it.
+            self._announced = False
+            self._bytes = 0
+            waiting = self._waiting
+            session, supervisor = self._session, self._supervisor
+            while True:
+                try:
+                    message = waiting.popleft()
+                except IndexError:  # not before: where the loop has ended, many pass on
+                    break
+                try:
+                    if session.publish_encoded(message) is None:
+                        buffered = True
+                    else:
+                        supervisor.connection.send(message)
+                except MBError as error:
+                    # Meanwhile the connection was lost, and the buffer is full; or it was closed.
+                    failure = error
+        # Without the lock: whatever handles these log records may publish.
+        if buffered:
+            supervisor.look_at_buffer()
+        if failure is not None and self._brake.lets():
+            self._callbacks.report(failure.with_traceback(None), "publications were not sent")

@@ -8,13 +8,14 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from mb_core.errors import ConnectionLost, LocalProtocolError
+from mb_core.errors import ConnectError, ConnectionLost, LocalProtocolError
 from mb_core.link import forked_error
 
 from .pool import HandlerPool
@@ -69,14 +70,18 @@ class LoopThread:
         self.gate = _gate
         self.pool = HandlerPool(self.post)
         self._ended = False
+        _check_threads()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="mb_sync", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # there are to be no more threads
+        except RuntimeError as error:  # there are to be no more threads
             self._loop.close()
-            raise
+            raise ConnectError(
+                f"mb_sync needs a thread for its event loop, and Python starts none: {error} (at "
+                "the end of a program, use a client that was connected before)"
+            ) from error
         except BaseException:  # interrupted
             self._loop.call_soon_threadsafe(self._stop.set)
             raise
@@ -85,10 +90,11 @@ class LoopThread:
         """Raises LocalProtocolError where the caller can't wait for this loop."""
         if self.forked:
             raise forked_error()
-        if self._is_this():
+        if self.is_this():
             raise LocalProtocolError(
                 "a blocking client was called in the thread of its own event loop, which would "
-                "wait for itself: hooks of plugins are called there"
+                "wait for itself: hooks of plugins and handlers of log records are called there, "
+                "and may only publish, without confirm"
             )
 
     def post(self, function: Callable[[], object]) -> bool:
@@ -98,7 +104,7 @@ class LoopThread:
         """
         if self.forked:
             return False
-        if self._is_this():
+        if self.is_this():
             self._loop.call_soon(function)
             return True
         with self.gate:
@@ -145,7 +151,8 @@ class LoopThread:
         if not self.users:
             self._thread.join(1.0)
 
-    def _is_this(self) -> bool:
+    def is_this(self) -> bool:
+        """Whether this is called in the loop's own thread."""
         # The idents of threads that have ended are given to others.
         return threading.get_ident() == self._thread.ident and not self._ended
 
@@ -184,6 +191,25 @@ class LoopThread:
         self.pool.stand_by()
         await self._stop.wait()
         await asyncio.sleep(0)  # what was posted before the end has been called when this returns
+
+
+def _check_threads() -> None:
+    """Raise LocalProtocolError if threads share one of the system's, with a loop that runs there.
+
+    Loops that run in greenlets are in each other's way: asyncio keeps the running one by thread.
+    """
+    if asyncio._get_running_loop() is None:
+        return
+    gevent: Any = sys.modules.get("gevent.monkey")
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    if (gevent is not None and gevent.is_module_patched("threading")) or (
+        eventlet is not None and eventlet.is_monkey_patched("thread")
+    ):
+        raise LocalProtocolError(
+            "an asyncio event loop is running, and threads are greenlets (gevent or eventlet has "
+            "patched them), so mb_sync can't run its own loop beside it: connect before, or use "
+            "mb_core's async client on that loop"
+        )
 
 
 def _run_to_its_error(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -83,6 +83,15 @@ class Outbox:
         length = len(_bytes_of(message))
         if self.overflow is BufferOverflow.DROP_OLDEST and length <= self.size:
             self._make_room(length)
+        self._check(length)
+        self.put_back(message)
+
+    def check_room(self, length: int, before: int) -> None:
+        """Raise ConnectionLost if `publish` wouldn't take a message behind `before` bytes more."""
+        if length > self.size or self.overflow is not BufferOverflow.DROP_OLDEST:
+            self._check(before + length)
+
+    def _check(self, length: int) -> None:
         if self.used + length > self.size:
             raise ConnectionLost(
                 f"not published: the connection is lost, and the buffer of {self.size} bytes for "
@@ -91,7 +100,6 @@ class Outbox:
                 else "not published: the connection is lost (publish_buffer=0 holds nothing)",
                 sent=False,
             )
-        self.put_back(message)
 
     def put_back(self, message: bytes | PendingRequest) -> None:
         """Add a publication whatever room there is: its publisher was told that it is safe."""

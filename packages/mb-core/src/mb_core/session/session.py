@@ -330,6 +330,14 @@ class Session:
         self.outbox.publish(message)
         return None
 
+    def check_room(self, length: int, before: int) -> None:
+        """Raise what `publish_encoded` raises while there is no connection, `before` bytes later.
+
+        For other threads: it changes nothing.
+        """
+        self._check_holding()
+        self.outbox.check_room(length, before)
+
     def publish_confirmed(
         self,
         topic: str,

@@ -1,0 +1,153 @@
+"""A logging handler that publishes each record, those of the client itself included."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from mb_broker import RunningBroker, running
+from mb_core import ConnectionLost, LocalProtocolError
+from mb_sync import MessageBrokerClient
+
+PATIENCE = 20
+
+_log = logging.getLogger("a.program")
+
+
+class Shipping(logging.Handler):
+    """Publishes records; remembers what went wrong with that, and where they were logged."""
+
+    def __init__(self, client: MessageBrokerClient) -> None:
+        super().__init__()
+        self.client = client
+        self.errors: list[Exception] = []
+        self.threads: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.threads.add(threading.current_thread().name)
+        try:
+            self.client.publish("log.record", record.getMessage())
+        except Exception as error:
+            self.errors.append(error)
+
+
+@pytest.fixture
+def broker() -> Iterator[RunningBroker]:
+    with running("tcp://127.0.0.1:0") as broker:
+        yield broker
+
+
+@pytest.fixture
+def shipping(broker: RunningBroker) -> Iterator[Shipping]:
+    """A handler of all that is logged in this process."""
+    client = MessageBrokerClient(broker.url, publish_buffer=2_000)
+    shipping = Shipping(client)
+    root = logging.getLogger()
+    level = root.level
+    with client:
+        root.addHandler(shipping)
+        root.setLevel(logging.DEBUG)
+        try:
+            yield shipping
+        finally:
+            root.removeHandler(shipping)
+            root.setLevel(level)
+
+
+def test_what_the_clients_own_loop_logs_is_published_as_well(
+    broker: RunningBroker, shipping: Shipping
+) -> None:
+    """Through an outage: that of the client, which it logs itself."""
+    lost, connected = threading.Event(), threading.Event()
+    shipping.client.on_disconnect(lost.set)
+    shipping.client.on_connect(connected.set)
+    connected.clear()
+    records = shipping.client.subscribe("log.record")
+    broker.kill()
+    assert lost.wait(PATIENCE)
+    _log.info("while away")
+    broker.start()
+    assert connected.wait(PATIENCE)
+    heard: list[str] = []
+    while not heard or not heard[-1].startswith("connected to"):
+        heard.append(records.receive(PATIENCE * 1000).payload)
+    assert "while away" in heard
+    assert "mb_sync" in shipping.threads
+    assert shipping.errors == []
+
+
+def test_a_thread_that_logs_while_the_loop_logs_waits_for_nobody(
+    broker: RunningBroker, shipping: Shipping
+) -> None:
+    """It holds the handler's lock, for which the loop waits: so it may not wait for the loop."""
+    lost = threading.Event()
+    shipping.client.on_disconnect(lost.set)
+    broker.kill()
+    assert lost.wait(PATIENCE)
+    loop = shipping.client._loop
+    assert loop is not None
+    blocked, published = threading.Event(), threading.Event()
+
+    def log() -> None:
+        blocked.set()
+        _log.info("from the loop")
+
+    def publish() -> None:
+        with shipping.lock or threading.Lock():
+            loop.post(log)
+            assert blocked.wait(PATIENCE)
+            shipping.client.publish("log.record", "from the thread")
+            published.set()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    assert published.wait(PATIENCE)
+    thread.join(PATIENCE)
+    broker.start()
+
+
+def test_a_full_buffer_is_told_of_and_does_not_feed_itself(
+    broker: RunningBroker, shipping: Shipping
+) -> None:
+    """Each report of a lost record is a record, too."""
+    lost = threading.Event()
+    shipping.client.on_disconnect(lost.set)
+    broker.kill()
+    assert lost.wait(PATIENCE)
+    for number in range(200):
+        _log.info("while away %d", number)
+    count = len(shipping.errors)
+    assert 100 < count < 250
+    assert {type(error) for error in shipping.errors} == {ConnectionLost}
+    assert shipping.client.stats().buffered_bytes <= 2_000
+    broker.start()
+
+
+def test_in_the_loops_thread_a_call_that_waits_says_at_once_that_it_can_not(
+    broker: RunningBroker, shipping: Shipping
+) -> None:
+    errors: list[Exception] = []
+    done = threading.Event()
+    client = shipping.client
+
+    def call() -> None:
+        for function in (
+            lambda: client.request("some.question", 1),
+            lambda: client.publish("some.event", 1, confirm=True),
+            lambda: client.subscribe("some.event"),
+            lambda: client.close(),
+        ):
+            try:
+                function()
+            except Exception as error:
+                errors.append(error)
+        done.set()
+
+    assert client._loop is not None
+    client._loop.post(call)
+    assert done.wait(PATIENCE)
+    assert [type(error) for error in errors] == [LocalProtocolError] * 4
+    assert "may only publish, without confirm" in str(errors[0])
