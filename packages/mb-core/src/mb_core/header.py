@@ -10,6 +10,7 @@ header met before costs one or two look-ups in a dictionary.
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -233,13 +234,29 @@ def encode_header(header: MessageHeader) -> bytes:
     return line
 
 
-def check_timeout(timeout: int) -> int:
-    """Return a request's time limit, or raise LocalProtocolError that says what it may be."""
+def check_timeout(timeout: int, name: str = "timeout") -> int:
+    """Return a time limit, or raise LocalProtocolError that says what it may be."""
     if isinstance(timeout, int) and not isinstance(timeout, bool) and 1 <= timeout <= MAX_TIMEOUT:
         return timeout
     raise LocalProtocolError(
-        f"invalid timeout {timeout!r}: whole milliseconds from 1 to {MAX_TIMEOUT}"
+        f"invalid {name} {timeout!r}: expected whole milliseconds from 1 to {MAX_TIMEOUT}"
+        + _in_milliseconds(timeout)
     )
+
+
+def _in_milliseconds(duration: object) -> str:
+    """What somebody may have meant who thinks in seconds."""
+    if isinstance(duration, timedelta):
+        milliseconds = duration / timedelta(milliseconds=1)
+        what = "this duration is"
+    elif isinstance(duration, float):
+        milliseconds = duration * 1000
+        what = f"{duration:g} seconds are"
+    else:
+        return ""
+    if not 1 <= milliseconds <= MAX_TIMEOUT:
+        return ""
+    return f" ({what} {round(milliseconds)})"
 
 
 def _split(data: bytes, end: int, limit: int = MAX_HEADER) -> list[bytes]:

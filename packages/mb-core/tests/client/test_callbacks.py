@@ -248,7 +248,7 @@ async def test_a_callback_that_never_awaits_starves_nobody() -> None:
         while time.monotonic() < until:
             pass
 
-    callbacks.connect.append(busy)
+    callbacks.register(callbacks.connect, busy)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(callbacks.run, current_backend())
@@ -264,7 +264,8 @@ async def test_a_callback_that_never_awaits_starves_nobody() -> None:
 async def test_nothing_runs_where_nothing_is_due() -> None:
     callbacks = Callbacks()
     names: list[set[int]] = []
-    callbacks.connect += [lambda: names.append(running_tasks()) for _ in range(3)]
+    for _ in range(3):
+        callbacks.register(callbacks.connect, lambda: names.append(running_tasks()))
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(callbacks.run, current_backend())
@@ -290,7 +291,8 @@ async def test_what_a_slow_handler_has_no_room_for_is_counted_and_logged(
         got.append(number)
         await go_on.wait()
 
-    callbacks.error += [slow, quick.append]
+    for handler in (slow, quick.append):
+        callbacks.register(callbacks.error, handler)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(callbacks.run, current_backend())
@@ -317,7 +319,7 @@ async def test_the_log_hears_of_dropped_calls_once_a_second(
     now = 100.0
     clock = SimpleNamespace(monotonic=lambda: now)  # not the event loop's as well
     monkeypatch.setattr("mb_core.client.brake.time", clock)
-    callbacks.connect.append(anyio.sleep_forever)
+    callbacks.register(callbacks.connect, anyio.sleep_forever)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(callbacks.run, current_backend())
@@ -504,13 +506,13 @@ async def test_what_was_posted_before_waits_for_run_and_goes_to_whom_is_there_th
     callbacks = Callbacks()
     first: list[int] = []
     second: list[int] = []
-    callbacks.connect.append(first.append)
+    callbacks.register(callbacks.connect, first.append)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 callbacks.post(callbacks.connect, number)
             callbacks.post(callbacks.disconnect, 3)  # of which there are none
-            callbacks.connect.append(second.append)
+            callbacks.register(callbacks.connect, second.append)
             await anyio.wait_all_tasks_blocked()
             assert first == []
             tasks.start_soon(callbacks.run, current_backend())
@@ -529,8 +531,8 @@ async def test_run_ends_behind_the_errors_of_the_last_calls() -> None:
         await anyio.lowlevel.checkpoint()
         raise ValueError("last")
 
-    callbacks.connect.append(fail)
-    callbacks.error.append(errors.append)
+    callbacks.register(callbacks.connect, fail)
+    callbacks.register(callbacks.error, errors.append)
     callbacks.post(callbacks.connect)
     callbacks.finish()
     with anyio.fail_after(5):
@@ -553,7 +555,7 @@ async def test_what_a_cancelled_run_has_not_called_is_left_for_the_next(turns: i
         await anyio.lowlevel.checkpoint()
         got.append(number)
 
-    callbacks.connect.append(handler)
+    callbacks.register(callbacks.connect, handler)
     for number in range(3):
         callbacks.post(callbacks.connect, number)
     with anyio.fail_after(5):
@@ -581,8 +583,8 @@ async def test_what_is_due_can_be_called_without_run() -> None:
         if number == 1:
             raise ValueError(number)
 
-    callbacks.message.append(handler)
-    callbacks.error.append(errors.append)
+    callbacks.register(callbacks.message, handler)
+    callbacks.register(callbacks.error, errors.append)
     for number in range(3):
         callbacks.post(callbacks.message, number)
     with anyio.fail_after(5):
@@ -601,7 +603,7 @@ async def test_a_handler_that_is_being_called_is_not_called_by_another_task_as_w
         await go_on.wait()
         steps.append(f"end {number}")
 
-    callbacks.message.append(handler)
+    callbacks.register(callbacks.message, handler)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(callbacks.run, current_backend())
@@ -629,7 +631,8 @@ async def test_a_handler_need_not_be_hashable_nor_have_a_name(
 
     callbacks = Callbacks()
     one, two = Handler(), Handler()
-    callbacks.connect += [one, two]
+    for handler in (one, two):
+        callbacks.register(callbacks.connect, handler)
     for number in range(3):
         callbacks.post(callbacks.connect, number)
     with anyio.fail_after(5):
@@ -648,7 +651,8 @@ async def test_handlers_that_are_equal_are_called_each() -> None:
 
     callbacks = Callbacks()
     one, two = Handler(), Handler()
-    callbacks.connect += [one, two]
+    for handler in (one, two):
+        callbacks.register(callbacks.connect, handler)
     callbacks.post(callbacks.connect, 1)
     await callbacks.run_due()
     assert (one.got, two.got) == ([1], [1])
@@ -657,7 +661,7 @@ async def test_handlers_that_are_equal_are_called_each() -> None:
 async def test_callbacks_are_no_part_of_what_the_handler_works_on_that_has_connected() -> None:
     callbacks = Callbacks()
     seen: list[Message | None] = []
-    callbacks.connect.append(lambda: seen.append(handling.get()))
+    callbacks.register(callbacks.connect, lambda: seen.append(handling.get()))
     callbacks.post(callbacks.connect)
     message = parse_message("publish:a:1.0.0\n1")
     with anyio.fail_after(5):

@@ -106,7 +106,7 @@ async def test_a_failure_is_reported_with_the_handlers_name_and_the_pattern(
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             bench = Bench(fail, tasks)
-            bench.callbacks.error.append(errors.append)
+            bench.callbacks.register(bench.callbacks.error, errors.append)
             bench.inbox.put(messages(1))
             bench.inbox.end(None)
         await bench.callbacks.run_due()

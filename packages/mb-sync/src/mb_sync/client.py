@@ -7,10 +7,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import mb_core
-from mb_core.client.client import CONNECTED_ALREADY
+from mb_core.client.arguments import (
+    ActionName,
+    CallbackMethods,
+    OverflowName,
+    check_response_handler,
+)
+from mb_core.client.callbacks import Registration, unwrapped
+from mb_core.client.client import CLOSED, CONNECTED_ALREADY, ENTERED
 from mb_core.client.connection import check_status
 from mb_core.client.context import handled_id
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES
@@ -22,7 +29,7 @@ from mb_core.header import DEFAULT_VERSION, MessageHeader
 from mb_core.link import Link
 from mb_core.message import Message
 from mb_core.plugins import Plugins
-from mb_core.session import DEFAULT_BUFFER
+from mb_core.session import DEFAULT_BUFFER, BufferOverflowName
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .call import Call
@@ -52,7 +59,7 @@ def _like(method: Callable[..., Any]) -> Callable[[F], F]:
     return document
 
 
-class MessageBrokerClient:
+class MessageBrokerClient(CallbackMethods):
     """A client of an MB broker for plain threads: the async client's names, blocking.
 
         with MessageBrokerClient("tcp://localhost:8081") as client:
@@ -87,7 +94,7 @@ class MessageBrokerClient:
         reconnect_timeout: int | None = None,
         heartbeat_interval: int | None = 15_000,
         publish_buffer: int = DEFAULT_BUFFER,
-        buffer_overflow: str = "error",
+        buffer_overflow: BufferOverflowName = "error",
         inherit_deadlines: bool = True,
         codec: str | Codec = JSON,
     ) -> None:
@@ -112,6 +119,8 @@ class MessageBrokerClient:
         )
         # Held from the beginning of a connect that does not fail.
         self._to_connect = threading.Lock()
+        # Held from the beginning of a block.
+        self._to_enter = threading.Lock()
         self._undoing: Future[None] | None = None  # of a connect that was interrupted
         self._stopped_by = 0  # the id of the error with which `run` was interrupted
         self._user = _User(self)
@@ -130,7 +139,8 @@ class MessageBrokerClient:
         if self._undoing is not None:
             wait_for(self._undoing)  # it takes a moment
         if not self._to_connect.acquire(blocking=False):
-            raise LocalProtocolError(CONNECTED_ALREADY)
+            closed = self._supervisor is not None and self._supervisor.closing
+            raise LocalProtocolError(CLOSED if closed else CONNECTED_ALREADY)
         try:
             loop = self._loop = loop_for(self._user)
         except BaseException:
@@ -161,10 +171,19 @@ class MessageBrokerClient:
     def close(self) -> None:
         self._close(drain=True)
 
-    def __enter__(self) -> MessageBrokerClient:
+    def __enter__(self) -> Self:
         self._check()
-        if self._supervisor is None:
-            self.connect()
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor.closing:
+            raise LocalProtocolError(CLOSED)
+        if not self._to_enter.acquire(blocking=False):
+            raise LocalProtocolError(ENTERED)
+        if supervisor is None:
+            try:
+                self.connect()
+            except BaseException:
+                self._to_enter.release()
+                raise
         return self
 
     def __exit__(
@@ -234,6 +253,7 @@ class MessageBrokerClient:
         retry: bool = False,
         result: type[T] | None = None,
     ) -> Message | T:
+        check_response_handler(response_handler)
         supervisor, loop = self._connected()
         if result is not None:
             check_kind(result, self._within.codec)
@@ -280,12 +300,12 @@ class MessageBrokerClient:
         topic: str,
         priority: float = 1,
         *,
-        action: str = "publish",
+        action: ActionName = "publish",
         handler: Callable[[Message], Any] | None = None,
         concurrency: int = 1,
         queue_size: int | None = 65_536,
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
-        overflow: str = "drop_newest",
+        overflow: OverflowName = "drop_newest",
     ) -> Subscription:
         """Receive what is published to `topic`, or answer what is requested, from now on.
 
@@ -319,7 +339,7 @@ class MessageBrokerClient:
         handler: Callable[[Message], Any] | None = None,
         queue_size: int | None = 65_536,
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
-        overflow: str = "drop_newest",
+        overflow: OverflowName = "drop_newest",
     ) -> Subscription:
         """Receive the entries that the broker writes to its log, from now on.
 
@@ -343,7 +363,7 @@ class MessageBrokerClient:
         return self._subscribed(subscription, loop)
 
     @_like(mb_core.MessageBrokerClient.unsubscribe)
-    def unsubscribe(self, topic: str, *, action: str = "both") -> None:
+    def unsubscribe(self, topic: str, *, action: ActionName = "both") -> None:
         _, loop = self._connected()
         loop.call(self._within.unsubscribe, topic, action=action)
 
@@ -351,28 +371,32 @@ class MessageBrokerClient:
     # thread; a slow one keeps no other waiting.
 
     @_like(mb_core.MessageBrokerClient.on_message)
-    def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> None:
-        check_plain(handler)
+    def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> Registration:
+        check_plain(handler, "on_message handler")
         self._check()
         if self._loop is None:
-            self._within.on_message(handler)
+            registration = self._within.on_message(handler)
         else:
-            self._loop.call(self._within.on_message_in, handler)
+            registration = self._loop.call(self._within.on_message_in, handler)
+        return self._removable(handler, registration)
 
     @_like(mb_core.MessageBrokerClient.on_connect)
-    def on_connect(self, handler: Callable[[], Any]) -> None:
+    def on_connect(self, handler: Callable[[], Any]) -> Registration:
+        check_plain(handler, "on_connect handler")
         self._check()
-        self._within.on_connect(self._within.threaded(handler))
+        return self._removable(handler, self._within.on_connect(self._within.threaded(handler)))
 
     @_like(mb_core.MessageBrokerClient.on_disconnect)
-    def on_disconnect(self, handler: Callable[[], Any]) -> None:
+    def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
+        check_plain(handler, "on_disconnect handler")
         self._check()
-        self._within.on_disconnect(self._within.threaded(handler))
+        return self._removable(handler, self._within.on_disconnect(self._within.threaded(handler)))
 
     @_like(mb_core.MessageBrokerClient.on_error)
-    def on_error(self, handler: Callable[[Exception], Any]) -> None:
+    def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
+        check_plain(handler, "on_error handler")
         self._check()
-        self._within.on_error(self._within.threaded(handler))
+        return self._removable(handler, self._within.on_error(self._within.threaded(handler)))
 
     # Within
 
@@ -384,6 +408,18 @@ class MessageBrokerClient:
             loop.post(subscription.abandon)  # interrupted when it was in force, perhaps
             raise
         return Subscription(subscription, loop)
+
+    def _removable(self, handler: Callable[..., Any], within: Registration) -> Registration:
+        """A Registration for any thread, of a handler that the loop knows in another form."""
+
+        def remove(_: Registration) -> None:
+            self._check()
+            if self._loop is None or self._loop.forked:
+                within.remove()
+            else:
+                self._loop.call(self._within.remove_in, within)
+
+        return Registration(unwrapped(handler), remove)
 
     def _leave(self, *, drain: bool) -> Future[None] | None:
         """Begin to close; see loop.User."""

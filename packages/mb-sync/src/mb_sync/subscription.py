@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import mb_core
 from mb_core.client.inbox import Inbox
@@ -61,7 +61,7 @@ class Subscription:
         """How many messages wait for their consumer."""
         return self._within.queued
 
-    def __enter__(self) -> Subscription:
+    def __enter__(self) -> Self:
         if not self._within.handled:
             self._iterate()
         return self

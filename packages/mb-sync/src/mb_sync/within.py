@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 import mb_core
-from mb_core.client.callbacks import Callbacks, name_of
+from mb_core.client.arguments import check_handler
+from mb_core.client.callbacks import Callbacks, Registration, name_of, unwrapped
 from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump
 from mb_core.client.supervisor import Supervisor
@@ -54,12 +55,15 @@ class Within(mb_core.MessageBrokerClient):
     async def stats_in(self) -> mb_core.ClientStats:
         return self.stats()
 
-    async def on_message_in(self, handler: Callable[..., Any]) -> None:
-        self.on_message(handler)
+    async def on_message_in(self, handler: Callable[..., Any]) -> Registration:
+        return self.on_message(handler)
+
+    async def remove_in(self, registration: Registration) -> None:
+        registration.remove()
 
     def threaded(self, handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
         """A callback that calls `handler` in a thread."""
-        check_plain(handler)
+        handler = unwrapped(handler)
 
         async def call(*args: Any) -> None:
             plain(await self._loop.pool.run(handler, *args))
@@ -91,8 +95,9 @@ class _ThreadCallbacks(Callbacks):
         self.loop.post(functools.partial(super().count, kind, report))
 
 
-def check_plain(handler: Callable[..., Any] | None) -> None:
+def check_plain(handler: Callable[..., Any] | None, name: str = "handler") -> None:
     """Raises LocalProtocolError for a handler that can't be called in a thread."""
+    check_handler(handler, name)
     if inspect.iscoroutinefunction(handler):
         raise LocalProtocolError(
             f"{name_of(handler)} is async: mb_sync calls plain functions, mb_core's client "

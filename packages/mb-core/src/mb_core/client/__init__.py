@@ -1,5 +1,6 @@
 """The async client: one code for asyncio and trio."""
 
+from .callbacks import Registration
 from .client import LogLevel, MessageBrokerClient
 from .frontends import connect, frontends
 from .queue import Overflow
@@ -13,6 +14,7 @@ __all__ = [
     "LogLevel",
     "MessageBrokerClient",
     "Overflow",
+    "Registration",
     "Subscription",
     "TCPSocketClient",
     "WebSocketClient",

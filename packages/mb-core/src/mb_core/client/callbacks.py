@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
@@ -19,7 +20,7 @@ from .brake import Brake, Tally
 from .context import handling
 from .interrupt import pass_exit_on, uninterrupted
 
-__all__ = ["SLICE", "Callbacks", "call", "failure", "name_of"]
+__all__ = ["SLICE", "Callbacks", "Registration", "call", "failure", "name_of", "unwrapped"]
 
 _log = logging.getLogger("mb_core.client")
 
@@ -66,6 +67,45 @@ def name_of(handler: Callback) -> str:
     return name if isinstance(name, str) else repr(handler)
 
 
+class Registration:
+    """A handler that a client's `on_*` method has registered.
+
+    Called without arguments, it removes the handler, as `remove` does.  Called with arguments, it
+    calls the handler: a function under `@client.on_error` can still be called by its name.
+    `handler` is the function itself.
+    """
+
+    __slots__ = ("_remove", "handler", "removed")
+
+    def __init__(self, handler: Callback, remove: Callable[[Registration], object]) -> None:
+        self.handler = handler
+        self.removed = False
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Call the handler no more, not even for events that are still waiting for it.
+
+        A call that is being made goes on.  Removing it again does nothing.
+        """
+        if not self.removed:
+            self.removed = True
+            self._remove(self)
+
+    def __call__(self, *args: Any) -> Any:
+        if args:
+            return self.handler(*args)
+        return self.remove()
+
+    def __repr__(self) -> str:
+        state = " (removed)" if self.removed else ""
+        return f"<Registration of {name_of(self.handler)}{state}>"
+
+
+def unwrapped(handler: Callback) -> Callback:
+    """The function itself, where one decorator `@client.on_*` stands under another."""
+    return handler.handler if isinstance(handler, Registration) else handler
+
+
 class Callbacks:
     """Handlers by the event they are for, and the calls that are due.
 
@@ -78,13 +118,14 @@ class Callbacks:
     """
 
     def __init__(self) -> None:
-        self.connect: list[Callback] = []
-        self.disconnect: list[Callback] = []
-        self.error: list[Callback] = []
-        self.message: list[Callback] = []
+        self.connect: list[Registration] = []
+        self.disconnect: list[Registration] = []
+        self.error: list[Registration] = []
+        self.message: list[Registration] = []
         # What was posted and is in no handler's queue yet.
-        self._posted: deque[tuple[list[Callback], tuple[Any, ...]]] = deque()
+        self._posted: deque[tuple[list[Registration], tuple[Any, ...]]] = deque()
         self._workers: dict[Hashable, _Worker] = {}
+        self._dropped = 0  # of handlers that were removed
         self._wakeup: Waiter | None = None
         self._finishing = False
         self._tally = Tally()
@@ -93,9 +134,24 @@ class Callbacks:
     @property
     def dropped(self) -> int:
         """How many calls did not fit into their handler's queue and were not made."""
-        return sum(worker.dropped for worker in self._workers.values())
+        return self._dropped + sum(worker.dropped for worker in self._workers.values())
 
-    def post(self, handlers: list[Callback], *args: Any) -> None:
+    def register(
+        self,
+        handlers: list[Registration],
+        handler: Callback,
+        removed: Callable[[int], object] = lambda place: None,
+    ) -> Registration:
+        """Add a handler to one of the lists.
+
+        `removed` is called when it is removed, with the place that it had in the list.
+        """
+        handler = unwrapped(handler)
+        registration = Registration(handler, functools.partial(self._remove, handlers, removed))
+        handlers.append(registration)
+        return registration
+
+    def post(self, handlers: list[Registration], *args: Any) -> None:
         """Have `handlers` called soon, each behind what was posted for it before."""
         if handlers:
             self._posted.append((handlers, args))
@@ -119,13 +175,16 @@ class Callbacks:
         if self._tally.next() is not None:
             self._wake()
 
-    def as_consumer(self, handler: Callback) -> Callable[[Message], Any]:
-        """`handler`, which takes a header and a payload, as one that takes a Message.
+    def as_consumer(self, registration: Registration) -> Callable[[Message], Any]:
+        """A handler that takes a header and a payload, as one that takes a Message.
 
         A message that can't be read is reported instead.
         """
+        handler = registration.handler
 
         def consume(message: Message) -> Any:
+            if registration.removed:
+                return None
             try:
                 header, payload = message.header, message.payload
             except RemoteProtocolError as error:
@@ -218,21 +277,33 @@ class Callbacks:
         while self._posted:
             handlers, args = self._posted.popleft()
             limit = _MESSAGES if handlers is self.message else _CALLS
-            for handler in handlers:
-                worker = self._worker(handler)
+            for registration in tuple(handlers):  # other threads may add to them
+                worker = self._worker(registration.handler)
                 if len(worker.calls) < limit:
-                    worker.calls.append((handler, args, handlers is self.error))
+                    worker.calls.append((registration, args, handlers is self.error))
                 else:
                     worker.drop()
         return [worker for worker in self._workers.values() if worker.calls and not worker.busy]
 
+    def _remove(
+        self,
+        handlers: list[Registration],
+        removed: Callable[[int], object],
+        registration: Registration,
+    ) -> None:
+        place = handlers.index(registration)
+        del handlers[place]
+        removed(place)
+        key = _key(registration.handler)
+        lists = (self.connect, self.disconnect, self.error, self.message)
+        if not any(_key(other.handler) == key for each in lists for other in each):
+            worker = self._workers.get(key)
+            if worker is not None and not worker.busy:
+                self._dropped += worker.dropped
+                del self._workers[key]
+
     def _worker(self, handler: Callback) -> _Worker:
-        # Not by identity where it can be: each look at a bound method makes another one of it.
-        key: Any = handler
-        try:
-            hash(key)
-        except TypeError:
-            key = id(handler)
+        key = _key(handler)
         worker = self._workers.get(key)
         if worker is None:
             worker = self._workers[key] = _Worker(name_of(handler))
@@ -245,9 +316,11 @@ class Callbacks:
         until = time.monotonic() + SLICE
         try:
             while worker.calls:
-                handler, args, of_error = worker.calls.popleft()
+                registration, args, of_error = worker.calls.popleft()
+                if registration.removed:
+                    continue
                 try:
-                    await call(handler, *args)
+                    await call(registration.handler, *args)
                 except BaseException as raised:
                     error = failure(raised)
                     if of_error:
@@ -262,6 +335,18 @@ class Callbacks:
             worker.tell_dropped()
 
 
+def _key(handler: Callback) -> Hashable:
+    """What tells a handler from others.
+
+    Not its identity where it can be hashed: each look at a bound method makes another one of it.
+    """
+    try:
+        hash(handler)
+    except TypeError:
+        return id(handler)
+    return handler
+
+
 class _Worker:
     """The calls of one handler, or of several that are equal."""
 
@@ -270,7 +355,7 @@ class _Worker:
     def __init__(self, name: str) -> None:
         self.name = name
         # Each with whether it tells of an error.
-        self.calls: deque[tuple[Callback, tuple[Any, ...], bool]] = deque()
+        self.calls: deque[tuple[Registration, tuple[Any, ...], bool]] = deque()
         self.busy = False
         self.dropped = 0
         self._told = 0

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, overload
 
 import anyio
 
 from ..codec import JSON, Codec, check_kind
 from ..errors import ConnectError, LocalProtocolError
-from ..header import DEFAULT_VERSION, Action, MessageHeader
+from ..header import DEFAULT_VERSION, MessageHeader
 from ..message import Message
 from ..plugins import Plugins, discover
-from ..session import DEFAULT_BUFFER, LOG_TOPIC, Outbox, SessionState
+from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox, SessionState
 from ..topic import check_pattern
 from ..wire import DEFAULT_MAX_PAYLOAD
 from .address import broker_url
-from .callbacks import Callbacks, call
+from .arguments import (
+    ActionName,
+    CallbackMethods,
+    OverflowName,
+    actions_of,
+    check_handler,
+    check_priority,
+    check_response_handler,
+)
+from .callbacks import Callbacks, Registration, call
 from .context import handled_id
 from .dial import ConnectionOptions
 from .observing import Observers
@@ -34,23 +42,22 @@ from .upkeep import UpkeepOptions
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["CONNECTED_ALREADY", "LogLevel", "MessageBrokerClient"]
+__all__ = ["CLOSED", "CONNECTED_ALREADY", "ENTERED", "LogLevel", "MessageBrokerClient"]
 
 T = TypeVar("T")
 
 CONNECTED_ALREADY = "this client was connected already: make a new one"
+CLOSED = "this client was closed, and can't be used again: make a new one"
+ENTERED = (
+    "this client is in a 'with' block already, whose end closes it: use it there as it is, "
+    "without another block"
+)
 
 LogLevel = Literal["debug", "info", "warn", "error"]
 """The level of an entry of the broker's log."""
 
-_ACTIONS: dict[str, tuple[Action, ...]] = {
-    "publish": (Action.PUBLISH,),
-    "request": (Action.REQUEST,),
-    "both": (Action.PUBLISH, Action.REQUEST),
-}
 
-
-class MessageBrokerClient:
+class MessageBrokerClient(CallbackMethods):
     """A client of an MB broker, on asyncio or trio.
 
         async with MessageBrokerClient("tcp://localhost:8081") as client:
@@ -102,7 +109,7 @@ class MessageBrokerClient:
         reconnect_timeout: int | None = None,
         heartbeat_interval: int | None = 15_000,
         publish_buffer: int = DEFAULT_BUFFER,
-        buffer_overflow: str = "error",
+        buffer_overflow: BufferOverflowName = "error",
         inherit_deadlines: bool = True,
         codec: str | Codec = JSON,
     ) -> None:
@@ -128,6 +135,7 @@ class MessageBrokerClient:
         self._codec = self._options.plugins.codec(codec) if isinstance(codec, str) else codec
         self._callbacks = Callbacks()
         self._supervisor: Supervisor | None = None
+        self._entered = False  # whether a block will close it
         self._preparing = False  # whether plugins are being imported, before it connects
         self._given_up = False  # whether it was closed meanwhile
 
@@ -147,7 +155,8 @@ class MessageBrokerClient:
         `retry_connect` it goes on, unless the error is final.  When cancelled, nothing is left.
         """
         if self._supervisor is not None or self._preparing:
-            raise LocalProtocolError(CONNECTED_ALREADY)
+            closed = self._supervisor is not None and self._supervisor.closing
+            raise LocalProtocolError(CLOSED if closed else CONNECTED_ALREADY)
         targets = self._urls if host is None else (host,)
         if not targets:
             raise ConnectError(
@@ -209,9 +218,19 @@ class MessageBrokerClient:
         """
         await self._end(drain=True)
 
-    async def __aenter__(self) -> MessageBrokerClient:
-        if self._supervisor is None:
-            await self.connect()
+    async def __aenter__(self) -> Self:
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor.closing:
+            raise LocalProtocolError(CLOSED)
+        if self._entered:
+            raise LocalProtocolError(ENTERED)
+        self._entered = True
+        if supervisor is None:
+            try:
+                await self.connect()
+            except BaseException:
+                self._entered = False
+                raise
         return self
 
     async def __aexit__(
@@ -302,6 +321,8 @@ class MessageBrokerClient:
         whose `path` says where, for an answer that does not fit `result`.  When cancelled, the
         request may have been sent; its answer is ignored.
         """
+        if response_handler is not None:
+            check_response_handler(response_handler)
         supervisor = self._connected()
         if result is not None:
             check_kind(result, self._codec)
@@ -356,12 +377,12 @@ class MessageBrokerClient:
         topic: str,
         priority: float = 1,
         *,
-        action: str = "publish",
+        action: ActionName = "publish",
         handler: Callable[[Message], Any] | None = None,
         concurrency: int = 1,
         queue_size: int | None = 65_536,
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
-        overflow: str = "drop_newest",
+        overflow: OverflowName = "drop_newest",
     ) -> Subscription:
         """Receive what is published to `topic`, or answer what is requested.
 
@@ -387,13 +408,9 @@ class MessageBrokerClient:
         what `request` raises; when that is cancelled, nothing is subscribed.
         """
         check_pattern(topic)
-        actions = _actions_of(action)
-        if (
-            isinstance(priority, bool)
-            or not isinstance(priority, int | float)
-            or not math.isfinite(priority)
-        ):
-            raise LocalProtocolError(f"invalid priority {priority!r}: a number")
+        actions = actions_of(action)
+        check_priority(priority)
+        check_handler(handler)
         return Subscription(
             self._connected,
             self._callbacks,
@@ -414,7 +431,7 @@ class MessageBrokerClient:
         handler: Callable[[Message], Any] | None = None,
         queue_size: int | None = 65_536,
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
-        overflow: str = "drop_newest",
+        overflow: OverflowName = "drop_newest",
     ) -> Subscription:
         """Receive the entries that the broker writes to its log.
 
@@ -433,6 +450,7 @@ class MessageBrokerClient:
         regex that the broker can't use, and what `request` raises; when that is cancelled,
         nothing is followed.
         """
+        check_handler(handler)
         return Subscription(
             self._connected,
             self._callbacks,
@@ -446,14 +464,14 @@ class MessageBrokerClient:
             log_wishes=_log_wishes(levels, regex),
         )
 
-    async def unsubscribe(self, topic: str, *, action: str = "both") -> None:
+    async def unsubscribe(self, topic: str, *, action: ActionName = "both") -> None:
         """End this client's subscriptions to exactly `topic`; what is queued is still consumed.
 
         `action` narrows it to "publish" or "request".  Raises LocalProtocolError where there is
         no such subscription.  When cancelled, this side has let go of them.
         """
         check_pattern(topic)
-        actions = _actions_of(action)
+        actions = actions_of(action)
         supervisor = self._connected()
         table = supervisor.session.subscriptions
         entries = [entry for kind in actions for entry in table.of(kind, topic)]
@@ -464,39 +482,48 @@ class MessageBrokerClient:
         await supervisor.unsubscribe(entries)
 
     # Callbacks: plain or async.  Each gets its calls one at a time in the order of events; a slow
-    # one keeps no other waiting.
+    # one keeps no other waiting.  All return a Registration.
 
-    def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> None:
+    def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> Registration:
         """Call `handler(header, payload)` for publications that have no other consumer.
 
         Those are the messages of subscriptions with neither handler nor iteration, including
         what waits in their queues already.  Those of one subscription come one after the other;
         subscriptions do not wait for each other.
+
+        Returns a Registration, which removes the handler when it is called; so do the other
+        `on_*` methods, and each may be used as a decorator, `@client.on_message`.
         """
-        self._callbacks.message.append(handler)
+        check_handler(handler, "on_message handler")
+        callbacks = self._callbacks
+        registration = callbacks.register(callbacks.message, handler, self._stop_consuming_with)
         if self._supervisor is not None:
             for entry in self._supervisor.session.subscriptions:
                 entry.consumer.consume_with_on_message()
+        return registration
 
-    def on_connect(self, handler: Callable[[], Any]) -> None:
+    def on_connect(self, handler: Callable[[], Any]) -> Registration:
         """Call `handler()` when a connection has come about, the first or another.
 
         It may run beside handlers of other events: `connected` is the state as it is.
         """
-        self._callbacks.connect.append(handler)
+        check_handler(handler, "on_connect handler")
+        return self._callbacks.register(self._callbacks.connect, handler)
 
-    def on_disconnect(self, handler: Callable[[], Any]) -> None:
+    def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
         """Call `handler()` when a connection has ended, in order or not."""
-        self._callbacks.disconnect.append(handler)
+        check_handler(handler, "on_disconnect handler")
+        return self._callbacks.register(self._callbacks.disconnect, handler)
 
-    def on_error(self, handler: Callable[[Exception], Any]) -> None:
+    def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
         """Call `handler(error)` for errors that no call of yours can raise.
 
         Failing handlers, slow consumers, messages that can't be read, publications that nobody
         listens to (once a second for each topic), failed tries to connect again.  They are logged
         as well.
         """
-        self._callbacks.error.append(handler)
+        check_handler(handler, "on_error handler")
+        return self._callbacks.register(self._callbacks.error, handler)
 
     # What other front ends replace
 
@@ -509,6 +536,11 @@ class MessageBrokerClient:
         self._given_up = True
         if self._supervisor is not None:
             await self._supervisor.close(drain=drain)
+
+    def _stop_consuming_with(self, place: int) -> None:
+        if self._supervisor is not None:
+            for entry in self._supervisor.session.subscriptions:
+                entry.consumer.stop_consuming_with(place)
 
     def _observers(self) -> Observers | None:
         found = self._options.plugins.observers()
@@ -535,10 +567,3 @@ def _log_wishes(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
         raise LocalProtocolError(f"invalid regex {regex!r}: expected a string")
     wishes: dict[str, Any] = {"levels": [level for level in known if level in wanted]}
     return wishes if regex is None else {**wishes, "regex": regex}
-
-
-def _actions_of(action: str) -> tuple[Action, ...]:
-    actions = _ACTIONS.get(action)
-    if actions is None:
-        raise LocalProtocolError(f"invalid action {action!r}: one of 'publish', 'request', 'both'")
-    return actions

@@ -57,8 +57,8 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
 
         Raises LocalProtocolError for what they can't be.
         """
-        for limit in (connect_timeout, close_timeout):
-            check_timeout(limit)
+        check_timeout(connect_timeout, "connect_timeout")
+        check_timeout(close_timeout, "close_timeout")
         if not isinstance(max_payload, int) or max_payload < 1:
             raise LocalProtocolError(f"invalid max_payload {max_payload!r}: a number of bytes")
         return cls(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
 
@@ -25,7 +25,8 @@ from ..plugins import Plugins, discover
 from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
-from .callbacks import Callbacks
+from .arguments import CallbackMethods, check_handler
+from .callbacks import Callbacks, Registration
 from .dial import ConnectionOptions, dial
 from .lifetime import Lifetime
 
@@ -41,7 +42,7 @@ _CLOSE_TIMEOUT = 5_000
 _WAITING = 1_000
 
 
-class RawClient:
+class RawClient(CallbackMethods):
     """Sends and receives whole messages over one transport; a subclass names its schemes."""
 
     scheme: ClassVar[str]
@@ -127,7 +128,7 @@ class RawClient:
         if self._lifetime is not None:
             await self._lifetime.end()
 
-    async def __aenter__(self) -> RawClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -136,27 +137,32 @@ class RawClient:
 
     # Callbacks: plain or async, called one at a time in the order of events
 
-    def on_message(self, handler: Callable[[str], Any]) -> None:
+    def on_message(self, handler: Callable[[str], Any]) -> Registration:
         """Call `handler(text)` with each received message.
 
         What came before the first handler was there waits for it, up to 1000 messages; of more,
         the oldest are lost.
         """
-        self._callbacks.message.append(handler)
+        check_handler(handler, "on_message handler")
+        registration = self._callbacks.register(self._callbacks.message, handler)
         while self._waiting:
             self._callbacks.post(self._callbacks.message, self._waiting.popleft())
+        return registration
 
-    def on_connect(self, handler: Callable[[], Any]) -> None:
+    def on_connect(self, handler: Callable[[], Any]) -> Registration:
         """Call `handler()` when the connection has come about."""
-        self._callbacks.connect.append(handler)
+        check_handler(handler, "on_connect handler")
+        return self._callbacks.register(self._callbacks.connect, handler)
 
-    def on_disconnect(self, handler: Callable[[], Any]) -> None:
+    def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
         """Call `handler()` when the connection has ended."""
-        self._callbacks.disconnect.append(handler)
+        check_handler(handler, "on_disconnect handler")
+        return self._callbacks.register(self._callbacks.disconnect, handler)
 
-    def on_error(self, handler: Callable[[Exception], Any]) -> None:
+    def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
         """Call `handler(error)` for a connection that broke, and for handlers that fail."""
-        self._callbacks.error.append(handler)
+        check_handler(handler, "on_error handler")
+        return self._callbacks.register(self._callbacks.error, handler)
 
     # The LinkHandler
 

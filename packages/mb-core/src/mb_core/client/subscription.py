@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from copy import copy
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from warnings import warn
 
 from ..errors import LocalProtocolError, MBError, ServiceUnavailableError, SlowConsumer
@@ -59,8 +60,11 @@ class Driver(Protocol):
         ...
 
 
-class Subscription:
+class Subscription(Coroutine[Any, Any, "Subscription"]):
     """Messages of one topic pattern.  Made by `client.subscribe`, in force once awaited.
+
+    It is a coroutine as well as a context manager: `asyncio.create_task`, the `create_task` and
+    `start_soon` of task groups and nurseries, `gather` and `wait_for` take it.
 
     Three ways to consume it, of which a subscription has one:
 
@@ -109,9 +113,11 @@ class Subscription:
         self._driver: Driver | None = None
         self._home: Home
         self._in_force = False
+        self._coroutine: Any = None  # from the moment when an event loop runs it as one
         self._iterated = False
         self._ended = False
         self._taken = 0
+        self._dropped_before = 0  # of on_message handlers that were removed
         self._brake = Brake()
 
     def __repr__(self) -> str:
@@ -125,21 +131,67 @@ class Subscription:
 
         With several `on_message` handlers, the sum over their queues; `queued` likewise.
         """
-        return sum(inbox.queue.dropped for inbox in self._inboxes)
+        return self._dropped_before + sum(inbox.queue.dropped for inbox in self._inboxes)
 
     @property
     def queued(self) -> int:
         """How many messages wait for their consumer."""
         return sum(len(inbox.queue) for inbox in self._inboxes)
 
-    # In force
-
     def __await__(self) -> Generator[Any, Any, Subscription]:
         return self._start().__await__()
 
-    async def __aenter__(self) -> Subscription:
+    # A coroutine, for those who run it as a task
+
+    def send(self, value: Any) -> Any:
+        """Run on; called by event loops."""
+        return self._as_coroutine().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Run on with an error; called by event loops."""
+        return self._as_coroutine().throw(*error)
+
+    def close(self) -> None:
+        """Give up a subscription that has not been awaited; called by event loops.
+
+        Raises LocalProtocolError for one that is in force: `unsubscribe` ends that.
+        """
+        if self._in_force and not self._ended:
+            raise LocalProtocolError(
+                f"the subscription to {self.topic!r} is ended by 'await subscription.unsubscribe()'"
+            )
+        if self._driver is None:
+            self._ended = True
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    @property
+    def cr_frame(self) -> Any:
+        return self._as_coroutine().cr_frame
+
+    @property
+    def cr_await(self) -> Any:
+        return self._as_coroutine().cr_await
+
+    @property
+    def cr_code(self) -> Any:
+        return self._as_coroutine().cr_code
+
+    @property
+    def cr_running(self) -> Any:
+        return self._as_coroutine().cr_running
+
+    def _as_coroutine(self) -> Any:
+        if self._coroutine is None:
+            self._coroutine = self._start()
+        return self._coroutine
+
+    # In force
+
+    async def __aenter__(self) -> Self:
         self._iterated = self._handler is None
-        return await self._start()
+        await self._start()
+        return self
 
     async def __aexit__(
         self,
@@ -243,8 +295,34 @@ class Subscription:
             and self._driver is not None
             and self._actions == (Action.PUBLISH,)
         ):
-            for handler in self._callbacks.message[len(self._pumps) :]:
-                self._add_pump(self._callbacks.as_consumer(handler))
+            for registration in self._callbacks.message[len(self._pumps) :]:
+                self._add_pump(self._callbacks.as_consumer(registration))
+
+    def stop_consuming_with(self, place: int) -> None:
+        """The client's on_message handler at `place` among them was removed.
+
+        What waits for it waits for the next one where there is no other.
+        """
+        if self._handler is not None or place >= len(self._pumps):
+            return
+        inbox = self._pumps.pop(place).inbox
+        others = [each for each in self._inboxes if each is not inbox]
+        if self._pumps:
+            self._dropped_before += inbox.queue.dropped
+        else:
+            heir = Inbox(inbox.queue.like())
+            heir.queue.dropped = inbox.queue.dropped
+            if inbox.ended:
+                heir.end(inbox.error)
+            others = [heir]
+        with contextlib.suppress(IndexError):
+            while True:
+                message = inbox.queue.take()
+                if not self._pumps:
+                    others[0].put([message])
+        self._inboxes = others
+        self._receiving = [each for each in others if not each.ended]
+        inbox.end(None)
 
     # Iteration
 
@@ -339,7 +417,8 @@ class Subscription:
                 self._driver.let_go(entry)
 
     def __del__(self) -> None:
-        if getattr(self, "_driver", self) is None and not self._ended:
+        begun = getattr(self, "_driver", self) is not None or self._coroutine is not None
+        if not begun and not self._ended:
             warn(
                 f"client.subscribe({self.topic!r}) was never awaited: nothing was subscribed",
                 RuntimeWarning,

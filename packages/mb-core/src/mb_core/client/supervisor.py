@@ -18,6 +18,7 @@ from ..errors import (
     PluginError,
     RequestTimeoutError,
 )
+from ..header import check_timeout
 from ..link import DeadlineTimer, Waker
 from ..message import Message
 from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
@@ -147,6 +148,11 @@ class Supervisor:
         """See Lifetime.concerned."""
         return self._lifetime.concerned
 
+    @property
+    def closing(self) -> bool:
+        """Whether it was asked to close, or has ended."""
+        return self._lifetime.closing
+
     def start(self, function: AsyncFunction) -> None:
         """Start a consumer's task; closing waits for it a while, then cancels it."""
         self._lifetime.spawn_consumer(function)
@@ -169,7 +175,7 @@ class Supervisor:
             if parent_id is None:
                 parent_id = current.request_id
             deadline = current.deadline if self._inherit_deadlines else None
-            if deadline is not None and deadline < now + timeout / 1000:
+            if deadline is not None and deadline < now + check_timeout(timeout) / 1000:
                 timeout = int((deadline - now) * 1000)
                 if timeout < 1:
                     raise RequestTimeoutError(

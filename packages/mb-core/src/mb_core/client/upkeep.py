@@ -45,13 +45,14 @@ class UpkeepOptions(msgspec.Struct, frozen=True):
 
         Raises LocalProtocolError for what they can't be.
         """
-        for limit in (backoff_min, backoff_max):
-            check_timeout(limit)
-        for optional in (reconnect_timeout, heartbeat_interval):
-            if optional is not None:
-                check_timeout(optional)
+        check_timeout(backoff_min, "backoff_min")
+        check_timeout(backoff_max, "backoff_max")
+        if reconnect_timeout is not None:
+            check_timeout(reconnect_timeout, "reconnect_timeout")
+        if heartbeat_interval is not None:
+            check_timeout(heartbeat_interval, "heartbeat_interval")
         if drain_timeout != 0 or isinstance(drain_timeout, bool):
-            check_timeout(drain_timeout)
+            check_timeout(drain_timeout, "drain_timeout")
         if backoff_min > backoff_max:
             raise LocalProtocolError(
                 f"backoff_min ({backoff_min} ms) is longer than backoff_max ({backoff_max} ms)"

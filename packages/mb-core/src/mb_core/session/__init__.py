@@ -14,7 +14,7 @@ from .events import (
     Unroutable,
     Unrouted,
 )
-from .outbox import DEFAULT_BUFFER, BufferOverflow, Outbox
+from .outbox import DEFAULT_BUFFER, BufferOverflow, BufferOverflowName, Outbox
 from .requests import PendingRequest
 from .session import Session
 from .states import SessionState
@@ -25,6 +25,7 @@ __all__ = [
     "LOG_TOPIC",
     "Answered",
     "BufferOverflow",
+    "BufferOverflowName",
     "Delivered",
     "Discarded",
     "Event",

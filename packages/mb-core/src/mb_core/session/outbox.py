@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from enum import StrEnum
+from typing import Literal
 
 from ..errors import ConnectionLost, LocalProtocolError
 from .requests import PendingRequest
 
-__all__ = ["DEFAULT_BUFFER", "BufferOverflow", "Outbox"]
+__all__ = ["DEFAULT_BUFFER", "BufferOverflow", "BufferOverflowName", "Outbox"]
 
 DEFAULT_BUFFER = 8 * 1024 * 1024
 """Bytes of publications that wait for a connection."""
@@ -19,6 +20,9 @@ class BufferOverflow(StrEnum):
 
     ERROR = "error"
     DROP_OLDEST = "drop_oldest"
+
+
+BufferOverflowName = Literal["error", "drop_oldest"]
 
 
 class Outbox:
