@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mb_core.errors import ConnectError
-from mb_core.url import URL, parse_url
+from mb_core.url import URL, parse_url, redacted
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ urls = st.builds(
 
 @given(urls)
 def test_a_url_is_read_as_it_is_written(url: URL) -> None:
-    assert parse_url(str(url)) == url
+    assert parse_url(url.full) == url
 
 
 @given(st.text(max_size=12) | st.text("tcp:/[]@?#.1a%", max_size=12).map("tcp://{}".format))
@@ -104,8 +104,66 @@ def test_any_text_is_a_url_or_a_connect_error(text: str) -> None:
         url = parse_url(text)
     except ConnectError:
         return
-    assert parse_url(str(url)) == url
+    assert parse_url(url.full) == url
 
 
 def test_a_url_is_a_value() -> None:
     assert len({parse_url("tcp://h:1"), parse_url("TCP://H:1")}) == 1
+
+
+# What may be a secret
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("tcp://h:1", "tcp://h:1"),
+        ("ws://h/mb/?token=SECRET", "ws://h/mb/?***"),
+        ("ws://h?SECRET", "ws://h?***"),
+        ("ws://h/?a=SECRET?SECRET#SECRET", "ws://h/?***"),
+        ("ws://h/#SECRET", "ws://h/?***"),
+        ("ws://SECRET:SECRET@h:1/", "ws://***@h:1/"),
+        ("ws://SECRET@SECRET@h", "ws://***@h"),
+        ("ws://u:SEC#RET@h", "ws://***"),
+        ("ws://u:SEC?RET@h/?t=SECRET", "ws://***"),
+        ("u:SECRET@h", "***@h"),
+        ("ws://h/?mail=SECRET@SECRET", "ws://***"),
+    ],
+)
+def test_secrets_are_not_shown(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+    assert "SECRET" not in redacted(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ws://h:99999/?token=SECRET",
+        "ws://h:port/?token=SECRET",
+        "h/?token=SECRET",
+        "ws:h?SECRET",
+        "ws://user:SECRET@h:1",
+        "ws://user:SEC#RET@h:1",
+        "ws://user:SEC/RET@h:1",
+        "ws://[h/?token=SECRET",
+        "ws://h h/?token=SECRET",
+    ],
+)
+def test_errors_of_urls_hide_them(text: str) -> None:
+    with pytest.raises(ConnectError) as raised:
+        parse_url(text)
+    error: BaseException | None = raised.value
+    for piece in ("SEC", "RET"):
+        assert piece not in str(error)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_a_url_shows_its_query_only_when_asked() -> None:
+    url = parse_url("ws://h:1/mb?token=SECRET")
+    assert (str(url), repr(url)) == ("ws://h:1/mb?***", "URL('ws://h:1/mb?***')")
+    assert f"{url}" == str(url)
+    assert url.__rich_repr__() == [("url", "ws://h:1/mb?***")]
+    assert url.full == "ws://h:1/mb?token=SECRET"
+    assert url.query == "token=SECRET"
+    assert parse_url("ws://h:1/mb").query == ""

@@ -291,7 +291,44 @@ def test_any_other_refusal_may_pass(status: int) -> None:
 
 def test_a_refusal_without_a_body_says_the_status() -> None:
     error = refused(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
-    assert str(error).endswith("HTTP status 503")
+    assert str(error).endswith("HTTP status 503 (it is not ready, or has no room)")
+
+
+@pytest.mark.parametrize(
+    ("status", "final"), [(301, True), (302, False), (303, False), (307, False), (308, True)]
+)
+def test_a_redirect_names_where_to_connect_instead(status: int, final: bool) -> None:
+    location = "https://mb.example/mb?token=SECRET"
+    error = refused(
+        b"HTTP/1.1 %d Moved\r\nContent-Length: 0\r\nLocation: %b\r\n\r\n"
+        % (status, location.encode())
+    )
+    assert str(error) == (
+        f"the server redirects to https://mb.example/mb?*** (HTTP status {status}), and redirects "
+        "are not followed: if a broker is there, connect to wss://mb.example/mb?***"
+    )
+    assert error.final is final
+
+
+def test_a_redirect_may_be_to_another_path_of_the_same_server() -> None:
+    error = refused(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /login\r\n\r\n")
+    assert "connect to ws://" in str(error)
+    assert str(error).endswith("/login")
+
+
+def test_a_refusal_does_not_show_the_query_that_was_sent() -> None:
+    wire = client_wire(parse_url("ws://h/mb?token=SECRET"), LIMITS)
+    wire.data_to_send()
+    body = b"cannot GET /mb?token=SECRET"
+    wire.receive_data(b"HTTP/1.1 404 No\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert str(wire.error).endswith("404 (is the URL's path right?): cannot GET /mb?***")
+
+
+def test_an_invalid_url_does_not_show_its_query() -> None:
+    with pytest.raises(ConnectError) as raised:
+        client_wire(URL("ws", "h", 1, "/?token=SECRET#SECRET"), LIMITS)
+    assert "SECRET" not in str(raised.value)
+    assert raised.value.__cause__ is None
 
 
 def test_of_a_long_or_binary_body_the_beginning_is_shown() -> None:

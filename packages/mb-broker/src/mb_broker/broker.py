@@ -208,7 +208,7 @@ class Broker:
             site=self._site,
         )
         self._listeners.append(listener)
-        self.urls.append(str(reached))
+        self.urls.append(reached.full)
 
     async def _stop_listening(self) -> None:
         while self._listeners:

@@ -1,46 +1,92 @@
-"""The URLs of brokers."""
+"""The URLs of brokers.
+
+What stands behind `?` may be a secret (a token, as WebSockets pass them), and so may what stands
+before `@`: neither is shown anywhere.  `str`, `repr` and errors have `***` in their place.
+"""
 
 from __future__ import annotations
 
+import re
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from .errors import ConnectError
 
-__all__ = ["URL", "parse_url"]
+__all__ = ["URL", "parse_url", "redacted"]
+
+_HIDDEN = re.compile("[?#]")
 
 
 class URL(msgspec.Struct, frozen=True):
-    """The parts of `scheme://host:port/path`; `port` is None where the URL names none."""
+    """The parts of `scheme://host:port/path`; `port` is None where the URL names none.
+
+    `path` includes the query.  `str(url)` is for people: it hides the query.  `full` is the URL
+    to connect to.
+    """
 
     scheme: str
     host: str
     port: int | None
     path: str
 
-    def __str__(self) -> str:
+    @property
+    def full(self) -> str:
+        """The whole URL, with its query, which may be a secret."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.path}"
 
+    @property
+    def query(self) -> str:
+        """What stands behind `?`, or an empty text."""
+        return self.path.partition("?")[2]
+
+    def __str__(self) -> str:
+        path, mark, _ = self.path.partition("?")
+        return URL(self.scheme, self.host, self.port, path).full + ("?***" if mark else "")
+
+    def __repr__(self) -> str:
+        return f"URL({str(self)!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("url", str(self))]
+
+
+def redacted(text: str) -> str:
+    """Return a URL, or what was meant as one, without user name, password and query."""
+    start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
+    before = _HIDDEN.split(rest, maxsplit=1)[0]
+    behind = rest[len(before) :]
+    if "@" in behind:
+        # Of a password, or of the query: whichever it is, there is no telling where it ends.
+        return f"{start}{slashes}***"
+    host = before.rpartition("@")[2]
+    shown = before if host == before else f"***@{host}"
+    return f"{start}{slashes}{shown}" + ("?***" if len(behind) > 1 else "")
+
 
 def parse_url(text: str) -> URL:
     """Read a URL; raises ConnectError that says what one looks like."""
+    shown = redacted(text)
     try:
         parts: SplitResult = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise ConnectError(f"invalid URL {text!r}: {error}", final=True) from error
+        # Its text has a piece of the URL, which may be one of a password.
+        why = "" if "@" in text else f": {error}"
+        raise ConnectError(f"invalid URL {shown!r}{why}", final=True) from None
     if not parts.scheme or not text.lstrip().lower().startswith(f"{parts.scheme}://"):
         raise ConnectError(
-            f"invalid URL {text!r}: expected scheme://host:port, for example tcp://localhost:8081",
+            f"invalid URL {shown!r}: expected scheme://host:port, for example tcp://localhost:8081",
             final=True,
         )
     if parts.username or parts.password:
-        raise ConnectError("a broker's URL takes no user name and no password", final=True)
+        raise ConnectError(
+            f"invalid URL {shown!r}: a broker's URL takes no user name and no password", final=True
+        )
     host = parts.hostname or ""
     if any(character.isspace() or not character.isprintable() for character in host):
-        raise ConnectError(f"invalid URL {text!r}: there is no host {host!r}", final=True)
+        raise ConnectError(f"invalid URL {shown!r}: there is no host {host!r}", final=True)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return URL(parts.scheme, host, port, path)

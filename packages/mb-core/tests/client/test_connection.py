@@ -102,7 +102,7 @@ async def test_a_client_connects_once(mb_broker: RunningBroker) -> None:
         with pytest.raises(LocalProtocolError, match="connected already"):
             await client.connect(mb_broker.url)
         await client.request("system.heartbeat", {})  # the connection is none the worse
-    with pytest.raises(LocalProtocolError, match="connected already"):
+    with pytest.raises(LocalProtocolError, match="was closed"):
         await client.connect(mb_broker.url)
 
 
@@ -131,7 +131,7 @@ async def test_nothing_works_before_connecting() -> None:
 @pytest.mark.parametrize("name", ["connect_timeout", "close_timeout"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "1", True, 3_600_001])
 async def test_bad_time_limits_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(LocalProtocolError, match="invalid timeout"):
+    with pytest.raises(LocalProtocolError, match=f"invalid {name}"):
         MessageBrokerClient(**{name: value})
 
 

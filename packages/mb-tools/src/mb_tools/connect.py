@@ -42,8 +42,8 @@ async def staying(
     )
     client.on_error(_tell)
     if reconnect:
-        client.on_connect(lambda: note(f"connected to {endpoint.url}"))
-        client.on_disconnect(lambda: note(f"the connection to {endpoint.url} has ended"))
+        client.on_connect(lambda: note(f"connected to {endpoint.shown}"))
+        client.on_disconnect(lambda: note(f"the connection to {endpoint.shown} has ended"))
     async with client:
         await client.register_service(name, description[:_MAX_DESCRIPTION])
         yield client

@@ -37,6 +37,13 @@ class Endpoint(NamedTuple):
     key: str | None = None
     asked_for: tuple[str, ...] = ()
 
+    @property
+    def shown(self) -> str:
+        """The URL as it is shown: its query may be a secret."""
+        from mb_core.url import redacted  # as below: `mb --help` is to be quick
+
+        return redacted(self.url)
+
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return the context for these files, None if the defaults are right.
 

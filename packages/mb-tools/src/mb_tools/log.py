@@ -40,7 +40,7 @@ async def run(
         staying(endpoint, "mb log", "Follows the log") as client,
         client.follow_log(wanted, regex) as entries,
     ):
-        hint(output, f"the log of {endpoint.url} ({', '.join(wanted)})")
+        hint(output, f"the log of {endpoint.shown} ({', '.join(wanted)})")
         with anyio.move_on_after(timeout / 1000 if timeout is not None else math.inf):
             while left is None or left > 0:
                 lines = [_line(await anext(entries), output)]

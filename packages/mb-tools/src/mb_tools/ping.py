@@ -70,7 +70,7 @@ async def run(
     try:
         async with connected(endpoint) as client:
             if output.people:
-                await output.write(f"PING {endpoint.url}: heartbeats, Ctrl-C ends it\n")
+                await output.write(f"PING {endpoint.shown}: heartbeats, Ctrl-C ends it\n")
             next_at = anyio.current_time()
             while True:
                 await _ping(client, figures, output, timeout)
@@ -87,7 +87,7 @@ async def run(
         if figures.sent:
             with anyio.CancelScope(shield=True):
                 await output.write(
-                    figures.text(endpoint.url) if output.people else json_line(figures.as_json())
+                    figures.text(endpoint.shown) if output.people else json_line(figures.as_json())
                 )
     return Status.SUCCESS if figures.answered else Status.FAILED
 

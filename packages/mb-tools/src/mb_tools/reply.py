@@ -117,7 +117,7 @@ async def run(
         staying(endpoint, name, f"Answers {topic}", reconnect=reconnect) as client,
         client.subscribe(topic, priority, action="request") as requests,
     ):
-        hint(service.output, f"answering {topic} at {endpoint.url}")
+        hint(service.output, f"answering {topic} at {endpoint.shown}")
         async with anyio.create_task_group() as tasks:
             for _ in range(concurrency):
                 tasks.start_soon(service.serve, requests)

@@ -41,7 +41,7 @@ async def run(
         subscriptions = [
             await stack.enter_async_context(client.subscribe(pattern)) for pattern in patterns
         ]
-        hint(printer.output, f"listening to {' '.join(patterns)} at {endpoint.url}")
+        hint(printer.output, f"listening to {' '.join(patterns)} at {endpoint.shown}")
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
                 for subscription in subscriptions:

@@ -50,7 +50,7 @@ async def run(
     ):
         # Who was there before; who comes is in the feed.
         printer.names.learn_list(await ask_list(client, "system.service.list", "services"))
-        hint(printer.output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.url}")
+        hint(printer.output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.shown}")
         while printer.left is None or printer.left > 0:
             deadline = builder.next_deadline()
             wait = float("inf") if deadline is None else max(0.0, deadline - time.monotonic())

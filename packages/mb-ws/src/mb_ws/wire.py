@@ -9,6 +9,7 @@ import logging
 import re
 from email.utils import formatdate
 from http import HTTPStatus
+from urllib.parse import urljoin
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers, MultipleValuesError
@@ -21,7 +22,7 @@ from websockets.uri import parse_uri
 
 from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
 from mb_core.message import is_text
-from mb_core.url import URL
+from mb_core.url import URL, redacted
 from mb_core.wire import Limits, Page, Site, Visit, WireState, foreign_protocol
 
 from .frames import KEY, MASKED, OPCODE, OPCODES, TEXT, MaskingKeys, apply_mask, text_head
@@ -44,23 +45,39 @@ _ALLOW = "GET, HEAD, OPTIONS"
 _HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
 # Bytes of what came that are shown where it was no handshake.
 _SHOWN = 64
-# The statuses that turn away who asks, whenever he asks; and what to add to their names.
-_DENIALS: dict[int, str] = {
+# The statuses that turn away who asks, whenever he asks.
+_DENIALS = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+    }
+)
+# What to add to a status.
+_HINTS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: " (it asks for credentials, and a broker's URL carries none)",
-    HTTPStatus.FORBIDDEN: "",
+    HTTPStatus.NOT_FOUND: " (is the URL's path right?)",
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: " (a proxy on the way asks for credentials)",
+    HTTPStatus.BAD_GATEWAY: " (a proxy on the way does not reach the broker)",
+    HTTPStatus.SERVICE_UNAVAILABLE: " (it is not ready, or has no room)",
+    HTTPStatus.GATEWAY_TIMEOUT: " (a proxy on the way does not reach the broker)",
 }
+_REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+_PERMANENT = frozenset({301, 308})
 
 
 def client_wire(url: URL, limits: Limits) -> WebSocketWire:
     """The client's side; its handshake is ready to be sent.  Raises ConnectError for a bad URL."""
     try:
-        uri = parse_uri(str(url))
-    except (InvalidURI, UnicodeError) as error:
-        raise ConnectError(f"invalid URL {url}: {error}", final=True) from error
+        uri = parse_uri(url.full)
+    except InvalidURI as error:
+        # Its text has the query, which may be a secret.
+        raise ConnectError(f"invalid URL {url}: {error.msg}", final=True) from None
+    except UnicodeError as error:
+        raise ConnectError(f"invalid URL {url}: {error}", final=True) from None
     protocol = ClientProtocol(uri, max_size=limits.max_message, logger=_log)
     protocol.send_request(protocol.connect())
-    return WebSocketWire(protocol, limits)
+    return WebSocketWire(protocol, limits, url=url)
 
 
 def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
@@ -76,8 +93,11 @@ class WebSocketWire:
     message each: those are written and read here, and any other is given to websockets, whole.
     """
 
-    def __init__(self, protocol: Protocol, limits: Limits, site: Site | None = None) -> None:
+    def __init__(
+        self, protocol: Protocol, limits: Limits, site: Site | None = None, url: URL | None = None
+    ) -> None:
         self.error: MBError | None = None
+        self._url = url  # where a client goes
         self._protocol = protocol
         self._limit = limits.max_message
         self._site = site
@@ -221,7 +241,7 @@ class WebSocketWire:
     def _look_at_response(self, response: Response) -> None:
         fault = self._protocol.handshake_exc
         if fault is not None:
-            self.error = _refusal(response, fault)
+            self.error = _refusal(response, fault, self._url)
 
     # Frames
 
@@ -433,7 +453,7 @@ def _seen(start: bytes) -> str:
     return f"received {foreign if foreign is not None else repr(start)}"
 
 
-def _refusal(response: Response, fault: Exception) -> ConnectError:
+def _refusal(response: Response, fault: Exception, url: URL | None) -> ConnectError:
     """Why an answer to our handshake, which is valid HTTP, does not open a connection."""
     status = response.status_code
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
@@ -441,13 +461,32 @@ def _refusal(response: Response, fault: Exception) -> ConnectError:
             f"the server accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
         )
         return ConnectError(text)
+    if status in _REDIRECTS and "Location" in response.headers:
+        return _redirect(response, url)
     body = (response.body or b"")[:200].decode(errors="backslashreplace").strip()
+    if url is not None and url.query:
+        body = body.replace(url.query, "***")  # a server may show what it was asked for
     if status == HTTPStatus.OK:
         text = "the server answered the WebSocket handshake with a page (HTTP status 200)"
         return ConnectError(f"{text}: does a proxy on the way drop the Upgrade header?")
     text = f"the server refused the WebSocket handshake with HTTP status {status}"
-    text += _DENIALS.get(status, "") + (f": {body}" if body else "")
+    text += _HINTS.get(status, "") + (f": {body}" if body else "")
     return ConnectError(text, final=status in _DENIALS)
+
+
+def _redirect(response: Response, url: URL | None) -> ConnectError:
+    """Redirects are not followed: the program would say one address and use another."""
+    location = response.headers.get_all("Location")[0]
+    if url is not None:
+        location = urljoin(re.sub("^ws", "http", url.full), location)
+    shown = redacted(location)
+    instead = re.sub("^http", "ws", shown)
+    status = response.status_code
+    return ConnectError(
+        f"the server redirects to {shown} (HTTP status {status}), and redirects are not followed: "
+        f"if a broker is there, connect to {instead}",
+        final=status in _PERMANENT,
+    )
 
 
 def _cut(reason: str) -> str:

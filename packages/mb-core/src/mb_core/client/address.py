@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..errors import ConnectError
 from ..link import Address
 from ..transport import SocketAddress, WireTransport, port_of
-from ..url import URL, parse_url
+from ..url import URL, parse_url, redacted
 
 __all__ = ["CONNECT_TO", "broker_url", "stream_address"]
 
@@ -23,21 +23,22 @@ def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL
     if "://" in target:
         if port is not None or use_tls:
             raise ConnectError(
-                f"the URL {target!r} says it all: no port and no use_tls beside it "
+                f"the URL {redacted(target)!r} says it all: no port and no use_tls beside it "
                 "(wss:// and tls:// are the encrypted schemes)",
                 final=True,
             )
         return parse_url(target)
     if not isinstance(port, int):
         raise ConnectError(
-            f"a port is needed beside the host {target!r}, or a URL such as tcp://localhost:8081",
+            f"a port is needed beside the host {redacted(target)!r}, or a URL such as tcp://localhost:8081",
             final=True,
         )
     host = f"[{target}]" if ":" in target and not target.startswith("[") else target
     url = parse_url(f"{scheme}://{host}:{port}")
     if url.port != port or url.path:
         raise ConnectError(
-            f"invalid host {target!r}: expected a name or an address, nothing more", final=True
+            f"invalid host {redacted(target)!r}: expected a name or an address, nothing more",
+            final=True,
         )
     return url
 

@@ -11,7 +11,7 @@ import anyio
 
 from ..codec import JSON, Codec, check_kind
 from ..errors import ConnectError, LocalProtocolError
-from ..header import DEFAULT_VERSION, MessageHeader
+from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
 from ..plugins import Plugins, discover
 from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox, SessionState

@@ -72,6 +72,7 @@ class Supervisor:
         self.connection: Connection
         self._live: Connection | None = None
         self._urls = list(urls)
+        self._several = len(urls) > 1
         # Those that the first connection is not tried at again: their errors are final.
         self._hopeless: set[URL] = set()
         self._callbacks = callbacks
@@ -373,7 +374,7 @@ class Supervisor:
     async def _try_each(self, *, again: bool) -> None:
         """Try each URL once; raises ConnectError or PluginError where none has connected."""
         first = not self._connections
-        failures: list[ConnectError | PluginError] = []
+        failures: list[tuple[URL, ConnectError | PluginError]] = []
         for url in [url for url in self._urls if url not in self._hopeless]:
             connection = Connection(
                 self.session,
@@ -390,7 +391,7 @@ class Supervisor:
             try:
                 await connection.open(url)
             except (ConnectError, PluginError) as error:
-                failures.append(error)
+                failures.append((url, error))
                 if first and (isinstance(error, PluginError) or error.final):
                     self._hopeless.add(url)
             else:
@@ -399,9 +400,9 @@ class Supervisor:
                 self._urls.insert(0, url)
                 self._connected(connection, url)
                 return
-        if len(failures) == 1:
-            raise failures[0]
-        text = "; ".join(map(str, failures))
+        if not self._several:
+            raise failures[0][1]
+        text = "; ".join(_named(url, error) for url, error in failures)
         final = self._hopeless.issuperset(self._urls)
         raise ConnectError(f"no broker was reached: {text}", final=final)
 
@@ -522,6 +523,12 @@ class Supervisor:
     def _handle_deadline(self, now: float) -> None:
         progress = self._live.progress if self._live is not None else 0
         self._dispatcher.act(self.session.handle_deadline(now, progress=progress))
+
+
+def _named(url: URL, error: MBError) -> str:
+    """The error of one URL among several."""
+    text = str(error)
+    return text if text.startswith(str(url)) else f"{url}: {text}"
 
 
 def _not_restored(limit: str, why: MBError | None) -> EndError:

@@ -66,7 +66,7 @@ class Feed:
         interval: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.url = endpoint.url
+        self.url = endpoint.shown
         self._endpoint = endpoint
         self._model = model
         self._wanted = audit
@@ -97,7 +97,7 @@ class Feed:
         When it fails or is cancelled, nothing is left behind.
         """
         client = MessageBrokerClient(
-            self.url,
+            self._endpoint.url,
             ssl_context=self._endpoint.ssl_context(),
             connect_timeout=_CONNECT_LIMIT,
             close_timeout=_CLOSE_LIMIT,

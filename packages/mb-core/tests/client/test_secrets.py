@@ -1,0 +1,73 @@
+"""A token in a URL's query reaches the server, and no log, error, callback or observer's text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from mb_broker import RunningBroker
+from mb_core import ConnectError, MessageBrokerClient, Plugins, hookimpl, installed_plugins
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+
+Start = Callable[..., AbstractAsyncContextManager[Any]]
+
+QUERY = "/?token=SECRET"
+
+
+async def test_the_log_and_observers_do_not_show_it(
+    mb_broker: RunningBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    class Watcher:
+        @hookimpl
+        def mb_connected(self, url: object, peer: str) -> None:
+            told.append(f"{url} {url!r} {peer}")
+
+    class Transports:
+        @hookimpl
+        def mb_register_transports(self) -> Any:
+            return [installed_plugins().transport("ws")]
+
+    plugins = Plugins()
+    plugins.register(Watcher(), "watcher")
+    plugins.register(Transports(), "transports")
+    caplog.set_level(logging.DEBUG)
+    url = mb_broker.url_of("ws") + QUERY
+    async with MessageBrokerClient(url, plugins=plugins) as client:
+        told.append(repr(client))
+        told.append(repr(client.stats()))
+    assert told
+    assert "/?***" in told[0]
+    assert "SECRET" not in "".join(told)
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("mb_")]
+    assert any("connected to ws://" in text for text in logged)
+    assert "SECRET" not in caplog.text
+
+
+async def test_errors_do_not_show_it(start_tcp_server: Start) -> None:
+    async with start_tcp_server(greeting=None) as server:
+        url = f"ws://127.0.0.1:{server.port}{QUERY}"
+        with pytest.raises(ConnectError) as raised:
+            await MessageBrokerClient(url, connect_timeout=50).connect()
+        assert "/?*** did not accept the connection within 0.05 s" in str(raised.value)
+        assert "SECRET" not in str(raised.value)
+        with pytest.raises(ConnectError) as raised:
+            await MessageBrokerClient().connect(url, 8080)
+        assert "SECRET" not in str(raised.value)
+
+
+async def test_with_several_urls_each_error_names_its_url() -> None:
+    urls = ["ws://127.0.0.1:1/a?token=SECRET", "memory://nobody", "tcp://127.0.0.1:1"]
+    with pytest.raises(ConnectError) as raised:
+        await MessageBrokerClient(urls).connect()
+    text = str(raised.value)
+    assert text.startswith("no broker was reached: ws://127.0.0.1:1/a?***: nobody listens on ")
+    assert "; memory://nobody: no broker in this process listens at " in text
+    assert "; tcp://127.0.0.1:1: nobody listens on 127.0.0.1:1" in text
+    assert "SECRET" not in text
