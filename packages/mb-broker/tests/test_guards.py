@@ -24,6 +24,7 @@ from mb_core.hookspecs import hookimpl
 from mb_core.link import Link, LinkHandler
 from mb_core.plugins import Plugins
 from mb_core.url import URL
+from mb_core.wire import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +34,7 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 ID = "123e4567-e89b-42d3-a456-426614174000"
 LEAST_UNREAD = 256 * 1024
 BLOCK = "x" * 16_000
+LARGE = Limits(max_message=16_000_000)
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -350,8 +352,9 @@ async def test_a_client_that_does_not_end_is_given_up_at_the_close_time_limit(
     with anyio.fail_after(5):
         async with (
             Broker("tcp://127.0.0.1:0", **options) as broker,
-            await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")),
+            await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")) as stream,
         ):
+            await stream.send(framed(b"response:system.heartbeat:1.0.0\n{}"))
             await until(lambda: broker.connections == 1)
             await until(lambda: broker.connections == 0)
     assert "did not end it in 0.05 s" in caplog.text
@@ -523,6 +526,7 @@ class FaultyLink:
         self.bytes_sent = 0
         self.aborted = 0
         self.handler: LinkHandler
+        self.relieved = anyio.Event()
         self._closed = anyio.Event()
 
     def send(self, message: bytes) -> None:
@@ -536,7 +540,7 @@ class FaultyLink:
         raise NotImplementedError
 
     async def drain(self) -> None:
-        raise NotImplementedError
+        await self.relieved.wait()
 
     def close(self, reason: str = "") -> None:
         self.abort()
@@ -546,6 +550,7 @@ class FaultyLink:
         self.aborted += 1
         if not self._closed.is_set():
             self._closed.set()
+            self.relieved.set()
             self.handler.link_lost(None)
 
     async def wait_closed(self) -> None:
@@ -610,3 +615,151 @@ async def test_a_link_that_ends_within_its_abort_is_cut_off_once_and_others_are_
             assert [text.partition(" does")[0] for text in texts] == [
                 f"stalled {n}" for n in range(3)
             ]
+
+
+async def test_a_link_that_can_not_pause_is_cut_off_for_what_it_sends_without_reading(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    with anyio.fail_after(5):
+        async with Broker("faulty://", plugins=plugins, max_unread=LEAST_UNREAD) as broker:
+            link = transport.join("sender")
+            link.handler.messages_received([subscription("a.b")])
+            publish = f"publish:a.b:1.0.0\n{BLOCK}".encode()
+            link.handler.messages_received([publish] * 5)
+            unread = link.unsent
+            assert LEAST_UNREAD // 4 < unread < LEAST_UNREAD // 2
+            link.handler.messages_received([publish] * 5)
+            assert link.unsent == unread  # it has to read first
+            link.congested, link.unsent = False, 0
+            link.relieved.set()
+            while not link.unsent:
+                await anyio.lowlevel.checkpoint()
+            assert link.unsent > 5 * len(BLOCK)
+            link.congested, link.relieved = True, anyio.Event()
+            link.handler.messages_received([publish])
+            while not link.aborted:
+                link.handler.messages_received([publish] * 10)
+            assert re.search(r"sender sends too fast: \d+ bytes of it wait", caplog.text)
+            assert broker.connections == 0
+
+
+async def test_the_sum_of_what_is_unread_has_a_limit_and_the_worst_is_cut_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    with anyio.fail_after(5):
+        async with Broker("faulty://", plugins=plugins, max_unread_total=1_000_000) as broker:
+            links = [transport.join(f"client {n}") for n in range(10)]
+            for number, link in enumerate(links):
+                for topic in range(number + 1):
+                    link.handler.messages_received([subscription(f"t{topic}")])
+            publisher = transport.join("publisher")
+            publisher.congested = False
+            round_ = [f"publish:t{n}:1.0.0\n{BLOCK}".encode() for n in range(10)]
+            # Of each round, the client N gets N + 1 messages: 55 of 16 kB in all.
+            publisher.handler.messages_received(round_)
+            assert not [link for link in links if link.aborted]
+            publisher.handler.messages_received(round_)
+            aborted = [link.peer for link in links if link.aborted]
+            assert "client 9" in aborted
+            assert not {"client 0", "client 1", "client 2", "client 3"} & {*aborted}
+            assert sum(link.unsent for link in links if not link.aborted) < 1_100_000
+            assert re.search(
+                r"client 9 does not read: \d+ bytes wait for it, of \d+ for all clients, "
+                r"the limit is 1000000 \(max_unread_total\); it is cut off",
+                caplog.text,
+            )
+            assert broker.connections == 11 - len(aborted)
+
+
+# Questions whose answers are not read; and more of them than fit into one go
+
+
+async def test_who_does_not_read_the_answers_is_not_read_from_until_it_does(
+    connect: Connect,
+) -> None:
+    topics = {f"t{number}x{'a' * 200}" for number in range(600)}
+    question = b"request:system.topic.list:1.0.0:%b\n{}" % ID.encode()
+    with anyio.fail_after(30):
+        async with Broker(*urls()) as broker:
+            client = await connect(broker.url_of("tcp"), limits=LARGE)
+            for topic in topics:
+                await client.subscribe(topic)
+            async with await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp")) as greedy:
+                await greedy.send(framed(*[question] * 400))
+                # 80 MB are asked for, and the broker holds a little of that for it.
+                for _ in range(200):
+                    await client.is_served()
+                (held,) = [each.held for each in broker._connections.values() if each.stalled]
+                assert held < 5_000_000
+                # It reads, and gets them all.
+                read, answers = b"", 0
+                while answers < 401:
+                    read += await greedy.receive(1 << 20)
+                    while len(read) >= 4 and len(read) >= (end := 4 + int.from_bytes(read[:4])):
+                        answers += 1
+                        read = read[end:]
+                await greedy.send(framed(b"request:system.heartbeat:1.0.0:%b\n{}" % ID.encode()))
+                assert b"success" in await greedy.receive()
+
+
+@pytest.mark.parametrize("scheme", ["memory", "tcp", "ws"])
+async def test_many_messages_at_once_are_handled_in_order_up_to_the_end(
+    scheme: str, connect: Connect
+) -> None:
+    count = 1_000
+    with anyio.fail_after(10):
+        async with Broker(*urls()) as broker:
+            subscriber = await connect(broker.url_of("memory"))
+            await subscriber.subscribe("a.b")
+            client = await connect(broker.url_of(scheme))
+            lists = f"request:system.service.list:1.0.0:{ID}\n{{}}"
+            for number in range(count):
+                client.send(f"publish:a.b:1.0.0\n{number}")
+                if number % 100 == 0:
+                    client.send(lists)
+            await client.close()
+            for number in range(count):
+                assert (await subscriber.receive()).endswith(b"\n%d" % number)
+
+
+async def test_a_slow_reader_is_spared_as_long_as_it_reads(until: Until) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    limits: Any = {"max_unread": LEAST_UNREAD, "heartbeat_after": 20, "drop_after": 40}
+    with anyio.fail_after(10):
+        async with Broker("faulty://", plugins=plugins, **limits) as broker:
+            reader, publisher = transport.join("reader"), transport.join("publisher")
+            publisher.congested = False
+            reader.handler.messages_received([subscription("a.b")])
+            publish = f"publish:a.b:1.0.0\n{BLOCK}".encode()
+            publisher.handler.messages_received([publish] * 10)
+            (connection,) = [each for each in broker._connections.values() if each.stalled]
+            for _ in range(3):
+                seen = connection.unread
+                reader.unsent -= 5_000
+                await until(lambda seen=seen: connection.unread != seen)  # type: ignore[misc]
+                assert not reader.aborted
+            await until(lambda: bool(reader.aborted))
+
+
+async def test_pings_count_as_output_that_is_not_read(
+    until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
+    with anyio.fail_after(20), socket.socket() as flooder:
+        async with Broker("ws://127.0.0.1:0", max_unread=LEAST_UNREAD) as broker:
+            flooder.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            flooder.connect(("127.0.0.1", port_of(broker, "ws")))
+            flooder.sendall(UPGRADE)
+            await until(lambda: broker.connections == 1)
+            flooder.setblocking(False)
+            while broker.connections:
+                try:
+                    flooder.send(ping * 500)
+                except (BlockingIOError, ConnectionError):
+                    await anyio.lowlevel.checkpoint()
+            assert re.search(r"does not read: \d+ bytes wait for it", caplog.text)

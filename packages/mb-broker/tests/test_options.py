@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "max_payload": 16_384,
     "max_header": 367,
     "max_unread": 16_777_216,
+    "max_unread_total": 268_435_456,
     "max_subscriptions": 10_000,
     "max_outstanding": 10_000,
     "max_handshakes": 1_000,
@@ -58,7 +59,7 @@ def test_the_table_lists_each_with_kind_unit_and_what_it_does() -> None:
             "ms"
             if option.name in TIMES
             else "bytes"
-            if option.name in ("max_payload", "max_header", "max_unread")
+            if option.name in ("max_payload", "max_header", "max_unread", "max_unread_total")
             else ""
         )
         assert option.about.endswith(".")
@@ -77,7 +78,12 @@ def test_defaults_are_not_shared() -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_has_a_least_value(name: str) -> None:
-    least = {"drain_timeout": 0, "max_unread": 262_144, "max_header": 128}.get(name, 1)
+    least = {
+        "drain_timeout": 0,
+        "max_unread": 262_144,
+        "max_unread_total": 262_144,
+        "max_header": 128,
+    }.get(name, 1)
     assert complete_options({name: least})[name] == least  # type: ignore[literal-required]
     for below in (least - 1, -1):
         with pytest.raises(LocalProtocolError) as refused:

@@ -33,6 +33,7 @@ from .registry import Service
 from .replies import busy_reply
 from .router import Router, RouterOptions
 from .site import Visitors, broker_pages
+from .turns import Turns
 
 if TYPE_CHECKING:
     import ssl
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["Broker", "url_of"]
 
 _log = logging.getLogger("mb_broker")
+
+# Messages of one client that are handled as they come; more of them wait for their turn.
+_AT_ONCE = 64
+# Bytes that a stream gives at once, at most.
+_CHUNK = 256 * 1024
 
 # Clients receive 16 MiB, header included.
 _MAX_ANSWER = 16 * 1024 * 1024 - 1024
@@ -84,6 +90,7 @@ class Broker:
             handshake_timeout=given["handshake_timeout"] / 1000,
             close_timeout=given["close_timeout"] / 1000,
             max_handshakes=given["max_handshakes"],
+            unread=self._look_at,
             refused=self._refused,
             ssl_context=ssl_context,
         )
@@ -109,13 +116,18 @@ class Broker:
         )
         visitors = Visitors(given["origins"], (url.host for url in self._wanted))
         self._site = Site(pages, visitors.forbid)
-        self._connections: set[_Connection] = set()
+        self._connections: dict[Service, _Connection] = {}
+        # Read no more from a client that has left so many bytes unread: it has to read first.
+        self._pause_at = given["max_unread"] // 4
+        # Bytes that have come to wait since the sum of all that waits was taken.
+        self._unsummed = 0
         self._turned_away: set[Link] = set()
         self._listeners: list[Listener] = []
         self._idle: anyio.Event | None = None
         self._tasks: anyio.abc.TaskGroup
         self._home: Home
         self._timer: DeadlineTimer
+        self._turns: Turns[_Connection]
         self._clock: Callable[[], float]
         self._accepting: Accept = self._accept
 
@@ -140,6 +152,7 @@ class Broker:
         self._clock = backend.time
         self._home = Home(backend)
         self._timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
+        self._turns = Turns(backend.poster(), self._take_turn)
         self._tasks = anyio.create_task_group()
         if self._faults is not None:
             self._accepting = self._faults.over(self._accept, backend)
@@ -189,7 +202,7 @@ class Broker:
         """Stop listening and end every connection at once, as a process that is killed does."""
         self._home.check("broker")
         await self._stop_listening()
-        for connection in list(self._connections):
+        for connection in list(self._connections.values()):
             connection.link.abort()
             await connection.link.wait_closed()
 
@@ -223,7 +236,7 @@ class Broker:
         if len(self._connections) >= self.options["max_connections"]:
             return self._turn_away(link)
         connection = _Connection(self, link, self._router.connect(self._clock()))
-        self._connections.add(connection)
+        self._connections[connection.service] = connection
         service_id = connection.service.id
         self._write("info", f"{link.peer} connected", cause="connected", serviceId=service_id)
         self.flush()
@@ -254,7 +267,7 @@ class Broker:
         self.flush()
 
     async def _close_connections(self) -> None:
-        connections = list(self._connections)
+        connections = list(self._connections.values())
         for connection in connections:
             connection.link.close("the broker is shutting down")
         for connection in connections:
@@ -276,14 +289,65 @@ class Broker:
 
     # What the connections share
 
-    def receive(self, service: Service, messages: list[bytes]) -> None:
-        self._router.receive(service, messages, self._clock())
+    def receive(self, connection: _Connection, messages: list[bytes]) -> None:
+        if connection.waiting or connection.stalled:
+            connection.waiting += messages
+            if not connection.can_pause:
+                self._limit_waiting(connection)
+            return
+        later: list[bytes] = []
+        if len(messages) > _AT_ONCE:
+            messages, later = messages[:_AT_ONCE], messages[_AT_ONCE:]
+        rest = self._router.receive(connection.service, messages, self._clock(), costly=0)
+        if rest or later:
+            connection.waiting = rest + later
+            connection.pause()
+            self._count_held(sum(map(len, connection.waiting)))
+            self._turns.add(connection)
         self.flush()
         self._timer.look()
 
+    def _take_turn(self, connection: _Connection) -> bool:
+        """Handle a little of what waits; whether there is more to do now."""
+        if not connection.ready:
+            return False  # it has ended meanwhile, or has to read first
+        waiting = connection.waiting
+        some, connection.waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+        rest = self._router.receive(connection.service, some, self._clock(), costly=1)
+        if rest:
+            connection.waiting[:0] = rest
+        self.flush()
+        self._timer.look()
+        connection.resume()
+        return connection.ready
+
+    def _limit_waiting(self, connection: _Connection) -> None:
+        """Of a transport that can't have its client wait with sending."""
+        size, limit = sum(map(len, connection.waiting)), self.options["max_unread"]
+        if size > limit:
+            text = f"sends too fast: {size} bytes of it wait, the limit is {limit} (max_unread)"
+            self._cut_off(connection.link, text)
+
+    async def _wait_until_read(self, connection: _Connection) -> None:
+        link = connection.link
+        try:
+            await link.drain()
+        except Exception:
+            # A bug in its transport, as in `_send_outbox`.
+            _log.exception("internal error: the link to %s is given up", link.peer)
+            link.abort()
+        connection.stalled = False
+        connection.resume()
+        if connection.ready:
+            self._turns.add(connection)
+
     def leave(self, connection: _Connection, error: MBError | None) -> None:
-        self._connections.discard(connection)
         service, peer = connection.service, connection.link.peer
+        del self._connections[service]
+        waiting, connection.waiting = connection.waiting, []
+        while waiting:  # sent before it left; but answers do not reach it any more
+            rest = self._router.receive(service, waiting, self._clock(), costly=0)
+            waiting = rest[1:]
         self._router.disconnect(service, self._clock())
         if error is None:
             level, text, cause = "info", f"{peer} disconnected", "disconnected"
@@ -309,8 +373,8 @@ class Broker:
         link: Link = service.link
         try:
             link.send_many(messages)
-            if link.congested and link.unsent > self.options["max_unread"]:
-                self._cut_off(service)
+            if link.congested:
+                self._look_at(link, service, sum(map(len, messages)))
         except ConnectionLost:
             pass  # link_lost will say so
         except Exception:
@@ -318,16 +382,56 @@ class Broker:
             _log.exception("internal error: the link to %s is given up", link.peer)
             link.abort()
 
-    def _cut_off(self, service: Service) -> None:
-        """End a connection whose client does not read what it is sent."""
-        link: Link = service.link
-        text = (
-            f"{link.peer} does not read: {link.unsent} bytes wait for it, "
-            f"the limit is {self.options['max_unread']} (max_unread); it is cut off"
-        )
+    def _look_at(self, link: Link, service: Service | None = None, more: int = _CHUNK) -> None:
+        """See whether too much waits for a client that does not read; `more` bytes came to it."""
+        unread, limit = link.unsent, self.options["max_unread"]
+        if unread > limit:
+            text = f"does not read: {unread} bytes wait for it, the limit is {limit} (max_unread)"
+            self._cut_off(link, text)
+            return
+        if service is not None and unread > self._pause_at:
+            connection = self._connections.get(service)
+            if connection is not None and not connection.stalled:
+                connection.stall(unread)
+                self._tasks.start_soon(self._wait_until_read, connection)
+        self._count_held(more)
+
+    def _count_held(self, more: int) -> None:
+        """Look at the sum of all that waits, now and then: taking it costs a little."""
+        self._unsummed += more
+        if self._unsummed * 64 > self.options["max_unread_total"]:
+            self._unsummed = 0
+            self._limit_total()
+
+    def _limit_total(self) -> None:
+        """Cut off those for which most waits, as many as it takes."""
+        limit = self.options["max_unread_total"]
+        held = {each: size for each in self._connections.values() if (size := each.held)}
+        total = sum(held.values())
+        if total <= limit:
+            return
+        for connection, size in sorted(held.items(), key=lambda item: -item[1]):
+            text = (
+                f"does not read: {size} bytes wait for it, of {total} for all clients, "
+                f"the limit is {limit} (max_unread_total)"
+            )
+            self._cut_off(connection.link, text)
+            total -= size
+            if total <= limit:
+                return
+
+    def _cut_off(self, link: Link, why: str) -> None:
+        """End the connection of a client that takes more than its share."""
+        about = {}
+        for connection in self._connections.values():
+            if connection.link is link:
+                if connection.cut_off:
+                    return
+                connection.cut_off = True
+                about["serviceId"] = connection.service.id
         link.abort()
         self._router.metrics.cut_off.add(int(self._clock()))
-        self._write("warn", text, serviceId=service.id)
+        self._write("warn", f"{link.peer} {why}; it is cut off", **about)
 
     def _write(self, level: str, text: str, *, cause: str | None = None, **fields: Any) -> None:
         second = int(self._clock())
@@ -335,13 +439,24 @@ class Broker:
 
     def _handle_deadline(self, now: float) -> None:
         self._router.handle_deadline(now)
-        dropped = self._router.take_dropped()
+        dropped = [each for each in self._router.take_dropped() if not self._reads(each, now)]
         for service in dropped:
             text = f"{service.link.peer} was silent for too long: dropped"
             self._write("info", text, serviceId=service.id)
         self.flush()
         for service in dropped:
             service.link.close("no sign of life")
+
+    def _reads(self, service: Service, now: float) -> bool:
+        """Whether a client from which we do not read has itself read something since then."""
+        connection = self._connections.get(service)
+        if connection is None or not connection.stalled:
+            return False
+        before, connection.unread = connection.unread, connection.link.unsent
+        if connection.unread >= before:
+            return False
+        self._router.spare(service, now)
+        return True
 
 
 def url_of(urls: Sequence[str], scheme: str) -> str:
@@ -366,9 +481,40 @@ class _Connection:
         service.link = link
         service.progress = _progress(service)
         self._broker = broker
+        self.waiting: list[bytes] = []  # messages that are not handled yet
+        self.stalled = False  # it has to read before anything more is read from it
+        self.cut_off = False
+        self.unread = 0  # bytes that it had not read when it was looked at last
+        # Links of others may have been written before there was such a thing.
+        self.can_pause = hasattr(link, "pause_reading")
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for it, or of it."""
+        unread = 0 if self.cut_off else self.link.unsent
+        return unread + sum(map(len, self.waiting))
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages wait that may be handled."""
+        return bool(self.waiting) and not self.stalled
+
+    def pause(self) -> None:
+        if self.can_pause:
+            self.link.pause_reading()
+
+    def resume(self) -> None:
+        """Read again, if everything was handled and it may be."""
+        if self.can_pause and not self.waiting and not self.stalled:
+            self.link.resume_reading()
+
+    def stall(self, unread: int) -> None:
+        self.stalled = True
+        self.unread = unread
+        self.pause()
 
     def messages_received(self, messages: list[bytes]) -> None:
-        self._broker.receive(self.service, messages)
+        self._broker.receive(self, messages)
 
     def link_lost(self, error: MBError | None) -> None:
         self._broker.leave(self, error)

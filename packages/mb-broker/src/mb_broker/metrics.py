@@ -99,11 +99,11 @@ class BrokerMetrics:
             Action.RESPONSE: (self.response, self.response_error),
         }
 
-    def count_sizes(self, second: int, messages: list[bytes]) -> None:
-        """Count a batch of received messages."""
-        self.message.add(second, len(messages))
+    def count_sizes(self, second: int, messages: list[bytes], factor: int = 1) -> None:
+        """Count a batch of received messages; by the factor -1, one that is taken back."""
+        self.message.add(second, factor * len(messages))
         size = sum(map(len, messages))
-        self._size_sum += size
+        self._size_sum += factor * size
         if size > self._size_max:  # else none of them is
             self._size_max = max(self._size_max, *map(len, messages))
 

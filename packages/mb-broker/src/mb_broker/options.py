@@ -78,6 +78,14 @@ class BrokerOptions(TypedDict, total=False):
             least=256 * 1024,
         ),
     ]
+    max_unread_total: Annotated[
+        int,
+        _bytes(
+            256 * 1024 * 1024,
+            "Output that all clients together may leave unread; then the one with most is cut off.",
+            least=256 * 1024,
+        ),
+    ]
     max_subscriptions: Annotated[int, _count(10_000, "Subscriptions of one client.")]
     max_outstanding: Annotated[
         int,

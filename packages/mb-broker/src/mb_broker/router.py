@@ -38,7 +38,7 @@ from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
 from .requests import Outstanding, OutstandingRequests
-from .system import SystemTopics
+from .system import COSTLY, SystemTopics
 
 __all__ = ["Router", "RouterOptions"]
 
@@ -140,10 +140,21 @@ class Router:
             )
         service.outbox.clear()
 
+    def spare(self, service: Service, now: float) -> None:
+        """It is alive, though nothing came from it: keep it from being dropped for that."""
+        service.last_seen = now
+        self._silences.add(service, now + self.options.heartbeat_after)
+
     # Messages
 
-    def receive(self, service: Service, messages: list[bytes], now: float) -> None:
-        """Take whole messages of one client, in order."""
+    def receive(
+        self, service: Service, messages: list[bytes], now: float, *, costly: int | None = None
+    ) -> list[bytes]:
+        """Take whole messages of one client, in order; return those that are left.
+
+        With `costly`, no more than so many of them are answered whose answers are long: the next
+        such question is left, and all behind it.
+        """
         service.last_seen = now
         self._second = int(now)
         self.metrics.count_sizes(self._second, messages)
@@ -153,7 +164,8 @@ class Router:
         registry = self.registry
         detailed = self.journal.detailed
         published = 0
-        for data in messages:
+        rest = iter(messages)
+        for data in rest:
             try:
                 prefix, request_id, _, timeout, end = read(data)
             except RemoteProtocolError as error:
@@ -176,6 +188,12 @@ class Router:
                 if published:  # the question may be how many
                     self.metrics.publish.add(self._second, published)
                     published = 0
+                if costly is not None and prefix.key in COSTLY:
+                    if not costly:
+                        left = [data, *rest]
+                        self.metrics.count_sizes(self._second, left, -1)
+                        return left
+                    costly -= 1
                 self._answer_system(service, prefix, request_id, data[end + 1 :], now)
             elif prefix.action is Action.PUBLISH:
                 published += 1
@@ -210,6 +228,7 @@ class Router:
                 self._pass_back(service, prefix, request_id, data[end + 1 :])
         if published:
             self.metrics.publish.add(self._second, published)
+        return []
 
     def take_output(self) -> list[Service]:
         """The services whose outboxes have something; the driver sends and clears them."""

@@ -27,13 +27,24 @@ from .listing import Listing, read_page
 from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, Subscription, is_system
 
-__all__ = ["SystemTopics"]
+__all__ = ["COSTLY", "SystemTopics"]
 
 _SUCCESS = {"status": "success"}
 _FAILURE = {"status": "failure"}
 
 _MAX_NAME = 36
 _MAX_DESCRIPTION = 1024
+
+COSTLY = frozenset(
+    {
+        "system.service.list",
+        "system.service.subscriptions",
+        "system.topic.list",
+        "system.topic.subscriptions",
+        "system.metrics",
+    }
+)
+"""Topics whose answers grow with what there is in the broker."""
 
 # Services whose lists of subscriptions are kept.
 _FEW_SERVICES = 16

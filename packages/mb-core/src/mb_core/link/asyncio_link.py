@@ -150,8 +150,17 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             # Shielded: several tasks may wait, and one of them may be cancelled.
             await asyncio.shield(self._drained)
 
+    def pause_reading(self) -> None:
+        if self._open and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def close(self, reason: str = "") -> None:
         if not self._closed.done():
+            self.resume_reading()
             try:
                 self._feed_rest()
                 self._wire.close(reason)
@@ -167,6 +176,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def give_way(self, reason: ConnectError) -> None:
         """End before the handshake is complete."""
+        self._probe = False
         self._refuse(reason)
         self.abort()
 
@@ -209,6 +219,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
             self._flush()
+            if self._paused and self._options.unread is not None:
+                self._options.unread(self)
         except Exception as error:
             self._give_up(error)
 

@@ -125,6 +125,18 @@ class Link(Protocol):
         """
         ...
 
+    def pause_reading(self) -> None:
+        """Take nothing more from the other side for a while, so that it has to wait with sending.
+
+        What was received before may still come, and the connection's end is still told where
+        it is noticed.  Closing it resumes reading.
+        """
+        ...
+
+    def resume_reading(self) -> None:
+        """Read again; harmless where reading was not paused, or the connection is over."""
+        ...
+
     def close(self, reason: str = "") -> None:
         """End the connection in order: what was sent goes out, then the transport's farewell.
 
@@ -174,7 +186,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
     host that is dialled.  A Listener has at most `max_handshakes` accepted streams in their
     handshake; one more ends the oldest of them, as honest ones do not last.  `refused` hears of
     each accepted stream that never became a Link: who it was, and why, None where it just ended;
-    without it, the log does.
+    without it, the log does.  `unread` hears of each Link that has received something while the
+    other side does not read what it is sent: what the Wire answers by itself may have added to it.
     """
 
     ssl_context: ssl.SSLContext | None = None
@@ -183,6 +196,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     close_timeout: float = 5.0
     max_handshakes: int = 1_000
     refused: Callable[[str, MBError | None], None] | None = None
+    unread: Callable[[Link], None] | None = None
 
 
 Address = tuple[str, int]

@@ -56,6 +56,7 @@ class MemoryLink:
         self.announced = False
         self._limits = limits
         self._queued = 0
+        self._paused = False
         self._state = _State.NEW
         self._ends_in_order = False  # all that we sent is the other end's to take
         self._unsent: list[bytes] = []
@@ -82,6 +83,14 @@ class MemoryLink:
     @property
     def unsent(self) -> int:
         return self._queued
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is a farewell, for the other end to take whether it is paused or not."""
+        try:
+            return self.output[-1] is None
+        except IndexError:
+            return False
 
     def send(self, message: bytes) -> None:
         if self._state is not _State.OPEN:
@@ -110,7 +119,16 @@ class MemoryLink:
         while self.congested and self._state is _State.OPEN:
             await self._relieved.wait()
 
+    def pause_reading(self) -> None:
+        self._paused = self._state is _State.OPEN
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.post(self.take)
+
     def close(self, reason: str = "") -> None:
+        self.resume_reading()
         if self._state is _State.OPEN:
             self._ends_in_order = True
             self.abort()
@@ -146,6 +164,8 @@ class MemoryLink:
         other.announced = False
         if self._state is _State.LOST:
             return  # nobody is here to take it: it is the other end's to take back
+        if self._paused and not other.has_ended:
+            return
         messages: list[bytes] = []
         ended = False
         error: MBError | None = None

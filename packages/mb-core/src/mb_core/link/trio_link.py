@@ -72,12 +72,15 @@ class _StreamLink(Outgoing):
         self._written = 0  # bytes of messages, of those that were handed over
         # Bytes that have arrived, or that the system has taken and had not taken at once.
         self.progress = 0
+        self._own: list[bytes] = []  # what the Wire has to say for itself
+        self._own_bytes = 0  # of those, and of the write under way
         self._shaken = False  # whether the handshake is complete
         self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
         self._open = False
         self._ended = False  # the other side's half of the stream
         self._aborted = False
         self._fault: Exception | None = None  # why it was aborted, where that is an error
+        self._resumed: trio.Event | None = None  # what the reader waits for while it is paused
         self._has_output = trio.Event()
         self._relieved = trio.Event()
         self.opened = trio.Event()
@@ -91,11 +94,11 @@ class _StreamLink(Outgoing):
 
     @property
     def congested(self) -> bool:
-        return self._queued + self.bytes_sent - self._written >= FLUSH_AT
+        return self.unsent >= FLUSH_AT
 
     @property
     def unsent(self) -> int:
-        return self._queued + self.bytes_sent - self._written
+        return self._queued + self.bytes_sent - self._written + self._own_bytes
 
     def send(self, message: bytes) -> None:
         if not self._open:
@@ -115,8 +118,18 @@ class _StreamLink(Outgoing):
         while self.congested and self._open:
             await self._relieved.wait()
 
+    def pause_reading(self) -> None:
+        if self._open and self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume_reading(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
     def close(self, reason: str = "") -> None:
         if not self._closed.is_set():
+            self.resume_reading()
             try:
                 if self._outbox and self._open:
                     self._feed(math.inf)
@@ -134,6 +147,7 @@ class _StreamLink(Outgoing):
 
     def give_way(self, reason: ConnectError) -> None:
         """End before the handshake is complete."""
+        self._probe = False
         self._refuse(reason)
         self.abort()
 
@@ -190,6 +204,7 @@ class _StreamLink(Outgoing):
             # Read on when the Wire is CLOSED: the other side may read only what is sent to it
             # when it has sent all of its own.
             self.progress += len(data)
+            shaken = self._shaken
             messages = self._wire.receive_data(bytes(data))
             if not self._shaken or self._wire.state is not WireState.OPEN:
                 self._probe = False
@@ -197,6 +212,14 @@ class _StreamLink(Outgoing):
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
             self._after_wire()
+            # Taken now, so that it counts; the end of the handshake does not.
+            if shaken and (own := self._wire.data_to_send()):
+                self._own.append(own)
+                self._own_bytes += len(own)
+            if self._options.unread is not None and self.congested:
+                self._options.unread(self)
+            if self._resumed is not None:
+                await self._resumed.wait()
         # After a reset of which the writer hears first, the stream seems to end.  It takes trio a
         # turn to tell the writer, who cancels us.
         await trio.lowlevel.checkpoint()
@@ -221,9 +244,10 @@ class _StreamLink(Outgoing):
 
     async def _write_some(self) -> bool:
         """Write the Wire's own output and messages for one write; whether there was anything."""
+        own, own_bytes, self._own = self._own, self._own_bytes, []
         messages = self._feed() if self._outbox and self._open else []
         handed = self.bytes_sent
-        data = self._wire.data_to_send()
+        data = b"".join((*own, self._wire.data_to_send())) if own else self._wire.data_to_send()
         left = memoryview(data)
         try:
             while left:
@@ -236,6 +260,7 @@ class _StreamLink(Outgoing):
                 self._put_back(messages)
             raise
         self._written = handed
+        self._own_bytes -= own_bytes
         self._relieve()
         return bool(data)
 
@@ -301,7 +326,7 @@ class _StreamLink(Outgoing):
         self._open = False
         if self._listener is not None:
             self._listener.handshakes.discard(self)
-        self._queued, self._written = 0, self.bytes_sent
+        self._queued, self._own_bytes, self._written = 0, 0, self.bytes_sent
         self._relieve()
         error = end_error(self.peer, self._wire, fault, aborted=self._aborted)
         try:

@@ -217,6 +217,12 @@ class FaultyLink:
             else:
                 await self._relieved.wait()
 
+    def pause_reading(self) -> None:
+        self.inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.inner.resume_reading()
+
     def close(self, reason: str = "") -> None:
         if self._trouble.stalled:
             self.abort()
