@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, overload
 
 import anyio
 
 from ..codec import JSON, Codec, check_kind
-from ..errors import ConnectError, LocalProtocolError
+from ..errors import ConnectError, LocalProtocolError, MBError
 from ..header import DEFAULT_VERSION, Action, MessageHeader
 from ..message import Message
 from ..plugins import Plugins, discover
 from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox, SessionState
 from ..topic import check_pattern
+from ..url import URL
 from ..wire import DEFAULT_MAX_PAYLOAD
 from .address import broker_url
 from .arguments import (
@@ -37,6 +39,7 @@ from .stats import ClientStats
 from .stopping import interruptible
 from .subscription import Subscription
 from .supervisor import Supervisor
+from .turn import checkpoint
 from .upkeep import UpkeepOptions
 
 if TYPE_CHECKING:
@@ -154,18 +157,11 @@ class MessageBrokerClient(CallbackMethods):
         URLs, within that for each), PluginError when the scheme's package is missing.  With
         `retry_connect` it goes on, unless the error is final.  When cancelled, nothing is left.
         """
-        if self._supervisor is not None or self._preparing:
-            closed = self._supervisor is not None and self._supervisor.closing
-            raise LocalProtocolError(CLOSED if closed else CONNECTED_ALREADY)
-        targets = self._urls if host is None else (host,)
-        if not targets:
-            raise ConnectError(
-                "where to? connect('localhost', 8080) or "
-                "MessageBrokerClient('tcp://localhost:8081')",
-                final=True,
-            )
-        scheme = "wss" if use_tls else "ws"
-        urls = [broker_url(target, port, use_tls, scheme) for target in targets]
+        try:
+            urls = self._where_to(host, port, use_tls)
+        except MBError:
+            await checkpoint()
+            raise
         self._preparing, self._given_up = True, False
         try:
             await discover(self._options.given_plugins, {each.scheme for each in urls})
@@ -254,7 +250,11 @@ class MessageBrokerClient(CallbackMethods):
         ends it at once.  Outside the main thread, and where the program handles a signal itself,
         signals are not touched.
         """
-        supervisor = self._connected()
+        try:
+            supervisor = self._connected()
+        except LocalProtocolError:
+            await checkpoint()
+            raise
         await interruptible(supervisor.wait_over, supervisor.close)
 
     # Asking, answering, publishing, listening
@@ -265,6 +265,7 @@ class MessageBrokerClient(CallbackMethods):
         Again replaces it.  Each new connection is told it again.  Raises LocalProtocolError for
         other texts, and what `request` raises with `retry`.
         """
+        await checkpoint()
         await self._connected().register(name, description)
 
     @overload
@@ -321,14 +322,17 @@ class MessageBrokerClient(CallbackMethods):
         whose `path` says where, for an answer that does not fit `result`.  When cancelled, the
         request may have been sent; its answer is ignored.
         """
-        if response_handler is not None:
-            check_response_handler(response_handler)
-        supervisor = self._connected()
-        if result is not None:
-            check_kind(result, self._codec)
-        message = await supervisor.complete(
-            supervisor.ask(topic, payload, timeout, version, parent_id, retry)
-        )
+        try:
+            if response_handler is not None:
+                check_response_handler(response_handler)
+            supervisor = self._connected()
+            if result is not None:
+                check_kind(result, self._codec)
+            request = supervisor.ask(topic, payload, timeout, version, parent_id, retry)
+        except Exception:
+            await checkpoint()
+            raise
+        message = await supervisor.complete(request)
         if response_handler is not None:
             await call(response_handler, copy(message).payload)  # it may change what it gets
         return message if result is None else message.decode(result)
@@ -355,22 +359,31 @@ class MessageBrokerClient(CallbackMethods):
         MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
         message may have been sent.
         """
-        supervisor = self._connected()
-        if parent_id is None:
-            parent_id = handled_id()
+        try:
+            supervisor = self._connected()
+            if parent_id is None:
+                parent_id = handled_id()
+            if confirm:
+                request = supervisor.ask_to_publish(topic, payload, timeout, version, parent_id)
+            else:
+                message = supervisor.session.publish(
+                    topic, payload, version=version, parent_id=parent_id
+                )
+        except Exception:
+            await checkpoint()
+            raise
         if confirm:
-            await supervisor.call(
-                supervisor.ask_to_publish(topic, payload, timeout, version, parent_id)
-            )
-            return
-        message = supervisor.session.publish(topic, payload, version=version, parent_id=parent_id)
-        if message is None:
+            await supervisor.call(request)
+        elif message is None:
             supervisor.look_at_buffer()
-            return
-        connection = supervisor.connection
-        connection.send(message)
-        if connection.link.congested:
-            await connection.link.drain()
+            await checkpoint()
+        else:
+            connection = supervisor.connection
+            connection.send(message)
+            if connection.link.congested:
+                await connection.link.drain()
+            elif monotonic() >= supervisor.turn.over:
+                await supervisor.turn.take()
 
     def subscribe(
         self,
@@ -470,13 +483,17 @@ class MessageBrokerClient(CallbackMethods):
         `action` narrows it to "publish" or "request".  Raises LocalProtocolError where there is
         no such subscription.  When cancelled, this side has let go of them.
         """
-        check_pattern(topic)
-        actions = actions_of(action)
-        supervisor = self._connected()
-        table = supervisor.session.subscriptions
-        entries = [entry for kind in actions for entry in table.of(kind, topic)]
-        if not entries:
-            raise LocalProtocolError(f"there is no subscription to {topic!r}")
+        try:
+            check_pattern(topic)
+            actions = actions_of(action)
+            supervisor = self._connected()
+            table = supervisor.session.subscriptions
+            entries = [entry for kind in actions for entry in table.of(kind, topic)]
+            if not entries:
+                raise LocalProtocolError(f"there is no subscription to {topic!r}")
+        except Exception:
+            await checkpoint()
+            raise
         for entry in entries:
             entry.consumer.release(entry)
         await supervisor.unsubscribe(entries)
@@ -534,8 +551,26 @@ class MessageBrokerClient(CallbackMethods):
 
     async def _end(self, *, drain: bool) -> None:
         self._given_up = True
-        if self._supervisor is not None:
-            await self._supervisor.close(drain=drain)
+        try:
+            if self._supervisor is not None:
+                await self._supervisor.close(drain=drain)
+        finally:
+            # Closing is over, or goes on by itself: so this may be cancelled.
+            await checkpoint()
+
+    def _where_to(self, host: str | None, port: int | None, use_tls: bool) -> list[URL]:
+        if self._supervisor is not None or self._preparing:
+            closed = self._supervisor is not None and self._supervisor.closing
+            raise LocalProtocolError(CLOSED if closed else CONNECTED_ALREADY)
+        targets = self._urls if host is None else (host,)
+        if not targets:
+            raise ConnectError(
+                "where to? connect('localhost', 8080) or "
+                "MessageBrokerClient('tcp://localhost:8081')",
+                final=True,
+            )
+        scheme = "wss" if use_tls else "ws"
+        return [broker_url(target, port, use_tls, scheme) for target in targets]
 
     def _stop_consuming_with(self, place: int) -> None:
         if self._supervisor is not None:

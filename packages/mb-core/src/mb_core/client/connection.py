@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -32,6 +33,7 @@ from .dispatch import Dispatcher
 from .lifetime import Lifetime
 from .observing import Observers
 from .stats import Traffic
+from .turn import Turn, checkpoint
 from .upkeep import UpkeepOptions
 
 __all__ = ["Connection", "check_status"]
@@ -91,6 +93,7 @@ class Connection:
         self._fault: MBError | None = None  # why we have ended it
         self._stranded: list[bytes] = []  # what the Link took no more
         self._clock = lifetime.backend.time
+        self._turn = Turn()
         self._greeting: Waiter = lifetime.backend.waiter()
 
     async def open(self, url: URL) -> None:
@@ -152,12 +155,24 @@ class Connection:
 
     async def respond(self, message: Message, payload: Any) -> None:
         """Answer a request received here; see Message.respond."""
+        try:
+            sent = self._respond(message, payload)
+        except Exception:
+            await checkpoint()
+            raise
+        if sent and self.link.congested:
+            await self.link.drain()
+        elif not sent or monotonic() >= self._turn.over:
+            await self._turn.take()
+
+    def _respond(self, message: Message, payload: Any) -> bool:
+        """Send an answer that is still wanted; whether it was."""
         home = self._lifetime.home
         if home.running() is not home.loop:
             raise home.error()
         if message.request_key is None:
             message.responder = None
-            return
+            return False
         deadline = message.deadline
         if self._over.is_set():
             message.responder = None
@@ -165,12 +180,11 @@ class Connection:
         if deadline is not None and self._clock() >= deadline:
             message.responder = None
             self._dispatcher.note_late_answer(message)
-            return
+            return False
         answer = self._session.respond(message, payload)
         message.responder = None
         self._send(answer)
-        if self.link.congested:
-            await self.link.drain()
+        return True
 
     def answer_now(self, message: Message, payload: Any) -> None:
         """Answer a request from the reader: without back-pressure, if it still can."""

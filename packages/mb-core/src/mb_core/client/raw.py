@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
@@ -29,6 +30,7 @@ from .arguments import CallbackMethods, check_handler
 from .callbacks import Callbacks, Registration
 from .dial import ConnectionOptions, dial
 from .lifetime import Lifetime
+from .turn import Turn, checkpoint
 
 if TYPE_CHECKING:
     import ssl
@@ -66,6 +68,7 @@ class RawClient(CallbackMethods):
         self._callbacks = Callbacks()
         self._waiting: deque[str] = deque(maxlen=_WAITING)
         self._lifetime: Lifetime | None = None
+        self._turn = Turn()
         self._given_up = False  # whether it was closed while plugins were imported
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
@@ -73,6 +76,7 @@ class RawClient(CallbackMethods):
 
         Raises ConnectError or PluginError; when cancelled, nothing is left behind.
         """
+        await checkpoint()
         if self._lifetime is not None:
             raise LocalProtocolError(_CONNECTED_ALREADY)
         url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
@@ -112,28 +116,37 @@ class RawClient(CallbackMethods):
         Raises MessageTooLarge above `max_payload` and a header's limit together, ConnectionLost
         when the connection is gone.  When cancelled, the message has been sent.
         """
-        lifetime = self._lifetime
-        link = lifetime.link if lifetime is not None else None
-        if lifetime is None or link is None:
-            raise LocalProtocolError("not connected: await client.connect(...) first")
-        if not lifetime.ended:
-            lifetime.home.check()
-        link.send(self._encode(message))
+        try:
+            lifetime = self._lifetime
+            link = lifetime.link if lifetime is not None else None
+            if lifetime is None or link is None:
+                raise LocalProtocolError("not connected: await client.connect(...) first")
+            if not lifetime.ended:
+                lifetime.home.check()
+            link.send(self._encode(message))
+        except MBError:
+            await checkpoint()
+            raise
         if link.congested:
             await link.drain()
+        elif monotonic() >= self._turn.over:
+            await self._turn.take()
 
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
         self._given_up = True
-        if self._lifetime is not None:
-            await self._lifetime.end()
+        try:
+            if self._lifetime is not None:
+                await self._lifetime.end()
+        finally:
+            await checkpoint()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._lifetime is not None and not self._lifetime.home.forked:
-            await self._lifetime.end()
+            await self.close()
 
     # Callbacks: plain or async, called one at a time in the order of events
 
@@ -248,5 +261,6 @@ class TCPSocketClient(RawClient):
         if messages:
             self.messages_received(messages)
             await self._callbacks.run_due()
+        await checkpoint()
         if self._fed.error is not None:
             raise self._fed.error

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from copy import copy
+from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self
 from warnings import warn
@@ -22,12 +23,9 @@ from .inbox import Inbox
 from .interrupt import AsyncFunction
 from .pump import Pump, PumpFactory, check_concurrency
 from .queue import MessageQueue
+from .turn import Turn, checkpoint
 
 __all__ = ["Driver", "Subscription"]
-
-# An iterator that never waits gives the event loop a turn after this many messages: looking at
-# the clock for each would cost more.
-_TAKEN_IN_A_ROW = 64
 
 
 class Driver(Protocol):
@@ -116,7 +114,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         self._coroutine: Any = None  # from the moment when an event loop runs it as one
         self._iterated = False
         self._ended = False
-        self._taken = 0
+        self._turn = Turn()
         self._dropped_before = 0  # of on_message handlers that were removed
         self._brake = Brake()
 
@@ -215,6 +213,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     async def _start(self) -> Subscription:
         if self._driver is not None or self._ended:
+            await checkpoint()
             raise LocalProtocolError(
                 f"{self!r} was awaited before: each takes a client.subscribe(...) of its own"
             )
@@ -229,8 +228,10 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
             for entry in self._entries:
                 if not self._ended:  # by a queue that is full already
                     await driver.subscribe(entry)
-        except BaseException:
+        except BaseException as error:
             self.abandon()
+            if isinstance(error, Exception):
+                await checkpoint()
             raise
         self._in_force = True
         for pump in self._pumps:
@@ -249,12 +250,15 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         then `on_error` gets the refusal.
         """
         if self._driver is not None:
-            if self._entries:
-                self._home.check()
+            if self._entries and self._home.running() is not self._home.loop:
+                await checkpoint()
+                raise self._home.error()
             entries = self._entries
             for entry in entries:
                 self.release(entry)
             await self._driver.unsubscribe(entries)
+        else:
+            await checkpoint()
 
     def release(self, entry: Subscribed, error: EndError | None = None) -> None:
         """Have done with `entry`, because of `error` or in order; the caller tells the broker."""
@@ -351,19 +355,22 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         return self
 
     async def __anext__(self) -> Message:
-        if not self._iterated:
-            self.__aiter__()
+        try:
+            if not self._iterated:
+                self.__aiter__()
+            home = self._home
+            if home.running() is not home.loop:
+                raise home.error()
+        except LocalProtocolError:
+            await checkpoint()
+            raise
         assert self._driver is not None
-        home = self._home
-        if home.running() is not home.loop:
-            raise home.error()
-        self._taken += 1
-        if self._taken >= _TAKEN_IN_A_ROW:
-            self._taken = 0
-            await self._driver.backend.checkpoint()
+        if monotonic() >= self._turn.over:
+            await self._turn.take()
         inbox = self._inboxes[0]
         while not inbox.queue.waiting:
             if inbox.ended:
+                await checkpoint()
                 if inbox.error is not None:
                     raise inbox.error()
                 raise StopAsyncIteration

@@ -36,6 +36,7 @@ from .interrupt import AsyncFunction
 from .lifetime import Lifetime
 from .observing import Observers
 from .stats import ClientStats, Latencies, Traffic
+from .turn import Turn
 from .upkeep import UpkeepOptions
 
 __all__ = ["Supervisor"]
@@ -95,6 +96,7 @@ class Supervisor:
         # The broker answers its own topics at once: milliseconds.
         self._system_limit = int(options.connect_timeout * 1000)
         self._timer = DeadlineTimer(self.backend, self.session.next_deadline, self._handle_deadline)
+        self.turn = Turn()  # of those that send without waiting
         self._over = anyio.Event()
         self._error: EndError | None = None
         self._restored = anyio.Event()  # replaced by the next connection's
@@ -213,6 +215,8 @@ class Supervisor:
         waiter = self.backend.waiter()
         try:
             self.begin(request, waiter)
+            if waiter.done():  # awaiting it gives the loop no turn
+                await self.backend.checkpoint()
             outcome = await waiter
         except BaseException:
             self.abandon(request)
@@ -273,6 +277,7 @@ class Supervisor:
 
     async def subscribe(self, entry: Subscribed) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
+        await self.backend.checkpoint()
         if self._lifetime.closing:
             raise ConnectionLost("not subscribed: the client is being closed", sent=False)
         request = self.session.subscribe(entry, now=self.clock(), timeout=self._system_limit)
@@ -491,6 +496,8 @@ class Supervisor:
         the broker does not let go of a feed of its own: what it still sends is ignored.
         """
         error: MBError | None = None
+        if not leaving:
+            await self.backend.checkpoint()
         try:
             for _, request in leaving:
                 request.waiter = self.backend.waiter()

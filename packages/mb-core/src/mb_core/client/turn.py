@@ -1,0 +1,36 @@
+"""Giving the event loop its turn, where nothing was waited for."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ..link import current_backend
+from .callbacks import SLICE
+
+__all__ = ["SLICE", "Turn", "checkpoint"]
+
+
+async def checkpoint() -> None:
+    """Let the event loop have a turn, and cancellation arrive; nothing where no loop runs."""
+    try:
+        backend = current_backend()
+    except RuntimeError:
+        return
+    await backend.checkpoint()
+
+
+class Turn:
+    """When a task that works without waiting has to let others run.
+
+    On paths that are too hot for a checkpoint each time: `take` it where `over` has passed, by
+    `time.monotonic()`.
+    """
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = 0.0
+
+    async def take(self) -> None:
+        await checkpoint()
+        self.over = monotonic() + SLICE
