@@ -686,6 +686,8 @@ async def main():
             await client.run()
         except KeyboardInterrupt:
             pass
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # plugins were looked for in a thread
     child = os.fork()
     if child:
         say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
