@@ -17,7 +17,7 @@ from mb_core.client.arguments import (
     check_response_handler,
 )
 from mb_core.client.callbacks import Registration, unwrapped
-from mb_core.client.client import CLOSED, CONNECTED_ALREADY, ENTERED
+from mb_core.client.client import CLOSED, CONNECTED_ALREADY, ENTERED, LogLevel
 from mb_core.client.connection import check_status
 from mb_core.client.context import handled_id
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES
@@ -333,7 +333,7 @@ class MessageBrokerClient(CallbackMethods):
 
     def follow_log(
         self,
-        levels: Sequence[mb_core.LogLevel] = ("error",),
+        levels: Sequence[LogLevel] = ("error",),
         regex: str | None = None,
         *,
         handler: Callable[[Message], Any] | None = None,
