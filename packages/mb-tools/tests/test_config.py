@@ -247,3 +247,29 @@ def test_each_line_that_is_shown_has_its_source() -> None:
     lines = show(Configuration(made.options, {**made.sources, "ws_port": "a\nb"})).splitlines()
     assert {"page = false  # command line", "tcp_port = 1  # environment"} <= {*lines}
     assert {'host = "127.0.0.1"  # default', r"ws_port = 8080  # a\nb"} <= {*lines}
+
+
+@pytest.mark.parametrize("service", ["MB_TCP", "MB_WS", "MB_TLS", "MB_WSS", "MB"])
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored(service: str) -> None:
+    link = "tcp://10.0.0.5:8081"
+    environ = {
+        f"{service}_SERVICE_HOST": "10.0.0.5",
+        f"{service}_SERVICE_PORT": "8081",
+        f"{service}_SERVICE_PORT_TCP": "8081",
+        f"{service}_PORT": link,
+        f"{service}_PORT_8081_TCP": link,
+        f"{service}_PORT_8081_TCP_PROTO": "tcp",
+        f"{service}_PORT_8081_TCP_PORT": "8081",
+        f"{service}_PORT_8081_TCP_ADDR": "10.0.0.5",
+    }
+    made = configure({}, None, environ)
+    assert made.options == configure({}, None, {}).options
+    assert made.sources == {}
+    assert made.warnings == ()
+    text = f"{service}_PORT={link} in the environment is ignored: Kubernetes sets it for a Service"
+    assert made.notes == ((text,) if service != "MB" else ())
+
+
+def test_a_port_in_the_environment_is_still_checked() -> None:
+    with pytest.raises(Failure, match="MB_TCP_PORT 'tcp:8081': must be a whole number"):
+        configure({}, None, {"MB_TCP_PORT": "tcp:8081"})

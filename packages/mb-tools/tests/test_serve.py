@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -110,7 +111,8 @@ async def test_a_signal_ends_it_with_status_0(number: signal.Signals) -> None:
         assert (process.returncode, out) == (0, "")
         said, ended = err.splitlines()
         assert said.endswith(
-            f"INFO {number.name}: no new connections; the requests in flight have 5000 ms"
+            f"INFO {number.name}: no new connections; the requests in flight have 5000 ms "
+            "(a second signal ends the broker at once)"
         )
         assert ended.endswith("INFO the broker has ended")
 
@@ -154,8 +156,14 @@ async def test_requests_in_flight_are_answered_before_it_ends() -> None:
         assert await anyio.to_thread.run_sync(process.wait) == 0
 
 
-async def test_a_second_signal_ends_it_at_once() -> None:
-    with anyio.fail_after(30), serving() as process:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_ends_it_at_once_with_that_signals_status(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    # A day each: only the second signal can end it.
+    limits = ("--drain-timeout", "86400000", "--close-timeout", "86400000")
+    with anyio.fail_after(30), serving(*limits) as process:
         tcp, _ = urls(process)
         asked = anyio.Event()
 
@@ -174,12 +182,58 @@ async def test_a_second_signal_ends_it_at_once() -> None:
 
                 tasks.start_soon(ask)
                 await asked.wait()
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(first)
                 await refused(tcp)
-                process.send_signal(signal.SIGINT)
+                process.send_signal(second)
         _, err = await anyio.to_thread.run_sync(process.communicate)
-        assert process.returncode == 0
-        assert "WARNING SIGINT: the broker ends at once\n" in err
+        assert process.returncode == -second
+        assert err.count("a second signal ends the broker at once") == 1
+        assert "the broker has ended" not in err
+
+
+async def test_two_signals_at_once_end_it_at_once() -> None:
+    limits = ("--drain-timeout", "86400000", "--close-timeout", "86400000")
+    with anyio.fail_after(30), serving(*limits) as process:
+        tcp, _ = urls(process)
+        host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+        # It does not read, so it does not close either.
+        async with await anyio.connect_tcp(host, int(port)):
+            process.send_signal(signal.SIGSTOP)
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGCONT)
+            await anyio.to_thread.run_sync(process.wait)
+        assert process.returncode in (-signal.SIGTERM, -signal.SIGINT)
+
+
+def test_a_terminal_that_is_closed_ends_it_in_order() -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "mb_tools", "serve", "--tcp-port=0", "--ws-port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        try:
+            urls(process)
+            os.close(theirs)
+            os.close(ours)
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+async def test_under_nohup_sighup_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with anyio.fail_after(30), serving() as process:
+            signal.signal(signal.SIGHUP, before)
+            tcp, _ = urls(process)
+            process.send_signal(signal.SIGHUP)
+            async with MessageBrokerClient(tcp) as client:
+                await client.request("system.heartbeat", {})
+            process.send_signal(signal.SIGTERM)
+            _, err = await anyio.to_thread.run_sync(process.communicate)
+            assert (process.returncode, "SIGHUP" in err) == (0, False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_a_request_that_outlasts_drain_timeout_is_given_up() -> None:
@@ -222,6 +276,15 @@ async def test_it_listens_on_ipv6_and_prints_urls_that_can_be_used() -> None:
         ):
             await other.publish("a", 1)
             assert (await anext(events)).payload == 1
+
+
+async def test_on_all_addresses_it_takes_ipv4_and_ipv6() -> None:
+    with anyio.fail_after(30), serving("--host", "::") as process:
+        for url in urls(process):
+            assert "://[::]:" in url
+            for host in ("[::1]", "127.0.0.1"):
+                async with MessageBrokerClient(url.replace("[::]", host)) as client:
+                    await client.request("system.heartbeat", {})
 
 
 async def test_a_port_that_is_taken_is_one_line_and_status_3() -> None:

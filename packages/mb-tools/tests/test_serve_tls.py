@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -251,3 +252,91 @@ def test_the_recipe_for_test_certificates_works(mb: Any, tmp_path: Path) -> None
             url = ["--url", f"tls://{host}:{port}", "--cafile", str(tmp_path / "ca.pem")]
             done = mb("services", *url, *certificate)
             assert (done.returncode, done.stderr) == (0, "")
+
+
+# Reloading
+
+
+def certificate_at(url: str) -> bytes:
+    """The certificate that a new connection gets, unverified."""
+    host, _, port = url.partition("://")[2].strip("/").rpartition(":")
+    return ssl.get_server_certificate((host, int(port))).encode()
+
+
+def test_sighup_reloads_the_certificate_for_new_connections(mb: Any, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    with mb.started("serve", *files.arguments()) as process:
+        served = urls(process)
+        before = {certificate_at(url) for url in served}
+        Files(tmp_path)  # a new CA and new certificates in the same files
+        process.send_signal(signal.SIGHUP)
+        assert "INFO SIGHUP: reloaded certificates and log_level info" in process.stderr.readline()
+        after = {certificate_at(url) for url in served}
+        assert (len(before), len(after), before & after) == (1, 1, set())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("broken", ["broken_cert", "empty", "absent", "client"])
+def test_a_broken_certificate_changes_nothing_and_is_an_error_in_the_log(
+    broken: str, mb: Any, tmp_path: Path
+) -> None:
+    files = Files(tmp_path)
+    with mb.started("serve", *files.arguments()) as process:
+        served = urls(process)
+        before = [certificate_at(url) for url in served]
+        if broken == "absent":
+            Path(files["cert"]).unlink()
+        else:
+            Path(files["cert"]).write_bytes(Path(files[broken]).read_bytes())
+        process.send_signal(signal.SIGHUP)
+        line = process.stderr.readline()
+        told = "ERROR SIGHUP: nothing was reloaded, the broker goes on as before: tls_"
+        assert told in line
+        assert [certificate_at(url) for url in served] == before
+
+
+@pytest.mark.anyio
+async def test_sighup_reloads_the_cas_of_clients(mb: Any, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    arguments = files.arguments(f"--tls-client-ca={files['ca']}")
+    with anyio.fail_after(30), mb.started("serve", *arguments) as process:
+        tls, _ = urls(process)
+        old = files.trusting(files["client"])
+        async with MessageBrokerClient(tls, ssl_context=old) as connected:
+            Files(tmp_path)
+            process.send_signal(signal.SIGHUP)
+            assert "reloaded" in await anyio.to_thread.run_sync(process.stderr.readline)
+            async with MessageBrokerClient(
+                tls, ssl_context=files.trusting(files["client"])
+            ) as client:
+                await client.request("system.heartbeat", {})
+            with pytest.raises(ConnectError):
+                await MessageBrokerClient(tls, ssl_context=old).connect()
+            await connected.request("system.heartbeat", {})  # as before: it has not reconnected
+
+
+def test_sighup_reloads_the_log_level_and_names_what_needs_a_restart(
+    mb: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "mb.toml"
+    file.write_text("log_level = 'info'\n")
+    with mb.started("serve", "--tcp-port=0", "--ws-port=0", f"--config={file}") as process:
+        tcp, _ = urls(process)
+        file.write_text("log_level = 'debug'\nmax_payload = 5\nmax_header = 200\n")
+        process.send_signal(signal.SIGHUP)
+        assert "INFO SIGHUP: reloaded log_level debug" in process.stderr.readline()
+        assert (
+            "WARNING SIGHUP: restart the broker to apply max_payload, max_header"
+            in process.stderr.readline()
+        )
+        host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+        socket.create_connection((host, int(port))).close()
+        while " DEBUG " not in process.stderr.readline():
+            pass
+        file.write_text("log_level = 'loud'\n")
+        process.send_signal(signal.SIGHUP)
+        while "ERROR SIGHUP: nothing was reloaded" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

@@ -26,9 +26,9 @@ class _FromTable(click.Command):
 def serve(**given: Any) -> Any:
     """Run a broker until Ctrl-C or SIGTERM.
 
-    Prints the URLs on which it listens, one a line; its log goes to stderr.  A signal makes it
+    Prints the URLs on which it listens, one a line; its log goes to stderr.  Either makes it
     stop accepting, wait for the answers to requests in flight, and end; a second one ends it at
-    once.
+    once.  SIGHUP reloads certificates and log level.
 
     --listen has it listen on any URL of an installed transport, and may be given several times.
 
@@ -41,14 +41,17 @@ def serve(**given: Any) -> Any:
     from .serve import serve as serve_
 
     file, only_show = given.pop("config"), given.pop("show_config")
-    configuration = configure({k: v for k, v in given.items() if v is not None}, file)
+    options = {k: v for k, v in given.items() if v is not None}
+    configuration = configure(options, file)
     set_up(configuration.options["log_level"], configuration.options["log_format"])
     for warning in configuration.warnings:
         logging.getLogger("mb_tools.serve").warning(warning)
+    for note in configuration.notes:
+        logging.getLogger("mb_tools.serve").info(note)
     if only_show:
         click.echo(show(configuration))
         return None
-    return run(serve_, configuration)
+    return run(serve_, configuration, lambda: configure(options, file))
 
 
 def _parameters() -> list[click.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Configuration:
     options: ServeOptions
     sources: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def serve_table() -> list[Option]:
@@ -133,6 +135,8 @@ def configure(
         sources |= dict.fromkeys(options, file)
         for name, value in options.items():
             _check(name, value, f"{file}: {name}")
+    links = _service_links(environ)
+    environ = {name: value for name, value in environ.items() if name not in links}
     for name, text in _from_environment(environ):
         _check(name, text, _variable(name))
         options[name], sources[name] = text, "environment"
@@ -144,7 +148,12 @@ def configure(
         for port in PORTS:
             complete[port] = complete[port] if port in options else OFF
     _check_together(complete)
-    return Configuration(complete, sources, tuple(_misspelled(environ)))
+    notes = (
+        f"{name}={links[name]} in the environment is ignored: Kubernetes sets it for a Service"
+        for name in map(_variable, PORTS)
+        if name in links
+    )
+    return Configuration(complete, sources, tuple(_misspelled(environ)), tuple(notes))
 
 
 def show(configuration: Configuration) -> str:
@@ -193,6 +202,22 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
         text = environ.get(_variable(option.name), "")
         if text:
             yield option.name, split(option.kind, text)
+
+
+def _service_links(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that Kubernetes sets for a Service called mb, mb-tcp and the like."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(PREFIX)
+        and (_LINK_NAME.search(name) or (name.endswith("_PORT") and _LINK_VALUE.fullmatch(value)))
+    }
+
+
+_LINK_NAME = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$"
+)
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 def _misspelled(environ: Mapping[str, str]) -> Iterator[str]:

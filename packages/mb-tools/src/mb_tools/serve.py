@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -28,28 +29,107 @@ _log = logging.getLogger("mb_tools.serve")
 _OTHER_FILES = 64
 
 
-async def serve(configuration: Configuration) -> None:
-    """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line."""
+async def serve(configuration: Configuration, again: Callable[[], Configuration]) -> None:
+    """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line.
+
+    SIGHUP has the configuration read `again`: certificates and log level take effect.
+    """
     options = configuration.options
     _allow_files(options["max_connections"])
     context = server_context(options)
-    if context is None:
+    certificates = None if context is None else _Certificates(context)
+    if certificates is None:
         _expect_no_tls(options["listen"])
-    broker = Broker(*urls(options), ssl_context=context, **_of_broker(options))
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    broker = Broker(*urls(options), ssl_context=certificates, **_of_broker(options))
+    ending = anyio.Event()
+    at_terminal = os.isatty(_STDERR)
+
+    async def obey(signals: AsyncIterator[signal.Signals]) -> None:
+        async for number in signals:
+            # A terminal that is closed sends SIGHUP as well, and is a terminal no more.
+            if number.name == "SIGHUP" and not (at_terminal and not os.isatty(_STDERR)):
+                _reload(options, again, certificates)
+                continue
+            if ending.is_set():
+                signal.raise_signal(number)
+            for deadly in _ENDING:  # the second ends the process at once, whatever it is doing
+                signal.signal(deadly, signal.SIG_DFL)
+            _log.info(
+                "%s: no new connections; the requests in flight have %d ms "
+                "(a second signal ends the broker at once)",
+                number.name,
+                options["drain_timeout"],
+                extra={"mb": {"signal": number.name}},
+            )
+            ending.set()
+
+    with anyio.open_signal_receiver(*_ENDING, *_reloading()) as signals:
         async with anyio.create_task_group() as tasks:
             async with broker:
                 _print_urls(broker.urls)
-                name = (await anext(signals)).name
-                _log.info(
-                    "%s: no new connections; the requests in flight have %d ms",
-                    name,
-                    options["drain_timeout"],
-                    extra={"mb": {"signal": name}},
-                )
-                tasks.start_soon(_end_at_once, signals, tasks.cancel_scope)
+                tasks.start_soon(obey, signals)
+                await ending.wait()
             tasks.cancel_scope.cancel()
     _log.info("the broker has ended")
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2  # its descriptor: Python has no object for one that was closed
+
+
+def _reloading() -> list[signal.Signals]:
+    """The signal to reload: Windows has none, and under nohup it is ignored."""
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN:
+        return []
+    return [hang_up]
+
+
+def _reload(
+    options: ServeOptions, again: Callable[[], Configuration], certificates: _Certificates | None
+) -> None:
+    """Take over certificates and log level, or log why nothing changes."""
+    try:
+        fresh = again().options
+        context = server_context(fresh)
+    except Failure as failure:
+        _log.error("SIGHUP: nothing was reloaded, the broker goes on as before: %s", failure)
+        return
+    read = ""
+    if certificates is not None and context is not None:
+        certificates.current = context
+        read = "certificates and "
+    logging.getLogger().setLevel(fresh["log_level"].upper())
+    _log.info("SIGHUP: reloaded %slog_level %s", read, fresh["log_level"])
+    live = ("log_level",) if context is None else ("log_level", *_TLS_FILES)
+    changed = [name for name in fresh if name not in live and fresh[name] != options[name]]  # type: ignore[literal-required]
+    if changed:
+        _log.warning("SIGHUP: restart the broker to apply %s", ", ".join(changed))
+
+
+_TLS_FILES = ("tls_cert", "tls_key", "tls_client_ca")
+
+
+class _Certificates(ssl.SSLContext):
+    """The context of all TLS listeners: new connections use the `current` one."""
+
+    current: ssl.SSLContext
+
+    def __new__(cls, current: ssl.SSLContext) -> _Certificates:
+        self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        self.current = current
+        self.verify_mode = current.verify_mode
+        return self
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return self.current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def _print_urls(urls: list[str]) -> None:
@@ -127,10 +207,3 @@ def server_context(options: ServeOptions) -> ssl.SSLContext | None:
         load_authorities(context, "tls_client_ca", client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-async def _end_at_once(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
-    """A second signal: wait for nothing more."""
-    name = (await anext(signals)).name
-    _log.warning("%s: the broker ends at once", name, extra={"mb": {"signal": name}})
-    scope.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire
@@ -120,9 +122,11 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        found = await anyio.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        # Not anyio's own, which leaves out the scope that link-local addresses need.
+        find = functools.partial(
+            socket.getaddrinfo, host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        found = await anyio.to_thread.run_sync(find, abandon_on_cancel=True)
         for family, kind, protocol, _, target in dict.fromkeys(found):
             try:
                 sock = socket.socket(family, kind, protocol)
@@ -134,7 +138,8 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
             if _REUSE_ADDRESS:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # "::" alone takes IPv4 as well; beside a socket for IPv4, it must not.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
             try:
                 # Port 0: the first socket gets a free one, the others the same.
                 sock.bind((target[0], port, *target[2:]))
@@ -233,6 +238,7 @@ def peer_name(sock: _Socket) -> str:
     if not isinstance(name, tuple):
         return _text(name)
     host, port = name[:2]
+    host = host.removeprefix("::ffff:")  # an IPv4 client of a socket that takes both
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
