@@ -308,7 +308,7 @@ async def test_an_answer_that_is_no_json_is_missing() -> None:
         watching(broker.url, audit=False) as watch,
     ):
         view = await watch.until(lambda view: view.missing)
-        assert "is no JSON" in view.missing["system.service.list"]
+        assert "is not valid JSON" in view.missing["system.service.list"]
 
 
 async def test_a_system_topic_that_is_not_answered_in_time_is_asked_again(

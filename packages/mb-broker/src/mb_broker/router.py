@@ -87,6 +87,7 @@ class Router:
         self.metrics = BrokerMetrics(self.registry, host_metrics)
         self.journal = Journal(self._send)
         self.draining = False
+        self._detailed = False  # whether each message that is passed on is an entry of the log
         self._system = SystemTopics(
             self.registry,
             self.metrics,
@@ -162,7 +163,7 @@ class Router:
         max_payload = self.options.max_payload
         default_limit = self.options.request_timeout
         registry = self.registry
-        detailed = self.journal.detailed
+        detailed = self._detailed = self.journal.detailed
         published = 0
         rest = iter(messages)
         for data in rest:
@@ -362,7 +363,7 @@ class Router:
                 second=self._second,
                 serviceId=responder.id,
             )
-        elif self.journal.detailed:
+        elif self._detailed:
             self._note(responder, f"answered {request.prefix.topic}")
         if request.requester is None:
             return
@@ -382,7 +383,7 @@ class Router:
         if prefix.action is Action.PUBLISH:
             # Usual where events have no listeners yet: dropped, and no error.
             self.metrics.publish_dropped.add(self._second)
-            if self.journal.detailed:
+            if self._detailed:
                 self._note(service, error.message)
             self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
         else:
