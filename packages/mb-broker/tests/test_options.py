@@ -84,7 +84,7 @@ def test_a_number_has_a_least_value(name: str) -> None:
         "max_unread_total": 262_144,
         "max_header": 128,
     }.get(name, 1)
-    assert complete_options({name: least})[name] == least  # type: ignore[literal-required]
+    assert complete_options({name: least}, together=False)[name] == least  # type: ignore[literal-required]
     for below in (least - 1, -1):
         with pytest.raises(LocalProtocolError) as refused:
             complete_options({name: below})
@@ -95,7 +95,7 @@ def test_a_number_has_a_least_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", TIMES)
 def test_a_time_is_at_most_a_day(name: str) -> None:
-    assert complete_options({name: 86_400_000})[name] == 86_400_000  # type: ignore[literal-required]
+    assert complete_options({name: 86_400_000}, together=False)[name] == 86_400_000  # type: ignore[literal-required]
     with pytest.raises(LocalProtocolError, match=f"invalid {name} 86400001: .* to 86400000"):
         complete_options({name: 86_400_001})
 
@@ -197,3 +197,10 @@ def test_options_may_be_those_of_a_table_made_like_it() -> None:
 
 def test_a_broker_documents_where_its_options_are() -> None:
     assert "BrokerOptions" in (inspect.getdoc(Broker) or "")
+
+
+def test_a_client_is_dropped_later_than_it_is_asked_for_a_sign_of_life() -> None:
+    for make in (complete_options, lambda options: Broker(**options)):
+        for given in ({"drop_after": 30_000}, {"heartbeat_after": 60_000}):
+            with pytest.raises(LocalProtocolError, match="must be longer than heartbeat_after"):
+                make(given)

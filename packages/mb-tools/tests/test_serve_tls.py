@@ -90,19 +90,19 @@ async def test_a_client_that_does_not_trust_the_certificate_is_told_in_the_log(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("place", [0, 1], ids=["tls", "wss"])
 async def test_with_a_client_ca_only_clients_with_its_certificates_come_in(
-    mb: Any, files: Files
+    place: int, mb: Any, files: Files
 ) -> None:
     arguments = files.arguments(f"--tls-client-ca={files['ca']}")
     with anyio.fail_after(30), mb.started("serve", *arguments) as process:
-        for url in urls(process):
-            async with MessageBrokerClient(url, ssl_context=files.trusting(files["client"])) as one:
-                await one.request("system.heartbeat", {})
-            with pytest.raises(ConnectError, match="CERTIFICATE_REQUIRED"):
-                await MessageBrokerClient(url, ssl_context=files.trusting()).connect()
-            line = await anyio.to_thread.run_sync(process.stderr.readline)
-            assert " WARNING 127.0.0.1:" in line
-            assert line.endswith(" refused: no TLS: PEER_DID_NOT_RETURN_A_CERTIFICATE\n")
+        url = urls(process)[place]
+        async with MessageBrokerClient(url, ssl_context=files.trusting(files["client"])) as one:
+            await one.request("system.heartbeat", {})
+        with pytest.raises(ConnectError, match="CERTIFICATE_REQUIRED"):
+            await MessageBrokerClient(url, ssl_context=files.trusting()).connect()
+        line = await anyio.to_thread.run_sync(line_with, process, " WARNING 127.0.0.1:")
+        assert line.endswith(" refused: no TLS: PEER_DID_NOT_RETURN_A_CERTIFICATE\n")
         process.send_signal(signal.SIGTERM)
         assert await anyio.to_thread.run_sync(process.wait) == 0
 

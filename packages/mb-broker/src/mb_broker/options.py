@@ -140,14 +140,23 @@ def option_table(options: type[Any] = BrokerOptions) -> Iterator[Option]:
 
 
 @overload
-def complete_options(given: Mapping[str, Any], *, lax: bool = False) -> BrokerOptions: ...
-@overload
-def complete_options(given: Mapping[str, Any], options: type[T], *, lax: bool = False) -> T: ...
 def complete_options(
-    given: Mapping[str, Any], options: type[Any] = BrokerOptions, *, lax: bool = False
+    given: Mapping[str, Any], *, lax: bool = False, together: bool = True
+) -> BrokerOptions: ...
+@overload
+def complete_options(
+    given: Mapping[str, Any], options: type[T], *, lax: bool = False, together: bool = True
+) -> T: ...
+def complete_options(
+    given: Mapping[str, Any],
+    options: type[Any] = BrokerOptions,
+    *,
+    lax: bool = False,
+    together: bool = True,
 ) -> Any:
     """The given options, checked, and the defaults of the others.
 
+    `together` is whether options are also checked beside each other, which a part of them can't be.
     `lax` also takes numbers and switches as texts, as the environment has them.  Raises TypeError
     for a name that is no option, LocalProtocolError that names it for a value that can't be.
     """
@@ -158,12 +167,24 @@ def complete_options(
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(table)}"
             raise TypeError(f"there is no option {name!r}; {hint}")
     try:
-        return msgspec.convert({**table, **given}, options, strict=not lax)
+        complete = msgspec.convert({**table, **given}, options, strict=not lax)
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`").partition("[")[0]
         wanted = _wanted(get_type_hints(options, include_extras=True)[name])
         text = f"invalid {name} {given.get(name)!r}: must be {wanted}"
         raise LocalProtocolError(text) from None
+    if together:
+        _check_together(complete)
+    return complete
+
+
+def _check_together(options: Mapping[str, Any]) -> None:
+    """Raise LocalProtocolError for values that are valid alone, but not beside each other."""
+    if options["drop_after"] <= options["heartbeat_after"]:
+        raise LocalProtocolError(
+            f"drop_after ({options['drop_after']} ms) must be longer than heartbeat_after "
+            f"({options['heartbeat_after']} ms): clients need time for a sign of life"
+        )
 
 
 _UNITS = {"ms": " of milliseconds", "bytes": " of bytes"}

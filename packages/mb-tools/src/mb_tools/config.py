@@ -143,7 +143,10 @@ def configure(
     for name, text in given.items():
         _check(name, text, f"--{name.replace('_', '-')}")
         options[name], sources[name] = text, "command line"
-    complete = complete_options(options, ServeOptions, lax=True)
+    try:
+        complete = complete_options(options, ServeOptions, lax=True)
+    except LocalProtocolError as error:  # each is valid alone
+        raise Failure(str(error), Status.USAGE) from error
     if complete["listen"]:
         for port in PORTS:
             complete[port] = complete[port] if port in options else OFF
@@ -233,7 +236,7 @@ def _misspelled(environ: Mapping[str, str]) -> Iterator[str]:
 def _check(name: str, value: Any, written: str) -> None:
     """Complain of one option in the words in which it was given."""
     try:
-        complete_options({name: value}, ServeOptions, lax=True)
+        complete_options({name: value}, ServeOptions, lax=True, together=False)
         msgspec.json.encode(value)
         for url in value if name == "listen" else ():
             parse_url(url)
@@ -253,11 +256,6 @@ def _check_together(options: ServeOptions) -> None:
     text = None
     if all(options[port] == OFF for port in PORTS) and not options["listen"]:
         text = f"{', '.join(PORTS)} are all off, and listen is empty: nothing to listen on"
-    elif options["drop_after"] <= options["heartbeat_after"]:
-        text = (
-            f"drop_after ({options['drop_after']} ms) must be longer than heartbeat_after "
-            f"({options['heartbeat_after']} ms): clients need time for a sign of life"
-        )
     for port in ("tls_port", "wss_port"):
         missing = [name for name in ("tls_cert", "tls_key") if _is_unset(options, name)]
         if not _is_unset(options, port) and missing:
