@@ -32,7 +32,10 @@ async def listen(
     cancelled, nothing listens.
     """
     if not isinstance(transport, WireTransport):
-        listener = await transport.listen(url, accept, backend=backend, limits=limits)
+        try:
+            listener = await transport.listen(url, accept, backend=backend, limits=limits)
+        except OSError as error:
+            raise ConnectError(f"can't listen on {url}: {error.strerror or error}") from error
         return URL(url.scheme, listener.address[0], None, ""), listener
     if not transport.secure:
         options = replace(options, ssl_context=None)

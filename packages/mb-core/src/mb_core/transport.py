@@ -66,7 +66,8 @@ class LinkTransport(Protocol):
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
         """Connect, or raise ConnectError; `accept` is called as in `Backend.connect`.
 
-        When cancelled, nothing is left behind.
+        An OSError is taken for a ConnectError.  Anything else is taken for a bug: it becomes a
+        PluginError, which ends the client.  When cancelled, nothing is left behind.
         """
         ...
 

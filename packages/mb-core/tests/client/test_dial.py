@@ -17,10 +17,10 @@ from mb_core import (
     URL,
     ConnectError,
     Limits,
-    MBError,
     MessageBrokerClient,
     PluginError,
     Plugins,
+    RemoteProtocolError,
     TCPSocketClient,
     WebSocketClient,
     WireTransport,
@@ -230,14 +230,42 @@ def plugins_with(transport: Any) -> Plugins:
 
 
 async def test_a_group_that_a_transport_raises_does_not_reach_the_user() -> None:
-    plugins = plugins_with(StrangeTransport(OSError("no carrier")))
+    plugins = plugins_with(StrangeTransport(ValueError("no carrier")))
     client = MessageBrokerClient("strange://host", plugins=plugins)
     with anyio.fail_after(5), pytest.raises(PluginError, match=r"strange://.*failed") as raised:
         await client.connect()
     assert isinstance(raised.value.__cause__, ExceptionGroup)
 
 
-@pytest.mark.parametrize("error", [TimeoutError(), ValueError("bad"), ConnectError("refused")])
+async def test_a_group_of_errors_of_the_network_may_be_tried_again() -> None:
+    plugins = plugins_with(StrangeTransport(OSError("no carrier")))
+    client = MessageBrokerClient("strange://host", plugins=plugins)
+    with anyio.fail_after(5), pytest.raises(ConnectError, match="can't connect to strange") as no:
+        await client.connect()
+    assert not no.value.final
+    assert isinstance(no.value.__cause__, ExceptionGroup)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), TimeoutError("too late"), OSError()]
+)
+async def test_an_error_of_the_system_may_be_tried_again(error: OSError) -> None:
+    def build(url: URL, limits: Limits) -> Any:
+        raise error
+
+    def server(limits: Limits) -> Any: ...
+
+    transport = WireTransport("strange", build, server, default_port=1)
+    client = MessageBrokerClient("strange://host", plugins=plugins_with(transport))
+    with anyio.fail_after(5), pytest.raises(ConnectError) as raised:
+        await client.connect()
+    assert not raised.value.final
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), RemoteProtocolError("nonsense"), ConnectError("refused")]
+)
 async def test_a_transport_that_breaks_its_contract_is_a_plugin_error(error: Exception) -> None:
     def build(url: URL, limits: Limits) -> Any:
         raise error
@@ -246,7 +274,7 @@ async def test_a_transport_that_breaks_its_contract_is_a_plugin_error(error: Exc
 
     transport = WireTransport("strange", build, server, default_port=1)
     client = MessageBrokerClient("strange://host", plugins=plugins_with(transport))
-    expected = type(error) if isinstance(error, MBError) else PluginError
+    expected = type(error) if isinstance(error, ConnectError) else PluginError
     with anyio.fail_after(5), pytest.raises(expected) as raised:
         await client.connect()
     if expected is PluginError:

@@ -152,6 +152,9 @@ class Connection:
             self._send(message)
         except ConnectionLost:
             self._stranded.append(message)
+        except Exception as error:
+            self._stranded.append(message)
+            self.give_up(self._broken(error))
 
     async def respond(self, message: Message, payload: Any) -> None:
         """Answer a request received here; see Message.respond."""
@@ -183,7 +186,14 @@ class Connection:
             return False
         answer = self._session.respond(message, payload)
         message.responder = None
-        self._send(answer)
+        try:
+            self._send(answer)
+        except MBError:
+            raise
+        except Exception as error:
+            broken = self._broken(error)
+            self.give_up(broken)
+            raise broken from error
         return True
 
     def answer_now(self, message: Message, payload: Any) -> None:
@@ -213,10 +223,13 @@ class Connection:
             self._greeting.set_result(
                 error if error is not None else ConnectError("no reason was given")
             )
-        if self._up:
-            self._dispatcher.act(self._session.link_lost(error, unsent))
-            self._look()
-        self._lost(self)
+        try:
+            if self._up:
+                self._dispatcher.act(self._session.link_lost(error, unsent))
+                self._look()
+            self._lost(self)
+        except Exception as bug:  # the Link could only log it
+            self._lifetime.fail(bug)
 
     # The Uplink
 
@@ -240,6 +253,12 @@ class Connection:
         self._look()
 
     # Within
+
+    def _broken(self, error: Exception) -> ConnectionLost:
+        """What a Link raises that is broken: the network's error, or a bug of its transport's."""
+        lost = ConnectionLost(f"the connection to {self.link.peer} broke: {error!r}", sent=True)
+        lost.__cause__ = error
+        return lost
 
     def _accept(self, link: Link) -> LinkHandler:
         self.link = link

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import ConnectError, LocalProtocolError, MBError, PluginError
+from ..errors import ConnectError, LocalProtocolError, PluginError
 from ..header import MAX_HEADER, check_timeout
 from ..link import Accept, Backend, Link, Spawn, StreamOptions
 from ..plugins import Plugins, in_worker, installed_plugins
@@ -16,6 +16,7 @@ from ..transport import WireTransport
 from ..url import URL
 from ..wire import Limits
 from .address import stream_address
+from .callbacks import failure
 
 if TYPE_CHECKING:
     import ssl
@@ -115,11 +116,24 @@ def _default_ssl_context() -> ssl.SSLContext:
 
 @contextmanager
 def _blaming(url: URL) -> Iterator[None]:
-    """A transport raises errors of the library's, or is at fault."""
+    """Turn what a transport raises into a ConnectError, or a PluginError that says it is at fault.
+
+    What the network or the system refuses may work at the next try, so an OSError is the former.
+    """
     try:
         yield
-    except MBError:
+    except (ConnectError, PluginError):
         raise
-    except Exception as error:
+    except BaseException as raised:
+        error = failure(raised)
         text = str(error) or type(error).__name__
+        if _is_of_system(error):
+            raise ConnectError(f"can't connect to {url}: {text}") from error
         raise PluginError(f"the transport of {url.scheme}:// failed at {url}: {text}") from error
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Whether it is an OSError, or a group of nothing else, as task groups raise them."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(OSError)[1] is None
+    return isinstance(error, OSError)

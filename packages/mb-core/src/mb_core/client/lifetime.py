@@ -10,7 +10,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ..errors import ConnectError
+from ..errors import ConnectError, ConnectionLost
 from ..link import Backend, Home, Link, current_backend
 from .callbacks import Callbacks
 from .interrupt import AsyncFunction, pass_exit_on, uninterrupted
@@ -49,6 +49,7 @@ class Lifetime:
         self._close_timeout = close_timeout
         self._drain_timeout = drain_timeout
         self._draining = draining
+        self.fault: ConnectionLost | None = None  # the bug that has ended it
         self.ending = False  # whether the Link is about to be closed, or was
         self._on_ending = ending
         self._on_ended = ended
@@ -107,6 +108,8 @@ class Lifetime:
                 await started.wait()
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 await opening()
+            if self.fault is not None:
+                raise ConnectError(str(self.fault), final=True) from self.fault.__cause__
             if self._opening.cancelled_caught:
                 raise ConnectError("the client was closed while it was connecting")
         except BaseException:
@@ -152,6 +155,14 @@ class Lifetime:
         """Start a task that lives until the very end."""
         self._tasks.start_soon(self._running.counted(uninterrupted(function)))
 
+    def fail(self, bug: Exception) -> None:
+        """End because of a bug that its finder can't raise."""
+
+        async def raise_bug() -> None:
+            raise bug
+
+        self._tasks.start_soon(raise_bug)
+
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code: the end waits for it a while, then cancels it."""
         if not self.ending:
@@ -169,9 +180,8 @@ class Lifetime:
                 finally:
                     self._tasks.cancel_scope.cancel()
                     await self._leave_behind()
-        except Exception:
-            # A bug of ours; the connection ends, the program does not.
-            _log.exception("internal error: the connection is given up")
+        except Exception as bug:
+            await self._break_off(bug)
         except BaseException as error:
             pass_exit_on(error)
         finally:
@@ -228,6 +238,26 @@ class Lifetime:
             self.ending = True
             self._on_ended()
             self._finished.set()
+
+    async def _break_off(self, bug: Exception) -> None:
+        """End because of a bug, ours or a plugin's: with an error, and the program goes on."""
+        _log.error("internal error: the connection is given up", exc_info=bug)
+        while isinstance(bug, ExceptionGroup):
+            bug = bug.exceptions[0]
+        self.fault = ConnectionLost(f"internal error: {bug!r}", sent=True)
+        self.fault.__cause__ = bug
+        self._opening.cancel()
+        self.ending = True
+        self._on_ended()
+        self._callbacks.post(self._callbacks.error, self.fault)
+        with anyio.move_on_after(self._close_timeout):
+            try:
+                if self.link is not None:
+                    self.link.abort()
+                    await self.link.wait_closed()
+                await self._as_own(self._callbacks.run_due)
+            except Exception:
+                _log.exception("internal error: the connection could not be ended")
 
     async def _drain(self) -> None:
         if self._draining is not None and self._drain_timeout > 0:

@@ -344,6 +344,10 @@ class Supervisor:
                 except TimeoutError:
                     self._give_up(_not_restored(f"within {limit:g} s", self._why))
                     return
+                except PluginError as error:
+                    self._callbacks.report(error, "the connection is given up")
+                    self._give_up(_given_up(str(error), error))
+                    return
 
     async def _retry_first(self) -> None:
         limit = self._upkeep.reconnect_timeout
@@ -370,7 +374,8 @@ class Supervisor:
             try:
                 await self._try_each(again=True)
             except (ConnectError, PluginError) as error:
-                if first and (isinstance(error, PluginError) or error.final):
+                # A transport that is at fault stays so.
+                if isinstance(error, PluginError) or (first and error.final):
                     raise
                 self._report_failure(error)
             else:
@@ -438,7 +443,10 @@ class Supervisor:
                 what = "closing was cut short"
                 self._callbacks.report(connection.error(), what, level=logging.WARNING)
             return
-        _log.info("%s", connection.error())
+        if self._why is not None and _is_bug(self._why.__cause__):
+            self._callbacks.report(self._why, "an internal error has ended a connection")
+        else:
+            _log.info("%s", connection.error())
         if not self._upkeep.reconnect:
             self._give_up(connection.error)
 
@@ -476,6 +484,8 @@ class Supervisor:
         self._end_session(None)
 
     def _ended(self) -> None:
+        if self._lifetime.fault is not None:
+            self._error = _given_up(str(self._lifetime.fault), self._lifetime.fault.__cause__)
         self._end_session(self._error)
 
     def _end_session(self, error: EndError | None) -> None:
@@ -550,3 +560,19 @@ def _not_restored(limit: str, why: MBError | None) -> EndError:
         return fresh
 
     return lost
+
+
+def _given_up(reason: str, cause: BaseException | None) -> EndError:
+    def given_up() -> ConnectionLost:
+        fresh = ConnectionLost(f"the connection was given up: {reason}", sent=True)
+        fresh.__cause__ = cause
+        return fresh
+
+    return given_up
+
+
+def _is_bug(cause: BaseException | None) -> bool:
+    """Whether what has ended a connection is a bug, of ours or of its transport's."""
+    if isinstance(cause, ConnectionLost):
+        cause = cause.__cause__
+    return cause is not None and not isinstance(cause, MBError | OSError)

@@ -188,6 +188,7 @@ class MemoryLink:
                 log_bug(self.peer, bug)
                 ended = True
                 error = ConnectionLost(f"the connection to {self.peer} broke: {bug!r}", sent=True)
+                error.__cause__ = bug
         if ended:
             if error is None:
                 self.abort()  # the other end takes no more

@@ -201,7 +201,9 @@ def end_error(
     """
     if wire.error is None:
         if error is not None:
-            return ConnectionLost(f"the connection to {peer} broke: {_words(error)}", sent=True)
+            lost = ConnectionLost(f"the connection to {peer} broke: {_words(error)}", sent=True)
+            lost.__cause__ = error
+            return lost
         if not aborted:
             wire.receive_eof()
     return wire.error

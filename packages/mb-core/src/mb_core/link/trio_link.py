@@ -288,10 +288,13 @@ class _StreamLink(Outgoing):
             self._log_bug(bugs)
         if rest is not None:
             raise rest from None
-        reason: BaseException | None = faults or bugs
+        reason: BaseException | None = bugs or faults
         while isinstance(reason, BaseExceptionGroup):
             reason = reason.exceptions[0]
-        return (reason.__cause__ or reason) if reason is not None else None
+        if reason is None or bugs is not None:
+            return reason
+        cause = reason.__cause__
+        return cause if isinstance(cause, OSError) else ConnectionError(str(reason))
 
     def _after_wire(self) -> None:
         """What is due after every call of the Wire: output, and the changes of its state."""
