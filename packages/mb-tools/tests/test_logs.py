@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from mb_tools.logs import JsonFormatter, TextFormatter, set_up
+import mb_sync
+from mb_tools.logs import JsonFormatter, TextFormatter, UnblockedHandler, set_up
 
 
 def record(message: str, **extra: Any) -> logging.LogRecord:
@@ -85,3 +89,54 @@ def test_the_log_goes_to_stderr_from_its_level_on(
     assert handler.stream is sys.stderr
     assert isinstance(handler.formatter, kind)
     assert root.level == logging.ERROR
+
+
+def test_a_log_that_nobody_reads_blocks_nothing_and_says_what_it_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mb_tools.logs._MAX_WAITING", 10)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream, os.fdopen(reading) as reader:
+        handler = UnblockedHandler(stream)
+        logger = logging.getLogger("test_logs")
+        logger.propagate = False
+        logger.addHandler(handler)
+        for number in range(200):  # the pipe holds a few of them
+            logger.warning("%d %s", number, "x" * 10_000)
+        written = dropped = 0
+        while written + dropped < 200:
+            first, _, rest = reader.readline().partition(" ")
+            if "were dropped" in rest:
+                dropped += int(first)
+            else:
+                written += 1
+        assert dropped > 100
+        logger.warning("the last")
+        assert reader.readline() == "the last\n"
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_a_broker_whose_log_is_not_read_serves_and_ends() -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "mb_tools", "serve", "--tcp-port", "0", "--ws-port", "off"]
+    with subprocess.Popen(
+        [*command, "--log-level", "debug"], stdout=subprocess.PIPE, stderr=writing, text=True
+    ) as process:
+        try:
+            os.close(writing)
+            fill = os.open(f"/proc/{process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(fill, b"x" * 4096)
+            os.close(fill)
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            with mb_sync.MessageBrokerClient(url) as client:
+                for _ in range(20):
+                    client.request("system.heartbeat", {})
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            os.close(reading)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import sys
+import threading
 from datetime import UTC, datetime
+from typing import TextIO
 
 import msgspec
 
 from .exits import one_line
 
-__all__ = ["JsonFormatter", "TextFormatter", "set_up"]
+__all__ = ["JsonFormatter", "TextFormatter", "UnblockedHandler", "set_up"]
+
+# Entries that may wait to be written; more are dropped.
+_MAX_WAITING = 10_000
+# Seconds that the process waits at its end for the entries that are left.
+_LAST_WRITE = 1.0
 
 
 class TextFormatter(logging.Formatter):
@@ -44,9 +53,66 @@ class JsonFormatter(logging.Formatter):
             return _encode(plain)
 
 
+class UnblockedHandler(logging.StreamHandler[TextIO]):
+    """Writes to a stream in a thread of its own: a reader that stalls holds up nobody.
+
+    Entries that it can't write in time are dropped; the next one that it writes says how many.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._file = stream.fileno()
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MAX_WAITING)
+        self._dropped = 0
+        # A daemon: it may be writing for ever.  It writes to the file itself, as the lock of the
+        # stream's buffer, which it would hold meanwhile, is needed to end the interpreter.
+        self._thread = threading.Thread(target=self._write, name="mb log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Wait a little for what is left."""
+        try:
+            self._waiting.put_nowait(None)
+        except queue.Full:
+            pass
+        else:
+            self._thread.join(_LAST_WRITE)
+        super().close()
+
+    def _write(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            dropped, self._dropped = self._dropped, 0
+            if dropped:
+                text = f"{dropped} entries were dropped: the log was not read"
+                self._write_line(
+                    logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
+                )
+            self._write_line(record)
+
+    def _write_line(self, record: logging.LogRecord) -> None:
+        try:
+            left = (self.format(record) + self.terminator).encode(errors="backslashreplace")
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            pass  # nobody will read it any more
+        except Exception:
+            self.handleError(record)
+
+
 def set_up(level: str, style: str) -> None:
     """Have everything from this level on written to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.StreamHandler[TextIO]
+    try:
+        handler = UnblockedHandler(sys.stderr)
+    except (AttributeError, OSError, ValueError):  # it is closed, or no file
+        handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
