@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ __all__ = ["JsonFormatter", "TextFormatter", "UnblockedHandler", "set_up"]
 
 # Entries that may wait to be written; more are dropped.
 _MAX_WAITING = 10_000
+# Bytes that a pipe which can be written to takes whole.
+_AT_ONCE = 4096
 # Seconds that the process waits at its end for the entries that are left.
 _LAST_WRITE = 1.0
 
@@ -54,9 +57,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class UnblockedHandler(logging.StreamHandler[TextIO]):
-    """Writes to a stream in a thread of its own: a reader that stalls holds up nobody.
+    """Writes to a stream whose reader may stall without holding up anybody.
 
-    Entries that it can't write in time are dropped; the next one that it writes says how many.
+    What the system takes at once is written at once, and is not lost if the process is killed.
+    Anything else waits for a thread.  Entries for which there is no room are dropped; the next one
+    that is written says how many.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -70,6 +75,11 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self._waiting.unfinished_tasks and self._takes_a_line():
+            line = self._line(record)
+            if len(line) <= _AT_ONCE:
+                self._write_line(line)
+                return
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
@@ -85,25 +95,35 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
             self._thread.join(_LAST_WRITE)
         super().close()
 
+    def _takes_a_line(self) -> bool:
+        try:
+            return bool(select.select((), (self._file,), (), 0)[1])
+        except (OSError, ValueError):  # Windows knows that of sockets alone
+            return False
+
     def _write(self) -> None:
         while (record := self._waiting.get()) is not None:
             dropped, self._dropped = self._dropped, 0
             if dropped:
                 text = f"{dropped} entries were dropped: the log was not read"
-                self._write_line(
-                    logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
-                )
-            self._write_line(record)
+                note = logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
+                self._write_line(self._line(note))
+            self._write_line(self._line(record))
+            self._waiting.task_done()
 
-    def _write_line(self, record: logging.LogRecord) -> None:
+    def _line(self, record: logging.LogRecord) -> bytes:
         try:
-            left = (self.format(record) + self.terminator).encode(errors="backslashreplace")
-            while left:
-                left = left[os.write(self._file, left) :]
-        except OSError:
-            pass  # nobody will read it any more
+            return (self.format(record) + self.terminator).encode(errors="backslashreplace")
         except Exception:
             self.handleError(record)
+            return b""
+
+    def _write_line(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError:
+            pass  # nobody will read it any more
 
 
 def set_up(level: str, style: str) -> None:
