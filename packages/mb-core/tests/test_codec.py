@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import PurePosixPath
 from typing import Annotated, Any, TypedDict
 
 import msgspec
@@ -23,6 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mb_core import codec, parse_message
 from mb_core.codec import decode_payload, encode_error, encode_payload, error_in, is_text
 from mb_core.errors import (
     InternalError,
@@ -389,6 +391,44 @@ def test_what_can_not_be_written_is_the_callers_fault(make: Callable[[], Any]) -
     with pytest.raises(LocalProtocolError, match="can't be written as JSON") as raised:
         encode_payload(make())
     assert raised.value.__cause__ is not None
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("within", WITHIN)
+@pytest.mark.parametrize("value", [PurePosixPath("/tmp"), Text("x"), range(3)], ids=type)
+def test_types_that_are_not_supported_are_named_with_their_place(value: Any, within: str) -> None:
+    put, path = WITHIN[within]
+    if path is None:
+        pytest.skip("the type of a key is named without its place")
+    text = rf"{type(value).__name__} at {re.escape(path)} is not supported \(convert it to "
+    with pytest.raises(LocalProtocolError, match=text):
+        encode_payload(put(value))
+
+
+def test_a_message_is_not_a_payload_and_the_error_says_what_is() -> None:
+    message = parse_message(b"publish:a.b:1.0.0\n{}")
+    with pytest.raises(LocalProtocolError, match=r"message\.payload"):
+        encode_payload(message)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        [{"name": "Wąchock", "text": "Zażółć gęślą jaźń, ćma i łódź"}] * 50,
+        {"text": "čeština ğ ā " * 1000},
+        [number * 1.37e-5 for number in range(500)],
+    ],
+    ids=["rows", "long text", "numbers"],
+)
+def test_usual_payloads_are_not_searched_value_by_value(
+    payload: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The search makes a place of each value: it would raise here.
+    monkeypatch.setattr(codec, "deque", None)
+    assert decode_payload(encode_payload(payload)) == payload
 
 
 def test_a_payload_may_be_as_long_as_the_limit() -> None:
