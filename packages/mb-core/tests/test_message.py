@@ -166,7 +166,7 @@ def test_a_payload_is_converted_to_a_type() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("action", ["publish", "request", "response"])
 async def test_only_a_received_request_can_be_answered(action: str) -> None:
-    with pytest.raises(LocalProtocolError, match=f"this is a {action} of 'a.b'"):
+    with pytest.raises(LocalProtocolError, match=f"this {action} of 'a.b' can't be answered"):
         await parse_message(f"{action}:a.b:1.0.0\n{{}}").respond({})
 
 
@@ -212,5 +212,5 @@ async def test_a_copy_takes_along_neither_its_route_nor_its_responder() -> None:
     message.responder = Collector()
     message.prefix.route = lambda: "what can't be pickled"
     for other in (pickle.loads(pickle.dumps(message)), copy.copy(message)):
-        with pytest.raises(LocalProtocolError, match="only a received request"):
+        with pytest.raises(LocalProtocolError, match="it is a copy"):
             await other.respond({})

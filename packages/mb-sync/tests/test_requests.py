@@ -183,7 +183,7 @@ def test_a_handler_may_respond_itself_and_go_on(client: MessageBrokerClient) -> 
         assert message.deadline is not None
         assert message.respond("early") is None
         assert answered.wait(5)
-        with pytest.raises(LocalProtocolError, match="once"):
+        with pytest.raises(LocalProtocolError, match="answered already"):
             message.respond("again")
         went_on.set()
         return "late"

@@ -127,9 +127,11 @@ class Message(msgspec.Struct, eq=False):
         topic.  When cancelled, the answer has been sent.
         """
         if self.responder is None:
+            why = "only requests can"
+            if self.action is Action.REQUEST:
+                why = "it has been answered already, or it is a copy"
             raise LocalProtocolError(
-                f"only a received request can be answered, once; this is a {self.action.value} "
-                f"of {self.topic!r}"
+                f"this {self.action.value} of {self.topic!r} can't be answered: {why}"
             )
         return self.responder.respond(self, payload)
 

@@ -49,6 +49,12 @@ async def decode_and_answer(message: Message) -> None:
     await message.respond(message.decode(Order).count)
 
 
+async def decode_in_a_task_group(message: Message) -> Any:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(decode_async, message)
+    return message.payload["count"]
+
+
 def decode_a_copy(message: Message) -> Any:
     return copy.copy(message).decode(Order).count
 
@@ -62,7 +68,15 @@ def decode_elsewhere(message: Message) -> Any:
 
 
 @pytest.mark.parametrize(
-    "handler", [decode, decode_async, decode_and_answer, decode_a_copy, decode_elsewhere]
+    "handler",
+    [
+        decode,
+        decode_async,
+        decode_and_answer,
+        decode_in_a_task_group,
+        decode_a_copy,
+        decode_elsewhere,
+    ],
 )
 @pytest.mark.parametrize(
     ("payload", "text", "details"),

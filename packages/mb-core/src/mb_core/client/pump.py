@@ -148,6 +148,11 @@ class Pump:
 
     def _excuse(self, error: Exception, message: Message) -> ResponseError | _Lost:
         """Report what the handler raised; returns its answer to a request."""
+        alone = error
+        while isinstance(alone, ExceptionGroup) and len(alone.exceptions) == 1:
+            alone = alone.exceptions[0]
+        if is_about(alone, message):
+            error = alone  # raised in a task group of the handler
         if is_about(error, message):
             if isinstance(error, RemoteProtocolError):
                 self._callbacks.unreadable(error, message, name_of(self._handler))
