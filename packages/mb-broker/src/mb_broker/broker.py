@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -44,8 +45,10 @@ __all__ = ["Broker", "url_of"]
 
 _log = logging.getLogger("mb_broker")
 
-# Messages of one client that are handled as they come; more of them wait for their turn.
+# Messages of one client that are handled without a look at the time, and the seconds that may be
+# spent on those that came together; then the others wait for their turn.
 _AT_ONCE = 64
+_A_WHILE = 0.002
 # Bytes that a stream gives at once, at most.
 _CHUNK = 256 * 1024
 
@@ -295,17 +298,30 @@ class Broker:
             if not connection.can_pause:
                 self._limit_waiting(connection)
             return
-        later: list[bytes] = []
-        if len(messages) > _AT_ONCE:
-            messages, later = messages[:_AT_ONCE], messages[_AT_ONCE:]
-        rest = self._router.receive(connection.service, messages, self._clock(), costly=0)
-        if rest or later:
-            connection.waiting = rest + later
+        if len(messages) <= _AT_ONCE:
+            rest = self._router.receive(connection.service, messages, self._clock(), costly=0)
+        else:
+            rest = self._take_for_a_while(connection.service, messages)
+        if rest:
+            connection.waiting = rest
             connection.pause()
-            self._count_held(sum(map(len, connection.waiting)))
+            self._count_held(sum(map(len, rest)))
             self._turns.add(connection)
         self.flush()
         self._timer.look()
+
+    def _take_for_a_while(self, service: Service, messages: list[bytes]) -> list[bytes]:
+        """Handle messages for a few milliseconds; return those that are left."""
+        now = self._clock()
+        end = time.perf_counter() + _A_WHILE
+        for start in range(0, len(messages), _AT_ONCE):
+            if time.perf_counter() >= end:
+                return messages[start:]
+            some = messages[start : start + _AT_ONCE]
+            rest = self._router.receive(service, some, now, costly=0)
+            if rest:
+                return rest + messages[start + _AT_ONCE :]
+        return []
 
     def _take_turn(self, connection: _Connection) -> bool:
         """Handle a little of what waits; whether there is more to do now."""
