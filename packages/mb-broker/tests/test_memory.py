@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import sys
 import threading
@@ -133,8 +132,10 @@ async def test_who_asks_for_a_wrong_name_is_told_the_right_ones(ends: Ends) -> N
         await ends.connect(listener, ends.end().accept)
 
 
-def test_of_many_threads_that_want_a_name_one_gets_it(ends: Ends) -> None:
-    start = threading.Barrier(8)
+@pytest.mark.parametrize("other", BACKENDS)
+@pytest.mark.parametrize("before", ["nobody", "a listener whose loop has ended"])
+def test_of_many_threads_that_want_a_name_one_gets_it(before: str, other: str, ends: Ends) -> None:
+    start, tried = threading.Barrier(8), threading.Barrier(8)
 
     async def listen() -> bool:
         start.wait()
@@ -142,15 +143,61 @@ def test_of_many_threads_that_want_a_name_one_gets_it(ends: Ends) -> None:
             await ends.listen("here")
         except ConnectError:
             return False
+        finally:
+            tried.wait()  # the name is taken for as long as the loop of its listener lives
         return True
 
+    if before != "nobody":
+        in_thread(other, lambda: ends.listen("here"))
     got: list[bool] = []
-    threads = [threading.Thread(target=lambda: got.append(asyncio.run(listen()))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: got.append(anyio.run(listen, backend=other)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(got) == [False] * 7 + [True]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("other", BACKENDS)
+async def test_a_name_is_free_when_the_loop_of_its_listener_has_ended(
+    other: str, ends: Ends
+) -> None:
+    listeners: list[Listener] = []
+
+    async def listen() -> None:
+        listeners.append(await ends.listen("here"))
+
+    await anyio.to_thread.run_sync(in_thread, other, listen)
+    far, near = ends.end(), ends.end()
+    successor = await ends.listen("here", far.accept)
+    await listeners[0].close()  # too late to have a say about the name
+    await ends.connect(successor, near.accept)
+    near.link.send(b"1")
+    await settled()
+    assert list(far.inbox) == [b"1"]
+    with pytest.raises(ConnectError, match="another broker does"):
+        await ends.listen("here")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("other", BACKENDS)
+async def test_a_name_whose_loop_has_ended_refuses_at_once_and_is_not_offered_again(
+    other: str, ends: Ends
+) -> None:
+    listeners: list[Listener] = []
+
+    async def listen() -> None:
+        listeners.append(await ends.listen("here"))
+
+    await anyio.to_thread.run_sync(in_thread, other, listen)
+    with pytest.raises(ConnectError, match="the broker at memory://here has ended"):
+        await ends.connect(listeners[0], ends.end().accept)
+    with pytest.raises(ConnectError, match=r"listens at memory://here \(there: none\)"):
+        await ends.connect(listeners[0], ends.end().accept)
 
 
 # Messages

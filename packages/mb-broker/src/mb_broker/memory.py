@@ -27,10 +27,12 @@ class MemoryTransport:
     def __init__(self) -> None:
         self._listeners: dict[str, _MemoryListener] = {}
         self._names = itertools.count(1)
+        self._changing = threading.Lock()
         _transports.add(self)
 
     def forget_all(self) -> None:
         """Have no listeners: they are those of the process that this one was forked from."""
+        self._changing = threading.Lock()  # a thread that was not forked may have held the old one
         self._listeners.clear()
 
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
@@ -43,6 +45,7 @@ class MemoryTransport:
         near.other, far.other = far, near
         # The far end first: what `accept` sends must find it open.
         if not listener.admit(far):
+            self.forget(listener)
             raise ConnectError(f"the broker at {url} has ended")
         near.be_open(accept)
         return near
@@ -50,18 +53,25 @@ class MemoryTransport:
     async def listen(
         self, url: URL, accept: Accept, *, backend: Backend, limits: Limits
     ) -> Listener:
-        """Listen at the URL's name, or at a new one where it has none."""
+        """Listen at the URL's name, or at a new one where it has none.
+
+        A listener whose event loop was closed before the listener itself does not keep its name.
+        """
         names = (url.host,) if url.host else (f"broker{number}" for number in self._names)
         for name in names:
             listener = _MemoryListener(self, name, accept, loop_poster(backend), limits)
-            if self._listeners.setdefault(name, listener) is listener:
-                return listener
+            with self._changing:
+                rival = self._listeners.get(name)
+                if rival is None or not rival.alive:
+                    self._listeners[name] = listener
+                    return listener
         raise ConnectError(f"can't listen on memory://{url.host}: another broker does")
 
     def forget(self, listener: _MemoryListener) -> None:
         name = listener.address[0]
-        if self._listeners.get(name) is listener:
-            del self._listeners[name]
+        with self._changing:
+            if self._listeners.get(name) is listener:
+                del self._listeners[name]
 
 
 class _MemoryListener:
@@ -82,6 +92,11 @@ class _MemoryListener:
         # there are to be no more.
         self._arriving: set[MemoryLink] | None = set()
         self._lock = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its event loop can still run something.  For any thread."""
+        return self.post(lambda: None)
 
     def admit(self, link: MemoryLink) -> bool:
         """Open our end of a connection soon; False where it is too late.  For any thread."""
