@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 import pytest
 
 from mb_broker import Broker, BrokerOptions, Router, RouterOptions
 from mb_broker.options import complete_options, option_table
+from mb_client import MessageBrokerClient
 from mb_core import LocalProtocolError
 
 DEFAULTS: dict[str, Any] = {
@@ -204,3 +206,38 @@ def test_a_client_is_dropped_later_than_it_is_asked_for_a_sign_of_life() -> None
         for given in ({"drop_after": 30_000}, {"heartbeat_after": 60_000}):
             with pytest.raises(LocalProtocolError, match="must be longer than heartbeat_after"):
                 make(given)
+
+
+@pytest.mark.parametrize("name", ["max_unread", "max_unread_total"])
+def test_what_may_wait_for_a_client_holds_the_largest_message(name: str) -> None:
+    for make in (complete_options, lambda options: Broker(**options)):
+        with pytest.raises(LocalProtocolError) as refused:
+            make({name: 1_000_000, "max_payload": 1_000_000})
+        text = str(refused.value)
+        assert text.startswith(f"{name} (1000000 bytes) must be ")
+        assert text.endswith(f"raise {name} or lower max_payload")
+    least = int(text.split(" must be ")[1].split()[0])
+    assert 1_000_000 + 367 < least < 1_010_000
+    complete_options({name: least, "max_payload": 1_000_000})
+    with pytest.raises(LocalProtocolError):
+        complete_options({name: least - 1, "max_payload": 1_000_000})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("scheme", ["memory", "tcp", "ws"])
+async def test_the_largest_message_reaches_a_client_where_no_more_may_wait(scheme: str) -> None:
+    size = 4_000_000
+    message = size + 367
+    least = message + message // 256 + 64
+    host = "" if scheme == "memory" else "127.0.0.1:0"
+    async with (
+        Broker(
+            f"{scheme}://{host}", max_payload=size, max_unread=least, max_unread_total=least
+        ) as broker,
+        MessageBrokerClient(broker.url, max_payload=size) as client,
+    ):
+        with anyio.fail_after(30):
+            async with client.subscribe("large") as received:
+                payload = "x" * (size - 2)
+                await client.publish("large", payload, confirm=True)
+                assert (await anext(aiter(received))).payload == payload

@@ -185,6 +185,16 @@ def _check_together(options: Mapping[str, Any]) -> None:
             f"drop_after ({options['drop_after']} ms) must be longer than heartbeat_after "
             f"({options['heartbeat_after']} ms): clients need time for a sign of life"
         )
+    message = options["max_payload"] + options["max_header"]
+    # What transports add: TLS 29 bytes to each record of 16 KiB, the others less.
+    wanted = message + message // 256 + 64
+    for name in ("max_unread", "max_unread_total"):
+        if options[name] < wanted:
+            raise LocalProtocolError(
+                f"{name} ({options[name]} bytes) must be {wanted} or more beside max_payload "
+                f"({options['max_payload']} bytes): a client that is sent one message of that "
+                f"size would be cut off; raise {name} or lower max_payload"
+            )
 
 
 _UNITS = {"ms": " of milliseconds", "bytes": " of bytes"}
