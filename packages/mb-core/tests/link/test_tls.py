@@ -9,12 +9,17 @@ import ssl
 import struct
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -356,6 +361,7 @@ def test_the_default_settings_verify_and_take_no_old_tls() -> None:
     context = client_ssl_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
+    assert not context.hostname_checks_common_name
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
@@ -363,6 +369,65 @@ def test_the_default_settings_do_not_trust_a_stranger(contexts: Contexts) -> Non
     client, server = wires((client_ssl_context(), contexts[1]))
     exchange(client, server)
     assert "is not trusted" in str(client.error)
+
+
+def common_name_only(ca: trustme.CA) -> ssl.SSLContext:
+    """A server's context whose certificate names broker.example as its common name alone."""
+    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    signer = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    identifier = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker.example")]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(issuer.not_valid_before_utc)
+        .not_valid_after(issuer.not_valid_after_utc)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False
+        )
+        .sign(signer, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    pem = secret + certificate.public_bytes(serialization.Encoding.PEM)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with trustme.Blob(pem).tempfile() as file:
+        server.load_cert_chain(file)
+    return server
+
+
+def test_the_default_settings_do_not_take_a_common_name_for_the_host(
+    ca: trustme.CA, tmp_path: Path
+) -> None:
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    trusting = client_ssl_context(str(tmp_path / "ca.pem"))
+    client, server = wires((trusting, common_name_only(ca)))
+    exchange(client, server)
+    assert isinstance(client.error, ConnectError)
+    assert client.error.final
+    text = str(client.error)
+    assert text.startswith("the certificate of broker.example:1 is not trusted: Hostname mismatch")
+    assert "has to be one of the certificate's alternative names, subjectAltName" in text
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_in_a_users_own_settings_the_user_says_whether_a_common_name_counts(
+    counts: bool, ca: trustme.CA
+) -> None:
+    own = ssl.create_default_context()
+    ca.configure_trust(own)
+    own.hostname_checks_common_name = counts
+    client, server = wires((own, common_name_only(ca)))
+    exchange(client, server)
+    assert own.hostname_checks_common_name is counts
+    assert (client.state is WireState.OPEN) is counts
 
 
 # Over sockets

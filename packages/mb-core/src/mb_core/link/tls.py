@@ -26,11 +26,14 @@ _RECORD = 16_384
 def client_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
     """Return a context for TLS 1.2 or newer that verifies certificate and host name.
 
-    It trusts the certificates in `cafile`, by default the system's.  Raises OSError, of which
+    It trusts the certificates in `cafile`, by default the system's.  The host has to be one of
+    the certificate's alternative names (subjectAltName): its common name does not count, as in
+    browsers (RFC 9525).  A context that a user passes is used as it is.  Raises OSError, of which
     ssl.SSLError is a kind, if that file can't be used.
     """
     context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
     return context
 
 

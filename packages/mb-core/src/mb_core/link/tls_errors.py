@@ -12,7 +12,7 @@ __all__ = ["accepted_error", "dialled_error", "early_end"]
 _TRUST = (
     "trust its CA: pass ssl_context=ssl.create_default_context(cafile=...), or set SSL_CERT_FILE"
 )
-_NAME = "the host in the URL has to be one of those in the certificate"
+_NAME = "the host in the URL has to be one of the certificate's alternative names, subjectAltName"
 _REISSUE = "the server needs another certificate"
 _STRICT = f"{_REISSUE}; ssl.VERIFY_X509_STRICT in ssl_context.verify_flags insists on this"
 # What helps where a server's certificate is not verified, by OpenSSL's X509_V_ERR numbers.
