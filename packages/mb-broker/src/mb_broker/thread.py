@@ -164,4 +164,4 @@ def _with_reserved_port(url: str, options: dict[str, Any], reserved: contextlib.
         port = reserved.enter_context(reserved_port(parsed.host))
     except OSError:
         return url  # listening there will fail, and say why
-    return str(URL(parsed.scheme, parsed.host, port, parsed.path))
+    return URL(parsed.scheme, parsed.host, port, parsed.path).full

@@ -488,7 +488,7 @@ async def test_an_announced_length_above_the_limit_is_an_error_for_good() -> Non
 
 
 async def test_garbage_is_named_as_what_it_may_be() -> None:
-    with pytest.raises(MessageTooLarge, match="HTTP or TLS"):
+    with pytest.raises(RemoteProtocolError, match="speaks HTTP, which is for the ports of ws://"):
         await TCPSocketClient()._process_incoming_data(b"GET / HTTP/1.1\r\n\r\n")
 
 

@@ -121,7 +121,7 @@ class Proxy:
     @property
     def target(self) -> str:
         """The URL to which connections to come are led."""
-        return str(self._target)
+        return self._target.full
 
     @target.setter
     def target(self, url: str) -> None:
@@ -133,7 +133,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL of the proxy for clients: that of the target, but for host and port."""
-        return str(replace(self._target, host=HOST, port=self.port))
+        return replace(self._target, host=HOST, port=self.port).full
 
     # Faults
 
