@@ -65,6 +65,19 @@ def test_wrong_usage_is_status_2_and_one_line(arguments: list[str]) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["sub", "a.b", "-n", "1.5"], "'1.5' is not a valid whole number"),
+        (["ping", "--interval", "often"], "'often' is not a valid number"),
+    ],
+)
+def test_what_is_not_a_number_is_refused_in_plain_words(arguments: list[str], text: str) -> None:
+    result = CliRunner().invoke(main, arguments, prog_name="mb")
+    assert result.exit_code == 2
+    assert text in result.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_the_shell_s_script(shell: str) -> None:
     result = CliRunner().invoke(main, ["completion", shell])

@@ -138,8 +138,9 @@ def test_a_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_line_holds_no_control_characters() -> None:
     assert one_line("a\x1b[0m\x85\u2028b \N{SNOWMAN}") == "a\\x1b[0m\\x85\\u2028b \N{SNOWMAN}"
-    for character in "\u200b\u202e\u2066\ufeff\xad\U000e0001\ud800":
-        assert character not in one_line(f"a{character}b")
+    for character in "\u200b\u202e\u2066\ufeff\xad\u034f\u3164\ufe00\U000e0001\U000e0100\ud800":
+        assert one_line(f"a{character}b") == f"a{ascii(character)[1:-1]}b"
+    assert one_line("\u2764\ufe0f e\u0301 \u0e01\u0e34") == "\u2764\ufe0f e\u0301 \u0e01\u0e34"
 
 
 # Commands
@@ -317,13 +318,13 @@ def shell(mb: Any, command: str) -> tuple[int, str]:
     [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
 )
 @pytest.mark.parametrize(
-    "command", ["--version", "--help", "services", "plugins", "completion bash", "ping -n 1"]
+    "command", ["", "--version", "--help", "services", "plugins", "completion bash", "ping -n 1"]
 )
 def test_output_that_cannot_be_written_is_one_line_and_status_1(
     mb: Any, command: str, redirection: str, why: str
 ) -> None:
     status, err = shell(mb, f"$MB {command} {redirection}")
-    name = "mb" if command.startswith("-") else f"mb {command.split()[0]}"
+    name = "mb" if not command or command.startswith("-") else f"mb {command.split()[0]}"
     assert (status, err) == (1, f"{name}: can't write to standard output: {why}\n")
 
 

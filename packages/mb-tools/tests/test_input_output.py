@@ -275,6 +275,12 @@ def test_a_payload_that_is_none_names_the_way_out() -> None:
         read_payload("hello", text=False)
 
 
+def test_a_payload_in_another_encoding_is_to_be_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Typed(io.BytesIO(b"\xff\xfe1\x00")))
+    with pytest.raises(Failure, match=r"is not UTF-8: .* \(convert it to UTF-8\)"):
+        read_payload("-", text=True)
+
+
 async def lines() -> list[bytes]:
     with anyio.fail_after(60):
         return [line async for line in stdin_lines()]

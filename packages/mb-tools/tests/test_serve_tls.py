@@ -160,6 +160,7 @@ def test_commands_trust_the_certificates_of_a_file(mb: Any, files: Files) -> Non
             done = mb("services", "--url", url)
             assert (done.returncode, done.stdout) == (3, "")
             assert "is not trusted" in done.stderr
+            assert "give --cafile FILE" in done.stderr
             assert mb("services", "--url", url, "--cafile", files["ca"]).returncode == 0
             assert mb("pub", "a.b", "--url", url, MB_CAFILE=files["ca"]).returncode == 0
 
@@ -190,7 +191,9 @@ def test_commands_show_a_client_certificate(mb: Any, files: Files) -> None:
     with mb.started("serve", *files.arguments(f"--tls-client-ca={files['ca']}")) as process:
         tls, _ = urls(process)
         trust = ["--url", tls, "--cafile", files["ca"]]
-        assert mb("services", *trust).returncode == 3
+        done = mb("services", *trust)
+        assert done.returncode == 3
+        assert "asks for a client certificate: give --cert FILE and --key FILE" in done.stderr
         assert mb("services", *trust, "--cert", files["client"]).returncode == 0
         pair = {"MB_CERT": files["client"], "MB_KEY": files["other_key"]}
         assert mb("services", *trust, **pair).returncode == 0
@@ -202,7 +205,7 @@ def test_commands_show_a_client_certificate(mb: Any, files: Files) -> None:
         (["--cafile", "absent"], "--cafile {absent}: No such file or directory"),
         (["--cafile", "empty"], "--cafile {empty}: there is no certificate in it, in PEM"),
         (["--cafile", "broken_cert"], "--cafile {broken_cert}: OpenSSL can't use it: "),
-        (["--cert", "cert"], "--key {cert}: there is no private key in it, in PEM"),
+        (["--cert", "cert"], "--cert {cert}: there is no private key in it, in PEM (give"),
         (["--cert", "cert", "--key", "other_key"], "--key {other_key}: it does not belong to the"),
         (["--key", "key"], "--key needs --cert"),
     ],

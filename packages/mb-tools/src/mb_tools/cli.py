@@ -13,10 +13,9 @@ import click
 from . import cli_look, cli_serve, cli_talk
 from .endpoint import Endpoint, endpoint_options
 from .exits import Program
+from .options import COUNT
 
 __all__ = ["main"]
-
-_COUNT = click.IntRange(1)
 
 
 @click.group(
@@ -39,10 +38,10 @@ def main(ctx: click.Context) -> None:
 
 @main.command()
 @click.option(
-    "--requests", type=_COUNT, default=2_000, show_default=True, help="How many requests to ask."
+    "--requests", type=COUNT, default=2_000, show_default=True, help="How many requests to ask."
 )
 @click.option(
-    "--events", type=_COUNT, default=10_000, show_default=True, help="How many events to publish."
+    "--events", type=COUNT, default=10_000, show_default=True, help="How many events to publish."
 )
 @click.option(
     "--backend",

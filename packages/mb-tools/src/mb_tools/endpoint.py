@@ -66,7 +66,8 @@ class Endpoint(NamedTuple):
             return None
         context = client_ssl_context() if self.cafile is None else trusting("--cafile", self.cafile)
         if self.cert is not None:
-            load_certificate(context, ("--cert", self.cert), ("--key", self.key or self.cert))
+            key = ("--key", self.key) if self.key is not None else ("--cert", self.cert)
+            load_certificate(context, ("--cert", self.cert), key)
         elif self.key is not None:
             raise Failure("--key needs --cert: the certificate that it belongs to", Status.USAGE)
         return context

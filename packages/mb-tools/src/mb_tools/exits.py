@@ -13,6 +13,7 @@ import functools
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
@@ -25,6 +26,7 @@ __all__ = [
     "Program",
     "Status",
     "discard_output",
+    "escaped",
     "failure_of",
     "note",
     "one_line",
@@ -101,13 +103,13 @@ class Program(click.Group):
             discard_output()
             return Status.SUCCESS
         except Failure as failure:
-            failure.path = f"{ctx.command_path} {ctx.invoked_subcommand}"
+            failure.path = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
             raise
         except click.ClickException:
             raise
         except Exception as error:
             told = write_failure(error) if isinstance(error, OSError) else failure_of(error)
-            told.path = f"{ctx.command_path} {ctx.invoked_subcommand}"
+            told.path = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
             raise told from error
 
 
@@ -154,6 +156,8 @@ def failure_of(error: Exception) -> Failure:
             text = f"{text} {msgspec.json.encode(error.details).decode()}"
         return Failure(text)
     if isinstance(error, mb_core.ConnectError | mb_core.ConnectionLost | mb_core.PluginError):
+        for of_library, of_command in _ADVICE.items():
+            text = text.replace(of_library, of_command)
         return Failure(text, Status.NO_CONNECTION)
     if isinstance(error, mb_core.LocalProtocolError | mb_core.MessageTooLarge):
         return Failure(text, Status.USAGE)
@@ -189,10 +193,33 @@ def one_line(text: str) -> str:
     That is line breaks, control sequences, and characters that are invisible or change the
     direction of others.
     """
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return escaped(text, lambda each: ascii(each)[1:-1])
 
+
+def escaped(text: str, escape: Callable[[str], str], keep: str = "") -> str:
+    """Replace each invisible character of `text`, but those in `keep`, by what `escape` returns."""
+    if text.isascii() and text.isprintable():
+        return text
+
+    def is_shown(each: str) -> bool:
+        return each in keep or (each.isprintable() and not _INVISIBLE.match(each))
+
+    return "".join(each if is_shown(each) else escape(each) for each in text)
+
+
+# Letters and marks to Python, but Unicode has nothing shown for them.  The variation selectors that
+# make an emoji of a sign are left out.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+
+# What the library's errors advise, in terms of the command line.
+_ADVICE = {
+    "pass ssl_context=ssl.create_default_context(cafile=...)": "give --cafile FILE",
+    "load one with ssl_context.load_cert_chain(...)": "give --cert FILE and --key FILE",
+    "load another with ssl_context.load_cert_chain(...)": "give another --cert FILE and --key FILE",
+}
 
 _SILENT = logging.NullHandler()
 

@@ -39,12 +39,18 @@ def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
     )
 
 
-COUNT = click.IntRange(1)
-MILLISECONDS = click.IntRange(1, 3_600_000)
+class _WholeNumber(click.IntRange):
+    name = "whole number"
+
+
+COUNT = _WholeNumber(1)
+MILLISECONDS = _WholeNumber(1, 3_600_000)
 
 
 class _Seconds(click.FloatRange):
     """click's range, without nan: every comparison with it is false, so it is in any range."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)

@@ -15,7 +15,7 @@ import anyio
 import click
 import msgspec
 
-from .exits import Status, write_failure
+from .exits import Status, escaped, write_failure
 
 __all__ = ["Output", "clock", "compact_json", "json_line", "raw_json", "until_nobody_reads"]
 
@@ -125,11 +125,7 @@ def _is_json(data: bytes) -> bool:
 
 def _escaped(lines: str) -> str:
     """Escape, as JSON does, the characters in lines of JSON that one_line escapes in text."""
-    if lines.replace("\n", "").isprintable():
-        return lines
-    return "".join(
-        each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in lines
-    )
+    return escaped(lines, lambda each: json.dumps(each)[1:-1], keep="\n")
 
 
 async def _write(text: str) -> None:

@@ -39,7 +39,8 @@ def read_payload(argument: str | None, *, text: bool) -> msgspec.Raw:
     try:
         return json_payload(data, text=text)
     except ValueError as error:
-        raise Failure(f"the payload {error} (use --text to send a string)", Status.USAGE) from None
+        remedy = "convert it to UTF-8" if "UTF-8" in str(error) else "use --text to send a string"
+        raise Failure(f"the payload {error} ({remedy})", Status.USAGE) from None
 
 
 def json_payload(data: bytes, *, text: bool) -> msgspec.Raw:

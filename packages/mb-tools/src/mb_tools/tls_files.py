@@ -61,7 +61,8 @@ def _expect(what: str, option: str, file: str) -> None:
     except (OSError, ValueError) as error:
         raise _unusable(option, file, getattr(error, "strerror", None) or str(error)) from error
     if what.upper().encode() + b"-----" not in text:
-        raise _unusable(option, file, f"there is no {what} in it, in PEM")
+        remedy = " (give its --key)" if (what, option) == ("private key", "--cert") else ""
+        raise _unusable(option, file, f"there is no {what} in it, in PEM{remedy}")
 
 
 def _unusable(option: str, file: str, why: str) -> Failure:

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from ..exits import escaped
+
 __all__ = [
     "bars",
     "bytes_text",
@@ -28,12 +30,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def clean(text: str) -> str:
     """`text` on one line and without what would steer the terminal: others wrote it."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}"
-        for each in text
-    )
+    return escaped(text, lambda each: " " if each.isspace() else "\N{REPLACEMENT CHARACTER}")
 
 
 def cell(text: str, width: int, *, right: bool = False) -> str:
