@@ -6,7 +6,7 @@ The blocking client is driven as it is; the async one is called on an event loop
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -23,7 +23,10 @@ Connect = Callable[..., AbstractContextManager["Client"]]
 
 
 class Client:
-    """A connected client of any front end; `close` and the errors are the front end's own."""
+    """A client of any front end; `close` and the errors are the front end's own.
+
+    It is connected, unless it was made with `connected=False`.
+    """
 
     def __init__(self, client: Any, portal: BlockingPortal | None) -> None:
         self._client = client
@@ -95,16 +98,28 @@ def connecting(frontend: str) -> Iterator[Connect]:
 
 
 @contextlib.contextmanager
-def _blocking(url: str, **options: Any) -> Iterator[Client]:
-    with mb_core.connect(url, frontend="sync", **options) as client:
+def _blocking(url: str, *, connected: bool = True, **options: Any) -> Iterator[Client]:
+    client = mb_core.connect(url, frontend="sync", **options)
+    with client if connected else contextlib.closing(client):
         yield Client(client, None)
 
 
 @contextlib.contextmanager
-def _async(portal: BlockingPortal, url: str, **options: Any) -> Iterator[Client]:
+def _async(
+    portal: BlockingPortal, url: str, *, connected: bool = True, **options: Any
+) -> Iterator[Client]:
     async def make() -> Any:
         return mb_core.connect(url, **options)  # the front end of this event loop
 
     client = portal.call(make)
-    with portal.wrap_async_context_manager(client):
+    block = client if connected else _closing(client)
+    with portal.wrap_async_context_manager(block):
         yield Client(client, portal)
+
+
+@contextlib.asynccontextmanager
+async def _closing(client: Any) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await client.close()

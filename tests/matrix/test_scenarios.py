@@ -200,6 +200,32 @@ def test_a_broker_that_is_started_again_finds_its_clients_back(
     assert [each["name"] for each in services].count("Echo") == 1
 
 
+def test_a_client_is_shared_before_its_first_connection(connect: OneMore, broker: Served) -> None:
+    broker.stop()
+    client = connect(connected=False, retry_connect=True)
+    tried = threading.Semaphore(0)
+    client.on_error(lambda error: tried.release())
+    with ThreadPoolExecutor() as threads:
+        connecting = threads.submit(client.connect)
+        assert tried.acquire(timeout=PATIENCE)
+        client.publish("news", "waits")
+        waits = [
+            threads.submit(client.wait_connected),
+            threads.submit(client.request, "system.heartbeat", {}, retry=True),
+            threads.submit(client.register_service, "Early", "registers before there is a broker"),
+        ]
+        with pytest.raises(TimeoutError, match="within 20 ms"):
+            client.wait_connected(timeout=20)
+        with pytest.raises(LocalProtocolError, match="wait_connected"):
+            client.connect()
+        assert not any(each.done() for each in [connecting, *waits])
+        broker.start()
+        for each in [connecting, *waits]:
+            each.result(PATIENCE)
+    services = client.request("system.service.list", {}).payload["services"]
+    assert "Early" in [each["name"] for each in services]
+
+
 def test_who_is_not_there_is_named(frontend: Connect, broker: Served) -> None:
     broker.stop()
     with pytest.raises(ConnectError) as refused, frontend(broker.url, **broker.client_options):

@@ -329,7 +329,12 @@ def test_of_two_threads_that_connect_at_once_one_does(together: Together) -> Non
             both.add(connect)
             both.add(connect)
             both.run()
-            assert sorted(outcomes) == ["connected", "this client was connected already"]
+            first, other = sorted(outcomes)
+            assert first == "connected"
+            assert other in (
+                "this client is being connected already",
+                "this client was connected already",
+            )
             assert client.request("system.heartbeat", {}).payload
             client.close()
     assert own_threads() == []

@@ -743,8 +743,11 @@ class Driver:
 
 
 def subscription(driver: Driver, queue: MessageQueue) -> Subscription:
+    async def connected() -> Driver:
+        return driver
+
     return Subscription(
-        lambda: driver,
+        connected,
         Callbacks(),
         "a.b",
         (Action.PUBLISH, Action.REQUEST),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from copy import copy
@@ -17,7 +20,7 @@ from mb_core.client.arguments import (
     check_response_handler,
 )
 from mb_core.client.callbacks import Registration, unwrapped
-from mb_core.client.client import CLOSED, CONNECTED_ALREADY, ENTERED, LogLevel
+from mb_core.client.client import CLOSED, CONNECTED_ALREADY, CONNECTING, ENTERED, LogLevel
 from mb_core.client.connection import check_status
 from mb_core.client.context import handled_id
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES
@@ -25,7 +28,7 @@ from mb_core.client.stopping import terminable
 from mb_core.client.supervisor import Supervisor
 from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import ConnectionLost, LocalProtocolError
-from mb_core.header import DEFAULT_VERSION, MessageHeader
+from mb_core.header import DEFAULT_VERSION, MessageHeader, check_timeout
 from mb_core.link import Link
 from mb_core.message import Message
 from mb_core.plugins import Plugins
@@ -37,7 +40,7 @@ from .handover import Handover
 from .loop import LoopThread, loop_for
 from .pump import plain
 from .subscription import Subscription
-from .waiting import wait_for
+from .waiting import ThreadWaiter, wait_for
 from .within import Within, check_plain
 
 if TYPE_CHECKING:
@@ -124,9 +127,13 @@ class MessageBrokerClient(CallbackMethods):
         self._undoing: Future[None] | None = None  # of a connect that was interrupted
         self._stopped_by = 0  # the id of the error with which `run` was interrupted
         self._user = _User(self)
-        # None until it connects, and until it is connected.
+        self._within.at_begin = self._begin
+        # Threads that wait for a connect to be called.
+        self._early: deque[ThreadWaiter] = deque()
+        # None until it connects; the Supervisor a moment longer.
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
+        self._connected_once = False  # whether that connect has succeeded
         self._handover: Handover
 
     # Connecting and closing
@@ -140,12 +147,15 @@ class MessageBrokerClient(CallbackMethods):
             wait_for(self._undoing)  # it takes a moment
         if not self._to_connect.acquire(blocking=False):
             closed = self._supervisor is not None and self._supervisor.closing
-            raise LocalProtocolError(CLOSED if closed else CONNECTED_ALREADY)
+            again = CONNECTED_ALREADY if self._connected_once else CONNECTING
+            raise LocalProtocolError(CLOSED if closed else again)
+        self._within.given_up = False
         try:
             loop = self._loop = loop_for(self._user)
         except BaseException:
             self._to_connect.release()
             raise
+        self._wake_early()
         try:
             loop.call(self._connect, loop, host, port, use_tls)
         except BaseException as error:
@@ -154,6 +164,20 @@ class MessageBrokerClient(CallbackMethods):
                 wait_for(self._undoing)
                 loop.join()
             raise
+
+    @_like(mb_core.MessageBrokerClient.wait_connected)
+    def wait_connected(self, timeout: int | None = None) -> None:
+        if timeout is not None:
+            check_timeout(timeout)
+        self._check()
+        while (loop := self._loop) is None:
+            if self._within.given_up:
+                raise ConnectionLost("not connected: the client was closed", sent=False)
+            began = time.monotonic()
+            self._wait_for_connect(timeout)
+            if timeout is not None:
+                timeout = max(1, timeout - int((time.monotonic() - began) * 1000))
+        loop.call(self._within.wait_connected, timeout)
 
     @property
     def connected(self) -> bool:
@@ -178,12 +202,15 @@ class MessageBrokerClient(CallbackMethods):
             raise LocalProtocolError(CLOSED)
         if not self._to_enter.acquire(blocking=False):
             raise LocalProtocolError(ENTERED)
-        if supervisor is None:
-            try:
+        undoing = self._undoing is not None and not self._undoing.done()
+        try:
+            if undoing or not self._to_connect.locked():
                 self.connect()
-            except BaseException:
-                self._to_enter.release()
-                raise
+            elif not self._connected_once:
+                self.wait_connected()  # another thread connects
+        except BaseException:
+            self._to_enter.release()
+            raise
         return self
 
     def __exit__(
@@ -433,13 +460,40 @@ class MessageBrokerClient(CallbackMethods):
 
     def _connected(self) -> tuple[Supervisor, LoopThread]:
         self._check()
-        if self._loop is None or self._supervisor is None:
+        loop, supervisor = self._loop, self._supervisor
+        if loop is not None and supervisor is None:
+            loop.call(self._within.begin)
+            supervisor = self._supervisor
+        if loop is None or supervisor is None:
             raise LocalProtocolError("not connected: client.connect(...) first")
-        return self._supervisor, self._loop
+        return supervisor, loop
+
+    def _wait_for_connect(self, timeout: int | None) -> None:
+        """Wait until `connect` or `close` is called; raises TimeoutError."""
+        waiter = ThreadWaiter()
+        self._early.append(waiter)
+        # What was called before this was there has woken nobody.
+        if self._loop is not None or self._within.given_up:
+            self._wake_early()
+        try:
+            if not waiter.wait(timeout / 1000 if timeout is not None else None):
+                raise TimeoutError(f"no connection within {timeout} ms: connect() was not called")
+        finally:
+            with contextlib.suppress(ValueError):
+                self._early.remove(waiter)
+
+    def _wake_early(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._early.popleft().set_result(None)
 
     def _close(self, *, drain: bool) -> None:
         loop = self._loop
-        if loop is None or loop.forked:
+        if loop is None:
+            self._within.given_up = True
+            self._wake_early()
+            return
+        if loop.forked:
             return  # what the process before the fork has is not ours to close
         loop.check()
         if (
@@ -464,15 +518,20 @@ class MessageBrokerClient(CallbackMethods):
     async def _connect(
         self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
     ) -> None:
-        supervisor = await self._within.connect_in(loop, host, port, use_tls)
-        self._handover = Handover(supervisor, self._within.callbacks, loop)
+        await self._within.connect_in(loop, host, port, use_tls)
+        self._connected_once = True
+
+    def _begin(self, supervisor: Supervisor) -> None:
+        """The first connection is about to be made: from now on, calls may wait for it."""
+        assert self._loop is not None
+        self._handover = Handover(supervisor, self._within.callbacks, self._loop)
         self._supervisor = supervisor
 
     async def _end(self, loop: LoopThread, *, drain: bool) -> None:
         try:
             await self._within.end(drain=drain)
         finally:
-            if self._supervisor is not None:  # or it was connecting, and releases by itself
+            if self._connected_once:  # or it was connecting, and releases by itself
                 loop.release(self._user)
 
     async def _undo_connect(self, loop: LoopThread) -> None:
@@ -480,6 +539,7 @@ class MessageBrokerClient(CallbackMethods):
             await self._within.undo_connect()
         finally:
             self._loop = self._supervisor = None
+            self._connected_once = False
             loop.release(self._user)
             self._to_connect.release()
 
@@ -504,7 +564,7 @@ class _User:
 
     def _link(self) -> Link | None:
         supervisor = self._client._supervisor
-        return supervisor.connection.link if supervisor is not None else None
+        return supervisor.link if supervisor is not None else None
 
 
 async def _start(subscription: mb_core.Subscription) -> None:

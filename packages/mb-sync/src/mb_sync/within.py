@@ -34,14 +34,28 @@ class Within(mb_core.MessageBrokerClient):
         self.codec = self._codec
         self._pump = self._pump_in_threads
         self._loop: LoopThread
+        # Called with the Supervisor when it is about to connect.
+        self.at_begin: Callable[[Supervisor], None]
 
     async def connect_in(
         self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
-    ) -> Supervisor:
+    ) -> None:
         """Connect on `loop`, where this runs."""
         self._loop = self.callbacks.loop = loop
         await self.connect(host, port, use_tls)
-        return self._connected()
+
+    async def begin(self) -> None:
+        """Wait until a connect that another thread has called has begun."""
+        await self._beginning()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it was closed since the last connect."""
+        return self._given_up
+
+    @given_up.setter
+    def given_up(self, value: bool) -> None:
+        self._given_up = value
 
     async def end(self, *, drain: bool) -> None:
         """Close; one that is connecting does not, and says so to whom it connects for."""
@@ -70,6 +84,9 @@ class Within(mb_core.MessageBrokerClient):
 
         call.__qualname__ = name_of(handler)
         return call
+
+    def _supervising(self, supervisor: Supervisor) -> None:
+        self.at_begin(supervisor)
 
     def _pump_in_threads(
         self,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, overloa
 import anyio
 
 from ..codec import JSON, Codec, check_kind
-from ..errors import ConnectError, LocalProtocolError, MBError
-from ..header import DEFAULT_VERSION, Action, MessageHeader
+from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
+from ..header import DEFAULT_VERSION, Action, MessageHeader, check_timeout
 from ..message import Message
 from ..plugins import Plugins, discover
 from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox, SessionState
@@ -45,10 +45,18 @@ from .upkeep import UpkeepOptions
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["CLOSED", "CONNECTED_ALREADY", "ENTERED", "LogLevel", "MessageBrokerClient"]
+__all__ = [
+    "CLOSED",
+    "CONNECTED_ALREADY",
+    "CONNECTING",
+    "ENTERED",
+    "LogLevel",
+    "MessageBrokerClient",
+]
 
 T = TypeVar("T")
 
+CONNECTING = "this client is being connected already: client.wait_connected() waits for that"
 CONNECTED_ALREADY = "this client was connected already: make a new one"
 CLOSED = "this client was closed, and can't be used again: make a new one"
 ENTERED = (
@@ -74,9 +82,10 @@ class MessageBrokerClient(CallbackMethods):
 
     A connection that is lost is restored: registered, subscribed, and what was published
     meanwhile is sent (docs/reliability.md says what is promised).  `reconnect=False` ends the
-    client instead; `retry_connect=True` does the same for the first connection.  The first try
-    comes within `backoff_min`; before each further one it waits twice as long as before the
-    last, up to `backoff_max`, half of it at random.  It goes on for ever, or for
+    client instead; `retry_connect=True` does the same for the first connection, for which calls
+    then wait as they do after a loss, so that tasks may share a client before it is connected.
+    The first try comes within `backoff_min`; before each further one it waits twice as long as
+    before the last, up to `backoff_max`, half of it at random.  It goes on for ever, or for
     `reconnect_timeout`.  A connection on which nothing has moved for `heartbeat_interval` is
     asked for a sign of life, and given up after as long again; None never asks.  Every byte that
     arrives is one, and so is progress of a write that had to wait.
@@ -139,7 +148,10 @@ class MessageBrokerClient(CallbackMethods):
         self._callbacks = Callbacks()
         self._supervisor: Supervisor | None = None
         self._entered = False  # whether a block will close it
-        self._preparing = False  # whether plugins are being imported, before it connects
+        # The first is there while plugins are being imported, before it connects; the second
+        # while somebody waits for a connect to begin.
+        self._preparing: anyio.Event | None = None
+        self._begun: anyio.Event | None = None
         self._given_up = False  # whether it was closed meanwhile
 
     # Connecting and closing
@@ -162,28 +174,64 @@ class MessageBrokerClient(CallbackMethods):
         except MBError:
             await checkpoint()
             raise
-        self._preparing, self._given_up = True, False
+        preparing = self._preparing = anyio.Event()
+        self._given_up = False
         try:
             await discover(self._options.given_plugins, {each.scheme for each in urls})
+            if self._given_up:
+                raise ConnectError("the client was closed while it was connecting")
+            supervisor = self._supervisor = Supervisor(
+                urls,
+                self._callbacks,
+                self._options,
+                self._upkeep,
+                self._outbox,
+                self._codec,
+                self._observers(),
+                inherit_deadlines=self._inherit_deadlines,
+            )
         finally:
-            self._preparing = False
-        if self._given_up:
-            raise ConnectError("the client was closed while it was connecting")
-        supervisor = self._supervisor = Supervisor(
-            urls,
-            self._callbacks,
-            self._options,
-            self._upkeep,
-            self._outbox,
-            self._codec,
-            self._observers(),
-            inherit_deadlines=self._inherit_deadlines,
-        )
+            self._preparing = None
+            preparing.set()
+        self._supervising(supervisor)
+        self._tell_waiting()
         try:
             await supervisor.open()
         except BaseException:
             self._supervisor = None
             raise
+
+    async def wait_connected(self, timeout: int | None = None) -> None:
+        """Wait until there is a connection, at most `timeout` milliseconds; None waits for ever.
+
+        Returns at once if there is one.  Otherwise it waits for a `connect` that is under way
+        elsewhere or yet to be called, or for a lost connection to be restored.
+
+        Raises TimeoutError when the time is over, and ConnectionLost when the client is closed,
+        when its first connection fails or is cancelled, and when a lost one is given up.  When
+        cancelled, nothing changes.
+        """
+        limit = check_timeout(timeout) / 1000 if timeout is not None else None
+        await checkpoint()
+        supervisor = self._supervisor
+        if supervisor is not None:
+            supervisor.check_home()
+            if supervisor.is_ready():
+                return
+        try:
+            with anyio.fail_after(limit):
+                while supervisor is None:
+                    if self._given_up:
+                        raise ConnectionLost("not connected: the client was closed", sent=False)
+                    if self._begun is None:
+                        self._begun = anyio.Event()
+                    await self._begun.wait()
+                    supervisor = self._supervisor
+                await supervisor.wait_ready()
+        except TimeoutError:
+            why = supervisor.why if supervisor is not None else "connect() was not called"
+            reason = f": {why}" if why is not None else ""
+            raise TimeoutError(f"no connection within {timeout} ms{reason}") from None
 
     @property
     def connected(self) -> bool:
@@ -221,12 +269,14 @@ class MessageBrokerClient(CallbackMethods):
         if self._entered:
             raise LocalProtocolError(ENTERED)
         self._entered = True
-        if supervisor is None:
-            try:
+        try:
+            if supervisor is None and self._preparing is None:
                 await self.connect()
-            except BaseException:
-                self._entered = False
-                raise
+            elif supervisor is None or not supervisor.opened:
+                await self.wait_connected()  # another task connects
+        except BaseException:
+            self._entered = False
+            raise
         return self
 
     async def __aexit__(
@@ -250,6 +300,8 @@ class MessageBrokerClient(CallbackMethods):
         ends it at once.  Outside the main thread, and where the program handles a signal itself,
         signals are not touched.
         """
+        if self._supervisor is None:
+            await self._beginning()
         try:
             supervisor = self._connected()
         except LocalProtocolError:
@@ -266,7 +318,7 @@ class MessageBrokerClient(CallbackMethods):
         other texts, and what `request` raises with `retry`.
         """
         await checkpoint()
-        await self._connected().register(name, description)
+        await (await self._driver()).register(name, description)
 
     @overload
     async def request(
@@ -322,6 +374,8 @@ class MessageBrokerClient(CallbackMethods):
         whose `path` says where, for an answer that does not fit `result`.  When cancelled, the
         request may have been sent; its answer is ignored.
         """
+        if self._supervisor is None:
+            await self._beginning()
         try:
             if response_handler is not None:
                 check_response_handler(response_handler)
@@ -359,6 +413,8 @@ class MessageBrokerClient(CallbackMethods):
         MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
         message may have been sent.
         """
+        if self._supervisor is None:
+            await self._beginning()
         try:
             supervisor = self._connected()
             if parent_id is None:
@@ -425,7 +481,7 @@ class MessageBrokerClient(CallbackMethods):
         check_priority(priority)
         check_handler(handler)
         return Subscription(
-            self._connected,
+            self._driver,
             self._callbacks,
             topic,
             actions,
@@ -465,7 +521,7 @@ class MessageBrokerClient(CallbackMethods):
         """
         check_handler(handler)
         return Subscription(
-            self._connected,
+            self._driver,
             self._callbacks,
             LOG_TOPIC,
             (Action.PUBLISH,),
@@ -547,10 +603,14 @@ class MessageBrokerClient(CallbackMethods):
     _queue_type: type[MessageQueue] = MessageQueue
     _pump: PumpFactory = Pump
 
+    def _supervising(self, supervisor: Supervisor) -> None:
+        """`supervisor` is about to connect."""
+
     # Within
 
     async def _end(self, *, drain: bool) -> None:
         self._given_up = True
+        self._tell_waiting()
         try:
             if self._supervisor is not None:
                 await self._supervisor.close(drain=drain)
@@ -560,8 +620,10 @@ class MessageBrokerClient(CallbackMethods):
 
     def _where_to(self, host: str | None, port: int | None, use_tls: bool) -> list[URL]:
         if self._supervisor is not None or self._preparing:
-            closed = self._supervisor is not None and self._supervisor.closing
-            raise LocalProtocolError(CLOSED if closed else CONNECTED_ALREADY)
+            supervisor = self._supervisor
+            if supervisor is None or not (supervisor.opened or supervisor.closing):
+                raise LocalProtocolError(CONNECTING)
+            raise LocalProtocolError(CLOSED if supervisor.closing else CONNECTED_ALREADY)
         targets = self._urls if host is None else (host,)
         if not targets:
             raise ConnectError(
@@ -580,6 +642,28 @@ class MessageBrokerClient(CallbackMethods):
     def _observers(self) -> Observers | None:
         found = self._options.plugins.observers()
         return Observers(found, self, self._callbacks, self._codec) if found else None
+
+    async def _beginning(self) -> None:
+        """Let another task begin to connect, if it is about to.
+
+        Raises ConnectionLost if the client is closed before it has begun.
+        """
+        for _ in range(2):  # on trio, one turn may not be enough for it to be called
+            await checkpoint()
+        if self._supervisor is None and self._preparing is not None:
+            await self._preparing.wait()
+            if self._supervisor is None and self._given_up:
+                raise ConnectionLost("not sent: the client was closed", sent=False)
+
+    def _tell_waiting(self) -> None:
+        if self._begun is not None:
+            self._begun.set()
+            self._begun = None
+
+    async def _driver(self) -> Supervisor:
+        if self._supervisor is None:
+            await self._beginning()
+        return self._connected()
 
     def _connected(self) -> Supervisor:
         supervisor = self._supervisor

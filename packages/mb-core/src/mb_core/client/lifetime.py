@@ -136,7 +136,6 @@ class Lifetime:
         if not drain:
             self._drain_scope.cancel()
         self._asked.set()
-        self._opening.cancel()
         if not self.inside:
             try:
                 await self._finished.wait()
@@ -264,6 +263,7 @@ class Lifetime:
             with self._drain_scope, anyio.move_on_after(self._drain_timeout):
                 await self._draining()
         self.ending = True
+        self._opening.cancel()  # not before: what waits for the first connection may go out
 
     async def _end(self, called_back: anyio.Event) -> None:
         self._on_ending()

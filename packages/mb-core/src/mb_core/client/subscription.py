@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from copy import copy
 from time import monotonic
 from types import TracebackType
@@ -79,7 +79,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     def __init__(
         self,
-        connected: Callable[[], Driver],
+        connected: Callable[[], Awaitable[Driver]],
         callbacks: Callbacks,
         topic: str,
         actions: tuple[Action, ...],
@@ -108,6 +108,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         self._receiving = self._inboxes[:]
         self._make_pump = pump
         self._pumps: list[Pump] = []
+        self._awaited = False  # from then on it is that task's, though it may have no driver yet
         self._driver: Driver | None = None
         self._home: Home
         self._in_force = False
@@ -212,13 +213,14 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
                 self._refuse_queued()
 
     async def _start(self) -> Subscription:
-        if self._driver is not None or self._ended:
+        if self._awaited or self._ended:
             await checkpoint()
             raise LocalProtocolError(
                 f"{self!r} was awaited before: each takes a client.subscribe(...) of its own"
             )
+        self._awaited = True
         try:
-            driver = self._driver = self._connected()
+            driver = self._driver = await self._connected()
             self._home = driver.home
             # Before the first message can come: all of them get it.
             if self._handler is not None:

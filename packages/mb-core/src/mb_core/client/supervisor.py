@@ -19,7 +19,7 @@ from ..errors import (
     RequestTimeoutError,
 )
 from ..header import check_timeout
-from ..link import DeadlineTimer, Waker
+from ..link import DeadlineTimer, Link, Waker
 from ..message import Message
 from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
 from ..topic import is_system
@@ -68,6 +68,7 @@ class Supervisor:
             heartbeat=upkeep.heartbeat_interval,
             outbox=outbox,
             codec=codec,
+            early=upkeep.retry_connect,
         )
         # The last that came about, alive or not.
         self.connection: Connection
@@ -121,15 +122,43 @@ class Supervisor:
         async def opening() -> None:
             self._lifetime.spawn(self._timer.run)
             try:
-                await self._try_each(again=False)
-            except ConnectError as error:
-                if error.final or not self._upkeep.retry_connect:
-                    raise
-                self._report_failure(error)
-                await self._retry_first()
+                await self._open_first()
+            except BaseException as error:
+                if isinstance(error, MBError) or not self._lifetime.closing:
+                    self._give_up(_never_connected(error))
+                raise
             self._lifetime.spawn(self._keep_up)
 
         await self._lifetime.begin(opening)
+
+    def is_ready(self) -> bool:
+        """Whether there is a connection; raises what has ended the client."""
+        if self.session.state is SessionState.READY:
+            return True
+        if self._over.is_set():
+            error = self._error or _closed
+            raise error()
+        return False
+
+    async def wait_ready(self) -> None:
+        """Wait until there is a connection; raises what ends the client instead."""
+        while not self.is_ready():
+            await self._restored.wait()
+
+    @property
+    def link(self) -> Link | None:
+        """The last Link that came about, if any."""
+        return self._lifetime.link
+
+    @property
+    def opened(self) -> bool:
+        """Whether there was a connection."""
+        return self._connections > 0
+
+    @property
+    def why(self) -> MBError | None:
+        """Why there is no connection, where that is known."""
+        return self._why
 
     async def close(self, *, drain: bool = True) -> None:
         """End in order and wait until it is over; see Lifetime.end."""
@@ -265,7 +294,7 @@ class Supervisor:
         if dropped != self._dropped_publishes and self._brake.lets():
             count, self._dropped_publishes = dropped - self._dropped_publishes, dropped
             text = f"{count} publications were dropped: the buffer is full (publish_buffer)"
-            self._callbacks.report(ConnectionLost(text, sent=False), "the connection is lost")
+            self._callbacks.report(ConnectionLost(text, sent=False), "there is no connection")
 
     async def register(self, name: str, description: str) -> None:
         """Register, and remember it for the next connection; raises what `call` raises."""
@@ -349,6 +378,15 @@ class Supervisor:
                     self._give_up(_given_up(str(error), error))
                     return
 
+    async def _open_first(self) -> None:
+        try:
+            await self._try_each(again=False)
+        except ConnectError as error:
+            if error.final or not self._upkeep.retry_connect:
+                raise
+            self._report_failure(error)
+            await self._retry_first()
+
     async def _retry_first(self) -> None:
         limit = self._upkeep.reconnect_timeout
         try:
@@ -386,7 +424,8 @@ class Supervisor:
         first = not self._connections
         failures: list[tuple[URL, ConnectError | PluginError]] = []
         for url in [url for url in self._urls if url not in self._hopeless]:
-            connection = Connection(
+            # Known before it is ready: other threads may send as soon as it is.
+            connection = self.connection = Connection(
                 self.session,
                 self._dispatcher,
                 self._callbacks,
@@ -481,7 +520,7 @@ class Supervisor:
 
     def _ending(self) -> None:
         self._keeping.cancel()
-        self._end_session(None)
+        self._end_session(self._error)
 
     def _ended(self) -> None:
         if self._lifetime.fault is not None:
@@ -546,6 +585,21 @@ def _named(url: URL, error: MBError) -> str:
     """The error of one URL among several."""
     text = str(error)
     return text if text.startswith(str(url)) else f"{url}: {text}"
+
+
+def _closed() -> ConnectionLost:
+    return ConnectionLost("not connected: the client was closed", sent=False)
+
+
+def _never_connected(why: BaseException) -> EndError:
+    reason = str(why) if isinstance(why, MBError) else "connect() was cancelled"
+
+    def lost() -> ConnectionLost:
+        fresh = ConnectionLost(f"no connection was made: {reason}", sent=False)
+        fresh.__cause__ = why if isinstance(why, MBError) else None
+        return fresh
+
+    return lost
 
 
 def _not_restored(limit: str, why: MBError | None) -> EndError:

@@ -98,10 +98,10 @@ class Outbox:
     def _check(self, length: int) -> None:
         if self.used + length > self.size:
             raise ConnectionLost(
-                f"not published: the connection is lost, and the buffer of {self.size} bytes for "
-                "what waits for it is full (publish_buffer, buffer_overflow)"
+                f"not published: there is no connection, and the buffer of {self.size} bytes for "
+                "what waits for one is full (publish_buffer, buffer_overflow)"
                 if self.size
-                else "not published: the connection is lost (publish_buffer=0 holds nothing)",
+                else "not published: there is no connection (publish_buffer=0 holds nothing)",
                 sent=False,
             )
 

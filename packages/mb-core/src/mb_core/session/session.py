@@ -126,7 +126,8 @@ class Session:
     `limits` bounds what is sent.  `margin` is how many seconds longer than its time limit on
     the wire a request is waited for, so that the broker's word on a time-out comes first.
     `heartbeat` is the Liveness' interval in seconds.  `outbox` holds what waits for a connection.
-    `codec` is that of payloads.
+    `codec` is that of payloads.  With `early`, what would wait after a loss waits for the first
+    connection as well.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Session:
         heartbeat: float | None = None,
         outbox: Outbox | None = None,
         codec: Codec = JSON,
+        early: bool = False,
     ) -> None:
         self.limits = limits if limits is not None else Limits()
         self.margin = margin
@@ -146,6 +148,7 @@ class Session:
         self.outbox = outbox if outbox is not None else Outbox()
         self._state = SessionState.OFFLINE
         self._was_ready = False
+        self._early = early
         self._closed_because: str | None = None
         self._announced = False
         # Until when services may still be on their way back, after a reconnect.
@@ -695,9 +698,10 @@ class Session:
         """Raise where nothing can wait for a connection: there was none yet, or will be none."""
         if self._state is SessionState.CLOSED:
             raise ConnectionLost(f"not sent: {self._closed_because}", sent=False)
-        if not self._was_ready:
+        if not self._was_ready and not self._early:
             raise LocalProtocolError(
-                f"nothing can be sent while {self._state.value}: await client.connect(...) first"
+                f"nothing can be sent while {self._state.value}, before the first connection: "
+                "wait for client.connect(...) first (retry_connect=True lets calls wait)"
             )
 
 
