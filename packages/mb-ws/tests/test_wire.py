@@ -707,7 +707,7 @@ def check_any(wire: WebSocketWire, chunks: list[bytes], ends: bool) -> None:
         closed = state is WireState.CLOSED
         assert closed or error is None
         for message in messages:
-            message.decode()
+            assert isinstance(message, bytes)
         output = wire.data_to_send()
         assert isinstance(output, bytes)
     if ends:
