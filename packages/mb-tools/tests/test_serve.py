@@ -298,6 +298,34 @@ async def test_a_port_that_is_taken_is_one_line_and_status_3() -> None:
     assert err == f"mb serve: can't listen on 127.0.0.1:{port}: Address already in use\n"
 
 
+# A bug in the broker's timer, as a program that starts `mb serve`.
+_FAILING = """
+from mb_broker.router import Router
+from mb_tools.cli import main
+
+def fail(*args):
+    raise {error}
+
+Router.next_deadline = fail
+main(prog_name="mb")
+"""
+
+
+@pytest.mark.parametrize("error", ["KeyError('bug')", "BrokenPipeError()", "OSError(5, 'bug')"])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_internal_error_is_told_and_not_status_0(error: str, log_format: str) -> None:
+    program = _FAILING.format(error=error)
+    arguments = ["serve", "--tcp-port=0", "--ws-port=0", f"--log-format={log_format}"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "internal error: the broker has failed" in done.stderr
+    assert f"raise {error}" in done.stderr  # its traceback
+    assert done.stderr.endswith("mb serve: the broker has failed: an internal error, see the log\n")
+    assert "the broker has ended" not in done.stderr
+
+
 async def refused(url: str) -> None:
     """Wait until nobody accepts connections at `url` any more."""
     host, _, port = url.removeprefix("tcp://").rpartition(":")

@@ -108,6 +108,77 @@ async def test_with_a_client_ca_only_clients_with_its_certificates_come_in(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "open_", "remedy"),
+    [
+        (
+            ["--tcp-port=0", "--ws-port=0"],
+            "tcp://0.0.0.0:0, ws://0.0.0.0:0",
+            "turn them off with --tcp-port off --ws-port off",
+        ),
+        (
+            ["--tcp-port=off", "--ws-port=0"],
+            "ws://0.0.0.0:0",
+            "turn it off with --ws-port off",
+        ),
+        (
+            ["--tcp-port=off", "--ws-port=off", "--listen=tcp://0.0.0.0:0"],
+            "tcp://0.0.0.0:0",
+            "remove it from listen",
+        ),
+        (
+            ["--tcp-port=0", "--ws-port=off", "--listen=ws://0.0.0.0:0"],
+            "tcp://0.0.0.0:0, ws://0.0.0.0:0",
+            "turn them off with --tcp-port off, or remove them from listen",
+        ),
+    ],
+)
+def test_plain_ports_beside_client_certificates_are_a_warning(
+    arguments: list[str], open_: str, remedy: str, mb: Any, files: Files
+) -> None:
+    more = [f"--tls-client-ca={files['ca']}", "--host=0.0.0.0", *arguments]
+    with mb.started("serve", *files.arguments(*more)) as process:
+        line = line_with(process, "tls_client_ca")
+        assert f" WARNING tls_client_ca does not protect {open_}: " in line
+        assert remedy in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--host=127.0.0.1", "--tcp-port=0", "--ws-port=0", "--tls-client-ca"],
+        ["--host=localhost", "--tcp-port=0", "--ws-port=0", "--tls-client-ca"],
+        ["--host=0.0.0.0", "--listen=tcp://127.0.0.1:0,memory://", "--tls-client-ca"],
+        ["--host=0.0.0.0", "--tls-client-ca"],
+        ["--host=0.0.0.0", "--tcp-port=0", "--ws-port=0"],
+    ],
+)
+def test_without_such_ports_or_with_those_of_this_machine_alone_there_is_no_warning(
+    arguments: list[str], mb: Any, files: Files
+) -> None:
+    if arguments[-1] == "--tls-client-ca":
+        arguments = [*arguments[:-1], f"--tls-client-ca={files['ca']}"]
+    with mb.started("serve", *files.arguments(*arguments)) as process:
+        urls(process)
+        process.send_signal(signal.SIGTERM)
+        assert "tls_client_ca" not in process.communicate(timeout=30)[1]
+        assert process.returncode == 0
+
+
+def test_cas_of_clients_that_sighup_brings_are_no_less_of_a_warning(
+    mb: Any, files: Files, tmp_path: Path
+) -> None:
+    file = tmp_path / "mb.toml"
+    file.write_text("")
+    arguments = files.arguments("--host=0.0.0.0", "--tcp-port=0", f"--config={file}")
+    with mb.started("serve", *arguments) as process:
+        urls(process)
+        file.write_text(f"tls_client_ca = '{files['ca']}'\n")
+        process.send_signal(signal.SIGHUP)
+        line = line_with(process, "tls_client_ca")
+        assert " WARNING tls_client_ca does not protect tcp://0.0.0.0:0: " in line
+
+
+@pytest.mark.parametrize(
     ("option", "wrong", "told"),
     [
         ("tls_cert", "absent", "No such file or directory"),

@@ -15,7 +15,7 @@ from . import page
 from .exposition import CONTENT_TYPE, exposition
 from .router import Router
 
-__all__ = ["Visitors", "broker_pages"]
+__all__ = ["Visitors", "broker_pages", "is_loopback"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:\d*)?")
@@ -87,7 +87,7 @@ class Visitors:
         scheme, _, where = origin.lower().partition("://")
         if not where:  # "null": a file, a sandboxed frame
             return f"pages of the origin {origin!r} may not connect: only origins='*' allows it"
-        if origin.lower() in self._origins or _is_loopback(_host_of(where)):
+        if origin.lower() in self._origins or is_loopback(_host_of(where)):
             return None
         host = (visit.host or "").lower().removesuffix(_DEFAULT_PORTS.get(scheme, "/"))
         if host == where and self._is_ours(host):
@@ -96,7 +96,7 @@ class Visitors:
 
     def _is_ours(self, host: str) -> bool:
         name = _host_of(host)
-        return name in self._hosts or _is_address(name) or _is_loopback(name)
+        return name in self._hosts or _is_address(name) or is_loopback(name)
 
 
 def _origin(text: str) -> str:
@@ -124,7 +124,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Whether a host name or an address is one that only this machine reaches."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return _is_address(name) and ip_address(name).is_loopback

@@ -13,7 +13,9 @@ import anyio
 import click
 
 from mb_broker.options import option_table
+from mb_broker.site import is_loopback
 from mb_client import Broker, BrokerOptions, installed_plugins
+from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 
 from .config import OFF, PORTS, Configuration, ServeOptions
@@ -40,6 +42,7 @@ async def serve(configuration: Configuration, again: Callable[[], Configuration]
     certificates = None if context is None else _Certificates(context)
     if certificates is None:
         _expect_no_tls(options["listen"])
+    _warn_of_open_ports(options, options["tls_client_ca"])
     broker = Broker(*urls(options), ssl_context=certificates, **_of_broker(options))
     ending = anyio.Event()
     at_terminal = os.isatty(_STDERR)
@@ -63,13 +66,22 @@ async def serve(configuration: Configuration, again: Callable[[], Configuration]
             )
             ending.set()
 
-    with anyio.open_signal_receiver(*_ENDING, *_reloading()) as signals:
-        async with anyio.create_task_group() as tasks:
-            async with broker:
-                _print_urls(broker.urls)
-                tasks.start_soon(obey, signals)
-                await ending.wait()
-            tasks.cancel_scope.cancel()
+    listening = False
+    try:
+        with anyio.open_signal_receiver(*_ENDING, *_reloading()) as signals:
+            async with anyio.create_task_group() as tasks:
+                async with broker:
+                    listening = True
+                    _print_urls(broker.urls)
+                    tasks.start_soon(obey, signals)
+                    await ending.wait()
+                tasks.cancel_scope.cancel()
+    except Exception as error:
+        if not listening:
+            raise
+        # Whatever its type is: a BrokenPipeError, say, would pass for a reader who has enough.
+        _log.error("internal error: the broker has failed", exc_info=error)
+        raise Failure("the broker has failed: an internal error, see the log") from error
     _log.info("the broker has ended")
 
 
@@ -99,6 +111,8 @@ def _reload(
     if certificates is not None and context is not None:
         certificates.current = context
         read = "certificates and "
+        if options["tls_client_ca"] is None:
+            _warn_of_open_ports(options, fresh["tls_client_ca"])
     logging.getLogger().setLevel(fresh["log_level"].upper())
     _log.info("SIGHUP: reloaded %slog_level %s", read, fresh["log_level"])
     live = ("log_level",) if context is None else ("log_level", *_TLS_FILES)
@@ -146,14 +160,18 @@ def _print_urls(urls: list[str]) -> None:
 
 def urls(options: ServeOptions) -> list[str]:
     """Where to listen."""
+    return [*_ports(options).values(), *options["listen"]]
+
+
+def _ports(options: ServeOptions) -> dict[str, str]:
+    """The URLs of the options that are ports, by their names."""
     host = options["host"]
     host = f"[{host}]" if ":" in host else host
-    ports = [
-        f"{name.removesuffix('_port')}://{host}:{options[name]}"
+    return {
+        name: f"{name.removesuffix('_port')}://{host}:{options[name]}"
         for name in PORTS
         if options[name] != OFF
-    ]
-    return [*ports, *options["listen"]]
+    }
 
 
 def _of_broker(options: ServeOptions) -> BrokerOptions:
@@ -172,6 +190,40 @@ def _expect_no_tls(listen: list[str]) -> None:
         transport = installed_plugins().transport(parse_url(url).scheme)
         if getattr(transport, "secure", False):
             raise Failure(f"listen {url} needs tls_cert and tls_key", Status.USAGE)
+
+
+def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
+    """Warn of ports that other machines can reach without a client certificate."""
+    if client_ca is None:
+        return
+    plain = [url for url in urls(options) if _is_open(url)]
+    if not plain:
+        return
+    them = "it" if len(plain) == 1 else "them"
+    flags = [
+        f"--{name.replace('_', '-')} off" for name, url in _ports(options).items() if _is_open(url)
+    ]
+    remedies = [f"turn {them} off with {' '.join(flags)}"] if flags else []
+    if any(url in plain for url in options["listen"]):
+        remedies.append(f"remove {them} from listen")
+    _log.warning(
+        "tls_client_ca does not protect %s: clients connect there without a certificate; "
+        "%s (--listen tcp://127.0.0.1:8081 is for this machine alone)",
+        ", ".join(plain),
+        ", or ".join(remedies),
+    )
+
+
+def _is_open(url: str) -> bool:
+    """Whether a URL is plain TCP (or WebSocket) that other machines can reach."""
+    parsed = parse_url(url)
+    transport = installed_plugins().transport(parsed.scheme)
+    return (
+        isinstance(transport, WireTransport)
+        and not transport.secure
+        and transport.sockets is None  # its own are local, such as those of Unix
+        and not is_loopback(parsed.host)
+    )
 
 
 def _allow_files(connections: int) -> None:
