@@ -209,7 +209,7 @@ def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
     _log.warning(
         "tls_client_ca does not protect %s: clients connect there without a certificate; "
         "%s (--listen tcp://127.0.0.1:8081 is for this machine alone)",
-        ", ".join(plain),
+        ", ".join(str(parse_url(url)) for url in plain),  # their queries may hold secrets
         ", or ".join(remedies),
     )
 
