@@ -405,16 +405,16 @@ def test_sighup_reloads_the_log_level_and_names_what_needs_a_restart(
     file = tmp_path / "mb.toml"
     file.write_text("log_level = 'info'\n")
     with mb.started("serve", "--tcp-port=0", "--ws-port=0", f"--config={file}") as process:
-        tcp, _ = urls(process)
+        _, ws = urls(process)
         file.write_text("log_level = 'debug'\nmax_payload = 5\nmax_header = 200\n")
         process.send_signal(signal.SIGHUP)
         assert "INFO SIGHUP: reloaded log_level debug" in line_with(process, "HUP")
         assert "WARNING SIGHUP: restart the broker to apply max_payload, max_header" in line_with(
             process, "HUP"
         )
-        host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+        host, _, port = ws.removeprefix("ws://").rpartition(":")
         socket.create_connection((host, int(port))).close()
-        line_with(process, " DEBUG ")
+        assert "left without a handshake" in line_with(process, " DEBUG ")
         file.write_text("log_level = 'loud'\n")
         process.send_signal(signal.SIGHUP)
         line_with(process, "ERROR SIGHUP: nothing was reloaded")
