@@ -110,12 +110,42 @@ def test_the_rest_can_be_reported_early() -> None:
     assert reports == [1, 3]
 
 
-def test_any_number_of_kinds_takes_a_bounded_room_and_none_is_lost() -> None:
+def test_kinds_beyond_those_that_a_second_has_room_for_are_reported_in_the_next_ones() -> None:
     tally = Tally()
-    reports: dict[int, list[int]] = {number: [] for number in range(5_000)}
-    for number, counts in reports.items():
-        tally.add(number, counts.append, 1.0)
-        tally.add(number, counts.append, 1.0)
-        assert len(tally._kinds) <= 1024
+    reports: list[int] = []
+    for number in range(100):
+        for _ in range(number + 1):
+            tally.add(number, lambda count, number=number: reports.append(number), 5.0)
+    assert reports == list(range(32))
+    for second, total in ((6.0, 64), (7.0, 96)):
+        assert tally.next() == second
+        tally.report(second)
+        tally.report(second + 0.99)
+        assert len(reports) == total
+    for second in (8.0, 9.0):
+        tally.report(second)
+    # All of them, and a second time those of the first second, whose number has grown.
+    assert sorted(set(reports)) == list(range(100))
+    assert tally.next() is None
+    assert not tally.waiting
+
+
+def test_any_number_of_kinds_takes_a_bounded_room_and_is_reported_now_and_then() -> None:
+    tally = Tally()
+    reports: list[int] = []
+    for number in range(100_000):
+        tally.add(number, reports.append, 1.0)
+        assert len(tally._kinds) + len(tally._untold) <= 2 * 1024 + 1
+    assert len(reports) == 32
     tally.report(float("inf"))
-    assert set(map(tuple, reports.values())) == {(1, 2)}
+    # Those that could be told from each other, and one for all the others.
+    assert reports == [1] * 1025
+
+
+def test_kinds_that_were_reported_a_second_ago_make_room_for_others() -> None:
+    tally = Tally()
+    for number in range(1_024):
+        told(tally, f"before {number}", float(number))
+    assert told(tally, "after", 2_000.0) == [1]
+    assert told(tally, "after", 2_000.5) == []
+    assert told(tally, "after", 2_001.0) == [3]

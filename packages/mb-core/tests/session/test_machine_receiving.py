@@ -26,13 +26,13 @@ from mb_core.errors import (
 )
 from mb_core.header import Action
 from mb_core.session import (
+    Answer,
     Answered,
     Delivered,
     Event,
     Failed,
     Initialized,
     PendingRequest,
-    Reply,
     Requested,
     Session,
     SessionState,
@@ -447,7 +447,7 @@ TELLERS: dict[type[object], Callable[..., tuple[object, ...]]] = {
     Answered: lambda event: ("answered", event.request),
     Failed: lambda event: ("failed", event.request, type(event.error)),
     Requested: lambda event: ("requested", event.subscription.priority),
-    Reply: lambda event: ("reply", event.message.partition(b"\n")[0]),
+    Answer: lambda event: ("reply", event.message.partition(b"\n")[0]),
     Unroutable: lambda event: ("unroutable", event.topic),
     Unmatched: lambda event: (
         "unmatched",

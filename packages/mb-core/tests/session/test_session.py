@@ -25,10 +25,10 @@ from mb_core.errors import (
 from mb_core.header import HeaderPrefix
 from mb_core.message import Message, parse_message
 from mb_core.session import (
+    Answer,
     Answered,
     Delivered,
     PendingRequest,
-    Reply,
     Requested,
     Session,
     Subscribed,
@@ -38,7 +38,7 @@ from mb_core.session import (
 from mb_core.wire import Limits
 
 Ready = Callable[..., Session]
-Answer = Callable[..., bytes]
+Respond = Callable[..., bytes]
 Subscribe = Callable[..., Subscribed]
 Picture = Callable[[Session], object]
 
@@ -292,7 +292,7 @@ def test_an_error_that_no_shortening_makes_fit_is_refused(session: Session) -> N
     ids=["plain", "empty", "other case", "with an id"],
 )
 def test_a_heartbeat_is_answered(session: Session, heartbeat: bytes, reply: bytes) -> None:
-    assert session.receive([heartbeat]) == [Reply(reply)]
+    assert session.receive([heartbeat]) == [Answer(reply)]
 
 
 def test_a_response_to_a_heartbeat_is_never_answered(session: Session) -> None:
@@ -311,7 +311,7 @@ def test_a_published_heartbeat_is_not_answered(session: Session) -> None:
 def test_a_heartbeat_goes_to_no_responder(session: Session, subscribe: Subscribe) -> None:
     subscribe(session, "#", "request")
     events = session.receive([b"request:system.heartbeat:1.0.0\n{}"])
-    assert [type(event) for event in events] == [Reply]
+    assert [type(event) for event in events] == [Answer]
 
 
 def test_the_sessions_own_replies_are_sent_whatever_the_limit(ready: Ready) -> None:
@@ -319,7 +319,7 @@ def test_the_sessions_own_replies_are_sent_whatever_the_limit(ready: Ready) -> N
     events = session.receive(
         [b"request:system.heartbeat:1.0.0\n{}", b"request:a.b:1.0.0:%b\n{}" % ID]
     )
-    assert [type(event) for event in events] == [Reply, Reply]
+    assert [type(event) for event in events] == [Answer, Answer]
 
 
 # Requests
@@ -379,7 +379,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_input_that_can_not_be_read_is_unmatched_and_harms_no_other_message(
-    session: Session, subscribe: Subscribe, answer: Answer, bad: bytes
+    session: Session, subscribe: Subscribe, answer: Respond, bad: bytes
 ) -> None:
     subscribe(session, "a.b")
     responds = subscribe(session, "c.d", "request")
@@ -502,7 +502,7 @@ def test_the_headers_that_are_remembered_for_reading_are_bounded(
 
 @pytest.mark.parametrize("end", ["answered", "cancelled"])
 def test_requests_that_are_complete_are_let_go_while_an_older_one_waits(
-    session: Session, answer: Answer, end: str
+    session: Session, answer: Respond, end: str
 ) -> None:
     before = alive(PendingRequest)
     slow = session.request("slow", {}, now=0.0, timeout=1_000)
@@ -554,7 +554,7 @@ def test_a_call_that_raises_leaves_the_session_as_it_was(
     session: Session,
     subscribe: Subscribe,
     picture: Picture,
-    answer: Answer,
+    answer: Respond,
     call: Callable[[Session], object],
 ) -> None:
     subscribe(session, "a.b")

@@ -17,10 +17,10 @@ from mb_core.errors import (
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
+    Answer,
     Failed,
     Initialized,
     PendingRequest,
-    Reply,
     Session,
     SessionState,
     Subscribed,
@@ -228,7 +228,7 @@ def test_what_comes_with_the_greeting_is_read_after_it(
     heartbeat = b"request:system.heartbeat:1.0.0\n{}"
     assert session.receive([greeting, heartbeat]) == [
         Initialized(),
-        Reply(b"response:system.heartbeat:1.0.0\n{}"),
+        Answer(b"response:system.heartbeat:1.0.0\n{}"),
     ]
 
 
@@ -238,7 +238,7 @@ def test_a_heartbeat_is_answered_whenever_there_is_a_link(
 ) -> None:
     session = in_state(state)
     events = session.receive([b"request:system.heartbeat:1.0.0\n{}"])
-    assert events == [Reply(b"response:system.heartbeat:1.0.0\n{}")]
+    assert events == [Answer(b"response:system.heartbeat:1.0.0\n{}")]
     assert session.state is state
 
 

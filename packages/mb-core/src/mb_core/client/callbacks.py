@@ -172,7 +172,7 @@ class Callbacks:
         The first time, it is called at once; the last report has the whole number.
         """
         self._tally.add(kind, report, self._clock())
-        if self._tally.next() is not None:
+        if self._tally.waiting:
             self._wake()
 
     def as_consumer(self, registration: Registration) -> Callable[[Message], Any]:

@@ -28,7 +28,7 @@ from ..url import URL
 from .backoff import Backoff
 from .callbacks import Callbacks
 from .consumer import EndError
-from .dial import ConnectionOptions, dial
+from .dial import MAX_ANSWERS, ConnectionOptions, dial
 from .dispatch import Dispatcher
 from .lifetime import Lifetime
 from .observing import Observers
@@ -92,6 +92,9 @@ class Connection:
         self._over = anyio.Event()
         self._fault: MBError | None = None  # why we have ended it
         self._stranded: list[bytes] = []  # what the Link took no more
+        # Bytes of answers of our own that wait behind what was unsent when the count began: until
+        # the Link has sent `_mark` bytes, all of them do.
+        self._unread = self._mark = 0
         self._clock = lifetime.backend.time
         self._turn = Turn()
         self._greeting: Waiter = lifetime.backend.waiter()
@@ -156,6 +159,19 @@ class Connection:
             self._stranded.append(message)
             self.give_up(self._broken(error))
 
+    def answer(self, message: bytes) -> None:
+        """Send an answer of the client's own: nobody here waits for it, so nothing slows it down.
+
+        The connection is given up when too many bytes of such answers wait to be read.
+        """
+        if self._fault is None:
+            if self.link.congested:
+                self._count_unread(len(message))
+            else:
+                self._unread = self._mark = 0
+        if self._fault is None:
+            self.send(message)
+
     async def respond(self, message: Message, payload: Any) -> None:
         """Answer a request received here; see Message.respond."""
         try:
@@ -204,7 +220,7 @@ class Connection:
         if message.request_key is not None and not self._over.is_set():
             # Where the connection is gone, the requester hears that from the broker.
             with contextlib.suppress(ConnectionLost):
-                self._send(self._session.respond(message, payload))
+                self.answer(self._session.respond(message, payload))
 
     # The LinkHandler
 
@@ -253,6 +269,20 @@ class Connection:
         self._look()
 
     # Within
+
+    def _count_unread(self, size: int) -> None:
+        """Count an answer of the client's own while the broker is not reading."""
+        link = self.link
+        if link.bytes_sent >= self._mark:  # what waited when the count began is gone
+            self._unread, self._mark = 0, link.bytes_sent + link.unsent + 1
+        self._unread += size
+        if self._unread > MAX_ANSWERS:
+            text = (
+                f"the broker does not read: {self._unread} bytes of answers to its own requests "
+                f"wait for it, the limit is {MAX_ANSWERS}; see whether it hangs, or what else "
+                "listens there"
+            )
+            self.give_up(RemoteProtocolError(text))
 
     def _broken(self, error: Exception) -> ConnectionLost:
         """What a Link raises that is broken: the network's error, or a bug of its transport's."""

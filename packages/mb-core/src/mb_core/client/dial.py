@@ -21,7 +21,10 @@ from .callbacks import failure
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["ConnectionOptions", "dial"]
+__all__ = ["MAX_ANSWERS", "ConnectionOptions", "dial"]
+
+MAX_ANSWERS = 1024 * 1024
+"""Bytes of a client's own answers, which nobody waits for, that a broker may leave unread."""
 
 # The largest message that a client takes: lists of a broker's services and topics grow with it.
 _MAX_RECEIVED = 16 * 1024 * 1024
@@ -103,6 +106,7 @@ async def dial(
             server_hostname=url.host,
             close_timeout=options.close_timeout,
             handshake_timeout=2 * options.connect_timeout,
+            max_answers=MAX_ANSWERS,
         ),
         spawn=spawn,
     )

@@ -13,6 +13,7 @@ from ..errors import ConnectionLost, InvalidRequestIdError, MBError, RequestTime
 from ..link import Waker
 from ..message import Message
 from ..session import (
+    Answer,
     Answered,
     Delivered,
     Discarded,
@@ -38,6 +39,10 @@ class Uplink(Protocol):
     """The connection over which a Session talks at present."""
 
     def send(self, message: bytes) -> None: ...
+    def answer(self, message: bytes) -> None:
+        """Send an answer of the client's own, unless the broker reads none of them."""
+        ...
+
     def greeted(self) -> None:
         """The broker has sent its greeting."""
         ...
@@ -102,7 +107,11 @@ class Dispatcher:
             elif isinstance(event, Failed):
                 _wake(event.request.waiter, event.error)
             elif isinstance(event, Reply):
-                if self.uplink is not None:
+                if self.uplink is None:
+                    continue
+                if isinstance(event, Answer):
+                    self.uplink.answer(event.message)
+                else:
                     self.uplink.send(event.message)
             else:
                 self._act_on_news(event)
@@ -162,7 +171,20 @@ class Dispatcher:
         elif error is None:
             _log.debug("ignored: %r belongs to no request", event.message)
         elif self.uplink is None or not self.uplink.refused(error):
-            self._callbacks.report(error, "the broker reports", level=logging.WARNING)
+            self._report(error, message)
+
+    def _report(self, error: MBError, message: Message | None) -> None:
+        """Report an error that the broker sends, or, without `message`, one that can't be read."""
+        if message is None:
+            kind, what = "", "ignored"
+        else:
+            kind, what = message.topic.lower(), "the broker reports"
+
+        def report(count: int) -> None:
+            text = what if count == 1 else f"{what} (message {count} of this kind)"
+            self._callbacks.report(error, text, level=logging.WARNING)
+
+        self._callbacks.count(("reported", type(error), kind), report)
 
 
 def _wake(waiter: Waker | None, outcome: Message | MBError) -> None:

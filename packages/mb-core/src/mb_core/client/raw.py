@@ -185,7 +185,7 @@ class RawClient(CallbackMethods):
                 text = data.decode()
             except UnicodeDecodeError as error:
                 fault = RemoteProtocolError(f"a received message is no UTF-8: {error}")
-                self._callbacks.report(fault, "ignored")
+                self._ignore(fault)
                 continue
             if self._callbacks.message:
                 self._callbacks.post(self._callbacks.message, text)
@@ -198,6 +198,13 @@ class RawClient(CallbackMethods):
         self._callbacks.post(self._callbacks.disconnect)
 
     # Within
+
+    def _ignore(self, fault: RemoteProtocolError) -> None:
+        def report(count: int) -> None:
+            text = "ignored" if count == 1 else f"ignored (message {count} of this kind)"
+            self._callbacks.report(fault, text)
+
+        self._callbacks.count("ignored", report)
 
     def _encode(self, message: str) -> bytes:
         if not isinstance(message, str):

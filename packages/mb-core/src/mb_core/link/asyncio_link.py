@@ -46,6 +46,7 @@ from .streams import (
     log_refusal,
     peer_name,
     refusal,
+    unread_answers,
 )
 from .tls import dialled_wire, wire_factory
 
@@ -89,6 +90,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._paused = False  # the system has not taken all that was written
         self._received = 0  # bytes
         self._waited = 0  # bytes that the system has not taken at once
+        self._own = 0  # bytes that the Wire had to say for itself since then
         self._shaken = False  # whether the handshake is complete
         self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
         self._open = False
@@ -219,8 +221,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
             self._flush()
-            if self._paused and self._options.unread is not None:
-                self._options.unread(self)
+            if self._paused:
+                self._look_at_unread()
         except Exception as error:
             self._give_up(error)
 
@@ -239,6 +241,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._own = 0
         # Not from within: asyncio reports the end twice when a write fails in here.
         if not self._scheduled:
             self._scheduled = True
@@ -283,6 +286,16 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._end_stream()
         if self._shaken and not self._open:
             self._limit_closing()
+
+    def _look_at_unread(self) -> None:
+        options = self._options
+        if options.unread is not None:
+            options.unread(self)
+        if options.max_answers is not None and self._open and self._transport is not None:
+            waiting = min(self._own, self._transport.get_write_buffer_size())
+            if waiting > options.max_answers:
+                self._fault = unread_answers(waiting, options)
+                self.abort()
 
     def _end_stream(self) -> None:
         """Close our half of the stream, and the rest when the other side has closed its own.
@@ -397,6 +410,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             if data and not transport.is_closing():
                 if self._paused:
                     self._waited += len(data)
+                    self._own += len(data)
                 transport.write(data)
         except Exception as error:
             self._give_up(error)

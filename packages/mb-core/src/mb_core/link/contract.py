@@ -188,6 +188,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     each accepted stream that never became a Link: who it was, and why, None where it just ended;
     without it, the log does.  `unread` hears of each Link that has received something while the
     other side does not read what it is sent: what the Wire answers by itself may have added to it.
+    When more than `max_answers` bytes of such answers wait, the connection is given up.
     """
 
     ssl_context: ssl.SSLContext | None = None
@@ -197,6 +198,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     max_handshakes: int = 1_000
     refused: Callable[[str, MBError | None], None] | None = None
     unread: Callable[[Link], None] | None = None
+    max_answers: int | None = None
 
 
 Address = tuple[str, int]

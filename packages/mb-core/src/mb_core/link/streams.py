@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
-from ..errors import ConnectError, ConnectionLost, MBError
+from ..errors import ConnectError, ConnectionLost, MBError, RemoteProtocolError
 from ..wire import Wire
 from .contract import Address, SocketAddress, StreamOptions
 from .home import guard
@@ -34,6 +34,7 @@ __all__ = [
     "log_refusal",
     "peer_name",
     "refusal",
+    "unread_answers",
     "where",
 ]
 
@@ -216,6 +217,13 @@ def late_handshake(peer: str, options: StreamOptions) -> ConnectError:
 
 def late_close(options: StreamOptions) -> TimeoutError:
     return TimeoutError(f"the other side did not end it in {options.close_timeout:g} s")
+
+
+def unread_answers(waiting: int, options: StreamOptions) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"the other side does not read: {waiting} bytes of answers to its pings wait for it, "
+        f"the limit is {options.max_answers}"
+    )
 
 
 def refusal(peer: str, reason: MBError | None) -> ConnectError:

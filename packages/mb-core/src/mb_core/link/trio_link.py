@@ -40,6 +40,7 @@ from .streams import (
     log_refusal,
     peer_name,
     refusal,
+    unread_answers,
 )
 from .tls import dialled_wire, wire_factory
 
@@ -216,8 +217,8 @@ class _StreamLink(Outgoing):
             if shaken and (own := self._wire.data_to_send()):
                 self._own.append(own)
                 self._own_bytes += len(own)
-            if self._options.unread is not None and self.congested:
-                self._options.unread(self)
+            if self.congested:
+                self._look_at_unread()
             if self._resumed is not None:
                 await self._resumed.wait()
         # After a reset of which the writer hears first, the stream seems to end.  It takes trio a
@@ -232,6 +233,15 @@ class _StreamLink(Outgoing):
         # What is left to write goes out; then the connection is over.
         self._wire.close()
         self._after_wire()
+
+    def _look_at_unread(self) -> None:
+        options = self._options
+        if options.unread is not None:
+            options.unread(self)
+        limit = options.max_answers
+        if limit is not None and self._open and self._own_bytes > limit:
+            self._fault = unread_answers(self._own_bytes, options)
+            self.abort()
 
     async def _write(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """The Session: the client's side of the protocol, without I/O."""
 
 from .events import (
+    Answer,
     Answered,
     Delivered,
     Discarded,
@@ -23,6 +24,7 @@ from .subscriptions import LOG_TOPIC, Subscribed
 __all__ = [
     "DEFAULT_BUFFER",
     "LOG_TOPIC",
+    "Answer",
     "Answered",
     "BufferOverflow",
     "BufferOverflowName",

@@ -10,6 +10,7 @@ from .requests import PendingRequest
 from .subscriptions import Subscribed
 
 __all__ = [
+    "Answer",
     "Answered",
     "Delivered",
     "Discarded",
@@ -63,6 +64,13 @@ class Reply(msgspec.Struct):
     """A message of the Session's own, which the driver must send at once."""
 
     message: bytes
+
+
+class Answer(Reply):
+    """A Reply to something that the other side has sent, for which nobody here waits.
+
+    The driver bounds how much of it waits for another side that does not read.
+    """
 
 
 class Silent(msgspec.Struct):

@@ -84,6 +84,7 @@ from ..message import Message
 from ..wire import Limits
 from .encoder import Encoder, is_anonymous, with_timeout
 from .events import (
+    Answer,
     Answered,
     Delivered,
     Discarded,
@@ -524,6 +525,8 @@ class Session:
             try:
                 prefix, request_id, parent_id, timeout, end = read(data)
             except RemoteProtocolError as error:
+                # There may be very many of them, and the frames of each hold much more than it.
+                error.__traceback__ = None
                 events.append(Unmatched(error, None))
                 run = run_prefix = None  # what comes behind it is told behind it
                 continue
@@ -583,12 +586,12 @@ class Session:
     def _unanswered(self, message: Message) -> Event:
         """What becomes of a request for which there is no subscription."""
         if message.prefix.key == _HEARTBEAT:
-            return Reply(self._own.response(message, {}))
+            return Answer(self._own.response(message, {}))
         if message.request_key is None:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
-        return Reply(self._own.response(message, gone))
+        return Answer(self._own.response(message, gone))
 
     # Within
 
