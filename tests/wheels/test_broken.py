@@ -46,7 +46,6 @@ def mb_register_transports():
 BROKEN = {
     "mb-raises": ('raise RuntimeError("broken on purpose")\n', "raises"),
     "mb-leaves": ('import sys\n\nsys.exit("broken on purpose")\n', "leaves"),
-    "mb-hangs": ("import threading\n\nthreading.Event().wait()\n", "hangs"),
     "mb-twice": (GIVES.format(name="twice", given="twice, twice"), "twice"),
     # Two that want the same.
     "mb-one": (GIVES.format(name="both", given="both"), "both"),
@@ -97,7 +96,6 @@ def test_the_command_serves_and_asks_as_ever(broken: Environment) -> None:
     [
         ("raises", ["mb-raises", "RuntimeError: broken on purpose"]),
         ("leaves", ["mb-leaves", "SystemExit: broken on purpose"]),
-        ("hangs", ["mb-hangs", "still being imported after 5 s"]),
         ("twice", ["mb-twice", "it gives twice:// twice"]),
         ("both", ["mb-one", "mb-other", "uninstall all but one"]),
     ],
