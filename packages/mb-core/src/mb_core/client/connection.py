@@ -300,8 +300,11 @@ class Connection:
         self._accepted = True
         self._dispatcher.uplink = self
         if self._lifetime.hold(link):
-            self._session.link_up()
-            self._up = True
+            if self._session.state is SessionState.CLOSED:
+                link.abort()  # the client was closed while this was being dialled
+            else:
+                self._session.link_up()
+                self._up = True
         return handler
 
     async def _restore(self) -> MBError | None:
