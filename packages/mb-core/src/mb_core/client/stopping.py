@@ -152,6 +152,9 @@ def _handling_terminate(run: _Run) -> Iterator[None]:
 def _terminate(number: int, frame: FrameType | None) -> None:
     _let_go(_terminate)
     _end_by(signal.SIGTERM)
+    if getattr(signal.getsignal(signal.SIGINT), "__module__", "").startswith("trio."):
+        # trio would raise KeyboardInterrupt in whatever runs, which may be half of a client's end.
+        signal.signal(signal.SIGINT, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     runs = [run for run in _runs if run.in_main_task] or list(_runs)
     others = _Others(len(runs))
     for run in runs:
