@@ -564,9 +564,62 @@ async def test_connections_are_entries_of_level_info(connect: Connect) -> None:
         async with Broker("memory://") as broker:
             follower = await follow(connect, broker, "info")
             client = await connect(broker.url)
+            await client.subscribe("a.b")
             connected = entry_of(await follower.receive())
+            subscribed = entry_of(await follower.receive())
             await client.close()
             gone = entry_of(await follower.receive())
             assert connected["message"].endswith(" connected")
+            assert subscribed["message"].endswith(" subscribed to publish a.b")
             assert gone["message"].endswith(" disconnected")
-            assert connected["serviceId"] == gone["serviceId"]
+            assert connected["serviceId"] == subscribed["serviceId"] == gone["serviceId"]
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leaves_without_a_message_is_an_entry_of_level_debug(
+    connect: Connect,
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://") as broker:
+            follower = await follow(connect, broker, "debug", "info", "warn")
+            client = await connect(broker.url)
+            await client.close()
+            entry = entry_of(await follower.receive())
+            assert entry["level"] == "debug"
+            assert entry["message"].endswith(" left without a message: a probe")
+            await follower.is_served()  # there was no other entry
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("trickles", [False, True], ids=["silent", "within a message"])
+async def test_a_client_that_stays_without_a_message_is_announced_after_a_while(
+    trickles: bool, connect: Connect
+) -> None:
+    with anyio.fail_after(10):
+        async with Broker(
+            "memory://", "tcp://127.0.0.1:0", heartbeat_after=200, drop_after=60_000
+        ) as broker:
+            follower = await follow(connect, broker, "debug", "info", "warn")
+            port = int(broker.url_of("tcp").rpartition(":")[2])
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                if trickles:
+                    await stream.send(b"\0\0\0\x64r")
+                while (message := await follower.receive()).startswith(b"request:"):
+                    follower.send("response:system.heartbeat:1.0.0\n{}")
+                entry = entry_of(message)
+                assert entry["level"] == "info"
+                name = "{}:{}".format(*stream.extra(anyio.abc.SocketAttribute.local_address))
+                assert entry["message"] == f"{name} connected"
+
+
+@pytest.mark.anyio
+async def test_a_client_that_speaks_another_protocol_is_not_a_probe(connect: Connect) -> None:
+    with anyio.fail_after(5):
+        async with Broker("memory://", "tcp://127.0.0.1:0") as broker:
+            follower = await follow(connect, broker, "debug", "info", "warn")
+            port = int(broker.url_of("tcp").rpartition(":")[2])
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                await stream.send(b"GET /health HTTP/1.1\r\n\r\n")
+            entry = entry_of(await follower.receive())
+            assert entry["level"] == "warn"
+            assert "the other side speaks HTTP" in entry["message"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import socket
 import ssl
@@ -17,6 +19,7 @@ import anyio
 import anyio.abc
 import pytest
 import trustme
+from anyio.streams.tls import TLSStream
 from prometheus_client.parser import text_string_to_metric_families
 
 from mb_broker import Broker, Router
@@ -223,39 +226,53 @@ async def test_a_request_that_can_not_be_read_is_a_failed_connection_with_the_re
             assert text.endswith(" refused: invalid HTTP request: unsupported request body")
 
 
-@pytest.mark.parametrize("scheme", ["tcp", "ws", "tls", "wss"])
-@pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
-async def test_a_probe_that_connects_and_leaves_is_a_debug_entry(
-    scheme: str, reset: bool, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [
+        *itertools.product(["tcp", "ws", "tls", "wss", "ws open"], ["end", "reset"]),
+        *itertools.product(["tls shaken", "wss shaken"], ["end", "reset", "TLS end"]),
+    ],
+)
+async def test_a_probe_that_leaves_without_a_byte_is_a_debug_entry(
+    stage: str, how: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A load balancer's probe opens the connection, perhaps completes its handshake, and goes."""
+    scheme, _, done = stage.partition(" ")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("localhost").configure_cert(server)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     caplog.set_level("DEBUG", "mb_broker")
     urls = f"{scheme}://127.0.0.1:0", "ws://127.0.0.1:0"
     with anyio.fail_after(5):
         async with Broker(*urls, ssl_context=server) as broker:
             client = await connect(broker.url_of("ws"))
             port = int(broker.urls[0].rstrip("/").rpartition(":")[2])
-            stream = await anyio.connect_tcp("127.0.0.1", port)
-            if scheme == "tcp":
-                await stream.receive(1)  # the greeting's first byte: the rest is left unread
-            name = "{}:{}".format(*stream.extra(anyio.abc.SocketAttribute.local_address))
-            if reset:
-                raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            await stream.aclose()
-            left = "left without a handshake" if scheme != "tcp" else "ended"
-            await until(
-                lambda: (
-                    any(left in text and name in text for text in caplog.messages)
-                    or (scheme == "tcp" and broker.connections == 1)
+            plain = await anyio.connect_tcp("127.0.0.1", port)
+            name = "{}:{}".format(*plain.extra(anyio.abc.SocketAttribute.local_address))
+            stream: anyio.abc.ByteStream = plain
+            if done == "shaken":
+                stream = await TLSStream.wrap(
+                    plain,
+                    server_side=False,
+                    ssl_context=trusting,
+                    standard_compatible=how == "TLS end",
                 )
-            )
+            elif done == "open":
+                await stream.send(f"GET / HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n".encode())
+            if done == "open" or (scheme in ("tcp", "tls") and stage != "tls"):
+                await stream.receive(1)  # the greeting's first byte: the rest is left unread
+            if how == "reset":
+                raw = plain.extra(anyio.abc.SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(anyio.BrokenResourceError, ssl.SSLError):
+                await stream.aclose()
+            await plain.aclose()
+            await until(lambda: any(name in text for text in caplog.messages))
             assert await failed(client) == 0
-    assert {record.levelname for record in caplog.records if name in record.message} <= {
-        "DEBUG",
-        "INFO",
-    }
+    (record,) = [record for record in caplog.records if name in record.message]
+    assert record.levelname == "DEBUG"
+    assert " left without a " in record.message
 
 
 async def test_a_full_broker_still_tells_its_health(connect: Connect) -> None:

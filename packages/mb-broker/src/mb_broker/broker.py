@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -120,6 +121,8 @@ class Broker:
         visitors = Visitors(given["origins"], (url.host for url in self._wanted))
         self._site = Site(pages, visitors.forbid)
         self._connections: dict[Service, _Connection] = {}
+        # Those that have not sent a message yet, the oldest first.
+        self._newcomers: OrderedDict[Service, _Connection] = OrderedDict()
         # Read no more from a client that has left so many bytes unread: it has to read first.
         self._pause_at = given["max_unread"] // 4
         # Bytes that have come to wait since the sum of all that waits was taken.
@@ -240,8 +243,7 @@ class Broker:
             return self._turn_away(link)
         connection = _Connection(self, link, self._router.connect(self._clock()))
         self._connections[connection.service] = connection
-        service_id = connection.service.id
-        self._write("info", f"{link.peer} connected", cause="connected", serviceId=service_id)
+        self._newcomers[connection.service] = connection
         self.flush()
         self._timer.look()
         return connection
@@ -293,6 +295,8 @@ class Broker:
     # What the connections share
 
     def receive(self, connection: _Connection, messages: list[bytes]) -> None:
+        if self._newcomers and self._newcomers.pop(connection.service, None) is not None:
+            self._announce(connection)
         if connection.waiting or connection.stalled:
             connection.waiting += messages
             if not connection.can_pause:
@@ -365,15 +369,25 @@ class Broker:
             rest = self._router.receive(service, waiting, self._clock(), costly=0)
             waiting = rest[1:]
         self._router.disconnect(service, self._clock())
-        if error is None:
+        newcomer = self._newcomers.pop(service, None)
+        if newcomer is not None and newcomer.is_probe(error):
+            level, text, cause = "debug", f"{peer} left without a message: a probe", "probe"
+        elif error is None:
             level, text, cause = "info", f"{peer} disconnected", "disconnected"
         else:
-            text, cause = f"the connection of {peer} ended: {error}", "lost"
-            # A probe resets the connection, since it does not read the greeting.
-            silent = isinstance(error, ConnectionLost) and service.last_seen == service.connected_at
-            level = "debug" if silent else "warn"
+            level, text, cause = "warn", f"the connection of {peer} ended: {error}", "lost"
         self._write(level, text, cause=cause, serviceId=service.id)
         self.flush()
+
+    def _announce(self, connection: _Connection) -> None:
+        """Write that a client has connected.
+
+        Not when the connection comes about: load balancers open one every few seconds, only to
+        close it.  A client sends something soon, and one that stays without is announced when it
+        is asked for a sign of life.
+        """
+        text, service_id = f"{connection.link.peer} connected", connection.service.id
+        self._write("info", text, cause="connected", serviceId=service_id)
 
     def flush(self) -> None:
         """Send what the Router has put into the outboxes."""
@@ -454,6 +468,7 @@ class Broker:
         self._router.journal.write(level, "broker", text, cause=cause, second=second, **fields)
 
     def _handle_deadline(self, now: float) -> None:
+        self._announce_silent(now)
         self._router.handle_deadline(now)
         dropped = [each for each in self._router.take_dropped() if not self._reads(each, now)]
         for service in dropped:
@@ -462,6 +477,15 @@ class Broker:
         self.flush()
         for service in dropped:
             service.link.close("no sign of life")
+
+    def _announce_silent(self, now: float) -> None:
+        """Announce those that stay though they have not sent a message."""
+        patience = self.options["heartbeat_after"] / 1000
+        while self._newcomers:
+            service = next(iter(self._newcomers))
+            if now < service.connected_at + patience:
+                return
+            self._announce(self._newcomers.pop(service))
 
     def _reads(self, service: Service, now: float) -> bool:
         """Whether a client from which we do not read has itself read something since then."""
@@ -501,6 +525,7 @@ class _Connection:
         self.stalled = False  # it has to read before anything more is read from it
         self.cut_off = False
         self.unread = 0  # bytes that it had not read when it was looked at last
+        self._progress_at_first: int | None = getattr(link, "progress", None)
         # Links of others may have been written before there was such a thing.
         self.can_pause = hasattr(link, "pause_reading")
 
@@ -514,6 +539,17 @@ class _Connection:
     def ready(self) -> bool:
         """Whether messages wait that may be handled."""
         return bool(self.waiting) and not self.stalled
+
+    def is_probe(self, error: MBError | None) -> bool:
+        """Whether one that ends like this, without having sent a message, was only a probe.
+
+        Most reset the connection, as they do not read the greeting.  One over WebSocket ends it
+        without a close frame.  A client that speaks another protocol is not a probe.
+        """
+        if error is None or isinstance(error, ConnectionLost):
+            return True
+        first = self._progress_at_first
+        return first is not None and self.link.progress == first
 
     def pause(self) -> None:
         if self.can_pause:

@@ -48,7 +48,7 @@ from .streams import (
     refusal,
     unread_answers,
 )
-from .tls import dialled_wire, wire_factory
+from .tls import dialled_wire, nothing_came, wire_factory
 
 __all__ = ["AsyncioBackend"]
 
@@ -92,7 +92,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._waited = 0  # bytes that the system has not taken at once
         self._own = 0  # bytes that the Wire had to say for itself since then
         self._shaken = False  # whether the handshake is complete
-        self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
+        # Whether it is only a probe if it ends before the first byte comes.
+        self._may_be_probe = listener is not None
         self._open = False
         self._ended = False  # the other side's half of the stream
         self._aborted = False
@@ -178,7 +179,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def give_way(self, reason: ConnectError) -> None:
         """End before the handshake is complete."""
-        self._probe = False
+        self._may_be_probe = False
         self._refuse(reason)
         self.abort()
 
@@ -216,7 +217,6 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         try:
             messages = self._wire.receive_data(data)
             if not self._shaken or self._wire.state is not WireState.OPEN:
-                self._probe = False
                 self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
@@ -331,7 +331,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._timer = self._loop.call_later(self._options.close_timeout, self._never_ended)
 
     def _too_late(self) -> None:
-        self._probe = False
+        self._may_be_probe = False
         self._refuse(late_handshake(self.peer, self._options))
         self.abort()
 
@@ -349,7 +349,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def _refuse(self, reason: MBError | None) -> None:
         if self._listener is not None and not self.opened.done():
-            (self._options.refused or log_refusal)(self.peer, None if self._probe else reason)
+            probe = self._may_be_probe and nothing_came(self._wire, self._received)
+            (self._options.refused or log_refusal)(self.peer, None if probe else reason)
         self._settle(refusal(self.peer, reason))
 
     def _settle(self, error: MBError | None) -> None:

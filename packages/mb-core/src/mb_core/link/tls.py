@@ -17,7 +17,7 @@ from .contract import Address, SocketAddress, StreamOptions
 from .streams import where
 from .tls_errors import accepted_error, dialled_error, early_end
 
-__all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "wire_factory"]
+__all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "nothing_came", "wire_factory"]
 
 # No TLS record holds more than 16 KiB.
 _RECORD = 16_384
@@ -62,6 +62,11 @@ def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[
     return make_secure
 
 
+def nothing_came(wire: Wire, received: int) -> bool:
+    """Whether of `received` bytes none was for the Wire itself: all were TLS's own handshake."""
+    return received == 0 or (isinstance(wire, TlsWire) and wire.only_handshake)
+
+
 class TlsWire:
     """A Wire whose stream carries another Wire's, encrypted.
 
@@ -86,6 +91,7 @@ class TlsWire:
         self._where = where  # the address of a server, for errors
         self._fault: MBError | None = None
         self._shaken = False  # whether the handshake is complete
+        self._began = False  # whether anything of the Wire within has come
         self._parted = False  # whether close_notify was sent
         self._unsent = b""
         self._incoming = ssl.MemoryBIO()
@@ -115,6 +121,11 @@ class TlsWire:
     def error(self) -> MBError | None:
         return self._fault or self._wire.error
 
+    @property
+    def only_handshake(self) -> bool:
+        """Whether the handshake is complete, and nothing else has come."""
+        return self._shaken and not self._began and self._fault is None
+
     def receive_data(self, data: bytes) -> list[bytes]:
         messages: list[bytes] = []
         if self.state is WireState.CLOSED:
@@ -129,6 +140,7 @@ class TlsWire:
                 if not decrypted:  # the other side's close_notify
                     self._wire.receive_eof()
                     break
+                self._began = True
                 messages += self._wire.receive_data(decrypted)
         except ssl.SSLWantReadError:
             pass

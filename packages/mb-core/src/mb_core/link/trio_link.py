@@ -42,7 +42,7 @@ from .streams import (
     refusal,
     unread_answers,
 )
-from .tls import dialled_wire, wire_factory
+from .tls import dialled_wire, nothing_came, wire_factory
 
 __all__ = ["TrioBackend"]
 
@@ -76,7 +76,8 @@ class _StreamLink(Outgoing):
         self._own: list[bytes] = []  # what the Wire has to say for itself
         self._own_bytes = 0  # of those, and of the write under way
         self._shaken = False  # whether the handshake is complete
-        self._probe = listener is not None  # nothing has come: if it ends now, nothing failed
+        # Whether it is only a probe if it ends before the first byte comes.
+        self._may_be_probe = listener is not None
         self._open = False
         self._ended = False  # the other side's half of the stream
         self._aborted = False
@@ -148,7 +149,7 @@ class _StreamLink(Outgoing):
 
     def give_way(self, reason: ConnectError) -> None:
         """End before the handshake is complete."""
-        self._probe = False
+        self._may_be_probe = False
         self._refuse(reason)
         self.abort()
 
@@ -208,7 +209,6 @@ class _StreamLink(Outgoing):
             shaken = self._shaken
             messages = self._wire.receive_data(bytes(data))
             if not self._shaken or self._wire.state is not WireState.OPEN:
-                self._probe = False
                 self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
                 self._handler.messages_received(messages)
@@ -331,7 +331,7 @@ class _StreamLink(Outgoing):
     def _too_late(self) -> Exception | None:
         if self._shaken:
             return late_close(self._options)
-        self._probe = False
+        self._may_be_probe = False
         self._refuse(late_handshake(self.peer, self._options))
         return None
 
@@ -355,7 +355,8 @@ class _StreamLink(Outgoing):
     def _refuse(self, reason: MBError | None) -> None:
         if not self.opened.is_set():
             if self._listener is not None:
-                (self._options.refused or log_refusal)(self.peer, None if self._probe else reason)
+                probe = self._may_be_probe and nothing_came(self._wire, self.progress)
+                (self._options.refused or log_refusal)(self.peer, None if probe else reason)
             self.refusal = refusal(self.peer, reason)
             self.opened.set()
 
