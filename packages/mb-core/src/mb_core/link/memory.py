@@ -32,8 +32,8 @@ class MemoryLink:
     Who makes a pair sets each one's `other`, then calls `be_open` of each in its own thread.
 
     Messages lie in `output`, from which the other end takes them in its own thread; a None
-    behind them is the farewell.  Who takes messages out, the other end or this one, which takes
-    them back, holds the lock: so what each of the two gets is in one piece.
+    behind them is the farewell.  Whichever end takes messages out (this one takes them back) holds
+    the lock: so each of the two gets them in one piece, and what was sent is counted once.
     """
 
     other: MemoryLink
@@ -178,10 +178,13 @@ class MemoryLink:
                     ended, error = True, _too_large(len(item), self._limits.max_message)
                 else:
                     messages.append(item)
+            # Counted here: an answer to them may be received before `relieve` is called.
+            taken = sum(map(len, messages))
+            other.messages_sent += len(messages)
+            other.bytes_sent += taken
         if messages:
-            count, taken = len(messages), sum(map(len, messages))
-            self.progress += count + taken
-            other.post(lambda: other.relieve(count, taken))
+            self.progress += len(messages) + taken
+            other.post(lambda: other.relieve(taken))
             try:
                 self._handler.messages_received(messages)
             except Exception as bug:
@@ -206,9 +209,8 @@ class MemoryLink:
             if None in items:
                 self.output.append(None)
 
-    def relieve(self, count: int, taken: int) -> None:
-        self.messages_sent += count
-        self.bytes_sent += taken
+    def relieve(self, taken: int) -> None:
+        """Note that the other end took so many bytes."""
         if self._state is _State.LOST:
             return
         self._queued -= taken
