@@ -152,7 +152,7 @@ def soak(session: nox.Session) -> None:
     """A thousand connections, and a million requests: what is left of them is nothing."""
     install(session, *TEST_TOOLS)
     folders = ["packages/mb-broker/tests/soak", "tests/reliability/soak"]
-    session.run("pytest", "-m", "soak", *folders, *session.posargs)
+    session.run("pytest", "-m", "soak", "--timeout=3600", *folders, *session.posargs)
 
 
 @nox.session(default=False, python=False)
