@@ -100,8 +100,8 @@ async def test_a_stalled_connection_is_found_by_its_silence_and_replaced(
         faults.resume()
         assert await watch.see("connect") <= 15 + 120 + 15
         assert await beat(client) == 0
-    # More than two minutes, in which the processor had little to do.
-    assert time.process_time() - busy < 0.2
+    # More than two virtual minutes: a loop that polls or spins would take many seconds for them.
+    assert time.process_time() - busy < 2
 
 
 @pytest.mark.virtual_clock
