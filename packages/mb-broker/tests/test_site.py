@@ -230,7 +230,7 @@ async def test_a_request_that_can_not_be_read_is_a_failed_connection_with_the_re
     ("stage", "how"),
     [
         *itertools.product(["tcp", "ws", "tls", "wss", "ws open"], ["end", "reset"]),
-        *itertools.product(["tls shaken", "wss shaken"], ["end", "reset", "TLS end"]),
+        *itertools.product(["tls shaken", "wss shaken", "wss open"], ["end", "reset", "TLS end"]),
     ],
 )
 async def test_a_probe_that_leaves_without_a_byte_is_a_debug_entry(
@@ -251,17 +251,17 @@ async def test_a_probe_that_leaves_without_a_byte_is_a_debug_entry(
             plain = await anyio.connect_tcp("127.0.0.1", port)
             name = "{}:{}".format(*plain.extra(anyio.abc.SocketAttribute.local_address))
             stream: anyio.abc.ByteStream = plain
-            if done == "shaken":
+            if done and scheme != "ws":
                 stream = await TLSStream.wrap(
                     plain,
                     server_side=False,
                     ssl_context=trusting,
                     standard_compatible=how == "TLS end",
                 )
-            elif done == "open":
+            if done == "open":
                 await stream.send(f"GET / HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n".encode())
-            if done == "open" or (scheme in ("tcp", "tls") and stage != "tls"):
-                await stream.receive(1)  # the greeting's first byte: the rest is left unread
+            if done == "open" or stage in ("tcp", "tls shaken"):
+                await stream.receive(1)  # what else there is to read is left unread
             if how == "reset":
                 raw = plain.extra(anyio.abc.SocketAttribute.raw_socket)
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

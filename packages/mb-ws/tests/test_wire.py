@@ -7,6 +7,7 @@ import re
 import struct
 import tracemalloc
 from itertools import pairwise
+from types import NoneType
 
 import pytest
 from hypothesis import given, settings
@@ -266,8 +267,18 @@ def refused(answer: bytes, *, eof: bool = False) -> ConnectError:
 def test_a_refusal_says_status_and_body(header: bytes, eof: bool) -> None:
     error = refused(b"HTTP/1.1 403 Forbidden\r\n" + header + b"\r\nno access for you\n", eof=eof)
     assert str(error) == (
-        "the server refused the WebSocket handshake with HTTP status 403: no access for you"
+        "ws://broker.example:8080 refused the WebSocket handshake with HTTP status 403: "
+        "no access for you"
     )
+
+
+@pytest.mark.parametrize(
+    "start", [b"<html>", b"\n<!DOCTYPE html>\n<HTML lang=en>", b"<?xml ?><html>"]
+)
+def test_a_page_for_browsers_is_not_shown(start: bytes) -> None:
+    body = start + b"<h1>502 Bad Gateway</h1></html>"
+    error = refused(b"HTTP/1.1 502 Bad\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert str(error).endswith("HTTP status 502 (a proxy on the way does not reach the broker)")
 
 
 @pytest.mark.parametrize(
@@ -304,8 +315,8 @@ def test_a_redirect_names_where_to_connect_instead(status: int, final: bool) -> 
         % (status, location.encode())
     )
     assert str(error) == (
-        f"the server redirects to https://mb.example/mb?*** (HTTP status {status}), and redirects "
-        "are not followed: if a broker is there, connect to wss://mb.example/mb?***"
+        f"ws://broker.example:8080 redirects to https://mb.example/mb?*** (HTTP status {status}), "
+        "and redirects are not followed: if a broker is there, connect to wss://mb.example/mb?***"
     )
     assert error.final is final
 
@@ -355,14 +366,15 @@ UPGRADED = (
 )
 def test_of_a_bad_upgrade_the_error_says_what_is_wrong(answer: bytes, fault: str) -> None:
     assert str(refused(answer)) == (
-        f"the server accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
+        "ws://broker.example:8080 accepted the WebSocket handshake (HTTP status 101) in a wrong "
+        f"way: {fault}"
     )
 
 
 def test_a_page_in_place_of_a_handshake_points_at_the_proxy() -> None:
     error = refused(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p>x")
     assert str(error) == (
-        "the server answered the WebSocket handshake with a page (HTTP status 200): "
+        "ws://broker.example:8080 answered the WebSocket handshake with a page (HTTP status 200): "
         "does a proxy on the way drop the Upgrade header?"
     )
     assert not error.final
@@ -640,6 +652,14 @@ def test_a_long_reason_is_cut_at_a_character() -> None:
     assert output[4:].decode() == "\N{SNOWMAN}" * 41  # 123 bytes
     client.receive_data(output)
     assert client.error is None
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_an_end_of_a_client_that_was_never_heard_is_not_an_error(side: str) -> None:
+    wire = connected()[side == "server"]
+    wire.receive_eof()
+    assert wire.state is WireState.CLOSED
+    assert isinstance(wire.error, RemoteProtocolError if side == "client" else NoneType)
 
 
 @pytest.mark.parametrize("length", range(9))

@@ -369,8 +369,10 @@ class Broker:
             rest = self._router.receive(service, waiting, self._clock(), costly=0)
             waiting = rest[1:]
         self._router.disconnect(service, self._clock())
-        newcomer = self._newcomers.pop(service, None)
-        if newcomer is not None and newcomer.is_probe(error):
+        newcomer = self._newcomers.pop(service, None) is not None
+        # A probe does not read the greeting, so it resets the connection, or says no farewell.  One
+        # that speaks another protocol is a client.
+        if newcomer and (error is None or isinstance(error, ConnectionLost)):
             level, text, cause = "debug", f"{peer} left without a message: a probe", "probe"
         elif error is None:
             level, text, cause = "info", f"{peer} disconnected", "disconnected"
@@ -525,7 +527,6 @@ class _Connection:
         self.stalled = False  # it has to read before anything more is read from it
         self.cut_off = False
         self.unread = 0  # bytes that it had not read when it was looked at last
-        self._progress_at_first: int | None = getattr(link, "progress", None)
         # Links of others may have been written before there was such a thing.
         self.can_pause = hasattr(link, "pause_reading")
 
@@ -539,17 +540,6 @@ class _Connection:
     def ready(self) -> bool:
         """Whether messages wait that may be handled."""
         return bool(self.waiting) and not self.stalled
-
-    def is_probe(self, error: MBError | None) -> bool:
-        """Whether one that ends like this, without having sent a message, was only a probe.
-
-        Most reset the connection, as they do not read the greeting.  One over WebSocket ends it
-        without a close frame.  A client that speaks another protocol is not a probe.
-        """
-        if error is None or isinstance(error, ConnectionLost):
-            return True
-        first = self._progress_at_first
-        return first is not None and self.link.progress == first
 
     def pause(self) -> None:
         if self.can_pause:

@@ -520,6 +520,8 @@ async def test_aborting_is_safe_after_an_end_that_waited_for_output(net: Any, to
 async def test_an_abort_ends_at_once_without_an_error_of_our_own(net: Any) -> None:
     with anyio.fail_after(5):
         client, server = await net.pair()
+        client.link.send(b"early")
+        await server.receive()
         client.link.abort()
         with pytest.raises(ConnectionLost):
             client.link.send(b"late")

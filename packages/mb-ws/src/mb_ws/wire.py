@@ -45,6 +45,8 @@ _ALLOW = "GET, HEAD, OPTIONS"
 _HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
 # Bytes of what came that are shown where it was no handshake.
 _SHOWN = 64
+# Bytes of a refusal's body in which a page for browsers begins.
+_LOOKED_AT = 1024
 # The statuses that turn away who asks, whenever he asks.
 _DENIALS = frozenset(
     {
@@ -103,6 +105,7 @@ class WebSocketWire:
         self._site = site
         self._ended = False
         self._start = b""  # the first bytes that came
+        self._heard = False  # whether anything has come behind the handshake
         self._output: list[bytes] = []
         self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
         self._masked = MASKED if protocol.side is Side.SERVER else 0  # what comes
@@ -126,16 +129,16 @@ class WebSocketWire:
         messages: list[bytes] = []
         if self.state is WireState.CLOSED:
             return messages
-        dialling = False
         if self._protocol.state is State.CONNECTING:
-            dialling = self._protocol.side is Side.CLIENT
             data = self._shake_hands(data)
-        self._read_frames(data, messages)
-        self._take_output()
-        if dialling and self.error is None and self._protocol.close_rcvd is not None:
-            # Nobody has seen it open, to hear what it was told: a broker that is full says so.
-            reason = self._protocol.close_rcvd.reason or "no reason given"
-            self.error = ConnectError(f"the server ended the connection at once: {reason}")
+            self._heard = bool(data)
+            self._read_frames(data, messages)
+            self._take_output()
+            self._look_for_early_close()
+        else:
+            self._heard = True
+            self._read_frames(data, messages)
+            self._take_output()
         return messages
 
     def receive_eof(self) -> None:
@@ -153,7 +156,8 @@ class WebSocketWire:
                 seen = f": {_seen(self._start)}" if _is_foreign(self._start) else ""
                 text = f"the connection was closed during the WebSocket handshake{seen}"
                 self.error = ConnectError(text)
-        elif state is WireState.OPEN:
+        elif state is WireState.OPEN and (self._heard or self._protocol.side is Side.CLIENT):
+            # A load balancer's probe, which only opens a WebSocket, has done nothing wrong.
             self.error = RemoteProtocolError("the connection ended without a WebSocket close")
 
     def send(self, message: bytes) -> int:
@@ -242,6 +246,16 @@ class WebSocketWire:
         fault = self._protocol.handshake_exc
         if fault is not None:
             self.error = _refusal(response, fault, self._url)
+
+    def _look_for_early_close(self) -> None:
+        """See whether a server closed the connection together with its answer to the handshake.
+
+        Nobody has seen it open, to be told why it ended: a broker that is full says so.
+        """
+        close = self._protocol.close_rcvd
+        if close is not None and self.error is None and self._protocol.side is Side.CLIENT:
+            reason = close.reason or "no reason given"
+            self.error = ConnectError(f"the server ended the connection at once: {reason}")
 
     # Frames
 
@@ -456,25 +470,35 @@ def _seen(start: bytes) -> str:
 def _refusal(response: Response, fault: Exception, url: URL | None) -> ConnectError:
     """Why an answer to our handshake, which is valid HTTP, does not open a connection."""
     status = response.status_code
+    server = "the server" if url is None else str(url)
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
-        text = (
-            f"the server accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
+        return ConnectError(
+            f"{server} accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
         )
-        return ConnectError(text)
     if status in _REDIRECTS and "Location" in response.headers:
-        return _redirect(response, url)
-    body = (response.body or b"")[:200].decode(errors="backslashreplace").strip()
-    if url is not None and url.query:
-        body = body.replace(url.query, "***")  # a server may show what it was asked for
+        return _redirect(response, server, url)
     if status == HTTPStatus.OK:
-        text = "the server answered the WebSocket handshake with a page (HTTP status 200)"
+        text = f"{server} answered the WebSocket handshake with a page (HTTP status 200)"
         return ConnectError(f"{text}: does a proxy on the way drop the Upgrade header?")
-    text = f"the server refused the WebSocket handshake with HTTP status {status}"
-    text += _HINTS.get(status, "") + (f": {body}" if body else "")
+    text = f"{server} refused the WebSocket handshake with HTTP status {status}"
+    text += _HINTS.get(status, "")
+    if said := _explanation(response, url):
+        text += f": {said}"
     return ConnectError(text, final=status in _DENIALS)
 
 
-def _redirect(response: Response, url: URL | None) -> ConnectError:
+def _explanation(response: Response, url: URL | None) -> str:
+    """What a refusal says in its body; nothing if that is a page for browsers, as proxies send."""
+    body = response.body or b""
+    if b"<html" in body[:_LOOKED_AT].lower():
+        return ""
+    text = body[:200].decode(errors="backslashreplace").strip()
+    if url is not None and url.query:
+        text = text.replace(url.query, "***")  # a server may show what it was asked for
+    return text
+
+
+def _redirect(response: Response, server: str, url: URL | None) -> ConnectError:
     """Redirects are not followed: the program would say one address and use another."""
     location = response.headers.get_all("Location")[0]
     if url is not None:
@@ -483,7 +507,7 @@ def _redirect(response: Response, url: URL | None) -> ConnectError:
     instead = re.sub("^http", "ws", shown)
     status = response.status_code
     return ConnectError(
-        f"the server redirects to {shown} (HTTP status {status}), and redirects are not followed: "
+        f"{server} redirects to {shown} (HTTP status {status}), and redirects are not followed: "
         f"if a broker is there, connect to {instead}",
         final=status in _PERMANENT,
     )

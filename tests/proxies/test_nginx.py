@@ -1,0 +1,286 @@
+"""Brokers behind nginx, with the configuration that docs/serve.md shows."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.to_thread
+import pytest
+
+import mb_sync
+from mb_client import ConnectError, MessageBrokerClient
+from mb_core.testing.ports import reserved_port
+
+from .conftest import Certificate
+from .processes import HOST, BrokerProcess, documented, program, proxy, replaced
+
+pytestmark = pytest.mark.anyio
+
+# Milliseconds: how soon a client is back, and that none of it waits for heartbeats.
+FAST: dict[str, Any] = {"backoff_min": 10, "backoff_max": 100}
+# What nginx's time limit for idle connections is in the server for it, in seconds.
+IDLE = 2
+
+
+class Nginx(NamedTuple):
+    """Its ports, by what is served there."""
+
+    host: int  # a host of its own, within TLS
+    path: int  # the path /mb/
+    idle: int  # the same path, and connections may be idle for IDLE
+    wrong: int  # /closed is closed, /plain does not pass on the Upgrade headers
+
+    def url(self, port: int, path: str = "/mb/") -> str:
+        return f"ws://{HOST}:{port}{path}"
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    log = tmp_path_factory.mktemp("broker") / "log"
+    with BrokerProcess(log, ["ws"], "--origins", "https://mb.example") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def nginx(
+    broker: BrokerProcess, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nginx]:
+    found = program("nginx")
+    folder = tmp_path_factory.mktemp("nginx")
+    with reserved_port() as a, reserved_port() as b, reserved_port() as c, reserved_port() as d:
+        ports = Nginx(a, b, c, d)
+        (folder / "nginx.conf").write_text(configuration(broker, certificate, ports, folder))
+        command = [found, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
+        with proxy(command, ports, folder / "log"):
+            yield ports
+
+
+def configuration(
+    broker: BrokerProcess, certificate: Certificate, ports: Nginx, folder: Path
+) -> str:
+    """What docs/serve.md shows, with addresses and files of this test."""
+    address = {"127.0.0.1:8080": f"{HOST}:{broker.ports['ws']}"}
+    host, path = (replaced(block, address) for block in documented("nginx"))
+    host = replaced(
+        host,
+        {
+            "listen 443 ssl": f"listen {HOST}:{ports.host} ssl",
+            "/etc/nginx/mb.example.pem": str(certificate.chain),
+            "/etc/nginx/mb.example.key": str(certificate.key),
+        },
+    )
+    idle = replaced(path, {"proxy_read_timeout 90s": f"proxy_read_timeout {IDLE}s"})
+    plain = replaced(
+        path,
+        {
+            "/mb/": "/plain/",
+            "    proxy_set_header Upgrade $http_upgrade;\n": "",
+            "    proxy_set_header Connection upgrade;\n": "",
+        },
+    )
+    temporary = "".join(
+        f"{name}_temp_path {folder}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"""
+        daemon off;
+        worker_processes 1;
+        pid {folder}/pid;
+        events {{ worker_connections 256; }}
+        http {{
+            access_log off;
+            {temporary}
+            {host}
+            server {{ listen {HOST}:{ports.path}; {path} }}
+            server {{ listen {HOST}:{ports.idle}; {idle} }}
+            server {{ listen {HOST}:{ports.wrong}; {plain} location /closed {{ return 503; }} }}
+        }}
+    """
+
+
+class Page(NamedTuple):
+    status: int
+    location: str | None
+    body: bytes
+
+
+Fetch = Callable[..., Awaitable[Page]]
+
+
+@pytest.fixture
+def fetch(nginx: Nginx, certificate: Certificate) -> Fetch:
+    """Get a path through nginx, as a browser that was given a public name."""
+
+    def get(path: str, *, host: str, secure: bool) -> Page:
+        connection = (
+            http.client.HTTPSConnection(HOST, nginx.host, timeout=10, context=certificate.trusting)
+            if secure
+            else http.client.HTTPConnection(HOST, nginx.path, timeout=10)
+        )
+        try:
+            connection.request("GET", path, headers={"Host": host})
+            response = connection.getresponse()
+            return Page(response.status, response.getheader("Location"), response.read())
+        finally:
+            connection.close()
+
+    async def fetch(path: str, *, host: str = "mb.example", secure: bool = False) -> Page:
+        return await anyio.to_thread.run_sync(lambda: get(path, host=host, secure=secure))
+
+    return fetch
+
+
+async def talk(client: MessageBrokerClient) -> None:
+    """A request and its answer, and a publication, as long as they may be."""
+    long = "x" * 16_000
+    subscription = await client.subscribe("echo.it", action="request", handler=lambda m: m.payload)
+    assert (await client.request("echo.it", {"n": long})).payload == {"n": long}
+    async with client.subscribe("news.#") as news:
+        await client.publish("news.today", {"n": long})
+        assert (await anext(news)).payload == {"n": long}
+    await subscription.unsubscribe()
+
+
+async def test_a_host_of_its_own_with_tls_that_nginx_ends(
+    nginx: Nginx, certificate: Certificate
+) -> None:
+    url = f"wss://{HOST}:{nginx.host}"
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(url, ssl_context=certificate.trusting) as client:
+            await talk(client)
+
+
+async def test_a_path_of_its_own(nginx: Nginx) -> None:
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(nginx.url(nginx.path)) as client:
+            await talk(client)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["path", "host"])
+async def test_the_pages(secure: bool, fetch: Fetch) -> None:
+    prefix = "" if secure else "/mb"
+    page = await fetch(f"{prefix}/", secure=secure)
+    assert (page.status, page.body[:15].lower()) == (200, b"<!doctype html>")
+    health = await fetch(f"{prefix}/health", secure=secure)
+    assert (health.status, json.loads(health.body)["status"]) == (200, "ok")
+    metrics = await fetch(f"{prefix}/metrics", secure=secure)
+    assert metrics.status == 200
+    assert b"mb_connection_active" in metrics.body
+
+
+async def test_without_the_slash_at_the_end_nginx_redirects_to_the_page(fetch: Fetch) -> None:
+    answer = await fetch("/mb")
+    assert answer.status == 301
+    assert answer.location is not None
+    assert answer.location.endswith("/mb/")
+
+
+async def test_names_and_sites_that_are_not_origins_are_refused(nginx: Nginx, fetch: Fetch) -> None:
+    assert (await fetch("/mb/", host="other.example")).status == 403
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Host": "mb.example",
+    }
+
+    def status(origin: str) -> int:
+        connection = http.client.HTTPConnection(HOST, nginx.path, timeout=10)
+        try:
+            connection.request("GET", "/mb/", headers={**handshake, "Origin": origin})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    assert await anyio.to_thread.run_sync(status, "https://mb.example") == 101
+    assert await anyio.to_thread.run_sync(status, "https://evil.example") == 403
+
+
+async def test_a_client_comes_back_after_nginx_has_closed_its_idle_connection(
+    nginx: Nginx,
+) -> None:
+    lost, back = anyio.Event(), anyio.Event()
+    with anyio.fail_after(30):
+        async with MessageBrokerClient(nginx.url(nginx.idle), **FAST) as client:
+            client.on_disconnect(lost.set)
+            subscription = await client.subscribe("idle.news")
+            client.on_connect(lambda: back.set() if lost.is_set() else None)
+            await lost.wait()
+            await back.wait()
+            await client.publish("idle.news", {"n": 1}, confirm=True)
+            assert (await anext(subscription)).payload == {"n": 1}
+
+
+async def test_heartbeats_keep_an_idle_connection(nginx: Nginx) -> None:
+    interval = 200
+    with anyio.fail_after(30):
+        async with MessageBrokerClient(
+            nginx.url(nginx.idle), heartbeat_interval=interval, **FAST
+        ) as client:
+            lost = anyio.Event()
+            client.on_disconnect(lost.set)
+            with anyio.move_on_after(IDLE + 0.5):
+                await lost.wait()
+            assert not lost.is_set()
+            assert client.stats().reconnects == 0
+
+
+@pytest.mark.parametrize("front_end", ["async", "sync"])
+async def test_a_client_goes_on_trying_while_nginx_answers_for_a_broker_that_is_down(
+    front_end: str, nginx: Nginx, broker: BrokerProcess
+) -> None:
+    url = nginx.url(nginx.path)
+    with anyio.fail_after(60):
+        async with MessageBrokerClient(url, **FAST) as client:
+            lost = anyio.Event()
+            client.on_disconnect(lost.set)
+            subscription = await client.subscribe("up.again")
+            await anyio.to_thread.run_sync(broker.stop)
+            try:
+                await lost.wait()
+                connect = MessageBrokerClient(url).connect
+                if front_end == "sync":
+                    other = mb_sync.MessageBrokerClient(url)
+                    connect = functools.partial(anyio.to_thread.run_sync, other.connect)
+                with pytest.raises(ConnectError) as caught:
+                    await connect()
+                text = str(caught.value)
+                assert url in text
+                assert "HTTP status 502 (a proxy on the way does not reach the broker)" in text
+                assert "<" not in text, "nginx's page is for browsers"
+                assert not caught.value.final
+            finally:
+                await anyio.to_thread.run_sync(broker.start)
+            await client.publish("up.again", {"n": 1}, confirm=True)
+            assert (await anext(subscription)).payload == {"n": 1}
+
+
+async def test_a_broker_that_is_closed_for_maintenance(nginx: Nginx) -> None:
+    url = nginx.url(nginx.wrong, "/closed")
+    with anyio.fail_after(20), pytest.raises(ConnectError) as caught:
+        await MessageBrokerClient(url).connect()
+    assert url in str(caught.value)
+    assert "HTTP status 503" in str(caught.value)
+    assert not caught.value.final
+
+
+async def test_upgrade_headers_that_nginx_does_not_pass_on(
+    nginx: Nginx, broker: BrokerProcess
+) -> None:
+    url = nginx.url(nginx.wrong, "/plain/")
+    with anyio.fail_after(20):
+        async with (
+            MessageBrokerClient(broker.url("ws")) as follower,
+            follower.follow_log(["warn"]) as entries,
+        ):
+            with pytest.raises(ConnectError, match="HTTP status 426"):
+                await MessageBrokerClient(url).connect()
+            entry = (await anext(entries)).payload
+            assert "does a proxy on the way drop it?" in entry["message"]
