@@ -24,6 +24,7 @@ nox.options.sessions = [
     "matrix-3.12",
     "lowest",
     "latest",
+    "instructions",
     "tests",
     "coverage",
     "browser",
@@ -116,6 +117,13 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def instructions(session: nox.Session) -> None:
+    """The hot paths take no more instructions than they did (benchmarks/instructions.json)."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", "-m", "instructions", "tests/test_instructions.py", *session.posargs)
+
+
+@nox.session(python=NEWEST)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """All tests on the newest Python, async ones on one event loop, measured."""
@@ -144,7 +152,7 @@ def browser(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """All tests on every Python and both event loops; before a release."""
     install(session, *TEST_TOOLS, "uv")
-    session.run(*pytest(session, "-m", "not soak"))
+    session.run(*pytest(session, "-m", "not soak and not instructions"))
 
 
 @nox.session(default=False, python=NEWEST)

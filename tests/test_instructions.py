@@ -13,10 +13,13 @@ from benchmarks.instructions import TOLERANCE, VERSION, read_budget
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.skipif(
-    not sys.version.startswith(f"{VERSION}."),
-    reason=f"the instructions of Python {VERSION} are counted",
-)
+pytestmark = [
+    pytest.mark.instructions,
+    pytest.mark.skipif(
+        not sys.version.startswith(f"{VERSION}."),
+        reason=f"the instructions of Python {VERSION} are counted",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

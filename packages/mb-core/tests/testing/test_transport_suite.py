@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -148,36 +148,63 @@ LINKS = [
 ]
 
 
-def run(file: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a class of a file without our settings, and without any plugin of pytest."""
+CASES = {"broken_wires.py": WIRES, "broken_links.py": LINKS}
+
+# One failure shows a bug: what is parametrized runs no further.
+ONE_FAILURE_EACH = """
+import pytest
+
+failed = set()
+
+def pytest_runtest_logreport(report):
+    if report.failed:
+        failed.add(report.nodeid.partition("[")[0])
+
+def pytest_runtest_setup(item):
+    if item.nodeid.partition("[")[0] in failed:
+        pytest.skip("has failed already")
+"""
+
+
+def run(*arguments: str, path: Path = HERE) -> subprocess.CompletedProcess[str]:
+    """Run pytest without our settings, and with no plugin but those that `path` has."""
     return subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short"),
-            *(f"--rootdir={HERE}", "-c", os.devnull, f"{HERE / file}::{name}", *options),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"),
+            *(f"--rootdir={HERE}", "-c", os.devnull, *arguments),
         ],
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
 
-CASES = [("broken_wires.py", *case) for case in WIRES]
-CASES += [("broken_links.py", *case) for case in LINKS]
-
-
-@pytest.mark.parametrize(("file", "broken", "test", "promise"), CASES)
-def test_a_transport_with_this_bug_fails_this_test(
-    file: str, broken: str, test: str, promise: str | None
-) -> None:
-    done = run(file, f"Test{broken}", "-k", f"test_{test}")
+@pytest.mark.parametrize("file", CASES)
+def test_a_transport_with_a_bug_fails_the_test_for_it(file: str, tmp_path: Path) -> None:
+    """All of a file in one process: most of what it takes is to start."""
+    (tmp_path / "one_failure_each.py").write_text(ONE_FAILURE_EACH)
+    results = tmp_path / "results.xml"
+    tests = dict.fromkeys(
+        f"{HERE / file}::Test{broken}::test_{test}" for broken, test, _ in CASES[file]
+    )
+    done = run("-p", "one_failure_each", f"--junitxml={results}", *tests, path=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert re.search(rf"^FAILED \S+::test_{test}\b", done.stdout, re.MULTILINE), done.stdout
-    if promise is not None:
-        kept: Promise = getattr(promises, promise)
-        for line in (f"Expected: {kept.text}", f"Contract: {kept.contract}"):
-            assert line in done.stdout, done.stdout
+
+    failures: dict[tuple[str, str], str] = {}
+    for case in ElementTree.parse(results).iter("testcase"):
+        broken, test = case.attrib["classname"], case.attrib["name"]
+        for failure in case.iter("failure"):
+            found = (broken.rpartition(".Test")[2], test.partition("[")[0])
+            failures[found] = failure.text or ""
+    for broken, test, promise in CASES[file]:
+        failure = failures.get((broken, f"test_{test}"))
+        assert failure is not None, f"test_{test} passes {broken}\n{done.stdout}"
+        if promise is not None:
+            kept: Promise = getattr(promises, promise)
+            for line in (f"Expected: {kept.text}", f"Contract: {kept.contract}"):
+                assert line in failure, f"test_{test} on {broken}: {failure}"
 
 
 @pytest.mark.parametrize(
@@ -188,13 +215,13 @@ def test_a_transport_with_this_bug_fails_this_test(
     ],
 )
 def test_the_others_pass(file: str, name: str, tests: str) -> None:
-    done = run(file, name, "-k", tests)
+    done = run("-x", f"{HERE / file}::{name}", "-k", tests)
     assert done.returncode == 0, done.stdout
 
 
 def test_every_test_of_the_suite_finds_a_bug() -> None:
     """But for those of what core does, whatever a transport makes of it."""
-    named = {f"test_{test}" for _, _, test, _ in CASES}
+    named = {f"test_{test}" for cases in CASES.values() for _, test, _ in cases}
     assert {name for name in dir(TransportSuite) if name.startswith("test_")} - named == OF_CORE
 
 
