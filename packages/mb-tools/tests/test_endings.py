@@ -328,13 +328,39 @@ def test_output_that_cannot_be_written_is_one_line_and_status_1(
     assert (status, err) == (1, f"{name}: can't write to standard output: {why}\n")
 
 
-def test_messages_that_cannot_be_written_end_sub_in_one_line(mb: Any, peer: Any) -> None:
-    with Path("/dev/full").open("w") as full, mb.started("sub", "a.b", stdout=full) as process:
-        peer.wait_for_subscriber("a.b")
-        peer.publish("a.b", 1)
-        _, err = process.communicate(timeout=60)
+@pytest.mark.parametrize(
+    "command",
+    ["sub a.b", "log", "trace", "reply a.b --echo", "request a.b", "metrics --watch 1000"],
+)
+@pytest.mark.parametrize(
+    ("redirection", "why"),
+    [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")],
+)
+def test_output_that_cannot_be_written_is_noticed_before_there_is_any(
+    mb: Any, command: str, redirection: str, why: str
+) -> None:
+    status, err = shell(mb, f"$MB {command} {redirection}")
+    name = f"mb {command.split()[0]}"
+    assert (status, err) == (1, f"{name}: can't write to standard output: {why}\n")
+
+
+def test_messages_that_cannot_be_written_end_sub_in_one_line(
+    mb: Any, peer: Any, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        ["sh", "-c", f"ulimit -f 0; exec $MB sub a.b >{tmp_path}/out"],
+        env=mb.environ | {"MB": f"{sys.executable} -m mb_tools"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            peer.wait_for_subscriber("a.b")
+            peer.publish("a.b", 1)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 1
-    assert err == "mb sub: can't write to standard output: No space left on device\n"
+    assert err == "mb sub: can't write to standard output: File too large\n"
 
 
 def test_closed_streams_that_are_not_needed_are_no_error(mb: Any) -> None:

@@ -110,6 +110,7 @@ async def test_a_pipe_that_others_share_may_be_non_blocking(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", pipe.writer)
     os.set_blocking(pipe.writer.fileno(), False)
+    output = Output()
     real_write = os.write
     refused = []
 
@@ -121,7 +122,7 @@ async def test_a_pipe_that_others_share_may_be_non_blocking(
 
     monkeypatch.setattr(os, "write", write)
     with anyio.fail_after(60):
-        await Output().write("a\n")
+        await output.write("a\n")
     assert refused
     assert os.read(pipe.reader.fileno(), 10) == b"a\n"
 

@@ -38,6 +38,7 @@ def serve(**given: Any) -> Any:
     from .config import configure, show
     from .exits import run
     from .logs import set_up
+    from .serve import broken
     from .serve import serve as serve_
 
     file, only_show = given.pop("config"), given.pop("show_config")
@@ -51,7 +52,11 @@ def serve(**given: Any) -> Any:
     if only_show:
         click.echo(show(configuration))
         return None
-    return run(serve_, configuration, lambda: configure(options, file))
+    try:
+        return run(serve_, configuration, lambda: configure(options, file))
+    except SystemExit as error:
+        # A plugin has called sys.exit(), perhaps with 0: only a signal ends the broker in order.
+        raise broken(error) from error
 
 
 def _parameters() -> list[click.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -25,9 +26,13 @@ class Output:
 
     A command that waits for a pager must go on to answer heartbeats, or the broker drops it.  So
     no more is written at a time than a pipe that is ready takes at once.
+
+    Raises Failure if stdout is closed or the disk is full: a command that waits for something to
+    print would otherwise notice only then.
     """
 
     def __init__(self, as_json: bool = False) -> None:
+        _expect_stdout()
         self._terminal = sys.stdout.isatty()
         self.people = self._terminal and not as_json
         """Whether people read it: a terminal, and JSON was not asked for."""
@@ -126,6 +131,15 @@ def _is_json(data: bytes) -> bool:
 def _escaped(lines: str) -> str:
     """Escape, as JSON does, the characters in lines of JSON that one_line escapes in text."""
     return escaped(lines, lambda each: json.dumps(each)[1:-1], keep="\n")
+
+
+def _expect_stdout() -> None:
+    try:
+        os.write(sys.stdout.fileno(), b"")
+    except io.UnsupportedOperation:  # not a file: a test's capture
+        return
+    except OSError as error:
+        raise write_failure(error) from error
 
 
 async def _write(text: str) -> None:

@@ -22,7 +22,7 @@ from .config import OFF, PORTS, Configuration, ServeOptions
 from .exits import Failure, Status, discard_output
 from .tls_files import load_authorities, load_certificate
 
-__all__ = ["serve", "server_context", "urls"]
+__all__ = ["broken", "serve", "server_context", "urls"]
 
 
 _log = logging.getLogger("mb_tools.serve")
@@ -80,9 +80,14 @@ async def serve(configuration: Configuration, again: Callable[[], Configuration]
         if not listening:
             raise
         # Whatever its type is: a BrokenPipeError, say, would pass for a reader who has enough.
-        _log.error("internal error: the broker has failed", exc_info=error)
-        raise Failure("the broker has failed: an internal error, see the log") from error
+        raise broken(error) from error
     _log.info("the broker has ended")
+
+
+def broken(error: BaseException) -> Failure:
+    """Log an error of the broker itself, or of a plugin; return what to raise."""
+    _log.error("internal error: the broker has failed", exc_info=error)
+    return Failure("the broker has failed: an internal error, see the log")
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
