@@ -11,6 +11,9 @@ import os
 
 import nox
 
+# Without compiled files, each of the many programs that tests start compiles all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
