@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections.abc import Callable
@@ -167,3 +168,27 @@ async def test_what_the_function_raises_is_raised_once() -> None:
         await in_worker(fail)
     assert len(calls) == 1
     assert calls[0] != threading.get_ident()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MessageBrokerClient("tcp://127.0.0.1:1").connect(),
+        lambda: TCPSocketClient().connect("127.0.0.1", 1),
+    ],
+    ids=["MessageBrokerClient", "TCPSocketClient"],
+)
+async def test_what_is_installed_and_can_not_be_read_is_a_connect_error(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files", "/site-packages/METADATA")
+
+    monkeypatch.setattr(registry, "_entry_points", refused)
+    monkeypatch.setattr(registry, "_found", {})
+    with pytest.raises(ConnectError) as caught:
+        await make()
+    assert str(caught.value) == (
+        "can't read the installed plugins: Too many open files (raise the limit: ulimit -n)"
+    )
+    assert not caught.value.final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import threading
@@ -442,6 +443,22 @@ def test_ctrl_c_during_an_import_is_the_users_and_the_next_try_imports_again() -
     entry: Any = EntryPoint("carrier", Distribution("acme"), load)
     plugins = Plugins([entry])
     with pytest.raises(KeyboardInterrupt):
+        plugins.transport("carrier")
+    assert plugins.transport("carrier").scheme == "carrier"
+
+
+def test_an_import_that_the_system_refused_is_tried_again() -> None:
+    outcomes: list[Any] = [OSError(errno.EMFILE, "Too many open files"), giving([Carrier()])]
+
+    def load() -> object:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    entry: Any = EntryPoint("carrier", Distribution("acme"), load)
+    plugins = Plugins([entry])
+    with pytest.raises(PluginError, match="Too many open files"):
         plugins.transport("carrier")
     assert plugins.transport("carrier").scheme == "carrier"
 

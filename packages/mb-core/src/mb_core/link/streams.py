@@ -34,6 +34,7 @@ __all__ = [
     "log_refusal",
     "peer_name",
     "refusal",
+    "system_error",
     "unread_answers",
     "where",
 ]
@@ -104,9 +105,8 @@ class Shortage:
         if now - self._told < _TELL_AGAIN:
             return
         self._told = now
-        remedy = " (raise the limit: ulimit -n)" if error.errno == errno.EMFILE else ""
         _log.warning(
-            "can't accept connections on %s: %s%s", where(self._address), _words(error), remedy
+            "can't accept connections on %s: %s", where(self._address), system_error(error)
         )
 
 
@@ -189,7 +189,7 @@ def connect_error(address: Address | SocketAddress, error: BaseException) -> Con
     if isinstance(address, tuple) and isinstance(error, socket.gaierror | UnicodeError):
         never = isinstance(error, UnicodeError)
         return ConnectError(f"unknown host {address[0]!r}: {_words(error)}", final=never)
-    return ConnectError(f"can't connect to {where(address)}: {_words(error)}")
+    return ConnectError(f"can't connect to {where(address)}: {system_error(error)}")
 
 
 def end_error(
@@ -257,6 +257,12 @@ def _text(name: Any) -> str:
     if isinstance(name, bytes):
         name = os.fsdecode(name)
     return str(name).replace("\0", "@")
+
+
+def system_error(error: BaseException) -> str:
+    """Why the system refused something, and what to do about it."""
+    files = isinstance(error, OSError) and error.errno == errno.EMFILE
+    return _words(error) + (" (raise the limit: ulimit -n)" if files else "")
 
 
 def _words(error: BaseException) -> str:

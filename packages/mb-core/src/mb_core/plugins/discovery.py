@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from ..errors import ConnectError
 from ..link import current_backend
 from .registry import Plugins, found_plugins, installed_plugins
 
@@ -20,7 +21,8 @@ async def discover(plugins: Plugins | None, schemes: Collection[str]) -> Plugins
 
     Reading entry points and importing packages can take tens of milliseconds: it happens in a
     worker thread, so that other tasks run meanwhile.  Plugins that fail raise later, where they
-    are asked for.  When cancelled, the thread finishes by itself.
+    are asked for.  Raises ConnectError where the system can't read what is installed, as when this
+    process has no descriptor left.  When cancelled, the thread finishes by itself.
     """
 
     def find() -> Plugins:
@@ -31,11 +33,17 @@ async def discover(plugins: Plugins | None, schemes: Collection[str]) -> Plugins
         found.load(schemes)
         return found
 
-    known = plugins if plugins is not None else found_plugins()
-    if known is not None and known.loaded(schemes):
-        return known
     name = current_backend().name
-    return await in_worker(find)
+    try:
+        known = plugins if plugins is not None else found_plugins()
+        if known is not None and known.loaded(schemes):
+            return known
+        return await in_worker(find)
+    except OSError as error:
+        from ..link.streams import system_error  # not for those that have no trouble
+
+        text = f"can't read the installed plugins: {system_error(error)}"
+        raise ConnectError(text) from error
 
 
 async def in_worker(function: Callable[[], T]) -> T:

@@ -60,6 +60,9 @@ class Plugins:
         self._declared: dict[str, list[metadata.EntryPoint]] = {group: [] for group in GROUPS}
         for entry in entry_points:
             self._declared[entry.group].append(entry)
+        # By the id of an entry point: finding the name takes reading a file, which clients that
+        # connect again should not have to.
+        self._owners: dict[int, str] = {}
         # What was registered by hand, with its plugin's name.
         self._given: dict[Kind, list[tuple[str, str, Any]]] = {kind: [] for kind in KINDS}
         self._registered: list[str] = []
@@ -153,7 +156,9 @@ class Plugins:
     def loaded(self, schemes: Collection[str]) -> bool:
         """Whether nothing of that is left to be imported."""
         entries = [entry for entry in self._declared[TRANSPORTS.group] if entry.name in schemes]
-        keys = {(owner_of(entry), entry.value) for entry in [*entries, *self._declared[OBSERVERS]]}
+        keys = {
+            (self._owner_of(entry), entry.value) for entry in [*entries, *self._declared[OBSERVERS]]
+        }
         return keys <= self._loaded.keys() | self._import_errors.keys()
 
     def check(self, plugin: InstalledPlugin) -> None:
@@ -163,10 +168,16 @@ class Plugins:
                 self._find(kind, plugin.name)
                 return
         for entry in self._declared[OBSERVERS]:
-            if (entry.name, owner_of(entry)) == (plugin.name, plugin.distribution):
+            if (entry.name, self._owner_of(entry)) == (plugin.name, plugin.distribution):
                 self._load_observer(entry)
 
     # Finding
+
+    def _owner_of(self, entry: metadata.EntryPoint) -> str:
+        owner = self._owners.get(id(entry))
+        if owner is None:
+            owner = self._owners[id(entry)] = owner_of(entry)
+        return owner
 
     def _names(self, kind: Kind) -> list[str]:
         declared = {entry.name for entry in self._declared[kind.group]}
@@ -175,7 +186,7 @@ class Plugins:
     def _find(self, kind: Kind, name: str) -> Any:
         declared = [entry for entry in self._declared[kind.group] if entry.name == name]
         given = [(owner, value) for key, owner, value in self._given[kind] if key == name]
-        owners = [*map(owner_of, declared), *(owner for owner, _ in given)]
+        owners = [*map(self._owner_of, declared), *(owner for owner, _ in given)]
         title = kind.title(name)
         if len({*owners}) > 1:
             both = " and ".join(owners)
@@ -200,7 +211,7 @@ class Plugins:
             try:
                 found = kind.of(self._ask(kind, plugin))
             except FAULTS as error:
-                raise self._unusable(owner_of(entry), error, title) from error
+                raise self._unusable(self._owner_of(entry), error, title) from error
             # Who else has asked meanwhile gets the same: there is one memory://, for example.
             found = self._values.setdefault((kind, plugin), found)
         return found
@@ -224,7 +235,7 @@ class Plugins:
 
     def _load(self, entry: metadata.EntryPoint, wanted: str | None = None) -> str:
         """Import and register a plugin, once, and return its name; raises PluginError."""
-        key = owner, value = owner_of(entry), entry.value
+        key = owner, value = self._owner_of(entry), entry.value
         if key not in self._loaded:
             plugin = self._import(entry, wanted)
             try:
@@ -238,14 +249,20 @@ class Plugins:
         return self._loaded[key]
 
     def _import(self, entry: metadata.EntryPoint, wanted: str | None) -> object:
-        """Import what an entry point names.  An import that failed is not tried again."""
-        key = owner, value = owner_of(entry), entry.value
+        """Import what an entry point names.
+
+        An import that failed is not tried again, unless the system refused to read a file.
+        """
+        key = owner, value = self._owner_of(entry), entry.value
         if key not in self._import_errors:
             try:
                 return entry.load()
             except FAULTS as error:
-                self._import_errors[key] = error
-        cause = self._import_errors[key]
+                cause = error
+                if not isinstance(error, OSError):
+                    self._import_errors[key] = error
+        else:
+            cause = self._import_errors[key]
         text = f"{value} can't be imported: {type(cause).__name__}: {cause}"
         raise self._unusable(owner, PluginError(text), wanted) from cause
 
@@ -253,7 +270,7 @@ class Plugins:
         name = self._load(entry)
         if not self._hooks(name):
             broken = PluginError(f"it implements none of {_HOOKS_TO_OBSERVE}")
-            raise self._unusable(owner_of(entry), broken)
+            raise self._unusable(self._owner_of(entry), broken)
         return name
 
     def _add(self, plugin: object, name: str) -> None:
