@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import anyio
@@ -208,6 +209,35 @@ async def test_a_bug_of_ours_ends_run_iterators_and_calls_with_an_error(
             with pytest.raises(ConnectionLost, match="internal error"):
                 await client.publish("a.b", 1)
             await client.close()
+
+
+@pytest.mark.parametrize("call", range(4))
+async def test_a_bug_in_a_deadline_fails_connect_or_ends_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: int
+) -> None:
+    """Whichever of the first looks at the deadlines it is in, nothing hangs."""
+    looks = itertools.count()
+    next_deadline = Session.next_deadline
+
+    def look(session: Session) -> float | None:
+        if next(looks) == call:
+            raise Bug("oops")
+        return next_deadline(session)
+
+    with anyio.fail_after(10):
+        async with Broker("tcp://127.0.0.1:0") as broker:
+            monkeypatch.setattr(Session, "next_deadline", look)
+            client = MessageBrokerClient(broker.url, **QUICK)
+
+            async def use() -> None:
+                await client.connect()
+                await client.request("system.heartbeat", {})
+                await client.run()
+
+            with pytest.raises((ConnectError, ConnectionLost, Bug), match="oops"):
+                await use()
+            await client.close()
+    caplog.clear()
 
 
 async def test_a_raw_client_hears_of_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

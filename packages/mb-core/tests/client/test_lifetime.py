@@ -414,6 +414,37 @@ async def test_a_fault_in_a_task_ends_the_connection_and_not_the_program(
     caplog.clear()
 
 
+async def test_a_fault_while_it_opens_fails_the_opening_and_no_task_begins_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = anyio.Event()
+    begun: list[int] = []
+    lifetime = Lifetime(Callbacks(), 0.05, ended=ended.set)
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    async def begin() -> None:
+        begun.append(1)
+
+    async def opening() -> None:
+        lifetime.spawn(fail)
+        with anyio.CancelScope(shield=True):
+            await ended.wait()
+        lifetime.spawn(begin)
+        lifetime.fail(KeyError("another bug"))
+
+    with anyio.fail_after(5):
+        with pytest.raises(ConnectError, match="internal error: RuntimeError") as raised:
+            await lifetime.begin(opening)
+        assert raised.value.final
+        assert isinstance(raised.value.__cause__, RuntimeError)
+        await anyio.wait_all_tasks_blocked()
+    assert not begun
+    assert "KeyError: 'another bug'" in caplog.text
+    caplog.clear()
+
+
 async def test_consumers_are_cancelled_before_the_end_begins_and_tasks_after_it() -> None:
     steps: list[str] = []
     lifetime = Lifetime(

@@ -108,10 +108,8 @@ class Lifetime:
                 await started.wait()
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 await opening()
-            if self.fault is not None:
-                raise ConnectError(str(self.fault), final=True) from self.fault.__cause__
-            if self._opening.cancelled_caught:
-                raise ConnectError("the client was closed while it was connecting")
+            if self._opening.cancelled_caught or self.fault is not None:
+                raise _closed_meanwhile(self.fault)
         except BaseException:
             if self.link is not None:
                 self.link.abort()  # nothing was sent: there is no farewell to wait for
@@ -151,8 +149,9 @@ class Lifetime:
         return not self.ending
 
     def spawn(self, function: AsyncFunction) -> None:
-        """Start a task that lives until the very end."""
-        self._tasks.start_soon(self._running.counted(uninterrupted(function)))
+        """Start a task that lives until the very end; none behind that."""
+        if not self._tasks.cancel_scope.cancel_called:
+            self._tasks.start_soon(self._running.counted(uninterrupted(function)))
 
     def fail(self, bug: Exception) -> None:
         """End because of a bug that its finder can't raise."""
@@ -160,7 +159,10 @@ class Lifetime:
         async def raise_bug() -> None:
             raise bug
 
-        self._tasks.start_soon(raise_bug)
+        if self._tasks.cancel_scope.cancel_called:
+            _log.error("internal error: while the connection ended", exc_info=bug)
+        else:
+            self._tasks.start_soon(raise_bug)
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code: the end waits for it a while, then cancels it."""
@@ -286,6 +288,15 @@ class Lifetime:
             pass_exit_on(error)
         finally:
             self._own_tasks.discard(task)
+
+
+def _closed_meanwhile(fault: ConnectionLost | None) -> ConnectError:
+    """What connecting raises if the client has ended before."""
+    if fault is None:
+        return ConnectError("the client was closed while it was connecting")
+    error = ConnectError(str(fault), final=True)
+    error.__cause__ = fault.__cause__
+    return error
 
 
 class _Running:
