@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -82,6 +83,15 @@ class ProcessBroker:
         assert self._process.stdout is not None
         said = self._process.stdout.readline().strip()
         assert said.startswith(self.url), f"mb serve printed {said!r} and not {self.url}"
+
+    def suspend(self) -> None:
+        """Stop it as a machine that sleeps does (SIGSTOP), until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it (SIGKILL) as it is; returns when it is gone.  Safe to call twice."""
