@@ -28,7 +28,7 @@ from mb_core import (
     RemoteProtocolError,
     parse_message,
 )
-from mb_core.client.callbacks import Callbacks, call, failure
+from mb_core.client.callbacks import Callbacks, Handlers, call, failure
 from mb_core.client.context import handling
 from mb_core.link import current_backend
 
@@ -238,7 +238,8 @@ async def test_a_hanging_callback_stops_neither_the_reader_nor_any_other(
 
 
 async def test_a_callback_that_never_awaits_starves_nobody() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     called = turns = 0
 
     def busy() -> None:
@@ -262,7 +263,8 @@ async def test_a_callback_that_never_awaits_starves_nobody() -> None:
 
 
 async def test_nothing_runs_where_nothing_is_due() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     names: list[set[int]] = []
     for _ in range(3):
         callbacks.register(callbacks.connect, lambda: names.append(running_tasks()))
@@ -282,7 +284,8 @@ async def test_nothing_runs_where_nothing_is_due() -> None:
 async def test_what_a_slow_handler_has_no_room_for_is_counted_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     go_on = anyio.Event()
     got: list[int] = []
     quick: list[int] = []
@@ -315,7 +318,8 @@ async def test_what_a_slow_handler_has_no_room_for_is_counted_and_logged(
 async def test_the_log_hears_of_dropped_calls_once_a_second(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     now = 100.0
     clock = SimpleNamespace(monotonic=lambda: now)  # not the event loop's as well
     monkeypatch.setattr("mb_core.client.brake.time", clock)
@@ -503,7 +507,8 @@ async def test_call_takes_plain_and_async_functions() -> None:
 
 
 async def test_what_was_posted_before_waits_for_run_and_goes_to_whom_is_there_then() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     first: list[int] = []
     second: list[int] = []
     callbacks.register(callbacks.connect, first.append)
@@ -524,7 +529,8 @@ async def test_what_was_posted_before_waits_for_run_and_goes_to_whom_is_there_th
 
 
 async def test_run_ends_behind_the_errors_of_the_last_calls() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     errors: list[Exception] = []
 
     async def fail() -> None:
@@ -546,7 +552,8 @@ async def test_run_ends_behind_the_errors_of_the_last_calls() -> None:
 @pytest.mark.parametrize("turns", range(5))
 async def test_what_a_cancelled_run_has_not_called_is_left_for_the_next(turns: int) -> None:
     """Wherever it is cancelled; a call that had begun is over."""
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     begun: list[int] = []
     got: list[int] = []
 
@@ -573,7 +580,8 @@ async def test_what_a_cancelled_run_has_not_called_is_left_for_the_next(turns: i
 
 
 async def test_what_is_due_can_be_called_without_run() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     errors: list[Exception] = []
     got: list[int] = []
 
@@ -594,7 +602,8 @@ async def test_what_is_due_can_be_called_without_run() -> None:
 
 
 async def test_a_handler_that_is_being_called_is_not_called_by_another_task_as_well() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     steps: list[str] = []
     go_on = anyio.Event()
 
@@ -629,7 +638,8 @@ async def test_a_handler_need_not_be_hashable_nor_have_a_name(
             if number == 2:
                 raise ValueError("mine")
 
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     one, two = Handler(), Handler()
     for handler in (one, two):
         callbacks.register(callbacks.connect, handler)
@@ -649,7 +659,8 @@ async def test_handlers_that_are_equal_are_called_each() -> None:
         def __call__(self, number: int) -> None:
             self.got.append(number)
 
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     one, two = Handler(), Handler()
     for handler in (one, two):
         callbacks.register(callbacks.connect, handler)
@@ -659,7 +670,8 @@ async def test_handlers_that_are_equal_are_called_each() -> None:
 
 
 async def test_callbacks_are_no_part_of_what_the_handler_works_on_that_has_connected() -> None:
-    callbacks = Callbacks()
+    handlers = Handlers()
+    callbacks = Callbacks(handlers)
     seen: list[Message | None] = []
     callbacks.register(callbacks.connect, lambda: seen.append(handling.get()))
     callbacks.post(callbacks.connect)

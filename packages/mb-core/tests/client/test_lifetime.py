@@ -26,7 +26,7 @@ from mb_core import (
     TCPSocketClient,
     WebSocketClient,
 )
-from mb_core.client.callbacks import Callbacks
+from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.lifetime import Lifetime
 
 from .watching import until
@@ -373,7 +373,7 @@ async def test_closing_in_a_task_group_of_a_handler_does_not_wait_for_it(
 
 async def test_an_opening_that_fails_ends_everything_it_started() -> None:
     ended: list[str] = []
-    lifetime = Lifetime(Callbacks(), 0.05, ended=lambda: ended.append("ended"))
+    lifetime = Lifetime(Callbacks(Handlers()), 0.05, ended=lambda: ended.append("ended"))
 
     async def task() -> None:
         try:
@@ -396,7 +396,7 @@ async def test_a_fault_in_a_task_ends_the_connection_and_not_the_program(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ended = anyio.Event()
-    lifetime = Lifetime(Callbacks(), 0.05, ended=ended.set)
+    lifetime = Lifetime(Callbacks(Handlers()), 0.05, ended=ended.set)
 
     async def nothing() -> None:
         pass
@@ -448,7 +448,7 @@ async def test_a_fault_while_it_opens_fails_the_opening_and_no_task_begins_after
 async def test_consumers_are_cancelled_before_the_end_begins_and_tasks_after_it() -> None:
     steps: list[str] = []
     lifetime = Lifetime(
-        Callbacks(),
+        Callbacks(Handlers()),
         0.05,
         ending=lambda: steps.append("ending"),
         ended=lambda: steps.append("ended"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from mb_core import (
     hookimpl,
     installed_plugins,
 )
-from mb_core.client.callbacks import Callbacks
+from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.observing import Observers
 from mb_core.codec import JSON
 from mb_core.plugins import Observer
@@ -95,6 +96,29 @@ def observing(**observers: object) -> Plugins:
 
 
 # What they hear
+
+
+async def test_the_end_of_a_client_that_was_dropped(url: str) -> None:
+    recorder = Recorder()
+
+    async def forget() -> None:
+        client = MessageBrokerClient(url, plugins=observing(recorder=recorder))
+        await client.connect()
+        recorder.heard.clear()  # what was heard refers to the client
+
+    async def drop() -> None:
+        await forget()
+        await anyio.lowlevel.checkpoint()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed client"):
+        await drop()
+    with anyio.fail_after(5):
+        await until(lambda: recorder.of("disconnected"))
+    [end] = recorder.of("disconnected")
+    assert isinstance(end["client"], MessageBrokerClient)
+    assert end["error"] is None
+    await anyio.wait_all_tasks_blocked()
 
 
 async def test_connections_and_their_ends(broker: Any) -> None:
@@ -405,7 +429,9 @@ async def test_without_observers_nothing_stands_between_client_and_link(url: str
 
 def test_who_does_not_listen_to_messages_is_not_between_them() -> None:
     hooks: dict[str, Any] = {"mb_connected": lambda **arguments: None}
-    observers = Observers([Observer("acme", hooks)], object(), Callbacks(), JSON)
+    observers = Observers(
+        [Observer("acme", hooks)], MessageBrokerClient(), Callbacks(Handlers()), JSON
+    )
     handler: Any = object()
 
     def send(data: bytes) -> None: ...

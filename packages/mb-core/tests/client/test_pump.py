@@ -7,14 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 import pytest
 
-from mb_core import LocalProtocolError, Message, parse_message
-from mb_core.client.callbacks import Callbacks
+from mb_core import LocalProtocolError, Message, ServiceUnavailableError, parse_message
+from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump, check_concurrency
 from mb_core.client.queue import MessageQueue
@@ -34,7 +35,8 @@ class Bench:
         self, handler: Callable[[Message], Any], tasks: anyio.abc.TaskGroup, concurrency: int = 1
     ) -> None:
         self.inbox = Inbox(MessageQueue(None, "drop_newest"))
-        self.callbacks = Callbacks()
+        self.handlers = Handlers()
+        self.callbacks = Callbacks(self.handlers)
         self.running = 0
         self._tasks = tasks
         pump = Pump(self.inbox, handler, "a.+", concurrency, self.callbacks)
@@ -93,6 +95,28 @@ async def test_a_pump_over_an_inbox_that_has_ended_takes_what_is_left() -> None:
             bench.inbox.put(messages(1))
             bench.inbox.end(None)
     assert got == [1]
+
+
+async def test_when_the_client_and_its_handlers_are_gone_requests_are_refused() -> None:
+    answers: list[Any] = []
+
+    class Responder:
+        def answer_now(self, message: Message, payload: Any) -> None:
+            answers.append((message.payload, type(payload)))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            bench = Bench(answers.append, tasks, concurrency=2)
+            await anyio.wait_all_tasks_blocked()
+            del bench.handlers
+            for number in (1, 2):
+                request = parse_message(f"request:a:1.0.0:{uuid4()}\n{number}")
+                request.responder = Responder()  # type: ignore[assignment]
+                bench.inbox.put([request, *messages(0)])
+                await anyio.wait_all_tasks_blocked()
+            assert len(bench.inbox.queue) == 0
+            bench.inbox.end(None)
+    assert answers == [(1, ServiceUnavailableError), (2, ServiceUnavailableError)]
 
 
 async def test_a_failure_is_reported_with_the_handlers_name_and_the_pattern(

@@ -128,7 +128,7 @@ async def test_a_method_serves_as_a_decorator(client: MessageBrokerClient) -> No
 
 
 async def test_nothing_is_kept_of_handlers_that_come_and_go(client: MessageBrokerClient) -> None:
-    workers = client._callbacks._workers
+    workers = client._handlers.workers
     for _ in range(50):
         other = anyio.Event()
         registration = client.on_error(lambda error, done=other: done.set())  # type: ignore[misc]

@@ -27,7 +27,7 @@ from mb_core import (
     Subscription,
     parse_message,
 )
-from mb_core.client.callbacks import Callbacks
+from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.queue import MessageQueue
 from mb_core.header import Action
 from mb_core.link import Home, current_backend
@@ -315,7 +315,7 @@ async def test_a_message_for_a_cancelled_iterator_wakes_another(
             tasks.start_soon(take)
             message = await client.request("system.heartbeat", {})
             await anyio.wait_all_tasks_blocked()
-            events.deliver([message])  # as the reader does
+            events._intake.deliver([message])  # as the reader does
             scopes[cancelled].cancel()
             await until(lambda: got)
             tasks.cancel_scope.cancel()
@@ -335,10 +335,10 @@ async def test_asyncios_own_cancellation_loses_no_message_either(
         tasks = [asyncio.ensure_future(events.__anext__()) for _ in range(2)]
         message = await client.request("system.heartbeat", {})
         if first == "message":
-            events.deliver([message])  # as the reader does
+            events._intake.deliver([message])  # as the reader does
         tasks[cancelled].cancel()
         if first == "cancellation":
-            events.deliver([message])
+            events._intake.deliver([message])
         assert await tasks[1 - cancelled] is message
         with pytest.raises(asyncio.CancelledError):
             await tasks[cancelled]
@@ -748,7 +748,7 @@ def subscription(driver: Driver, queue: MessageQueue) -> Subscription:
 
     return Subscription(
         connected,
-        Callbacks(),
+        Callbacks(Handlers()),
         "a.b",
         (Action.PUBLISH, Action.REQUEST),
         priority=1,
@@ -769,7 +769,7 @@ async def test_requests_that_come_before_their_subscription_fails_are_refused(
 
     async def confirm(entry: Subscribed) -> None:
         if entry.action is Action.REQUEST:
-            events.deliver([request])
+            events._intake.deliver([request])
             if cancelled:
                 await anyio.sleep_forever()
             raise ForbiddenError("no")
@@ -795,7 +795,7 @@ async def test_a_queue_that_is_full_before_all_is_subscribed_ends_the_subscribin
     one, two = parse_message("publish:a.b:1.0.0\n1"), parse_message("publish:a.b:1.0.0\n2")
 
     async def confirm(entry: Subscribed) -> None:
-        events.deliver([one, two])
+        events._intake.deliver([one, two])
 
     driver.confirm = confirm  # type: ignore[method-assign]
     await events
@@ -812,7 +812,9 @@ async def test_leaving_a_block_keeps_publications_though_the_queue_takes_nothing
     driver = Driver()
     kept: list[Any] = []
     async with subscription(driver, MessageQueue(1, "error")) as events:
-        events.deliver([parse_message(f"publish:a.b:1.0.0\n{number}") for number in range(2)])
+        events._intake.deliver(
+            [parse_message(f"publish:a.b:1.0.0\n{number}") for number in range(2)]
+        )
     with pytest.raises(SlowConsumer):
         await collect(events, kept)
     assert kept == [0]

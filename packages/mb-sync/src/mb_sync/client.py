@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from weakref import WeakMethod
 
 import mb_core
 from mb_core.client.arguments import (
@@ -29,7 +30,6 @@ from mb_core.client.supervisor import Supervisor
 from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import ConnectionLost, LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader, check_timeout
-from mb_core.link import Link
 from mb_core.message import Message
 from mb_core.plugins import Plugins
 from mb_core.session import DEFAULT_BUFFER, BufferOverflowName
@@ -126,14 +126,13 @@ class MessageBrokerClient(CallbackMethods):
         self._to_enter = threading.Lock()
         self._undoing: Future[None] | None = None  # of a connect that was interrupted
         self._stopped_by = 0  # the id of the error with which `run` was interrupted
-        self._user = _User(self)
-        self._within.at_begin = self._begin
+        self._within.at_begin = WeakMethod(self._begin)
+        self._user = self._within.user
         # Threads that wait for a connect to be called.
         self._early: deque[ThreadWaiter] = deque()
         # None until it connects; the Supervisor a moment longer.
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
-        self._connected_once = False  # whether that connect has succeeded
         self._handover: Handover
 
     # Connecting and closing
@@ -147,11 +146,11 @@ class MessageBrokerClient(CallbackMethods):
             wait_for(self._undoing)  # it takes a moment
         if not self._to_connect.acquire(blocking=False):
             closed = self._supervisor is not None and self._supervisor.closing
-            again = CONNECTED_ALREADY if self._connected_once else CONNECTING
+            again = CONNECTED_ALREADY if self._user.connected else CONNECTING
             raise LocalProtocolError(CLOSED if closed else again)
         self._within.given_up = False
         try:
-            loop = self._loop = loop_for(self._user)
+            loop = self._loop = self._user.loop = loop_for(self._user)
         except BaseException:
             self._to_connect.release()
             raise
@@ -206,7 +205,7 @@ class MessageBrokerClient(CallbackMethods):
         try:
             if undoing or not self._to_connect.locked():
                 self.connect()
-            elif not self._connected_once:
+            elif not self._user.connected:
                 self.wait_connected()  # another thread connects
         except BaseException:
             self._to_enter.release()
@@ -448,11 +447,6 @@ class MessageBrokerClient(CallbackMethods):
 
         return Registration(unwrapped(handler), remove)
 
-    def _leave(self, *, drain: bool) -> Future[None] | None:
-        """Begin to close; see loop.User."""
-        loop = self._loop
-        return loop.submit(self._end, loop, drain=drain) if loop is not None else None
-
     def _check(self) -> None:
         """Raises LocalProtocolError where the caller can't wait for the loop."""
         if self._loop is not None:
@@ -501,15 +495,17 @@ class MessageBrokerClient(CallbackMethods):
             and self._supervisor.concerned
             and loop.pool.includes(threading.current_thread())
         ):
-            self._leave(drain=True)  # which waits for this handler: so that doesn't wait for it
+            self._user.leave(
+                drain=True
+            )  # which waits for this handler: so that doesn't wait for it
             return
-        future = self._leave(drain=drain)
+        future = self._user.leave(drain=drain)
         if future is not None:
             try:
                 wait_for(future)
             except BaseException:
                 # Interrupted: it goes on by itself, and waits for no handler any more.
-                self._leave(drain=False)
+                self._user.leave(drain=False)
                 raise
         loop.join()
 
@@ -519,7 +515,7 @@ class MessageBrokerClient(CallbackMethods):
         self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
     ) -> None:
         await self._within.connect_in(loop, host, port, use_tls)
-        self._connected_once = True
+        self._user.connected = True
 
     def _begin(self, supervisor: Supervisor) -> None:
         """The first connection is about to be made: from now on, calls may wait for it."""
@@ -527,44 +523,14 @@ class MessageBrokerClient(CallbackMethods):
         self._handover = Handover(supervisor, self._within.callbacks, self._loop)
         self._supervisor = supervisor
 
-    async def _end(self, loop: LoopThread, *, drain: bool) -> None:
-        try:
-            await self._within.end(drain=drain)
-        finally:
-            if self._connected_once:  # or it was connecting, and releases by itself
-                loop.release(self._user)
-
     async def _undo_connect(self, loop: LoopThread) -> None:
         try:
             await self._within.undo_connect()
         finally:
             self._loop = self._supervisor = None
-            self._connected_once = False
+            self._user.forget()
             loop.release(self._user)
             self._to_connect.release()
-
-
-class _User:
-    """A client as its loop sees it; see loop.User."""
-
-    def __init__(self, client: MessageBrokerClient) -> None:
-        self._client = client
-
-    def leave(self, *, drain: bool) -> Future[None] | None:
-        return self._client._leave(drain=drain)
-
-    def unsent(self) -> int:
-        link = self._link()
-        return link.unsent if link is not None else 0
-
-    def abort(self) -> None:
-        link = self._link()
-        if link is not None:
-            link.abort()
-
-    def _link(self) -> Link | None:
-        supervisor = self._client._supervisor
-        return supervisor.link if supervisor is not None else None
 
 
 async def _start(subscription: mb_core.Subscription) -> None:

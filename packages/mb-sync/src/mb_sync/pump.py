@@ -54,6 +54,9 @@ class ThreadPump(Pump):
         try:
             while True:
                 if inbox.queue.waiting:
+                    if self._kept() is None:
+                        inbox.discard()
+                        continue
                     await self._loop.pool.run(self._take_all)
                 elif inbox.ended:
                     return
@@ -74,21 +77,25 @@ class ThreadPump(Pump):
         """Handle messages until none comes for a while."""
         inbox = self.inbox
         while not self._abandoned:
+            kept = self._kept()
+            if kept is None:
+                return  # the client was dropped
             try:
                 message = inbox.queue.take()
             except IndexError:
+                del kept  # a thread that waits must not keep the client alive
                 if inbox.ended or not wait_for_message(inbox, self._loop, _LINGER):
                     return
             else:
-                self._handle(message)
+                self._handle(kept.handler, message)
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, handler: Callable[[Message], Any], message: Message) -> None:
         handling.set(message)
         responder = message.responder
         if responder is not None:
             message.responder = BlockingResponder(responder, self._loop)
         try:
-            result = plain(self._handler(message))
+            result = plain(handler(message))
         except ResponseError as error:
             if responder is None:
                 self._failed(error)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import Future
 from typing import Any
 
 import mb_core
@@ -14,6 +17,7 @@ from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump
 from mb_core.client.supervisor import Supervisor
 from mb_core.errors import LocalProtocolError
+from mb_core.link import Link
 from mb_core.message import Message
 
 from .loop import LoopThread
@@ -30,12 +34,13 @@ class Within(mb_core.MessageBrokerClient):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.callbacks = self._callbacks = _ThreadCallbacks()
+        self.callbacks = self._callbacks = _ThreadCallbacks(self._handlers)
         self.codec = self._codec
-        self._pump = self._pump_in_threads
+        self._pump = _thread_pump
         self._loop: LoopThread
-        # Called with the Supervisor when it is about to connect.
-        self.at_begin: Callable[[Supervisor], None]
+        self.user = LoopUser(self)
+        # Gives what is called with the Supervisor when it is about to connect.
+        self.at_begin: weakref.ref[Callable[[Supervisor], None]]
 
     async def connect_in(
         self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
@@ -78,25 +83,73 @@ class Within(mb_core.MessageBrokerClient):
     def threaded(self, handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
         """A callback that calls `handler` in a thread."""
         handler = unwrapped(handler)
+        callbacks = self.callbacks  # and not the client, which holds this
 
         async def call(*args: Any) -> None:
-            plain(await self._loop.pool.run(handler, *args))
+            plain(await callbacks.loop.pool.run(handler, *args))
 
         call.__qualname__ = name_of(handler)
         return call
 
-    def _supervising(self, supervisor: Supervisor) -> None:
-        self.at_begin(supervisor)
+    _remedy = "'with MessageBrokerClient(...) as client' or 'client.close()'"
 
-    def _pump_in_threads(
-        self,
-        inbox: Inbox,
-        handler: Callable[[Message], Any],
-        topic: str,
-        concurrency: int,
-        callbacks: Callbacks,
-    ) -> Pump:
-        return ThreadPump(self._loop, inbox, handler, topic, concurrency, callbacks)
+    def _supervising(self, supervisor: Supervisor) -> None:
+        self.user.supervisor = supervisor
+        begin = self.at_begin()
+        if begin is not None:
+            begin(supervisor)
+
+    def _drop(self, supervisor: Supervisor) -> None:
+        super()._drop(supervisor)
+        self._loop.post(self.user.leave_by_itself)
+
+
+class LoopUser:
+    """A client as its loop knows it (see loop.User): it does not keep the client alive."""
+
+    def __init__(self, within: Within) -> None:
+        self.loop: LoopThread | None = None  # from the beginning of a connect
+        self.supervisor: Supervisor | None = None  # a moment later
+        self.connected = False  # whether that connect has succeeded
+        self._within = weakref.ref(within)
+        self._leaving: asyncio.Task[None] | None = None
+
+    def leave(self, *, drain: bool) -> Future[None] | None:
+        loop = self.loop
+        return loop.submit(self._end, loop, drain=drain) if loop is not None else None
+
+    def leave_by_itself(self) -> None:
+        """Leave, as nobody can wait for that; called in the loop."""
+        assert self.loop is not None
+        self._leaving = asyncio.ensure_future(self._end(self.loop, drain=True))
+
+    def unsent(self) -> int:
+        link = self._link()
+        return link.unsent if link is not None else 0
+
+    def abort(self) -> None:
+        link = self._link()
+        if link is not None:
+            link.abort()
+
+    def forget(self) -> None:
+        """Nothing is left of a connect."""
+        self.loop = self.supervisor = None
+        self.connected = False
+
+    async def _end(self, loop: LoopThread, *, drain: bool) -> None:
+        within, supervisor = self._within(), self.supervisor
+        try:
+            if within is not None:
+                await within.end(drain=drain)
+            elif supervisor is not None:
+                await supervisor.close(drain=drain)
+        finally:
+            if self.connected:  # or it was connecting, and releases by itself
+                loop.release(self)
+
+    def _link(self) -> Link | None:
+        return self.supervisor.link if self.supervisor is not None else None
 
 
 class _ThreadCallbacks(Callbacks):
@@ -110,6 +163,17 @@ class _ThreadCallbacks(Callbacks):
 
     def count(self, kind: Hashable, report: Callable[[int], object]) -> None:
         self.loop.post(functools.partial(super().count, kind, report))
+
+
+def _thread_pump(
+    inbox: Inbox,
+    handler: Callable[[Message], Any],
+    topic: str,
+    concurrency: int,
+    callbacks: Callbacks,
+) -> Pump:
+    assert isinstance(callbacks, _ThreadCallbacks)
+    return ThreadPump(callbacks.loop, inbox, handler, topic, concurrency, callbacks)
 
 
 def check_plain(handler: Callable[..., Any] | None, name: str = "handler") -> None:

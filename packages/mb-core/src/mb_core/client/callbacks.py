@@ -6,6 +6,7 @@ import functools
 import logging
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
@@ -20,7 +21,17 @@ from .brake import Brake, Tally
 from .context import handling
 from .interrupt import pass_exit_on, uninterrupted
 
-__all__ = ["SLICE", "Callbacks", "Registration", "call", "failure", "name_of", "unwrapped"]
+__all__ = [
+    "SLICE",
+    "Callbacks",
+    "Handlers",
+    "Kept",
+    "Registration",
+    "call",
+    "failure",
+    "name_of",
+    "unwrapped",
+]
 
 _log = logging.getLogger("mb_core.client")
 
@@ -106,25 +117,48 @@ def unwrapped(handler: Callback) -> Callback:
     return handler.handler if isinstance(handler, Registration) else handler
 
 
-class Callbacks:
-    """Handlers by the event they are for, and the calls that are due.
+class Handlers:
+    """The functions that user code has given to a client, which only the client itself holds.
 
-    Each handler has a queue of its own: its calls come in the order of events, one at a time, and
-    it waits for no other.  A handler that fails stops no other either: its error goes to the log
-    and to the error handlers; an error handler's own to the log alone.
-
-    A queue that is full takes no more calls: `dropped` counts them, and the log tells of them at
-    most once a second.
+    Its tasks refer to them weakly.  So a client to which only its own handlers refer, as closures
+    and bound methods do, is garbage.
     """
+
+    __slots__ = ("__weakref__", "connect", "disconnect", "error", "kept", "message", "workers")
 
     def __init__(self) -> None:
         self.connect: list[Registration] = []
         self.disconnect: list[Registration] = []
         self.error: list[Registration] = []
         self.message: list[Registration] = []
+        self.workers: dict[Hashable, _Worker] = {}
+        self.kept: set[Kept] = set()  # the handlers of subscriptions
+
+
+class Kept:
+    """The handler of a subscription; whoever may outlive the client refers to this weakly."""
+
+    __slots__ = ("__weakref__", "handler")
+
+    def __init__(self, handler: Callback) -> None:
+        self.handler = handler
+
+
+class Callbacks:
+    """Calls a client's handlers of events, and reports errors to its log.
+
+    Each handler has a queue of its own: its calls come in the order of events, one at a time, and
+    it waits for no other.  A handler that fails stops no other either: its error goes to the log
+    and to the error handlers; an error handler's own to the log alone.
+
+    A queue that is full takes no more calls: `dropped` counts them, and the log tells of them at
+    most once a second.  When its client is gone, so are the handlers, and only the log is left.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = weakref.ref(handlers)
         # What was posted and is in no handler's queue yet.
         self._posted: deque[tuple[list[Registration], tuple[Any, ...]]] = deque()
-        self._workers: dict[Hashable, _Worker] = {}
         self._dropped = 0  # of handlers that were removed
         self._wakeup: Waiter | None = None
         self._finishing = False
@@ -132,9 +166,36 @@ class Callbacks:
         self._clock = time.monotonic
 
     @property
+    def connect(self) -> list[Registration]:
+        return self._held().connect
+
+    @property
+    def disconnect(self) -> list[Registration]:
+        return self._held().disconnect
+
+    @property
+    def error(self) -> list[Registration]:
+        return self._held().error
+
+    @property
+    def message(self) -> list[Registration]:
+        return self._held().message
+
+    @property
     def dropped(self) -> int:
         """How many calls did not fit into their handler's queue and were not made."""
-        return self._dropped + sum(worker.dropped for worker in self._workers.values())
+        return self._dropped + sum(worker.dropped for worker in self._held().workers.values())
+
+    def keep(self, handler: Callback) -> weakref.ref[Kept]:
+        """Have the client hold the handler of a subscription until it is let go."""
+        kept = Kept(handler)
+        self._held().kept.add(kept)
+        return weakref.ref(kept)
+
+    def let_go(self, kept: Kept | None) -> None:
+        """No message comes any more for what was kept."""
+        if kept is not None:
+            self._held().kept.discard(kept)
 
     def register(
         self,
@@ -238,6 +299,9 @@ class Callbacks:
 
     # Within
 
+    def _held(self) -> Handlers:
+        return self._handlers() or Handlers()
+
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
@@ -283,7 +347,8 @@ class Callbacks:
                     worker.calls.append((registration, args, handlers is self.error))
                 else:
                     worker.drop()
-        return [worker for worker in self._workers.values() if worker.calls and not worker.busy]
+        workers = self._held().workers.values()
+        return [worker for worker in workers if worker.calls and not worker.busy]
 
     def _remove(
         self,
@@ -297,16 +362,18 @@ class Callbacks:
         key = _key(registration.handler)
         lists = (self.connect, self.disconnect, self.error, self.message)
         if not any(_key(other.handler) == key for each in lists for other in each):
-            worker = self._workers.get(key)
+            workers = self._held().workers
+            worker = workers.get(key)
             if worker is not None and not worker.busy:
                 self._dropped += worker.dropped
-                del self._workers[key]
+                del workers[key]
 
     def _worker(self, handler: Callback) -> _Worker:
         key = _key(handler)
-        worker = self._workers.get(key)
+        workers = self._held().workers
+        worker = workers.get(key)
         if worker is None:
-            worker = self._workers[key] = _Worker(name_of(handler))
+            worker = workers[key] = _Worker(name_of(handler))
         return worker
 
     async def _work(

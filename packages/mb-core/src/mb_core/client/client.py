@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, overload
+from weakref import ref
 
 import anyio
 
@@ -29,9 +31,10 @@ from .arguments import (
     check_priority,
     check_response_handler,
 )
-from .callbacks import Callbacks, Registration, call
+from .callbacks import Callbacks, Handlers, Registration, call
 from .context import handled_id
 from .dial import ConnectionOptions
+from .lifetime import warn_unclosed
 from .observing import Observers
 from .pump import Pump, PumpFactory
 from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
@@ -145,7 +148,8 @@ class MessageBrokerClient(CallbackMethods):
         self._outbox = Outbox(publish_buffer, buffer_overflow)
         self._inherit_deadlines = inherit_deadlines
         self._codec = self._options.plugins.codec(codec) if isinstance(codec, str) else codec
-        self._callbacks = Callbacks()
+        self._handlers = Handlers()
+        self._callbacks = Callbacks(self._handlers)
         self._supervisor: Supervisor | None = None
         self._entered = False  # whether a block will close it
         # The first is there while plugins are being imported, before it connects; the second
@@ -289,6 +293,12 @@ class MessageBrokerClient(CallbackMethods):
             # Who is cancelled does not wait for others to be done.
             cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
             await self._end(drain=not cancelled)
+
+    def __del__(self) -> None:
+        supervisor = getattr(self, "_supervisor", None)
+        if supervisor is not None and supervisor.unclosed:
+            self._drop(supervisor)
+            warn_unclosed(self, str(supervisor), self._remedy)
 
     async def run(self) -> None:
         """Wait until the client is closed.
@@ -569,7 +579,8 @@ class MessageBrokerClient(CallbackMethods):
         """
         check_handler(handler, "on_message handler")
         callbacks = self._callbacks
-        registration = callbacks.register(callbacks.message, handler, self._stop_consuming_with)
+        removed = partial(_stop_consuming_with, ref(self))
+        registration = callbacks.register(callbacks.message, handler, removed)
         if self._supervisor is not None:
             for entry in self._supervisor.session.subscriptions:
                 entry.consumer.consume_with_on_message()
@@ -602,9 +613,14 @@ class MessageBrokerClient(CallbackMethods):
 
     _queue_type: type[MessageQueue] = MessageQueue
     _pump: PumpFactory = Pump
+    _remedy = "'async with MessageBrokerClient(...) as client' or 'await client.close()'"
 
     def _supervising(self, supervisor: Supervisor) -> None:
         """`supervisor` is about to connect."""
+
+    def _drop(self, supervisor: Supervisor) -> None:
+        """Nobody refers to this any more: have it closed; called in any thread, at any time."""
+        supervisor.drop(self)
 
     # Within
 
@@ -633,11 +649,6 @@ class MessageBrokerClient(CallbackMethods):
             )
         scheme = "wss" if use_tls else "ws"
         return [broker_url(target, port, use_tls, scheme) for target in targets]
-
-    def _stop_consuming_with(self, place: int) -> None:
-        if self._supervisor is not None:
-            for entry in self._supervisor.session.subscriptions:
-                entry.consumer.stop_consuming_with(place)
 
     def _observers(self) -> Observers | None:
         found = self._options.plugins.observers()
@@ -673,6 +684,14 @@ class MessageBrokerClient(CallbackMethods):
         if home.running() is not home.loop:
             supervisor.check_home()
         return supervisor
+
+
+def _stop_consuming_with(client: ref[MessageBrokerClient], place: int) -> None:
+    """An on_message handler was removed; its Registration does not keep the client alive."""
+    alive = client()
+    if alive is not None and alive._supervisor is not None:
+        for entry in alive._supervisor.session.subscriptions:
+            entry.consumer.stop_consuming_with(place)
 
 
 def _log_wishes(levels: Sequence[str], regex: str | None) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""The contract between who receives a subscription's messages and who consumes them."""
+"""The contracts between a client's connection and the consumers of its messages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..errors import MBError
+from ..link import Backend, Home
 from ..message import Message
 from ..session import Subscribed
+from .interrupt import AsyncFunction
 
-__all__ = ["Consumer", "EndError"]
+__all__ = ["Consumer", "Driver", "EndError"]
 
 EndError = Callable[[], MBError]
 """Makes the error with which something ended: each who gets it gets one of his own."""
@@ -28,4 +30,48 @@ class Consumer(Protocol):
 
     def end(self, error: EndError | None) -> None:
         """Nothing more will come at all."""
+        ...
+
+    def consume_with_on_message(self) -> None:
+        """The client may have a new on_message handler: it takes what has no other consumer.
+
+        The first one takes over what waits; a later one gets what comes from now on.
+        """
+        ...
+
+    def stop_consuming_with(self, place: int) -> None:
+        """The client's on_message handler at `place` among them was removed.
+
+        What waits for it waits for the next one where there is no other.
+        """
+        ...
+
+
+class Driver(Protocol):
+    """What a Subscription needs of its client's connection."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def home(self) -> Home: ...
+
+    async def subscribe(self, entry: Subscribed) -> None:
+        """Subscribe; when it fails or is cancelled, the entry is gone."""
+        ...
+
+    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
+        ...
+
+    def let_go(self, entry: Subscribed) -> None:
+        """Unsubscribe without waiting for the broker's word."""
+        ...
+
+    def start(self, function: AsyncFunction) -> None:
+        """Start a consumer's task."""
+        ...
+
+    def note_dropped(self, count: int) -> None:
+        """Count messages that are lost."""
         ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ..errors import ServiceUnavailableError
+from ..header import Action
 from ..link import Backend, Waker
 from ..message import Message
 from .consumer import EndError
 from .queue import MessageQueue
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "refuse"]
 
 
 class Inbox:
@@ -38,6 +40,16 @@ class Inbox:
             self.ended = True
             self.error = error
             self._wake(len(self._idle))
+
+    def refuse(self) -> None:
+        """Answer the requests that wait with SERVICE_UNAVAILABLE: nobody will take them."""
+        for message in self.queue.remove(Action.REQUEST):
+            refuse(message, "the service has just stopped answering this topic")
+
+    def discard(self) -> None:
+        """Drop all that waits, as nobody will take it, and answer the requests."""
+        self.refuse()
+        self.queue.waiting.clear()
 
     async def wait(self, backend: Backend) -> None:
         """Wait for a message or the end; another consumer may have taken the message.
@@ -81,3 +93,9 @@ class Inbox:
             if not waiter.done():
                 waiter.set_result(None)
                 count -= 1
+
+
+def refuse(message: Message, reason: str) -> None:
+    """Answer a request with SERVICE_UNAVAILABLE; does nothing with a publication."""
+    if message.responder is not None:
+        message.responder.answer_now(message, ServiceUnavailableError(reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 
@@ -15,7 +16,7 @@ from ..link import Backend, Home, Link, current_backend
 from .callbacks import Callbacks
 from .interrupt import AsyncFunction, pass_exit_on, uninterrupted
 
-__all__ = ["Lifetime"]
+__all__ = ["Lifetime", "warn_unclosed"]
 
 _log = logging.getLogger("mb_core.client")
 
@@ -45,6 +46,7 @@ class Lifetime:
         self.backend: Backend = current_backend()
         self.home = Home(self.backend)
         self.link: Link | None = None
+        self._post = self.backend.poster()
         self._callbacks = callbacks
         self._close_timeout = close_timeout
         self._drain_timeout = drain_timeout
@@ -140,6 +142,15 @@ class Lifetime:
             except BaseException:
                 self._drain_scope.cancel()
                 raise
+
+    @property
+    def unclosed(self) -> bool:
+        """Whether the end has still to be asked for, in this process."""
+        return not self.closing and not self.home.forked
+
+    def drop(self) -> None:
+        """End in order, as nobody can ask for it any more; in any thread and at any time."""
+        self._post(self._asked.set)
 
     def hold(self, link: Link) -> bool:
         """Take a Link, in place of the one before; False where it has come too late."""
@@ -288,6 +299,16 @@ class Lifetime:
             pass_exit_on(error)
         finally:
             self._own_tasks.discard(task)
+
+
+def warn_unclosed(client: object, name: str, remedy: str) -> None:
+    """Warn of a client that is dropped though it is connected; for its __del__."""
+    warnings.warn(
+        f"unclosed {name}: nothing refers to it any more, so it is disconnected; use {remedy}",
+        ResourceWarning,
+        stacklevel=3,
+        source=client,
+    )
 
 
 def _closed_meanwhile(fault: ConnectionLost | None) -> ConnectError:

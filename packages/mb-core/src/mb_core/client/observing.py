@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from copy import copy
 from typing import Any
@@ -24,7 +25,7 @@ class Observers:
     """Calls the hooks of those that observe `client`, each by itself.
 
     One that raises is reported, once a second for each hook, and stops neither the others nor the
-    client.
+    client.  The client is referred to weakly, so that it can be dropped; `keep` it then.
     """
 
     def __init__(
@@ -34,10 +35,15 @@ class Observers:
         for observer in observers:
             for hook, function in observer.hooks.items():
                 self._hooks.setdefault(hook, []).append((observer.name, function))
-        self._client = client
+        self._client = weakref.ref(client)
+        self._kept: object = None
         self._callbacks = callbacks
         self._reader = HeaderReader(codec=codec)
         self._brake = Brake()
+
+    def keep(self, client: object) -> None:
+        """Have the observers told of the end of a client that user code has dropped."""
+        self._kept = client
 
     def connected(self, url: URL, peer: str, *, again: bool) -> None:
         self._call("mb_connected", url=url, peer=peer, again=again)
@@ -80,11 +86,12 @@ class Observers:
         self._call(hook, message=message)
 
     def _call(self, hook: str, **arguments: Any) -> None:
+        client = self._kept or self._client()
         for name, function in self._hooks.get(hook, ()):
             # Messages are copied, so that what one observer decodes and changes is seen by nobody.
             own = {k: copy(v) if isinstance(v, Message) else v for k, v in arguments.items()}
             try:
-                function(client=self._client, **own)
+                function(client=client, **own)
             except FAULTS as error:
                 if self._brake.lets(f"{name} in {hook}"):
                     why = str(error) or type(error).__name__

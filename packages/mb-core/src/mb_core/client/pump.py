@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..errors import (
 )
 from ..link import Backend, Spawn
 from ..message import Message, is_about
-from .callbacks import SLICE, Callbacks, failure, name_of
+from .callbacks import SLICE, Callbacks, Kept, failure, name_of
 from .context import handling
 from .inbox import Inbox
 from .interrupt import pass_exit_on
@@ -45,12 +46,23 @@ class Pump:
     """Calls a handler with the messages of an Inbox, `concurrency` of them at a time.
 
     It ends behind the last message of an Inbox that has ended.  `topic` is the pattern that was
-    subscribed to, for reports.
+    subscribed to, for reports.  Once started, the client holds the handler: when that is gone, no
+    more messages are handled.
     """
 
-    __slots__ = ("_backend", "_callbacks", "_concurrency", "_handler", "_topic", "inbox")
+    __slots__ = (
+        "_backend",
+        "_callbacks",
+        "_concurrency",
+        "_handler",
+        "_kept",
+        "_name",
+        "_topic",
+        "inbox",
+    )
 
     _backend: Backend
+    _kept: weakref.ref[Kept]
 
     def __init__(
         self,
@@ -61,7 +73,8 @@ class Pump:
         callbacks: Callbacks,
     ) -> None:
         self.inbox = inbox
-        self._handler = handler
+        self._handler: Callable[[Message], Any] | None = handler  # until it is started
+        self._name = name_of(handler)
         self._topic = topic
         self._concurrency = concurrency
         self._callbacks = callbacks
@@ -69,21 +82,26 @@ class Pump:
     def start(self, backend: Backend, spawn: Spawn) -> None:
         """Start to call the handler, in tasks that see the context variables of the caller."""
         self._backend = backend
+        assert self._handler is not None
+        self._kept = self._callbacks.keep(self._handler)
+        self._handler = None
         for _ in range(self._concurrency):
             spawn(self._run)
 
     async def _run(self) -> None:
-        while True:
-            try:
-                await self._consume()
-            except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
-                # On trio Ctrl-C ends whatever runs; the messages that come still have a consumer.
-                pass_exit_on(error)
-            else:
-                return
+        try:
+            while True:
+                try:
+                    await self._consume()
+                except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
+                    # On trio Ctrl-C ends whatever runs; what comes still has a consumer.
+                    pass_exit_on(error)
+                else:
+                    return
+        finally:
+            self._callbacks.let_go(self._kept())
 
     async def _consume(self) -> None:
-        handler = self._handler
         inbox = self.inbox
         waiting = inbox.queue.waiting
         take = inbox.queue.take
@@ -92,31 +110,41 @@ class Pump:
         checkpoint = self._backend.checkpoint
         until = clock() + SLICE
         while True:
-            while waiting:
-                message = take()
-                # Never reset: what runs behind the handler, in this task, is the next message's.
-                begin(message)
-                if message.responder is not None:
-                    await self._answer(message)
-                else:
-                    try:
-                        result = handler(message)
-                        if result is not None and hasattr(type(result), "__await__"):
-                            await result
-                    except BaseException as error:
-                        self._excuse(failure(error), message)
-                if clock() > until:
-                    await checkpoint()
-                    until = clock() + SLICE
+            if waiting:
+                kept = self._kept()
+                if kept is None:
+                    inbox.discard()
+                    continue
+                handler = kept.handler
+                while waiting:
+                    message = take()
+                    # Never reset: what runs behind the handler, in this task, is the next
+                    # message's.
+                    begin(message)
+                    if message.responder is not None:
+                        await self._answer(handler, message)
+                    else:
+                        try:
+                            result = handler(message)
+                            if result is not None and hasattr(type(result), "__await__"):
+                                await result
+                        except BaseException as error:
+                            self._excuse(failure(error), message)
+                    if clock() > until:
+                        await checkpoint()
+                        until = clock() + SLICE
+                # A task that waits must not keep the client alive.
+                del kept, handler
+                result = None
             if inbox.ended:
                 return
             await inbox.wait(self._backend)
             until = clock() + SLICE
 
-    async def _answer(self, message: Message) -> None:
+    async def _answer(self, handler: Callable[[Message], Any], message: Message) -> None:
         """Call the handler with a request and send what it returns or raises."""
         try:
-            result = self._handler(message)
+            result = handler(message)
             if hasattr(type(result), "__await__"):
                 result = await result
         except ResponseError as error:
@@ -155,7 +183,7 @@ class Pump:
             error = alone  # raised in a task group of the handler
         if is_about(error, message):
             if isinstance(error, RemoteProtocolError):
-                self._callbacks.unreadable(error, message, name_of(self._handler))
+                self._callbacks.unreadable(error, message, self._name)
                 return _bad_payload(error)
             _log.debug("not answered: %s", error)  # by its own `respond`
         elif isinstance(error, ConnectionLost) and message.responder is not None:
@@ -165,8 +193,7 @@ class Pump:
         return _internal_error()
 
     def _failed(self, error: Exception) -> None:
-        name = name_of(self._handler)
-        self._callbacks.report(error, f"the handler {name} of {self._topic!r} failed")
+        self._callbacks.report(error, f"the handler {self._name} of {self._topic!r} failed")
 
 
 class _Lost(msgspec.Struct):

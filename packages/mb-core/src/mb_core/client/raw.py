@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -27,9 +28,9 @@ from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
 from .arguments import CallbackMethods, check_handler
-from .callbacks import Callbacks, Registration
+from .callbacks import Callbacks, Handlers, Registration
 from .dial import ConnectionOptions, dial
-from .lifetime import Lifetime
+from .lifetime import Lifetime, warn_unclosed
 from .turn import Turn, checkpoint
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class RawClient(CallbackMethods):
             ssl_context=ssl_context,
             plugins=plugins,
         )
-        self._callbacks = Callbacks()
-        self._waiting: deque[str] = deque(maxlen=_WAITING)
+        self._handlers = Handlers()
+        self._callbacks = Callbacks(self._handlers)
+        self._receiver = _Receiver(self._callbacks)
         self._lifetime: Lifetime | None = None
         self._turn = Turn()
         self._given_up = False  # whether it was closed while plugins were imported
@@ -88,13 +90,15 @@ class RawClient(CallbackMethods):
         if self._given_up:
             raise ConnectError("the client was closed while it was connecting")
         lifetime = self._lifetime = Lifetime(self._callbacks, self._options.close_timeout)
+        self._name = f"client of {url}"
+        accept = partial(self._receiver.accept, lifetime)
 
         async def opening() -> None:
             try:
                 with anyio.fail_after(seconds):
                     await dial(
                         url,
-                        self._accept,
+                        accept,
                         self._options,
                         backend=lifetime.backend,
                         spawn=lifetime.spawn,
@@ -148,6 +152,12 @@ class RawClient(CallbackMethods):
         if self._lifetime is not None and not self._lifetime.home.forked:
             await self.close()
 
+    def __del__(self) -> None:
+        lifetime = getattr(self, "_lifetime", None)
+        if lifetime is not None and lifetime.unclosed:
+            lifetime.drop()
+            warn_unclosed(self, self._name, "'async with client' or 'await client.close()'")
+
     # Callbacks: plain or async, called one at a time in the order of events
 
     def on_message(self, handler: Callable[[str], Any]) -> Registration:
@@ -158,8 +168,7 @@ class RawClient(CallbackMethods):
         """
         check_handler(handler, "on_message handler")
         registration = self._callbacks.register(self._callbacks.message, handler)
-        while self._waiting:
-            self._callbacks.post(self._callbacks.message, self._waiting.popleft())
+        self._receiver.handler_added()
         return registration
 
     def on_connect(self, handler: Callable[[], Any]) -> Registration:
@@ -177,34 +186,7 @@ class RawClient(CallbackMethods):
         check_handler(handler, "on_error handler")
         return self._callbacks.register(self._callbacks.error, handler)
 
-    # The LinkHandler
-
-    def messages_received(self, messages: list[bytes]) -> None:
-        for data in messages:
-            try:
-                text = data.decode()
-            except UnicodeDecodeError as error:
-                fault = RemoteProtocolError(f"a received message is no UTF-8: {error}")
-                self._ignore(fault)
-                continue
-            if self._callbacks.message:
-                self._callbacks.post(self._callbacks.message, text)
-            else:
-                self._waiting.append(text)
-
-    def link_lost(self, error: MBError | None) -> None:
-        if error is not None:
-            self._callbacks.report(error, "the connection ended")
-        self._callbacks.post(self._callbacks.disconnect)
-
     # Within
-
-    def _ignore(self, fault: RemoteProtocolError) -> None:
-        def report(count: int) -> None:
-            text = "ignored" if count == 1 else f"ignored (message {count} of this kind)"
-            self._callbacks.report(fault, text)
-
-        self._callbacks.count("ignored", report)
 
     def _encode(self, message: str) -> bytes:
         if not isinstance(message, str):
@@ -230,11 +212,48 @@ class RawClient(CallbackMethods):
         url = broker_url("localhost", 0, False, self.scheme)
         return transport.client(url, self._options.limits)
 
-    def _accept(self, link: Link) -> RawClient:
-        assert self._lifetime is not None
-        if self._lifetime.hold(link):
+
+class _Receiver:
+    """The LinkHandler: the connection refers to this, and not to the client."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
+        self._waiting: deque[str] = deque(maxlen=_WAITING)
+
+    def accept(self, lifetime: Lifetime, link: Link) -> _Receiver:
+        if lifetime.hold(link):
             self._callbacks.post(self._callbacks.connect)
         return self
+
+    def handler_added(self) -> None:
+        """Give the first handler what waits for it."""
+        while self._waiting:
+            self._callbacks.post(self._callbacks.message, self._waiting.popleft())
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        for data in messages:
+            try:
+                text = data.decode()
+            except UnicodeDecodeError as error:
+                fault = RemoteProtocolError(f"a received message is no UTF-8: {error}")
+                self._ignore(fault)
+                continue
+            if self._callbacks.message:
+                self._callbacks.post(self._callbacks.message, text)
+            else:
+                self._waiting.append(text)
+
+    def link_lost(self, error: MBError | None) -> None:
+        if error is not None:
+            self._callbacks.report(error, "the connection ended")
+        self._callbacks.post(self._callbacks.disconnect)
+
+    def _ignore(self, fault: RemoteProtocolError) -> None:
+        def report(count: int) -> None:
+            text = "ignored" if count == 1 else f"ignored (message {count} of this kind)"
+            self._callbacks.report(fault, text)
+
+        self._callbacks.count("ignored", report)
 
 
 class WebSocketClient(RawClient):
@@ -266,7 +285,7 @@ class TCPSocketClient(RawClient):
             self._fed = self._wire()
         messages = self._fed.receive_data(data)
         if messages:
-            self.messages_received(messages)
+            self._receiver.messages_received(messages)
             await self._callbacks.run_due()
         await checkpoint()
         if self._fed.error is not None:

@@ -1,61 +1,27 @@
-"""Subscriptions: what the broker sends for a topic pattern, and who consumes it."""
+"""Subscriptions, as user code has them."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
-from copy import copy
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from time import monotonic
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 from warnings import warn
 
-from ..errors import LocalProtocolError, MBError, ServiceUnavailableError, SlowConsumer
+from ..errors import LocalProtocolError, MBError
 from ..header import Action
-from ..link import Backend, Home
+from ..link import Home
 from ..message import Message
-from ..session import Subscribed
-from .brake import Brake
 from .callbacks import Callbacks
-from .consumer import EndError
+from .consumer import Driver
 from .inbox import Inbox
-from .interrupt import AsyncFunction
+from .intake import Intake
 from .pump import Pump, PumpFactory, check_concurrency
 from .queue import MessageQueue
 from .turn import Turn, checkpoint
 
-__all__ = ["Driver", "Subscription"]
-
-
-class Driver(Protocol):
-    """What a Subscription needs of its client's connection."""
-
-    @property
-    def backend(self) -> Backend: ...
-
-    @property
-    def home(self) -> Home: ...
-
-    async def subscribe(self, entry: Subscribed) -> None:
-        """Subscribe; when it fails or is cancelled, the entry is gone."""
-        ...
-
-    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
-        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
-        ...
-
-    def let_go(self, entry: Subscribed) -> None:
-        """Unsubscribe without waiting for the broker's word."""
-        ...
-
-    def start(self, function: AsyncFunction) -> None:
-        """Start a consumer's task."""
-        ...
-
-    def note_dropped(self, count: int) -> None:
-        """Count messages that are lost."""
-        ...
+__all__ = ["Subscription"]
 
 
 class Subscription(Coroutine[Any, Any, "Subscription"]):
@@ -93,35 +59,31 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     ) -> None:
         check_concurrency(concurrency)
         self.topic = topic
+        # It refers to the client, which lives as long as user code holds this.
         self._connected = connected
         self._callbacks = callbacks
         self._handler = handler
-        self._concurrency = concurrency
-        self._actions = actions
-        # What the broker sends for this subscription: empty when it has been let go.
-        self._entries = [
-            Subscribed(topic, action, priority, self, log_wishes) for action in actions
-        ]
-        # The first is the iterator's, or the handler's; each further on_message handler has one.
-        self._inboxes = [Inbox(queue)]
-        # Those of them that still get what comes.
-        self._receiving = self._inboxes[:]
-        self._make_pump = pump
-        self._pumps: list[Pump] = []
+        self._intake = Intake(
+            callbacks,
+            topic,
+            actions,
+            priority=priority,
+            handled=handler is not None,
+            concurrency=concurrency,
+            queue=queue,
+            pump=pump,
+            log_wishes=log_wishes,
+        )
         self._awaited = False  # from then on it is that task's, though it may have no driver yet
         self._driver: Driver | None = None
         self._home: Home
-        self._in_force = False
         self._coroutine: Any = None  # from the moment when an event loop runs it as one
-        self._iterated = False
-        self._ended = False
+        self._inbox: Inbox | None = None  # from the first iteration on
         self._turn = Turn()
-        self._dropped_before = 0  # of on_message handlers that were removed
-        self._brake = Brake()
 
     def __repr__(self) -> str:
-        actions = "+".join(self._actions)
-        state = "ended" if self._ended else "active" if self._driver else "not awaited"
+        actions = "+".join(self._intake.actions)
+        state = "ended" if self._intake.ended else "active" if self._driver else "not awaited"
         return f"<Subscription {actions} {self.topic!r} {state}>"
 
     @property
@@ -130,12 +92,12 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
         With several `on_message` handlers, the sum over their queues; `queued` likewise.
         """
-        return self._dropped_before + sum(inbox.queue.dropped for inbox in self._inboxes)
+        return self._intake.dropped
 
     @property
     def queued(self) -> int:
         """How many messages wait for their consumer."""
-        return sum(len(inbox.queue) for inbox in self._inboxes)
+        return self._intake.queued
 
     def __await__(self) -> Generator[Any, Any, Subscription]:
         return self._start().__await__()
@@ -155,12 +117,13 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
         Raises LocalProtocolError for one that is in force: `unsubscribe` ends that.
         """
-        if self._in_force and not self._ended:
+        intake = self._intake
+        if intake.in_force and not intake.ended:
             raise LocalProtocolError(
                 f"the subscription to {self.topic!r} is ended by 'await subscription.unsubscribe()'"
             )
         if self._driver is None:
-            self._ended = True
+            intake.ended = True
         if self._coroutine is not None:
             self._coroutine.close()
 
@@ -188,7 +151,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     # In force
 
     async def __aenter__(self) -> Self:
-        self._iterated = self._handler is None
+        self._intake.iterated = self._handler is None
         await self._start()
         return self
 
@@ -209,11 +172,12 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
             what = f"{self.topic!r} could not be unsubscribed"
             self._callbacks.report(failure, what, level=logging.WARNING)
         finally:
-            if self._iterated:
-                self._refuse_queued()
+            if self._intake.iterated:
+                self._intake.refuse_queued()
 
     async def _start(self) -> Subscription:
-        if self._awaited or self._ended:
+        intake = self._intake
+        if self._awaited or intake.ended:
             await checkpoint()
             raise LocalProtocolError(
                 f"{self!r} was awaited before: each takes a client.subscribe(...) of its own"
@@ -222,22 +186,16 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         try:
             driver = self._driver = await self._connected()
             self._home = driver.home
-            # Before the first message can come: all of them get it.
-            if self._handler is not None:
-                self._add_pump(self._handler)
-            else:
-                self.consume_with_on_message()
-            for entry in self._entries:
-                if not self._ended:  # by a queue that is full already
+            intake.prepare(driver, self._handler)
+            for entry in intake.entries:
+                if not intake.ended:  # by a queue that is full already
                     await driver.subscribe(entry)
         except BaseException as error:
             self.abandon()
             if isinstance(error, Exception):
                 await checkpoint()
             raise
-        self._in_force = True
-        for pump in self._pumps:
-            pump.start(driver.backend, driver.start)
+        intake.start()
         return self
 
     async def unsubscribe(self) -> None:
@@ -252,95 +210,31 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         then `on_error` gets the refusal.
         """
         if self._driver is not None:
-            if self._entries and self._home.running() is not self._home.loop:
+            entries = self._intake.entries
+            if entries and self._home.running() is not self._home.loop:
                 await checkpoint()
                 raise self._home.error()
-            entries = self._entries
             for entry in entries:
-                self.release(entry)
+                self._intake.release(entry)
             await self._driver.unsubscribe(entries)
         else:
             await checkpoint()
 
-    def release(self, entry: Subscribed, error: EndError | None = None) -> None:
-        """Have done with `entry`, because of `error` or in order; the caller tells the broker."""
-        self._entries = [other for other in self._entries if other is not entry]
-        if not self._entries:
-            self.end(error)
-
     def abandon(self) -> None:
         """End at once: the broker is told and not waited for, what is queued has no taker."""
-        self.end(None)
-        self._let_go()
-        self._refuse_queued()
-
-    # The Consumer: called by the reader
-
-    def deliver(self, messages: list[Message]) -> None:
-        receiving = self._receiving
-        for inbox in receiving:
-            # Each on_message handler decodes a payload of its own, which it may change.
-            own = messages if inbox is receiving[0] else list(map(copy, messages))
-            dropped = inbox.put(own)
-            if dropped:
-                self._overflow(inbox, dropped)
-
-    def end(self, error: EndError | None) -> None:
-        self._ended = True
-        for inbox in self._inboxes:
-            inbox.end(error)
-
-    def consume_with_on_message(self) -> None:
-        """The client may have a new on_message handler: it takes what has no other consumer.
-
-        The first one takes over what waits; a later one gets what comes from now on.
-        """
-        if (
-            self._handler is None
-            and not self._iterated
-            and self._driver is not None
-            and self._actions == (Action.PUBLISH,)
-        ):
-            for registration in self._callbacks.message[len(self._pumps) :]:
-                self._add_pump(self._callbacks.as_consumer(registration))
-
-    def stop_consuming_with(self, place: int) -> None:
-        """The client's on_message handler at `place` among them was removed.
-
-        What waits for it waits for the next one where there is no other.
-        """
-        if self._handler is not None or place >= len(self._pumps):
-            return
-        inbox = self._pumps.pop(place).inbox
-        others = [each for each in self._inboxes if each is not inbox]
-        if self._pumps:
-            self._dropped_before += inbox.queue.dropped
-        else:
-            heir = Inbox(inbox.queue.like())
-            heir.queue.dropped = inbox.queue.dropped
-            if inbox.ended:
-                heir.end(inbox.error)
-            others = [heir]
-        with contextlib.suppress(IndexError):
-            while True:
-                message = inbox.queue.take()
-                if not self._pumps:
-                    others[0].put([message])
-        self._inboxes = others
-        self._receiving = [each for each in others if not each.ended]
-        inbox.end(None)
+        self._intake.abandon()
 
     # Iteration
 
     @property
     def handled(self) -> bool:
         """Whether its messages go to handlers: there is nothing to iterate."""
-        return self._handler is not None or bool(self._pumps)
+        return self._intake.handled
 
     def iterate(self) -> Inbox:
         """Have the messages for iteration: they are taken from this Inbox."""
-        self._iterated = True
-        return self._inboxes[0]
+        inbox = self._inbox = self._intake.iterate()
+        return inbox
 
     def __aiter__(self) -> Subscription:
         if self.handled:
@@ -358,18 +252,19 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     async def __anext__(self) -> Message:
         try:
-            if not self._iterated:
+            inbox = self._inbox
+            if inbox is None:
                 self.__aiter__()
+                inbox = self._inbox
             home = self._home
             if home.running() is not home.loop:
                 raise home.error()
         except LocalProtocolError:
             await checkpoint()
             raise
-        assert self._driver is not None
+        assert inbox is not None and self._driver is not None  # noqa: PT018
         if monotonic() >= self._turn.over:
             await self._turn.take()
-        inbox = self._inboxes[0]
         while not inbox.queue.waiting:
             if inbox.ended:
                 await checkpoint()
@@ -379,63 +274,12 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
             await inbox.wait(self._driver.backend)
         return inbox.queue.take()
 
-    # Within
-
-    def _add_pump(self, handler: Callable[[Message], Any]) -> None:
-        if self._pumps:
-            inbox = Inbox(self._inboxes[0].queue.like())
-            self._inboxes.append(inbox)
-            self._receiving = [*self._receiving, inbox]
-        else:
-            inbox = self._inboxes[0]
-        pump = self._make_pump(inbox, handler, self.topic, self._concurrency, self._callbacks)
-        self._pumps.append(pump)
-        if self._in_force:
-            assert self._driver is not None
-            self._home.check()
-            pump.start(self._driver.backend, self._driver.start)
-
-    def _overflow(self, inbox: Inbox, dropped: list[Message]) -> None:
-        for message in dropped:
-            _refuse(message, "the service has too many requests waiting")
-        count = self.dropped
-        if inbox.queue.overflowed:
-            inbox.end(lambda: SlowConsumer(self.topic, count))
-            others = [each for each in self._receiving if not each.ended]
-            if others:
-                # Each on_message handler goes on as long as it keeps up.
-                self._receiving = others
-            else:
-                self._ended = True
-                self._let_go()
-        assert self._driver is not None
-        self._driver.note_dropped(len(dropped))
-        if self._brake.lets():
-            self._callbacks.report(SlowConsumer(self.topic, count), "messages dropped")
-
-    def _refuse_queued(self) -> None:
-        """Nobody will take them: who waits for an answer need not wait for a time limit."""
-        for message in self._inboxes[0].queue.remove(Action.REQUEST):
-            _refuse(message, "the service has just stopped answering this topic")
-
-    def _let_go(self) -> None:
-        """Unsubscribe without waiting for the broker's word."""
-        entries, self._entries = self._entries, []
-        if self._driver is not None:
-            for entry in entries:
-                self._driver.let_go(entry)
-
     def __del__(self) -> None:
         begun = getattr(self, "_driver", self) is not None or self._coroutine is not None
-        if not begun and not self._ended:
+        if not begun and not self._intake.ended:
             warn(
                 f"client.subscribe({self.topic!r}) was never awaited: nothing was subscribed",
                 RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )
-
-
-def _refuse(message: Message, reason: str) -> None:
-    if message.responder is not None:
-        message.responder.answer_now(message, ServiceUnavailableError(reason))

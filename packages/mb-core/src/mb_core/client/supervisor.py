@@ -164,6 +164,22 @@ class Supervisor:
         """End in order and wait until it is over; see Lifetime.end."""
         await self._lifetime.end(drain=drain)
 
+    @property
+    def unclosed(self) -> bool:
+        """See Lifetime.unclosed."""
+        return self._lifetime.unclosed
+
+    def drop(self, client: object) -> None:
+        """Close by itself, as nobody refers to `client` any more; in any thread, at any time."""
+        if self._observers is not None:
+            self._observers.keep(client)
+        self._lifetime.drop()
+
+    def __str__(self) -> str:
+        registration = self.session.registration
+        name = f" {registration[0]!r}" if registration is not None else ""
+        return f"client{name} of {self._urls[0]}"
+
     def check_home(self) -> None:
         """Raise LocalProtocolError if the caller runs elsewhere, unless all is over."""
         if not self._lifetime.ended:
