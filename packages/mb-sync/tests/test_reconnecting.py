@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -167,3 +168,32 @@ def test_closing_while_the_broker_is_away_ends_every_wait(
     assert iterating.result(PATIENCE) == []
     assert running_client.result(PATIENCE) is None
     broker.start()
+
+
+@pytest.mark.parametrize("action", ["publish", "request"])
+def test_what_on_connect_subscribes_replaces_what_it_subscribed_before(
+    watched: Watched, broker: RunningBroker, action: Any
+) -> None:
+    client = watched.client
+    got: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    subscribed = threading.Semaphore(0)
+
+    def on_connect() -> None:
+        client.subscribe("a.b", action=action, handler=lambda m: got.put(m.payload))
+        client.on_message(lambda header, payload: None)
+        subscribed.release()
+
+    client.on_connect(on_connect)
+    for number in range(3):
+        broker.restart()
+        assert subscribed.acquire(timeout=PATIENCE)
+        if action == "publish":
+            client.publish("a.b", number, confirm=True)
+        else:
+            client.request("a.b", number)
+        client.publish("a.b" if action == "publish" else "no.where", "last")
+        assert got.get(timeout=PATIENCE) == number
+        if action == "publish":
+            assert got.get(timeout=PATIENCE) == "last"
+        assert got.empty()
+    assert len(client._within.callbacks.message) == 1

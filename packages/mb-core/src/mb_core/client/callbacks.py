@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import sys
 import time
@@ -18,7 +19,7 @@ from ..header import Action
 from ..link import Backend, Waiter
 from ..message import Message
 from .brake import Brake, Tally
-from .context import handling
+from .context import Run, handling, running
 from .interrupt import pass_exit_on, uninterrupted
 
 __all__ = [
@@ -86,10 +87,12 @@ class Registration:
     `handler` is the function itself.
     """
 
-    __slots__ = ("_remove", "handler", "removed")
+    __slots__ = ("_remove", "handler", "made_by", "number", "removed")
 
     def __init__(self, handler: Callback, remove: Callable[[Registration], object]) -> None:
         self.handler = handler
+        self.number = next(_numbers)
+        self.made_by = running.get()
         self.removed = False
         self._remove = remove
 
@@ -110,6 +113,9 @@ class Registration:
     def __repr__(self) -> str:
         state = " (removed)" if self.removed else ""
         return f"<Registration of {name_of(self.handler)}{state}>"
+
+
+_numbers = itertools.count(1)
 
 
 def unwrapped(handler: Callback) -> Callback:
@@ -160,6 +166,7 @@ class Callbacks:
         # What was posted and is in no handler's queue yet.
         self._posted: deque[tuple[list[Registration], tuple[Any, ...]]] = deque()
         self._dropped = 0  # of handlers that were removed
+        self._runs = 0  # of on_connect handlers
         self._wakeup: Waiter | None = None
         self._finishing = False
         self._tally = Tally()
@@ -205,10 +212,15 @@ class Callbacks:
     ) -> Registration:
         """Add a handler to one of the lists.
 
-        `removed` is called when it is removed, with the place that it had in the list.
+        In an on_connect callback, it replaces those that an earlier call has added.  `removed` is
+        called when it is removed, with the place that it had in the list.
         """
         handler = unwrapped(handler)
         registration = Registration(handler, functools.partial(self._remove, handlers, removed))
+        if registration.made_by is not None:
+            for other in handlers[:]:
+                if registration.made_by.follows(other.made_by):
+                    other.remove()
         handlers.append(registration)
         return registration
 
@@ -344,7 +356,7 @@ class Callbacks:
             for registration in tuple(handlers):  # other threads may add to them
                 worker = self._worker(registration.handler)
                 if len(worker.calls) < limit:
-                    worker.calls.append((registration, args, handlers is self.error))
+                    worker.calls.append((registration, args, handlers))
                 else:
                     worker.drop()
         workers = self._held().workers.values()
@@ -383,14 +395,19 @@ class Callbacks:
         until = time.monotonic() + SLICE
         try:
             while worker.calls:
-                registration, args, of_error = worker.calls.popleft()
+                registration, args, handlers = worker.calls.popleft()
                 if registration.removed:
                     continue
                 try:
-                    await call(registration.handler, *args)
+                    if handlers is self.connect:
+                        self._runs += 1
+                        run = Run(registration.number, self._runs)
+                        await _call_in(run, registration.handler, *args)
+                    else:
+                        await call(registration.handler, *args)
                 except BaseException as raised:
                     error = failure(raised)
-                    if of_error:
+                    if handlers is self.error:
                         _log.error("the error handler %s failed", worker.name, exc_info=error)
                     else:
                         self.report(error, f"the callback {worker.name} failed")
@@ -400,6 +417,14 @@ class Callbacks:
         finally:
             worker.busy = False
             worker.tell_dropped()
+
+
+async def _call_in(run: Run, handler: Callback, *args: Any) -> None:
+    token = running.set(run)
+    try:
+        await call(handler, *args)
+    finally:
+        running.reset(token)
 
 
 def _key(handler: Callback) -> Hashable:
@@ -421,8 +446,8 @@ class _Worker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Each with whether it tells of an error.
-        self.calls: deque[tuple[Registration, tuple[Any, ...], bool]] = deque()
+        # Each with the list that its handler is in.
+        self.calls: deque[tuple[Registration, tuple[Any, ...], list[Registration]]] = deque()
         self.busy = False
         self.dropped = 0
         self._told = 0

@@ -590,6 +590,9 @@ class MessageBrokerClient(CallbackMethods):
         """Call `handler()` when a connection has come about, the first or another.
 
         It may run beside handlers of other events: `connected` is the state as it is.
+        Subscriptions need not be made again here.  What `handler` subscribes to or registers
+        replaces what an earlier call of it subscribed to the same topic, or registered for the
+        same event.
         """
         check_handler(handler, "on_connect handler")
         return self._callbacks.register(self._callbacks.connect, handler)

@@ -9,6 +9,7 @@ from ..errors import MBError
 from ..link import Backend, Home
 from ..message import Message
 from ..session import Subscribed
+from .context import Run
 from .interrupt import AsyncFunction
 
 __all__ = ["Consumer", "Driver", "EndError"]
@@ -19,6 +20,11 @@ EndError = Callable[[], MBError]
 
 class Consumer(Protocol):
     """What a subscription's messages are given to, from the reader: it only queues them."""
+
+    @property
+    def made_by(self) -> Run | None:
+        """The call of an on_connect callback that has subscribed, if one has."""
+        ...
 
     def deliver(self, messages: list[Message]) -> None:
         """Take messages in order; no other consumer has the same objects."""

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from ..message import Message
 
-__all__ = ["handled_id", "handling"]
+__all__ = ["Run", "handled_id", "handling", "running"]
 
 handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
 """The message that the running handler was called with; None outside of handlers.
 
 A task that a handler has spawned keeps the message that it was spawned for.
 """
+
+
+class Run(NamedTuple):
+    """One call of an on_connect callback, by which what it sets up is known.
+
+    A new call sets it up again, so that replaces what an earlier call of `callback` has set up.
+    """
+
+    callback: int
+    number: int
+
+    def follows(self, other: Run | None) -> bool:
+        return other is not None and self.callback == other.callback and self.number > other.number
+
+
+running: ContextVar[Run | None] = ContextVar("mb_running", default=None)
+"""The call of an on_connect callback that the code belongs to; None elsewhere."""
 
 
 def handled_id() -> str | None:

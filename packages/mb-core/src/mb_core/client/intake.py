@@ -14,6 +14,7 @@ from ..session import Subscribed
 from .brake import Brake
 from .callbacks import Callbacks
 from .consumer import Driver, EndError
+from .context import running
 from .inbox import Inbox, refuse
 from .pump import Pump, PumpFactory
 from .queue import MessageQueue
@@ -45,6 +46,7 @@ class Intake:
         self.actions = actions
         # What the broker sends for this subscription: empty when it has been let go.
         self.entries = [Subscribed(topic, action, priority, self, log_wishes) for action in actions]
+        self.made_by = running.get()
         self.driver: Driver | None = None
         self.in_force = False
         self.iterated = False

@@ -24,7 +24,7 @@ from ..errors import (
 from ..link import Backend, Spawn
 from ..message import Message, is_about
 from .callbacks import SLICE, Callbacks, Kept, failure, name_of
-from .context import handling
+from .context import handling, running
 from .inbox import Inbox
 from .interrupt import pass_exit_on
 
@@ -89,6 +89,7 @@ class Pump:
             spawn(self._run)
 
     async def _run(self) -> None:
+        running.set(None)  # what a handler subscribes to is no part of what has subscribed it
         try:
             while True:
                 try:

@@ -29,7 +29,7 @@ from .brake import Brake
 from .callbacks import Callbacks
 from .connection import Connection, check_status
 from .consumer import EndError
-from .context import handling
+from .context import Run, handling
 from .dial import ConnectionOptions
 from .dispatch import Dispatcher
 from .interrupt import AsyncFunction
@@ -325,6 +325,7 @@ class Supervisor:
         await self.backend.checkpoint()
         if self._lifetime.closing:
             raise ConnectionLost("not subscribed: the client is being closed", sent=False)
+        self._replace_earlier(entry)
         request = self.session.subscribe(entry, now=self.clock(), timeout=self._system_limit)
         self._dispatcher.act(self.session.announce())
         try:
@@ -579,6 +580,15 @@ class Supervisor:
                 self.session.cancel(request)
         if error is not None:
             raise error
+
+    def _replace_earlier(self, entry: Subscribed) -> None:
+        """End what an earlier call of the same on_connect callback has subscribed to."""
+        run: Run | None = entry.consumer.made_by
+        if run is not None:
+            for other in self.session.subscriptions.of(entry.action, entry.pattern):
+                if run.follows(other.consumer.made_by):
+                    self.session.forget(other)
+                    other.consumer.release(other)
 
     def _leave(self, entry: Subscribed) -> PendingRequest | None:
         """Forget a subscription; the request that tells the broker, where it has to know."""
