@@ -12,6 +12,7 @@ from mb_broker import Broker
 from mb_core import (
     ConnectError,
     ConnectionLost,
+    MBError,
     MessageBrokerClient,
     PluginError,
     Plugins,
@@ -26,6 +27,7 @@ from mb_core.session import Session
 from mb_core.url import URL, parse_url
 
 from .absent import QUICK
+from .watching import Watch, until
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +45,8 @@ class Mine:
         self.url = parse_url(url)
         self.failure: BaseException | None = None
         self.sending: Exception | None = None
+        self.draining: Exception | None = None
+        self.ending: set[str] = set()  # methods that fail
         self.handlers: list[Any] = []
         self.links: list[Link] = []
 
@@ -85,6 +89,30 @@ class _Link:
         if self._mine.sending is not None:
             raise self._mine.sending
         self._link.send(message)
+
+    @property
+    def congested(self) -> bool:
+        return self._mine.draining is not None or self._link.congested
+
+    async def drain(self) -> None:
+        if self._mine.draining is not None:
+            raise self._mine.draining
+        await self._link.drain()
+
+    def take_unsent(self) -> list[bytes]:
+        return self._end("take_unsent", [])
+
+    def close(self) -> None:
+        self._end("close", None)
+
+    def abort(self) -> None:
+        self._end("abort", None)
+
+    def _end(self, name: str, result: Any) -> Any:
+        found = getattr(self._link, name)()
+        if name in self._mine.ending:
+            raise OSError(107, f"{name}: not connected")
+        return found if result is not None else None
 
 
 class Errors:
@@ -166,6 +194,74 @@ async def test_a_link_that_can_not_send_is_replaced(fault: Exception) -> None:
                 await client.request("system.heartbeat", {})
                 bugs = [e for e in errors.all if Bug in causes(e)]
                 assert bool(bugs) is isinstance(fault, Bug)
+
+
+@pytest.mark.parametrize("fault", [Bug("oops"), ConnectionResetError(104, "reset")])
+async def test_a_link_that_fails_to_drain_is_a_lost_connection_for_who_waits(
+    fault: Exception,
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker() as broker, MessageBrokerClient(broker.url) as other:
+            mine = Mine(broker.url)
+            client = mine.client()
+            watch = Watch(client)
+            async with client:
+                responding: list[BaseException] = []
+
+                async def answer(message: Any) -> None:
+                    mine.draining = fault
+                    try:
+                        await message.respond("done")
+                    except ConnectionLost as error:
+                        responding.append(error)
+
+                await client.subscribe("a.b", action="request", handler=answer)
+                await watch.connects(1)
+                mine.draining = fault
+                with pytest.raises(ConnectionLost, match="broke") as raised:
+                    await client.publish("a.b", 1)
+                assert causes(raised.value) == [ConnectionLost, type(fault)]
+                mine.draining = None
+                await watch.connects(2)
+                with pytest.raises(MBError):
+                    await other.request("a.b", 1)
+                await until(lambda: responding)
+                assert causes(responding[0]) == [ConnectionLost, type(fault)]
+                mine.draining = None
+                await watch.connects(3)
+
+
+@pytest.mark.parametrize("method", ["take_unsent", "close", "abort"])
+async def test_a_link_that_fails_to_end_keeps_nobody_waiting(method: str) -> None:
+    with anyio.fail_after(5):
+        async with Broker() as broker:
+            mine = Mine(broker.url)
+            client = mine.client(reconnect=False)
+            await client.connect()
+            mine.ending = {method}
+            if method == "abort":
+                mine.links[0].abort()
+            await client.close()
+            with pytest.raises(ConnectionLost):
+                await client.publish("a.b", 1)
+
+
+async def test_a_raw_client_that_can_not_send_has_lost_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with anyio.fail_after(5):
+        async with Broker("tcp://127.0.0.1:0") as broker:
+            client = TCPSocketClient()
+            await client.connect(broker.url)
+            assert client._lifetime is not None
+            monkeypatch.setattr(type(client._lifetime.link), "send", fail)
+            with pytest.raises(ConnectionLost, match="Broken pipe") as raised:
+                await client.send("publish:a.b:1.0.0\n1")
+            assert causes(raised.value) == [ConnectionLost, BrokenPipeError]
+            await client.close()
 
 
 async def test_a_bug_in_a_handler_of_the_links_is_reported_and_the_client_comes_back(

@@ -99,7 +99,7 @@ class Handover:
             supervisor.look_at_buffer()
             return
         supervisor.connection.send(message)
-        await supervisor.connection.link.drain()
+        await supervisor.connection.drain()
 
     def _pass_on(self) -> None:
         buffered = False

@@ -447,7 +447,7 @@ class MessageBrokerClient(CallbackMethods):
             connection = supervisor.connection
             connection.send(message)
             if connection.link.congested:
-                await connection.link.drain()
+                await connection.drain()
             elif monotonic() >= supervisor.turn.over:
                 await supervisor.turn.take()
 

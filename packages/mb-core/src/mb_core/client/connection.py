@@ -36,7 +36,7 @@ from .stats import Traffic
 from .turn import Turn, checkpoint
 from .upkeep import UpkeepOptions
 
-__all__ = ["Connection", "check_status"]
+__all__ = ["Connection", "broken", "check_status"]
 
 _PERMANENT = frozenset(
     {
@@ -157,7 +157,7 @@ class Connection:
             self._stranded.append(message)
         except Exception as error:
             self._stranded.append(message)
-            self.give_up(self._broken(error))
+            self._give_up_broken(error)
 
     def answer(self, message: bytes) -> None:
         """Send an answer of the client's own: nobody here waits for it, so nothing slows it down.
@@ -172,6 +172,15 @@ class Connection:
         if self._fault is None:
             self.send(message)
 
+    async def drain(self) -> None:
+        """Wait until the Link takes more; raises ConnectionLost where it can't say."""
+        try:
+            await self.link.drain()
+        except MBError:
+            raise
+        except Exception as error:
+            raise self._give_up_broken(error) from error
+
     async def respond(self, message: Message, payload: Any) -> None:
         """Answer a request received here; see Message.respond."""
         try:
@@ -180,7 +189,7 @@ class Connection:
             await checkpoint()
             raise
         if sent and self.link.congested:
-            await self.link.drain()
+            await self.drain()
         elif not sent or monotonic() >= self._turn.over:
             await self._turn.take()
 
@@ -207,9 +216,7 @@ class Connection:
         except MBError:
             raise
         except Exception as error:
-            broken = self._broken(error)
-            self.give_up(broken)
-            raise broken from error
+            raise self._give_up_broken(error) from error
         return True
 
     def answer_now(self, message: Message, payload: Any) -> None:
@@ -233,13 +240,13 @@ class Connection:
         error = error if error is not None else self._fault
         self.error = _lost_for(self.link.peer, error)
         self.broken = error is not None
-        unsent = [*self.link.take_unsent(), *self._stranded]
         self._over.set()
         if not self._greeting.done():
             self._greeting.set_result(
                 error if error is not None else ConnectError("no reason was given")
             )
         try:
+            unsent = [*self.link.take_unsent(), *self._stranded]
             if self._up:
                 self._dispatcher.act(self._session.link_lost(error, unsent))
                 self._look()
@@ -284,10 +291,10 @@ class Connection:
             )
             self.give_up(RemoteProtocolError(text))
 
-    def _broken(self, error: Exception) -> ConnectionLost:
-        """What a Link raises that is broken: the network's error, or a bug of its transport's."""
-        lost = ConnectionLost(f"the connection to {self.link.peer} broke: {error!r}", sent=True)
-        lost.__cause__ = error
+    def _give_up_broken(self, error: Exception) -> ConnectionLost:
+        """Give up a Link that has raised the network's error, or a bug of its transport."""
+        lost = broken(self.link, error)
+        self.give_up(lost)
         return lost
 
     def _accept(self, link: Link) -> LinkHandler:
@@ -398,6 +405,13 @@ class Connection:
             self.link.abort()  # nothing was sent: there is no farewell to wait for
             with anyio.CancelScope(shield=True):
                 await self.link.wait_closed()
+
+
+def broken(link: Link, error: Exception) -> ConnectionLost:
+    """The error for callers when a Link raises what it must not, such as a plain OSError."""
+    lost = ConnectionLost(f"the connection to {link.peer} broke: {error!r}", sent=True)
+    lost.__cause__ = error
+    return lost
 
 
 def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError | None:

@@ -245,7 +245,10 @@ class Lifetime:
     def _be_over(self) -> None:
         if not self.ended:
             if self.link is not None:
-                self.link.abort()
+                try:
+                    self.link.abort()
+                except Exception:
+                    _log.exception("internal error: the connection could not be ended")
             self._asked.set()
             self.ending = True
             self._on_ended()

@@ -29,6 +29,7 @@ from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
 from .arguments import CallbackMethods, check_handler
 from .callbacks import Callbacks, Handlers, Registration
+from .connection import broken
 from .dial import ConnectionOptions, dial
 from .lifetime import Lifetime, warn_unclosed
 from .turn import Turn, checkpoint
@@ -127,13 +128,22 @@ class RawClient(CallbackMethods):
                 raise LocalProtocolError("not connected: await client.connect(...) first")
             if not lifetime.ended:
                 lifetime.home.check()
-            link.send(self._encode(message))
+            encoded = self._encode(message)
         except MBError:
             await checkpoint()
             raise
-        if link.congested:
-            await link.drain()
-        elif monotonic() >= self._turn.over:
+        try:
+            link.send(encoded)
+            if link.congested:
+                await link.drain()
+                return
+        except Exception as error:
+            await checkpoint()
+            if isinstance(error, MBError):
+                raise
+            link.abort()
+            raise broken(link, error) from error
+        if monotonic() >= self._turn.over:
             await self._turn.take()
 
     async def close(self) -> None:
