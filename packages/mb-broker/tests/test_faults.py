@@ -412,6 +412,6 @@ def test_a_broker_that_is_stalled_ends_in_no_time() -> None:
             await client.run()
         await client.close()
 
-    with running("memory://", "tcp://127.0.0.1:0") as broker:
+    with running("memory://", "tcp://127.0.0.1:0", faults=Faults()) as broker:
         anyio.run(main, broker)
     assert time.perf_counter() - began < 3

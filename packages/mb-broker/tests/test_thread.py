@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -23,6 +25,9 @@ from mb_core import (
     NoRouteFoundError,
     PluginError,
 )
+from mb_core.link.memory import MemoryLink
+from mb_core.testing import Faults
+from mb_core.testing.faulty_link import FaultyLink
 from mb_core.url import parse_url
 
 
@@ -252,3 +257,31 @@ def test_a_broker_that_fails_says_so_in_its_thread(
         with running():
             assert failed.wait(5)
     assert "KeyError: 'mine'" in "".join(reported)
+
+
+def test_its_connections_are_plain_unless_it_is_given_faults() -> None:
+    """As those of a Broker: nobody pays for faults who injects none."""
+
+    async def connected_link(broker: RunningBroker) -> type:
+        async with MessageBrokerClient(broker.url):
+            [connection] = broker._broker._connections
+            return type(connection.link)
+
+    with running() as broker:
+        assert anyio.run(connected_link, broker) is MemoryLink
+        assert not broker.has_faults
+        with pytest.raises(LocalProtocolError, match=r"running\(\.\.\., faults=mb_core"):
+            broker.faults.cut()
+    faults = Faults()
+    with running(faults=faults) as broker:
+        assert broker.faults is faults
+        assert anyio.run(connected_link, broker) is FaultyLink
+
+
+def test_importing_it_imports_nothing_for_tests() -> None:
+    program = (
+        "import sys, mb_broker\n"
+        "with mb_broker.running('memory://', 'tcp://127.0.0.1:0'): pass\n"
+        "sys.exit('mb_core.testing.faults' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from mb_broker import RunningBroker, running
+from mb_core.testing import Faults
 
 __all__ = ["PATIENCE", "Ended", "Program", "Start", "broker", "saw_all_leave", "starting"]
 
@@ -121,7 +122,7 @@ def starting(broker: RunningBroker) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def broker() -> Iterator[RunningBroker]:
     """One that would log whoever leaves it without a farewell, which WebSocket has."""
-    with running("ws://127.0.0.1:0") as broker:
+    with running("ws://127.0.0.1:0", faults=Faults()) as broker:
         yield broker
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_core import Message
+from mb_core.testing import Faults
 from mb_sync import MessageBrokerClient
 
 from .programs import PATIENCE, Start, broker, saw_all_leave, starting
@@ -250,7 +251,7 @@ say(f"{interrupted.is_set()} {seen == sorted(set(seen))} {len(published) - len(s
 @pytest.fixture
 def mute() -> Iterator[RunningBroker]:
     """A broker that accepts, and never greets."""
-    with running("tcp://127.0.0.1:0") as broker:
+    with running("tcp://127.0.0.1:0", faults=Faults()) as broker:
         broker.faults.stall()
         yield broker
 

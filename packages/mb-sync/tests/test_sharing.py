@@ -11,6 +11,7 @@ import pytest
 
 from mb_broker import running
 from mb_core import ConnectError, ConnectionLost, LocalProtocolError
+from mb_core.testing import Faults
 from mb_sync import MessageBrokerClient
 
 from .conftest import own_threads
@@ -136,7 +137,10 @@ def test_calls_that_wait_fail_with_the_reason(submit: Submit, end: str) -> None:
 
 
 def test_closing_lets_the_buffer_go_to_the_first_connection(submit: Submit) -> None:
-    with running("memory://") as broker, MessageBrokerClient(broker.url) as listener:
+    with (
+        running("memory://", faults=Faults()) as broker,
+        MessageBrokerClient(broker.url) as listener,
+    ):
         url = broker.url
         heard = listener.subscribe("a.b")
         client = MessageBrokerClient(url, retry_connect=True, backoff_min=200, backoff_max=400)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mb_core.plugins import installed_plugins
-from mb_core.testing import VirtualClock
+from mb_core.testing import Faults, VirtualClock
 
 from .thread import RunningBroker, running
 
@@ -25,7 +25,7 @@ def mb_broker() -> Iterator[RunningBroker]:
     """
     installed = installed_plugins().schemes()
     urls = [f"{scheme}://127.0.0.1:0" for scheme in ("tcp", "ws") if scheme in installed]
-    with running("memory://", *urls) as broker:
+    with running("memory://", *urls, faults=Faults()) as broker:
         yield broker
 
 

@@ -8,17 +8,19 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mb_core.errors import LocalProtocolError
 from mb_core.link import forked_error
 from mb_core.plugins import installed_plugins
-from mb_core.testing import Faults
 from mb_core.testing.ports import reserved_port
 from mb_core.transport import WireTransport
 from mb_core.url import URL, parse_url
 
 from .broker import Broker, url_of
+
+if TYPE_CHECKING:
+    from mb_core.testing import Faults
 
 __all__ = ["RunningBroker", "running"]
 
@@ -29,6 +31,8 @@ def running(*urls: str, **options: Any) -> Iterator[RunningBroker]:
 
         with mb_broker.running("tcp://127.0.0.1:0") as broker:
             print(broker.url)
+
+    With `faults=mb_core.testing.Faults()` its connections can be broken.
 
     Raises what entering a Broker raises.
     """
@@ -41,7 +45,8 @@ def running(*urls: str, **options: Any) -> Iterator[RunningBroker]:
         try:
             yield broker
         finally:
-            broker.faults.clear()  # in order, which takes a network
+            if broker.has_faults:
+                broker.faults.clear()  # in order, which takes a network
             broker.stop()
 
 
@@ -57,13 +62,31 @@ class RunningBroker:
 
     def __init__(self, urls: list[str], options: dict[str, Any]) -> None:
         self.urls = urls
-        self.faults = Faults()
         self._options = options
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
         self._broker: Broker
         self._loop: asyncio.AbstractEventLoop
         self._end: asyncio.Future[bool]  # whether it is to be killed
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong with its connections, as it was given.
+
+        Raises LocalProtocolError where it was not given any.
+        """
+        faults: Faults | None = self._options.get("faults")
+        if faults is None:
+            raise LocalProtocolError(
+                "this broker has no faults, which cost time: mb_broker.running(..., "
+                "faults=mb_core.testing.Faults())"
+            )
+        return faults
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether it was given faults."""
+        return self._options.get("faults") is not None
 
     @property
     def url(self) -> str:
@@ -89,7 +112,7 @@ class RunningBroker:
         if self._thread is not None:
             raise LocalProtocolError("the broker is running: stop() or kill() comes before start()")
         options = self._options | options
-        broker = Broker(*self.urls, faults=self.faults, **options)
+        broker = Broker(*self.urls, **options)
         started: Future[None] = Future()
         thread = threading.Thread(
             target=self._run, args=(broker, started), name="mb broker", daemon=True

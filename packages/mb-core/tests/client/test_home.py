@@ -28,6 +28,7 @@ from mb_core import (
     MessageBrokerClient,
     TCPSocketClient,
 )
+from mb_core.testing import Faults
 from mb_core.url import parse_url
 
 pytestmark = pytest.mark.filterwarnings(
@@ -329,7 +330,7 @@ def test_a_loop_that_a_fork_runs_on_is_not_the_one_on_which_it_was_connected() -
 
 @needs_fork
 def test_a_broker_in_a_thread_does_not_run_in_a_forked_process() -> None:
-    with running("tcp://127.0.0.1:0", "memory://") as broker:
+    with running("tcp://127.0.0.1:0", "memory://", faults=Faults()) as broker:
 
         async def connect() -> None:
             with pytest.raises(ConnectError, match="no broker in this process"):
