@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,42 @@ def test_ctrl_c_ends_reply_with_status_0(mb: Any, peer: Any) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_reply_answer_what_it_was_asked(
+    mb: Any, peer: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    proceed = tmp_path / "proceed"
+    code = (
+        "import json, pathlib, sys, time\n"
+        f"asked = json.load(sys.stdin); pathlib.Path({str(tmp_path)!r}, str(asked)).touch()\n"
+        f"while not pathlib.Path({str(proceed)!r}).exists(): time.sleep(0.01)\n"
+        "print(asked)"
+    )
+    with (
+        mb.started("reply", "a.b", "--concurrency", "2", "--exec", python(code)) as process,
+        ThreadPoolExecutor() as threads,
+    ):
+        peer.wait_for_subscriber("a.b", "request")
+        answers = [threads.submit(peer.request, "a.b", each, timeout=20_000) for each in (1, 2)]
+        wait_for(lambda: {path.name for path in tmp_path.iterdir()} == {"1", "2"})
+        process.send_signal(number)
+        wait_for(lambda: not peer.request("system.topic.list", {})["topics"])
+        proceed.touch()
+        assert [answer.result(20) for answer in answers] == [1, 2]
+        out, err = process.communicate(timeout=60)
+    assert [json.loads(line)["answer"] for line in out.splitlines()] in ([1, 2], [2, 1])
+    assert err == ""
+    assert process.returncode == (0 if number == signal.SIGINT else -signal.SIGTERM)
+
+
+def wait_for(fact: Callable[[], object]) -> None:
+    """Wait for what another process does."""
+    until = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_program_answers_with_what_it_prints(mb: Any, peer: Any) -> None:

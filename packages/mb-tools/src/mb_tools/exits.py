@@ -131,15 +131,16 @@ def run(
     logging.getLogger("mb_core").addHandler(_SILENT)
     call = functools.partial(function, *args, **options)
     try:
-        if following:
-            from .output import until_nobody_reads
+        try:
+            if following:
+                from .output import until_nobody_reads
 
-            return anyio.run(until_nobody_reads, call)
-        return anyio.run(call)
+                return anyio.run(until_nobody_reads, call)
+            return anyio.run(call)
+        except BaseExceptionGroup as group:
+            raise _only(group) from None
     except KeyboardInterrupt:
         return Status.SUCCESS if endless else Status.INTERRUPTED
-    except BaseExceptionGroup as group:
-        raise _only(group) from None
 
 
 def failure_of(error: Exception) -> Failure:

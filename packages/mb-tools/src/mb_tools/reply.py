@@ -20,12 +20,14 @@ from mb_core import (
     InternalError,
     InvalidRequestError,
     LocalProtocolError,
+    MBError,
     Message,
     MessageTooLarge,
     RequestTimeoutError,
     ResponseError,
     Subscription,
 )
+from mb_core.client.stopping import interruptible
 
 from .connect import hint, staying
 from .endpoint import Endpoint
@@ -38,6 +40,8 @@ __all__ = ["Answer", "constant", "echo", "program", "run"]
 Answer = Callable[[Message], Awaitable[msgspec.Raw]]
 """Gives the payload of the answer to a request, or raises a ResponseError."""
 
+# Seconds for what was asked before it is stopped, as a client's drain_timeout.
+_STOPPING = 5.0
 # Of a program's output no more is read: no broker takes an answer that long.
 _MAX_OUTPUT = 16 * 1024 * 1024
 
@@ -111,16 +115,40 @@ async def run(
     reconnect: bool,
     as_json: bool,
 ) -> Status | None:
-    """Answer until `count` requests were answered, or for ever; print each on a line."""
+    """Answer until `count` requests were answered, or for ever; print each on a line.
+
+    At Ctrl-C and SIGTERM it answers what it was asked before, and raises KeyboardInterrupt.
+    """
     service = _Service(answer, Output(as_json), count)
+    stopped: KeyboardInterrupt | None = None
     async with (
         staying(endpoint, name, f"Answers {topic}", reconnect=reconnect) as client,
         client.subscribe(topic, priority, action="request") as requests,
     ):
         hint(service.output, f"answering {topic} at {endpoint.shown}")
         async with anyio.create_task_group() as tasks:
-            for _ in range(concurrency):
-                tasks.start_soon(service.serve, requests)
+            done = anyio.Event()
+
+            async def serve() -> None:
+                async with anyio.create_task_group() as servers:
+                    for _ in range(concurrency):
+                        servers.start_soon(service.serve, requests)
+                done.set()
+
+            async def stop() -> None:
+                with anyio.move_on_after(_STOPPING), suppress(MBError):
+                    await requests.unsubscribe()
+                    await done.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(serve)
+            try:
+                await interruptible(done.wait, stop)
+            except KeyboardInterrupt as error:
+                stopped = error
+                await stop()
+    if stopped is not None:
+        raise stopped
     return None
 
 
