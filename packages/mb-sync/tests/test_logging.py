@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from mb_broker import RunningBroker, running
-from mb_core import ConnectionLost, LocalProtocolError
+from mb_core import ConnectionLost, LocalProtocolError, RequestTimeoutError
 from mb_sync import MessageBrokerClient
 
 PATIENCE = 20
@@ -151,3 +152,68 @@ def test_in_the_loops_thread_a_call_that_waits_says_at_once_that_it_can_not(
     assert done.wait(PATIENCE)
     assert [type(error) for error in errors] == [LocalProtocolError] * 4
     assert "may only publish, without confirm" in str(errors[0])
+
+
+WAITING: dict[str, Callable[[MessageBrokerClient], object]] = {
+    "request": lambda client: client.request("some.question", 1, timeout=300),
+    "confirm": lambda client: client.publish("some.event", 1, confirm=True, timeout=300),
+    "subscribe": lambda client: client.subscribe("some.event"),
+    "stats": lambda client: client.stats(),
+    "close": lambda client: client.close(),
+}
+
+
+@pytest.mark.parametrize("call", WAITING)
+def test_a_thread_that_holds_what_the_loop_waits_for_gets_an_error(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """As in a logging handler, whose lock its thread holds while it calls."""
+    monkeypatch.setattr("mb_sync.loop._UNTIL_LOOK", 0.2)
+    monkeypatch.setattr("mb_sync.loop._UNTIL_STUCK", 0.2)
+    lock, blocked = threading.Lock(), threading.Event()
+    with MessageBrokerClient(broker.url) as client:
+        loop = client._loop
+        assert loop is not None
+
+        def log() -> None:
+            blocked.set()
+            with lock:
+                pass
+
+        error = RequestTimeoutError if call in ("request", "confirm") else LocalProtocolError
+        with lock:
+            loop.post(log)
+            assert blocked.wait(PATIENCE)
+            with pytest.raises(error, match="loop does not run: it waits for something that this"):
+                WAITING[call](client)
+        monkeypatch.undo()
+        if call != "close":
+            client.wait_connected(PATIENCE * 1000)
+            assert client.stats().pending == 0
+
+
+def test_a_call_that_takes_long_is_no_fault_of_the_loops(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mb_sync.loop._UNTIL_LOOK", 0.001)
+    began, waited = threading.Event(), threading.Event()
+
+    async def wait() -> str:
+        began.set()
+        while not waited.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        return "done"
+
+    with MessageBrokerClient(broker.url) as client:
+        loop = client._loop
+        assert loop is not None
+        signs = iter(range(20))
+        runs = loop._runs
+
+        def count() -> bool:
+            if next(signs, None) is None:
+                waited.set()
+            return runs()
+
+        monkeypatch.setattr(loop, "_runs", count)
+        assert loop.call(wait) == "done"

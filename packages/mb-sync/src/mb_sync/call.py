@@ -6,27 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 from mb_core.client.supervisor import Supervisor
+from mb_core.errors import RequestTimeoutError
+from mb_core.header import check_timeout
 from mb_core.message import Message
 from mb_core.session import PendingRequest
 
-from .loop import LoopThread
+from .loop import STUCK, LoopThread
 from .waiting import ThreadWaiter
 
 __all__ = ["Call"]
+
+_LATE = 2.0
+"""Seconds after which the loop is late with telling that the time is over: it waits a second for
+the broker to tell so."""
 
 
 class Call(ThreadWaiter):
     """One request: `ask` makes it of the Session.
 
-    There is no task to it, so that it takes one turn of the loop each way.
+    There is no task to it, so that it takes one turn of the loop each way.  The loop keeps the
+    time limit, of `timeout` milliseconds; the thread keeps it as well, since the loop may wait for
+    something that the thread holds.
     """
 
-    __slots__ = ("_ask", "_request", "_supervisor")
+    __slots__ = ("_ask", "_request", "_supervisor", "_timeout")
 
-    def __init__(self, supervisor: Supervisor, ask: Callable[[], PendingRequest]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, ask: Callable[[], PendingRequest], timeout: int
+    ) -> None:
         super().__init__()
         self._supervisor = supervisor
         self._ask = ask
+        self._timeout = check_timeout(timeout) / 1000
         self._request: PendingRequest | None = None
 
     def complete(self, loop: LoopThread) -> tuple[PendingRequest, Message]:
@@ -34,7 +45,8 @@ class Call(ThreadWaiter):
         try:
             if not loop.post(self._begin):
                 self._begin()  # the Session has ended, and says so
-            self.wait()
+            if not self.wait(self._timeout + _LATE):
+                raise RequestTimeoutError(STUCK)
         except BaseException:
             loop.post(self._abandon)
             raise

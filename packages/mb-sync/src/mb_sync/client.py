@@ -160,7 +160,7 @@ class MessageBrokerClient(CallbackMethods):
         except BaseException as error:
             self._undoing = loop.submit(self._undo_connect, loop)
             if isinstance(error, Exception) and self._undoing is not None:
-                wait_for(self._undoing)
+                loop.wait_for(self._undoing)
                 loop.join()
             raise
 
@@ -284,7 +284,9 @@ class MessageBrokerClient(CallbackMethods):
         if result is not None:
             check_kind(result, self._within.codec)
         call = Call(
-            supervisor, lambda: supervisor.ask(topic, payload, timeout, version, parent_id, retry)
+            supervisor,
+            lambda: supervisor.ask(topic, payload, timeout, version, parent_id, retry),
+            timeout,
         )
         _, message = call.complete(loop)
         if response_handler is not None:
@@ -314,6 +316,7 @@ class MessageBrokerClient(CallbackMethods):
             call = Call(
                 supervisor,
                 lambda: supervisor.ask_to_publish(topic, payload, timeout, version, parent_id),
+                timeout,
             )
             error = check_status(*call.complete(loop))
             if error is not None:
@@ -502,7 +505,7 @@ class MessageBrokerClient(CallbackMethods):
         future = self._user.leave(drain=drain)
         if future is not None:
             try:
-                wait_for(future)
+                loop.wait_for(future)
             except BaseException:
                 # Interrupted: it goes on by itself, and waits for no handler any more.
                 self._user.leave(drain=False)

@@ -19,9 +19,9 @@ from mb_core.errors import ConnectError, ConnectionLost, LocalProtocolError
 from mb_core.link import forked_error
 
 from .pool import HandlerPool
-from .waiting import wait_for
+from .waiting import ThreadWaiter
 
-__all__ = ["LoopThread", "loop_for"]
+__all__ = ["STUCK", "LoopThread", "loop_for"]
 
 _log = logging.getLogger("mb_sync")
 
@@ -34,6 +34,17 @@ then brokers to take more of what they are sent."""
 
 _POLITE = 0.02
 """Seconds for which the loop, at its end, waits for others to have posted before it goes on."""
+
+
+_UNTIL_LOOK = 10.0
+"""Seconds for which a thread waits before it looks whether the loop still runs, and again then."""
+_UNTIL_STUCK = 5.0
+"""Seconds within which a loop that runs gives a sign."""
+
+STUCK = (
+    "the client's event loop does not run: it waits for something that this thread holds, such as "
+    "the lock of a logging handler, in which only publish without confirm may be called"
+)
 
 
 class User(Protocol):
@@ -127,19 +138,31 @@ class LoopThread:
     ) -> T:
         """Run a coroutine function in the loop, and wait for it.
 
-        Raises what that raises, and ConnectionLost where the loop ends first.  When interrupted,
-        it is cancelled, and not waited for.
+        Raises what that raises, ConnectionLost where the loop ends first, and LocalProtocolError
+        where the loop does not run.  When interrupted, it is cancelled, and not waited for.
         """
         future = self.submit(function, *args, **kwargs)
         if future is None:
             return _run_to_its_error(function(*args, **kwargs))
         try:
-            return wait_for(future)
+            return self.wait_for(future)
         except concurrent.futures.CancelledError:
             raise ConnectionLost("the client was closed meanwhile", sent=True) from None
         except BaseException:
             future.cancel()
             raise
+
+    def wait_for(self, future: Future[T]) -> T:
+        """Wait for what the loop does, and give its result or raise its error.
+
+        Ctrl-C ends the wait.  Raises LocalProtocolError where the loop does not run.
+        """
+        waiter = ThreadWaiter()
+        future.add_done_callback(waiter.set_result)
+        while not waiter.wait(_UNTIL_LOOK):
+            if not self._runs() and not future.done():
+                raise LocalProtocolError(STUCK)
+        return future.result()
 
     def release(self, user: User) -> None:
         """`user` is closed; called in the loop, which ends with the last of them."""
@@ -155,6 +178,11 @@ class LoopThread:
         """Whether this is called in the loop's own thread."""
         # The idents of threads that have ended are given to others.
         return threading.get_ident() == self._thread.ident and not self._ended
+
+    def _runs(self) -> bool:
+        """Whether the loop gives a sign of life, or has ended."""
+        sign = ThreadWaiter()
+        return not self.post(lambda: sign.set_result(None)) or sign.wait(_UNTIL_STUCK)
 
     def _end_if_unused(self) -> None:
         if not self.gate.acquire(timeout=_POLITE):
