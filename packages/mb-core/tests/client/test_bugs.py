@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import anyio
+import anyio.abc
 import pytest
 
 from mb_broker import Broker
@@ -46,6 +47,8 @@ class Mine:
         self.failure: BaseException | None = None
         self.sending: Exception | None = None
         self.draining: Exception | None = None
+        self.tasks: anyio.abc.TaskGroup | None = None  # in which it connects late
+        self.proceed = anyio.Event()
         self.ending: set[str] = set()  # methods that fail
         self.handlers: list[Any] = []
         self.links: list[Link] = []
@@ -61,6 +64,14 @@ class Mine:
             return self.handlers[-1]
 
         inner: Any = installed_plugins().transport("memory")
+        if self.tasks is not None:
+
+            async def connect_late() -> None:
+                await self.proceed.wait()
+                self.links.append(await inner.connect(self.url, accept_mine, **settings))
+
+            self.tasks.start_soon(connect_late)
+            await anyio.sleep_forever()
         self.links.append(await inner.connect(self.url, accept_mine, **settings))
         return made[0]
 
@@ -229,6 +240,22 @@ async def test_a_link_that_fails_to_drain_is_a_lost_connection_for_who_waits(
                 assert causes(responding[0]) == [ConnectionLost, type(fault)]
                 mine.draining = None
                 await watch.connects(3)
+
+
+async def test_a_link_that_comes_up_when_its_client_has_given_up_is_aborted() -> None:
+    with anyio.fail_after(10):
+        async with Broker() as broker, anyio.create_task_group() as tasks:
+            mine = Mine(broker.url)
+            async with mine.client(reconnect_timeout=50) as client:
+                mine.tasks = tasks
+                mine.links[0].abort()
+                with pytest.raises(ConnectionLost, match="not restored"):
+                    await client.run()
+                mine.proceed.set()
+                await until(lambda: len(mine.links) > 1 and not broker.connections)
+                assert not client.connected
+                with pytest.raises(ConnectionLost, match="not restored"):
+                    await client.request("system.heartbeat", {})
 
 
 @pytest.mark.parametrize("method", ["take_unsent", "close", "abort"])

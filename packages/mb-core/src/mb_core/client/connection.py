@@ -307,11 +307,8 @@ class Connection:
         self._accepted = True
         self._dispatcher.uplink = self
         if self._lifetime.hold(link):
-            if self._session.state is SessionState.CLOSED:
-                link.abort()  # the client was closed while this was being dialled
-            else:
-                self._session.link_up()
-                self._up = True
+            self._session.link_up()
+            self._up = True
         return handler
 
     async def _restore(self) -> MBError | None:

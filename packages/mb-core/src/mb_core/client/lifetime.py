@@ -52,6 +52,7 @@ class Lifetime:
         self._drain_timeout = drain_timeout
         self._draining = draining
         self.fault: ConnectionLost | None = None  # the bug that has ended it
+        self._complete = False  # whether no Link is taken any more
         self.ending = False  # whether the Link is about to be closed, or was
         self._on_ending = ending
         self._on_ended = ended
@@ -155,9 +156,14 @@ class Lifetime:
     def hold(self, link: Link) -> bool:
         """Take a Link, in place of the one before; False where it has come too late."""
         self.link = link
-        if self.ending:
+        if self.ending or self._complete:
             link.abort()
-        return not self.ending
+            return False
+        return True
+
+    def take_no_more(self) -> None:
+        """Abort each Link that still comes up: what waited for one has been told that none does."""
+        self._complete = True
 
     def spawn(self, function: AsyncFunction) -> None:
         """Start a task that lives until the very end; none behind that."""

@@ -546,6 +546,7 @@ class Supervisor:
 
     def _end_session(self, error: EndError | None) -> None:
         reason = str(error()) if error is not None else "the client was closed"
+        self._lifetime.take_no_more()
         self._dispatcher.act(self.session.close(reason))
         for entry in self.session.subscriptions:
             entry.consumer.end(error)
