@@ -743,3 +743,39 @@ async def test_without_an_interrupt_errors_come_out_as_they_are() -> None:
 
     with pytest.raises(ConnectionLost, match="gone"):
         await interruptible(function, nothing)
+
+
+@pytest.mark.parametrize("loop", ["trio"])
+def test_after_sigterm_a_receiver_of_the_programs_own_still_gets_sigint(start: Program) -> None:
+    process = start("""
+import trio
+
+async def main():
+    with trio.open_signal_receiver(signal.SIGINT) as interrupts:
+        async with MessageBrokerClient(url) as client, trio.open_nursery() as nursery:
+
+            async def receive():
+                async for number in interrupts:
+                    say("interrupted")
+                    received.set()
+
+            async def handle(message):
+                await received.wait()
+
+            received = trio.Event()
+            nursery.start_soon(receive)
+            await client.subscribe("a.b", handler=handle)
+            await client.publish("a.b", 1)
+            await say_ready(client)
+            try:
+                await client.run()
+            except KeyboardInterrupt:
+                say("terminating")
+                await client.close()
+                say("closed")
+                nursery.cancel_scope.cancel()
+""")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "terminating\n"
+    assert interrupt(process) == ("interrupted\nclosed\n", "", -signal.SIGTERM)

@@ -8,7 +8,13 @@ from typing import Any, NoReturn
 
 from ..link import current_backend
 
-__all__ = ["AsyncFunction", "pass_exit_on", "trio_main_task", "uninterrupted"]
+__all__ = [
+    "AsyncFunction",
+    "pass_exit_on",
+    "trio_interrupt_handler",
+    "trio_main_task",
+    "uninterrupted",
+]
 
 AsyncFunction = Callable[[], Coroutine[Any, Any, None]]
 
@@ -97,6 +103,18 @@ def trio_main_task() -> Any:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return next(iter(root.child_nurseries[-1].child_tasks), None)
+
+
+def trio_interrupt_handler() -> object:
+    """The handler of SIGINT that trio.run() has installed to raise KeyboardInterrupt, if any.
+
+    trio has no public name for it.  Any other handler, even one of trio's own code such as that of
+    trio.open_signal_receiver, is the program's.
+    """
+    from trio._core import _run
+
+    runner = getattr(_run.GLOBAL_RUN_CONTEXT, "runner", None)
+    return getattr(getattr(runner, "ki_manager", None), "handler", None)
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 
 from ..link import current_backend
-from .interrupt import trio_main_task
+from .interrupt import trio_interrupt_handler, trio_main_task
 
 __all__ = ["Terminated", "interruptible", "terminable"]
 
@@ -93,6 +93,7 @@ class _Run:
         self.scope = anyio.CancelScope()
         self.number: int | None = None  # the signal that has ended it
         self.others: _Others
+        self.trio_handler: object = None  # of SIGINT, where that is trio's own
         if current_backend().name == "asyncio":
             import asyncio
 
@@ -103,6 +104,7 @@ class _Run:
 
             self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
             self.in_main_task = trio.lowlevel.current_task() is trio_main_task()
+            self.trio_handler = trio_interrupt_handler()
 
     def end(self, number: int) -> None:
         """Stop waiting because of a signal; for its handler."""
@@ -152,7 +154,8 @@ def _handling_terminate(run: _Run) -> Iterator[None]:
 def _terminate(number: int, frame: FrameType | None) -> None:
     _let_go(_terminate)
     _end_by(signal.SIGTERM)
-    if getattr(signal.getsignal(signal.SIGINT), "__module__", "").startswith("trio."):
+    interrupting = signal.getsignal(signal.SIGINT)
+    if interrupting is not None and any(run.trio_handler is interrupting for run in _runs):
         # trio would raise KeyboardInterrupt in whatever runs, which may be half of a client's end.
         signal.signal(signal.SIGINT, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     runs = [run for run in _runs if run.in_main_task] or list(_runs)
