@@ -83,7 +83,15 @@ def closures(client: MessageBrokerClient) -> None:
     assert called.wait(PATIENCE)
 
 
-@pytest.mark.parametrize("use", [nothing, a_request, closures])
+def registrations(client: MessageBrokerClient) -> None:
+    kept.append(client.on_message(lambda header, payload: None))
+    kept.append(client.on_error(lambda error: None))
+
+
+kept: list[Any] = []
+
+
+@pytest.mark.parametrize("use", [nothing, a_request, closures, registrations])
 def test_a_dropped_client_warns_and_disconnects(
     broker: RunningBroker, url: str, use: Callable[[MessageBrokerClient], None]
 ) -> None:
@@ -94,6 +102,8 @@ def test_a_dropped_client_warns_and_disconnects(
         assert broker.connections == 1
 
     dropped_by(forget, url)
+    while kept:
+        kept.pop().remove()
 
 
 def test_without_handlers_that_refer_to_it_a_client_ends_with_its_last_reference(

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 import mb_core
 from mb_core.client.arguments import (
@@ -41,7 +41,7 @@ from .loop import LoopThread, loop_for
 from .pump import plain
 from .subscription import Subscription
 from .waiting import ThreadWaiter, wait_for
-from .within import Within, check_plain
+from .within import Within
 
 if TYPE_CHECKING:
     import ssl
@@ -346,7 +346,6 @@ class MessageBrokerClient(CallbackMethods):
         Raises LocalProtocolError for a topic or an option that can't be, and what `request`
         raises; when interrupted, nothing is subscribed.
         """
-        check_plain(handler)
         _, loop = self._connected()
         subscription = self._within.subscribe(
             topic,
@@ -379,7 +378,6 @@ class MessageBrokerClient(CallbackMethods):
         follows the log with another choice; InvalidRequestError for a regex that the broker can't
         use, and what `request` raises; when interrupted, nothing is followed.
         """
-        check_plain(handler)
         _, loop = self._connected()
         subscription = self._within.follow_log(
             levels,
@@ -401,7 +399,6 @@ class MessageBrokerClient(CallbackMethods):
 
     @_like(mb_core.MessageBrokerClient.on_message)
     def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> Registration:
-        check_plain(handler, "on_message handler")
         self._check()
         if self._loop is None:
             registration = self._within.on_message(handler)
@@ -411,21 +408,18 @@ class MessageBrokerClient(CallbackMethods):
 
     @_like(mb_core.MessageBrokerClient.on_connect)
     def on_connect(self, handler: Callable[[], Any]) -> Registration:
-        check_plain(handler, "on_connect handler")
         self._check()
-        return self._removable(handler, self._within.on_connect(self._within.threaded(handler)))
+        return self._removable(handler, self._within.on_connect(handler))
 
     @_like(mb_core.MessageBrokerClient.on_disconnect)
     def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
-        check_plain(handler, "on_disconnect handler")
         self._check()
-        return self._removable(handler, self._within.on_disconnect(self._within.threaded(handler)))
+        return self._removable(handler, self._within.on_disconnect(handler))
 
     @_like(mb_core.MessageBrokerClient.on_error)
     def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
-        check_plain(handler, "on_error handler")
         self._check()
-        return self._removable(handler, self._within.on_error(self._within.threaded(handler)))
+        return self._removable(handler, self._within.on_error(handler))
 
     # Within
 
@@ -438,15 +432,20 @@ class MessageBrokerClient(CallbackMethods):
             raise
         return Subscription(subscription, loop)
 
-    def _removable(self, handler: Callable[..., Any], within: Registration) -> Registration:
-        """A Registration for any thread, of a handler that the loop knows in another form."""
+    def _removable(self, handler: Callable[..., Any], registered: Registration) -> Registration:
+        """A Registration for any thread, of a handler that the loop knows in another form.
+
+        It does not keep the client alive.
+        """
+        client = ref(self._within)
 
         def remove(_: Registration) -> None:
-            self._check()
-            if self._loop is None or self._loop.forked:
-                within.remove()
+            within = client()
+            if within is None or within.user.loop is None:
+                registered.remove()
             else:
-                self._loop.call(self._within.remove_in, within)
+                within.user.loop.check()
+                within.user.loop.call(within.remove_in, registered)
 
         return Registration(unwrapped(handler), remove)
 

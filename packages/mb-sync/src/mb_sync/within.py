@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import mb_core
-from mb_core.client.arguments import check_handler
 from mb_core.client.callbacks import Callbacks, Registration, name_of, unwrapped
 from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump
@@ -24,13 +23,14 @@ from .loop import LoopThread
 from .pump import ThreadPump, plain
 from .queue import ThreadQueue
 
-__all__ = ["Within", "check_plain"]
+__all__ = ["Within"]
 
 
 class Within(mb_core.MessageBrokerClient):
     """The async client, whose handlers and callbacks are called in threads."""
 
     _queue_type = ThreadQueue
+    _remedy = "'with MessageBrokerClient(...) as client' or 'client.close()'"
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -80,9 +80,17 @@ class Within(mb_core.MessageBrokerClient):
     async def remove_in(self, registration: Registration) -> None:
         registration.remove()
 
-    def threaded(self, handler: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+    def _check_handler(self, handler: Any, name: str = "handler") -> None:
+        super()._check_handler(handler, name)
+        if inspect.iscoroutinefunction(handler):
+            raise LocalProtocolError(
+                f"{name_of(handler)} is async: mb_sync calls plain functions, mb_core's client "
+                "async ones as well"
+            )
+
+    def _callback(self, handler: Callable[..., Any], name: str) -> Callable[..., Awaitable[None]]:
         """A callback that calls `handler` in a thread."""
-        handler = unwrapped(handler)
+        handler = unwrapped(super()._callback(handler, name))
         callbacks = self.callbacks  # and not the client, which holds this
 
         async def call(*args: Any) -> None:
@@ -90,8 +98,6 @@ class Within(mb_core.MessageBrokerClient):
 
         call.__qualname__ = name_of(handler)
         return call
-
-    _remedy = "'with MessageBrokerClient(...) as client' or 'client.close()'"
 
     def _supervising(self, supervisor: Supervisor) -> None:
         self.user.supervisor = supervisor
@@ -174,13 +180,3 @@ def _thread_pump(
 ) -> Pump:
     assert isinstance(callbacks, _ThreadCallbacks)
     return ThreadPump(callbacks.loop, inbox, handler, topic, concurrency, callbacks)
-
-
-def check_plain(handler: Callable[..., Any] | None, name: str = "handler") -> None:
-    """Raises LocalProtocolError for a handler that can't be called in a thread."""
-    check_handler(handler, name)
-    if inspect.iscoroutinefunction(handler):
-        raise LocalProtocolError(
-            f"{name_of(handler)} is async: mb_sync calls plain functions, mb_core's client "
-            "async ones as well"
-        )

@@ -489,7 +489,7 @@ class MessageBrokerClient(CallbackMethods):
         check_pattern(topic)
         actions = actions_of(action)
         check_priority(priority)
-        check_handler(handler)
+        self._check_handler(handler)
         return Subscription(
             self._driver,
             self._callbacks,
@@ -529,7 +529,7 @@ class MessageBrokerClient(CallbackMethods):
         regex that the broker can't use, and what `request` raises; when that is cancelled,
         nothing is followed.
         """
-        check_handler(handler)
+        self._check_handler(handler)
         return Subscription(
             self._driver,
             self._callbacks,
@@ -577,7 +577,7 @@ class MessageBrokerClient(CallbackMethods):
         Returns a Registration, which removes the handler when it is called; so do the other
         `on_*` methods, and each may be used as a decorator, `@client.on_message`.
         """
-        check_handler(handler, "on_message handler")
+        self._check_handler(handler, "on_message handler")
         callbacks = self._callbacks
         removed = partial(_stop_consuming_with, ref(self))
         registration = callbacks.register(callbacks.message, handler, removed)
@@ -594,13 +594,13 @@ class MessageBrokerClient(CallbackMethods):
         replaces what an earlier call of it subscribed to the same topic, or registered for the
         same event.
         """
-        check_handler(handler, "on_connect handler")
-        return self._callbacks.register(self._callbacks.connect, handler)
+        callback = self._callback(handler, "on_connect handler")
+        return self._callbacks.register(self._callbacks.connect, callback)
 
     def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
         """Call `handler()` when a connection has ended, in order or not."""
-        check_handler(handler, "on_disconnect handler")
-        return self._callbacks.register(self._callbacks.disconnect, handler)
+        callback = self._callback(handler, "on_disconnect handler")
+        return self._callbacks.register(self._callbacks.disconnect, callback)
 
     def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
         """Call `handler(error)` for errors that no call of yours can raise.
@@ -609,14 +609,23 @@ class MessageBrokerClient(CallbackMethods):
         listens to (once a second for each topic), failed tries to connect again.  They are logged
         as well.
         """
-        check_handler(handler, "on_error handler")
-        return self._callbacks.register(self._callbacks.error, handler)
+        callback = self._callback(handler, "on_error handler")
+        return self._callbacks.register(self._callbacks.error, callback)
 
     # What other front ends replace
 
     _queue_type: type[MessageQueue] = MessageQueue
     _pump: PumpFactory = Pump
     _remedy = "'async with MessageBrokerClient(...) as client' or 'await client.close()'"
+
+    def _check_handler(self, handler: Any, name: str = "handler") -> None:
+        """Raise LocalProtocolError for a handler that can't be called."""
+        check_handler(handler, name)
+
+    def _callback(self, handler: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """What to call for a handler of events; raises LocalProtocolError as `_check_handler`."""
+        self._check_handler(handler, name)
+        return handler
 
     def _supervising(self, supervisor: Supervisor) -> None:
         """`supervisor` is about to connect."""
