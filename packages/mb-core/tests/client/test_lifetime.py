@@ -423,7 +423,7 @@ async def test_a_fault_while_it_opens_fails_the_opening_and_no_task_begins_after
 ) -> None:
     ended = anyio.Event()
     begun: list[int] = []
-    lifetime = Lifetime(Callbacks(), 0.05, ended=ended.set)
+    lifetime = Lifetime(Callbacks(Handlers()), 0.05, ended=ended.set)
 
     async def fail() -> None:
         raise RuntimeError("a bug")
