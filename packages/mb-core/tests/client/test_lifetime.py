@@ -435,8 +435,9 @@ async def test_a_fault_while_it_opens_fails_the_opening_and_no_task_begins_after
         lifetime.spawn(fail)
         with anyio.CancelScope(shield=True):
             await ended.wait()
-        lifetime.spawn(begin)
         lifetime.fail(KeyError("another bug"))
+        with pytest.raises(ConnectError, match="internal error: RuntimeError"):
+            lifetime.spawn(begin)
 
     with anyio.fail_after(5):
         with pytest.raises(ConnectError, match="internal error: RuntimeError") as raised:

@@ -113,13 +113,15 @@ class Lifetime:
                 await opening()
             if self._opening.cancelled_caught or self.fault is not None:
                 raise _closed_meanwhile(self.fault)
-        except BaseException:
+        except BaseException as error:
             if self.link is not None:
                 self.link.abort()  # nothing was sent: there is no farewell to wait for
             self._drain_scope.cancel()
             self._asked.set()
             with anyio.CancelScope(shield=True):
                 await self._finished.wait()
+            if self.fault is not None and isinstance(error, ConnectError):
+                raise _closed_meanwhile(self.fault) from self.fault.__cause__
             raise
 
     async def end(self, *, drain: bool = True) -> None:
@@ -166,9 +168,21 @@ class Lifetime:
         self._complete = True
 
     def spawn(self, function: AsyncFunction) -> None:
-        """Start a task that lives until the very end; none behind that."""
-        if not self._tasks.cancel_scope.cancel_called:
-            self._tasks.start_soon(self._running.counted(uninterrupted(function)))
+        """Start a task that lives until the very end.
+
+        Raises ConnectError once the tasks are being cancelled.
+        """
+
+        async def run() -> None:
+            try:
+                await function()
+            except Exception as bug:
+                self._stop_for(bug)
+                raise
+
+        if self.fault is not None or self._tasks.cancel_scope.cancel_called:
+            raise _closed_meanwhile(self.fault)
+        self._tasks.start_soon(self._running.counted(uninterrupted(run)))
 
     def fail(self, bug: Exception) -> None:
         """End because of a bug that its finder can't raise."""
@@ -176,10 +190,10 @@ class Lifetime:
         async def raise_bug() -> None:
             raise bug
 
-        if self._tasks.cancel_scope.cancel_called:
+        try:
+            self.spawn(raise_bug)
+        except ConnectError:
             _log.error("internal error: while the connection ended", exc_info=bug)
-        else:
-            self._tasks.start_soon(raise_bug)
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code: the end waits for it a while, then cancels it."""
@@ -260,17 +274,23 @@ class Lifetime:
             self._on_ended()
             self._finished.set()
 
+    def _stop_for(self, bug: Exception) -> ConnectionLost:
+        """Tell all that wait of a bug, the first one, before tasks are cancelled because of it."""
+        if self.fault is None:
+            while isinstance(bug, ExceptionGroup):
+                bug = bug.exceptions[0]
+            self.fault = ConnectionLost(f"internal error: {bug!r}", sent=True)
+            self.fault.__cause__ = bug
+            self._opening.cancel()
+            self.ending = True
+            self._on_ended()
+        return self.fault
+
     async def _break_off(self, bug: Exception) -> None:
         """End because of a bug, ours or a plugin's: with an error, and the program goes on."""
         _log.error("internal error: the connection is given up", exc_info=bug)
-        while isinstance(bug, ExceptionGroup):
-            bug = bug.exceptions[0]
-        self.fault = ConnectionLost(f"internal error: {bug!r}", sent=True)
-        self.fault.__cause__ = bug
-        self._opening.cancel()
-        self.ending = True
-        self._on_ended()
-        self._callbacks.post(self._callbacks.error, self.fault)
+        fault = self._stop_for(bug)
+        self._callbacks.post(self._callbacks.error, fault)
         with anyio.move_on_after(self._close_timeout):
             try:
                 if self.link is not None:

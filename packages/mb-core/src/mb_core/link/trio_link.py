@@ -475,7 +475,11 @@ class TrioBackend:
         except (OSError, UnicodeError) as error:
             raise connect_error(address, _first_of(error)) from error
         link = _StreamLink(secured, accept, stream, options)
-        spawn(link.run)
+        try:
+            spawn(link.run)
+        except BaseException:
+            stream.socket.close()
+            raise
         try:
             await link.opened.wait()
         except BaseException:
