@@ -308,7 +308,7 @@ async def test_pages_are_served_over_ipv6() -> None:
             assert (await fetch(broker.url, "/metrics")).status == 200
 
 
-# Who is welcome
+# Which pages and hosts are accepted
 
 
 def forbidden(

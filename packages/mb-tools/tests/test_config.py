@@ -144,9 +144,9 @@ def test_a_file_that_cant_be_read_or_is_no_toml_is_told(file: Path) -> None:
     assert failure(file=file) == f"can't read {file}: No such file or directory"
     assert failure(file=file.parent) == f"can't read {file.parent}: Is a directory"
     file.write_text("max_payload =")
-    assert failure(file=file).startswith(f"{file} is no TOML: Invalid value (at ")
+    assert failure(file=file).startswith(f"{file} is not valid TOML: Invalid value (at ")
     file.write_bytes(b"host = '\xff'")
-    assert failure(file=file) == f"{file} is no TOML: it is not in UTF-8"
+    assert failure(file=file) == f"{file} is not valid TOML: it is not in UTF-8"
 
 
 def test_a_file_is_utf_8_with_or_without_a_mark(file: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_variable_that_is_no_utf_8_is_told() -> None:
 def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
     environ = {"MB_TCP_PROT": "1", "MB_URL": "tcp://a", "MB_CONFIG": "", "MB_X": "", "TCP_PORT": ""}
     assert configure({}, None, environ).warnings == (
-        "MB_TCP_PROT in the environment is no option; did you mean MB_TCP_PORT?",
+        "MB_TCP_PROT in the environment is not an option; did you mean MB_TCP_PORT?",
     )
 
 

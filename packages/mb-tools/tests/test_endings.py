@@ -458,7 +458,7 @@ def test_help_that_nobody_reads_is_no_error() -> None:
     ("url", "status", "said"),
     [
         ("amqp://localhost", 3, "no installed plugin speaks amqp://"),
-        ("localhost:8081", 2, "is no URL: expected scheme://host:port"),
+        ("localhost:8081", 2, "is not a URL: expected scheme://host:port"),
         ("tcp://localhost:nix", 3, "invalid URL"),
     ],
 )

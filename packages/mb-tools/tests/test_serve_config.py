@@ -155,7 +155,7 @@ def test_a_misspelled_variable_is_a_warning_in_the_log(mb: Any) -> None:
     assert "tcp_port = 8081  # default" in out
     entry = json.loads(err)
     assert entry["message"].endswith(
-        "MB_TCP_PROT in the environment is no option; did you mean MB_TCP_PORT?"
+        "MB_TCP_PROT in the environment is not an option; did you mean MB_TCP_PORT?"
     )
 
 

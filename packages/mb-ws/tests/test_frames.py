@@ -74,7 +74,7 @@ def messages_of(protocol: Protocol, data: bytes) -> list[bytes]:
                 parts += event.data
                 if event.fin:
                     if not binary and not is_utf8(parts):
-                        protocol.fail(CloseCode.INVALID_DATA, "a text frame is no UTF-8")
+                        protocol.fail(CloseCode.INVALID_DATA, "a text frame is not valid UTF-8")
                         return messages
                     messages.append(parts)
                     parts = b""

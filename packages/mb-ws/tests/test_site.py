@@ -271,7 +271,7 @@ def test_without_a_site_there_are_no_pages() -> None:
     assert answer(wire.data_to_send())[0].status == 426
 
 
-# Who is welcome
+# Which pages and hosts are accepted
 
 
 def test_a_handshake_is_judged_by_host_and_origin() -> None:

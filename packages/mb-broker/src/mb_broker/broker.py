@@ -68,12 +68,11 @@ class Broker:
     `options` are those of BrokerOptions: limits on what one client may take, and time limits,
     in milliseconds.  What a client does over a limit ends with an error or with its connection,
     never at the cost of others, and the log says which limit it was.  `faults`, for tests, are
-    what befalls the connections.
+    what happens to the connections.
 
-    Raises LocalProtocolError for an option that can't be.  Entering raises ConnectError where a
-    URL can't be listened on, PluginError where no plugin speaks its scheme; it may be tried
-    again.  Leaving ends every connection, cancelled or not; a Broker that was left is not
-    entered again.
+    Raises LocalProtocolError for an invalid option.  Entering raises ConnectError if it can't
+    listen on a URL, and PluginError if no plugin supports a URL's scheme; it may be tried again.
+    Leaving ends every connection, cancelled or not; a Broker that was left can't be entered again.
     """
 
     def __init__(
@@ -563,7 +562,7 @@ class _Connection:
 
 
 class _TurnedAway:
-    """The handler of a client for which there is no room: whatever it says is ignored."""
+    """The handler of a client that was refused because the broker is full: it ignores messages."""
 
     def __init__(self, turned_away: set[Link], link: Link) -> None:
         self._turned_away = turned_away

@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(trylast=True)  # who picks by the name of the backend finds it
+@pytest.hookimpl(trylast=True)  # after the plugins that look for the backend's name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have tests that are marked with virtual_clock run on loops with a virtual clock."""
     for item in items:

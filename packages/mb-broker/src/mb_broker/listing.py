@@ -69,7 +69,7 @@ class Listing(Generic[K]):
         A page ends before `max_size` bytes are exceeded; if more entries follow, the object has
         the mark for the next question under `next`.
 
-        Raises InvalidRequestError if the answer would be larger, or `after` is no mark.
+        Raises InvalidRequestError if the answer would be larger, or if `after` is not such a mark.
         """
         self._bring_up_to_date()
         room = max_size - len(name) - 200  # for all that is not an entry

@@ -156,9 +156,9 @@ def complete_options(
 ) -> Any:
     """The given options, checked, and the defaults of the others.
 
-    `together` is whether options are also checked beside each other, which a part of them can't be.
+    `together` is whether options are also checked against each other, which takes all of them.
     `lax` also takes numbers and switches as texts, as the environment has them.  Raises TypeError
-    for a name that is no option, LocalProtocolError that names it for a value that can't be.
+    for an unknown name, and LocalProtocolError that names the option for an invalid value.
     """
     table = {option.name: option.default for option in option_table(options)}
     for name in given:

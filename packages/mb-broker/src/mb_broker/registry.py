@@ -1,4 +1,4 @@
-"""Who is connected, and who listens to what: the Router's tables."""
+"""The connected clients and their subscriptions: the Router's tables."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ class Registry:
         return True
 
     def receivers(self, topic: str) -> tuple[Service, ...]:
-        """Who gets a publication: each service once, however many of its patterns match."""
+        """Return the receivers of a publication: each service once, however many patterns match."""
         found = self._tables[Action.PUBLISH].match(topic)
         return tuple(dict.fromkeys(subscription.service for subscription in found))
 
     def responders(self, topic: str) -> tuple[Service, ...]:
-        """Who may get a request: those that share the highest priority."""
+        """Return the candidates for a request: those that share the highest priority."""
         found = list(self._tables[Action.REQUEST].match(topic))
         top = max((subscription.rank for subscription in found), default=0)
         return tuple(dict.fromkeys(entry.service for entry in found if entry.rank == top))

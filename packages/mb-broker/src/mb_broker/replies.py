@@ -42,7 +42,7 @@ def malformed_reply(error: ResponseError) -> bytes:
 
 
 def busy_reply(text: str) -> bytes:
-    """What a client is told for whom there is no room; it has asked nothing yet."""
+    """The error for a client that is refused before it has asked anything: the broker is full."""
     return malformed_reply(ServiceUnavailableError(text))
 
 

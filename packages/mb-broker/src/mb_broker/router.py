@@ -122,7 +122,7 @@ class Router:
         return service
 
     def disconnect(self, service: Service, now: float) -> None:
-        """A client is gone; who waits for its answers hears of it at once."""
+        """A client has gone: requests that it was to answer fail at once."""
         self._second = int(now)
         self.registry.remove(service)
         self.journal.forget(service)

@@ -1,4 +1,4 @@
-"""Regular expressions of strangers: in linear time, or not at all.
+"""Regular expressions from untrusted clients: in linear time, or not at all.
 
 A pathological expression keeps Python's `re` busy for hours.  RE2 takes time in proportion to the
 text, whatever the expression; it knows no look-around and no back-references, and says so.

@@ -185,7 +185,7 @@ def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) 
 
 
 def check_kind(kind: Any, codec: Codec = JSON) -> None:
-    """Raise LocalProtocolError for what is no type that JSON can be decoded to."""
+    """Raise LocalProtocolError unless JSON can be decoded to this type."""
     if codec is JSON:  # others know what they decode to
         try:
             _decoder_of(kind)

@@ -76,7 +76,7 @@ class ConnectionLost(MBError):
 class ProtocolError(MBError):
     """A rule of the MB protocol was broken; the subclasses say by whom.
 
-    `code` is the protocol's word for it and `details` the values that were wrong, in the
+    `code` is the protocol's name for it and `details` the values that were wrong, in the
     form in which a broker reports them.
     """
 

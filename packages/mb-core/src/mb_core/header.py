@@ -245,7 +245,7 @@ def check_timeout(timeout: int, name: str = "timeout") -> int:
 
 
 def _in_milliseconds(duration: object) -> str:
-    """What somebody may have meant who thinks in seconds."""
+    """A hint for a time limit that may have been meant in seconds."""
     if isinstance(duration, timedelta):
         milliseconds = duration / timedelta(milliseconds=1)
         what = "this duration is"

@@ -58,7 +58,7 @@ class MBSpec:
     def mb_message_sending(self, client: object, message: Message) -> None:
         """A message is about to be sent; the client's own are among them.
 
-        One that was lost with its connection is sent, and told of, again.
+        One that was lost with its connection is sent, and reported, again.
         """
 
     @hookspec

@@ -40,7 +40,7 @@ class IdSource:
 
 def check_id(value: str, what: str) -> bytes:
     """Return the id as bytes, or raise LocalProtocolError; `what` names it in the error."""
-    # What is not ASCII is no id; a "?" in its place is none either.
+    # An id is ASCII; replacing other characters by "?" makes the text invalid as well.
     encoded = value.encode("ascii", "replace") if isinstance(value, str) else b""
     if is_id(encoded):
         return encoded

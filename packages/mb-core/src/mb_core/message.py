@@ -72,7 +72,7 @@ class Message(msgspec.Struct, eq=False):
     def deadline(self) -> float | None:
         """When the sender of a request stops waiting, by `anyio.current_time()`, in seconds.
 
-        None where it named no time limit, for what is no received request, and once it was
+        None where it named no time limit, for anything but a received request, and once it was
         answered.
         """
         return self.responder.deadline if self.responder is not None else None
@@ -121,9 +121,9 @@ class Message(msgspec.Struct, eq=False):
         """Answer this request: to be awaited, but where the front end is a blocking one.
 
         Only the first answer counts: a handler that has responded need not return anything.
-        Raises LocalProtocolError for a message that is no received request, or a second answer;
+        Raises LocalProtocolError if the message is not a received request, or was answered already;
         ConnectionLost where the connection is gone.  After the request's `deadline` nothing is
-        sent: `stats().late_answers` counts this, and `on_error` hears of it once a second for each
+        sent: `stats().late_answers` counts this, and `on_error` is told once a second for each
         topic.  When cancelled, the answer has been sent.
         """
         if self.responder is None:

@@ -1,4 +1,4 @@
-"""Topics, subscription patterns, and the table that finds who listens.
+"""Topics, subscription patterns, and the table that finds subscribers.
 
 A topic is 1 to 5 segments joined by dots; each segment is a letter followed by letters and
 digits; 255 characters at most; matched without regard to case.  In a pattern `+` stands for

@@ -58,7 +58,7 @@ def port_of(url: URL, transport: WireTransport) -> int:
 
 
 class LinkTransport(Protocol):
-    """A transport that is no byte stream, and supplies whole Links."""
+    """A transport that is not a byte stream, and supplies whole Links."""
 
     @property
     def scheme(self) -> str: ...

@@ -202,7 +202,7 @@ async def test_an_ssl_context_for_what_is_not_encrypted_is_refused(
 
 @dataclass
 class StrangeTransport:
-    """A transport that is no byte stream, and whose connecting fails in a way of its own."""
+    """A transport that is not a byte stream, and whose connecting fails in a way of its own."""
 
     error: Exception
     scheme: str = "strange"

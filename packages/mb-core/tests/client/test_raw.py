@@ -525,5 +525,5 @@ async def test_a_transport_that_is_no_byte_stream_frames_nothing() -> None:
 
     plugins = Plugins()
     plugins.register(Plugin(), "a stranger's")
-    with pytest.raises(PluginError, match="no byte stream"):
+    with pytest.raises(PluginError, match="not a byte stream"):
         TCPSocketClient(plugins=plugins)._frame_message("x")

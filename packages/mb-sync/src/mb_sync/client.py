@@ -343,7 +343,7 @@ class MessageBrokerClient(CallbackMethods):
 
         `handler` is a plain function; `concurrency` calls of it run at a time, each in a thread.
 
-        Raises LocalProtocolError for a topic or an option that can't be, and what `request`
+        Raises LocalProtocolError for an invalid topic or option, and what `request`
         raises; when interrupted, nothing is subscribed.
         """
         _, loop = self._connected()

@@ -105,7 +105,7 @@ class Handover:
         buffered = False
         failure: MBError | None = None
         with self._lock:
-            # In this order: who adds a message from now on announces it.
+            # In this order: a thread that adds a message from now on announces it.
             self._announced = False
             self._bytes = 0
             waiting = self._waiting

@@ -48,7 +48,7 @@ STUCK = (
 
 
 class User(Protocol):
-    """Somebody who uses the loop."""
+    """A user of the loop."""
 
     def leave(self, *, drain: bool) -> Future[None] | None:
         """Begin to close, which is over with the Future; None where it is over already."""
@@ -69,9 +69,9 @@ class LoopThread:
     So heartbeats and reconnecting go on while the program computes, and Ctrl-C, which Python
     raises in the main thread, never strikes what keeps the connections.
 
-    `gate` is held by who posts something: while another holds it, nothing is posted.  The loop
-    itself does not rely on getting it: a signal handler may have interrupted its holder, and
-    wait for the loop.
+    `gate` is held by the thread that posts something: while another holds it, nothing is posted.
+    The loop itself does not rely on getting it: a signal handler may have interrupted its holder,
+    and wait for the loop.
     """
 
     def __init__(self) -> None:

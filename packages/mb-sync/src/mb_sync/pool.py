@@ -24,7 +24,7 @@ _Call = Callable[[], Callable[[], object]]
 class HandlerPool:
     """Threads that call functions for an event loop; as many as there are calls at a time.
 
-    It has no bound of its own: who calls has one (`concurrency`), and a handler that waits for
+    It has no bound of its own: its callers have one (`concurrency`), and a handler that waits for
     another handler must not keep it from being called.  The threads are daemons: a handler that
     never returns does not keep the program from ending.
 
@@ -45,13 +45,13 @@ class HandlerPool:
 
         Python 3.12 starts none from the end of the main thread on, when callbacks are still due.
         """
-        with contextlib.suppress(RuntimeError):  # there can't be one now; later, perhaps
+        with contextlib.suppress(RuntimeError):  # no thread can be started now; later, perhaps
             _Worker(self, None, self._name(), patience=-1)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` in a thread, with the context variables of the task that asks.
 
-        Raises what it raises; what is no Exception, as a RuntimeError: sys.exit() in a handler
+        Raises what it raises; anything but an Exception as a RuntimeError: sys.exit() in a handler
         ends neither the thread's program nor the event loop.  When cancelled, the call goes on,
         and what becomes of it is ignored.
         """
@@ -131,7 +131,7 @@ class _Worker:
             raise
 
     def give(self, call: _Call | None) -> None:
-        """Make a call, or end; for who has taken this worker from the idle ones."""
+        """Make a call, or end; for the thread that took this worker from the idle ones."""
         self.calling = call is not None
         self._call = call
         self._given.release()
@@ -152,7 +152,7 @@ class _Worker:
         pool = self._pool
         while True:
             pool.idle.append(self)
-            # Looked at only now: who closes, or leaves a call, looks for idle ones after that.
+            # Looked at only now: closing, and leaving a call, look for idle ones after that.
             hurried = pool.closed or bool(pool.left)
             if not hurried and self._given.acquire(timeout=self._patience):
                 break

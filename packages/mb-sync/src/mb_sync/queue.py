@@ -24,7 +24,7 @@ class ThreadQueue(MessageQueue):
         self, size: int | None, overflow: str, size_bytes: int | None = DEFAULT_QUEUE_BYTES
     ) -> None:
         super().__init__(size, overflow, size_bytes)
-        # Reentrant, because a signal handler that takes may interrupt one who does.
+        # Reentrant, because a signal handler that takes may interrupt a thread that takes.
         self._lock = threading.RLock()
         self.take = _locked(self._lock, self.waiting.popleft)
 

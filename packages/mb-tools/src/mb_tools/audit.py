@@ -94,8 +94,8 @@ def registered_name(event: AuditEvent) -> tuple[str, str] | None:
 def _payload_of(event: AuditEvent) -> bytes:
     """The payload as it was sent.
 
-    What is no JSON, as a service's `error:{...}`, stands in the feed as a text, or as the list of
-    its bytes, which is the reference broker's way.
+    The feed has a payload that is not JSON, such as a service's `error:{...}`, as a string or, from
+    the reference broker, as the list of its bytes.
     """
     raw = bytes(event.message.payload)
     try:

@@ -94,7 +94,7 @@ class ServeOptions(BrokerOptions, total=False):
     ]
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        _option("info", "Log this, and what is graver."),
+        _option("info", "Minimum level to log."),
     ]
     log_format: Annotated[
         Literal["text", "json"], _option("text", "Lines for people, or JSON for machines.")
@@ -185,9 +185,9 @@ def _read(file: str) -> dict[str, Any]:
     except OSError as error:
         raise Failure(f"can't read {file}: {error.strerror}", Status.USAGE) from error
     except UnicodeDecodeError as error:
-        raise Failure(f"{file} is no TOML: it is not in UTF-8", Status.USAGE) from error
+        raise Failure(f"{file} is not valid TOML: it is not in UTF-8", Status.USAGE) from error
     except tomllib.TOMLDecodeError as error:
-        raise Failure(f"{file} is no TOML: {error}", Status.USAGE) from error
+        raise Failure(f"{file} is not valid TOML: {error}", Status.USAGE) from error
     for name, value in values.items():
         if isinstance(value, dict):
             text = f"{file}: there is no section [{name}]; options stand at the top of the file"
@@ -230,7 +230,7 @@ def _misspelled(environ: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environ):
         near = get_close_matches(name, options, 1, 0.8) if name.startswith(PREFIX) else []
         if near and name not in known:
-            yield f"{name} in the environment is no option; did you mean {near[0]}?"
+            yield f"{name} in the environment is not an option; did you mean {near[0]}?"
 
 
 def _check(name: str, value: Any, written: str) -> None:

@@ -30,7 +30,7 @@ def connected(endpoint: Endpoint) -> MessageBrokerClient:
 async def staying(
     endpoint: Endpoint, name: str, description: str, *, reconnect: bool = False
 ) -> AsyncIterator[MessageBrokerClient]:
-    """A connection of a command that stays: others see who it is, and its troubles are told.
+    """A connection of a command that stays: others see its name, and its troubles are reported.
 
     With `reconnect` it waits for the broker, and is restored when it is lost.
     """

@@ -42,7 +42,7 @@ class Status(IntEnum):
     FAILED = 1
     """The answer is an error, or what was asked for did not come."""
     USAGE = 2
-    """The command line, or a topic or a payload in it, can't be what is meant."""
+    """The command line, or a topic or a payload in it, is invalid."""
     NO_CONNECTION = 3
     """No connection came about, or it was lost."""
     INTERRUPTED = 130
@@ -99,7 +99,7 @@ class Program(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             return Status.INTERRUPTED
-        except BrokenPipeError:  # who reads our output has enough: `mb sub '#' | head -1`
+        except BrokenPipeError:  # the reader of our output has enough: `mb sub '#' | head -1`
             discard_output()
             return Status.SUCCESS
         except Failure as failure:
@@ -144,7 +144,7 @@ def run(
 
 
 def failure_of(error: Exception) -> Failure:
-    """An error of the library in words; raises it where it is none that a user can meet."""
+    """An error of the library in words; raises it again if it is an internal one."""
     import mb_core
 
     if not isinstance(error, mb_core.MBError):

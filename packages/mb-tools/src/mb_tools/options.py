@@ -35,7 +35,7 @@ def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if _URL.fullmatch(value):
         return value
     raise click.BadParameter(
-        f"{value!r} is no URL: expected scheme://host:port, for example tcp://localhost:8081"
+        f"{value!r} is not a URL: expected scheme://host:port, for example tcp://localhost:8081"
     )
 
 

@@ -66,7 +66,7 @@ async def until_nobody_reads(
 ) -> Status | None:
     """Run `function`; where stdout is a pipe whose other end is closed, end it.
 
-    Who only writes hears of that at the next write, which may be hours away.
+    A command that only writes would notice at its next write, which may be hours away.
     """
     status = None
     async with anyio.create_task_group() as tasks:

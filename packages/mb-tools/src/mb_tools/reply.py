@@ -47,7 +47,7 @@ _MAX_OUTPUT = 16 * 1024 * 1024
 
 
 def constant(value: str) -> Answer:
-    """Always the same JSON; raises UsageError where `value` is none."""
+    """Always the same JSON; raises UsageError if `value` is not JSON."""
     try:
         payload = json_payload(os.fsencode(value), text=False)
     except ValueError as error:
@@ -80,7 +80,7 @@ def program(command: str, timeout: int) -> Answer:
         raise click.UsageError(f"can't read the program {command!r}: {error}") from None
     if not arguments or shutil.which(arguments[0]) is None:
         raise click.UsageError(f"there is no program {(arguments or [command])[0]!r}")
-    name = os.path.basename(arguments[0])  # noqa: PTH119 - a name is no path
+    name = os.path.basename(arguments[0])  # noqa: PTH119 - a name is not a path
 
     async def answer(message: Message) -> msgspec.Raw:
         environ = {"MB_TOPIC": message.topic, "MB_REQUEST_ID": message.request_id or ""}

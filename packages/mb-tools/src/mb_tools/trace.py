@@ -48,7 +48,7 @@ async def run(
         staying(endpoint, "mb trace", "Follows the audit feed") as client,
         client.subscribe("system.message") as events,
     ):
-        # Who was there before; who comes is in the feed.
+        # Services that were there before; later ones are in the feed.
         printer.names.learn_list(await ask_list(client, "system.service.list", "services"))
         hint(printer.output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.shown}")
         while printer.left is None or printer.left > 0:

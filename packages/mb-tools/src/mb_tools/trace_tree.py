@@ -241,7 +241,7 @@ class TraceBuilder:
         return tree
 
     def _end(self, exchange: Exchange, event: AuditEvent, now: float) -> None:
-        """A response is there: an answer, an error, or the broker's word on a publication."""
+        """A response is there: an answer, an error, or the confirmation of a publication."""
         if exchange.outcome is not Outcome.OPEN:
             return
         error = error_of(event)

@@ -47,7 +47,7 @@ _HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
 _SHOWN = 64
 # Bytes of a refusal's body in which a page for browsers begins.
 _LOOKED_AT = 1024
-# The statuses that turn away who asks, whenever he asks.
+# Statuses that are about the client itself: trying again does not help.
 _DENIALS = frozenset(
     {
         HTTPStatus.UNAUTHORIZED,
@@ -285,7 +285,7 @@ class WebSocketWire:
             stop = body + length
             kind = data[position]
             if stop > end:
-                # What can't be right need not be waited for.
+                # An invalid frame need not be waited for.
                 if kind & OPCODE not in OPCODES or (start <= end and length > self._room()):
                     self._pass_on(data[position:], messages)
                     return
@@ -338,7 +338,7 @@ class WebSocketWire:
         if is_text(message):
             messages.append(message)
             return True
-        self._fail(CloseCode.INVALID_DATA, "a text frame is no UTF-8")
+        self._fail(CloseCode.INVALID_DATA, "a text frame is not valid UTF-8")
         return False
 
     def _fail(self, code: CloseCode, text: str) -> None:

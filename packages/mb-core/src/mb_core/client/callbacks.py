@@ -55,7 +55,7 @@ async def call(function: Callback, *args: Any) -> Any:
 
 
 def failure(error: BaseException) -> Exception:
-    """What user code raised, to be reported; raises it where it is no failure of that code.
+    """What user code raised, to be reported; raises it if it is not a failure of that code.
 
     On asyncio a task that awaits what somebody else has cancelled gets a CancelledError, though
     nobody cancels the task: that must not end it.
@@ -157,7 +157,7 @@ class Callbacks:
     it waits for no other.  A handler that fails stops no other either: its error goes to the log
     and to the error handlers; an error handler's own to the log alone.
 
-    A queue that is full takes no more calls: `dropped` counts them, and the log tells of them at
+    A queue that is full takes no more calls: `dropped` counts them, and the log reports them at
     most once a second.  When its client is gone, so are the handlers, and only the log is left.
     """
 
@@ -288,7 +288,7 @@ class Callbacks:
         """
         self._finishing = False
         self._clock = backend.time
-        # Whoever connects may be a handler: what is called back is no part of its work.
+        # Whoever connects may be a handler: callbacks are not part of its work.
         handling.set(None)
         await uninterrupted(lambda: self._dispatch(backend))()
 
@@ -301,7 +301,7 @@ class Callbacks:
     async def run_due(self) -> None:
         """Make the calls that are due now, one handler after the other.
 
-        Those of a handler that is being called are left to who calls it.
+        Those of a handler that is being called are left to its caller.
         """
         while workers := self._with_calls():
             for worker in workers:

@@ -104,7 +104,7 @@ class MessageBrokerClient(CallbackMethods):
     `inherit_deadlines`, a request made in the handler of another has no more time than is left
     to that.
 
-    Raises LocalProtocolError for options that can't be, PluginError for an unknown codec.
+    Raises LocalProtocolError for invalid options, PluginError for an unknown codec.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class MessageBrokerClient(CallbackMethods):
         traceback: TracebackType | None,
     ) -> None:
         if self._supervisor is not None and not self._supervisor.home.forked:
-            # Who is cancelled does not wait for others to be done.
+            # A cancelled block does not wait for handlers to finish.
             cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
             await self._end(drain=not cancelled)
 
@@ -411,15 +411,15 @@ class MessageBrokerClient(CallbackMethods):
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> None:
-        """Tell everybody who subscribed to `topic`.
+        """Publish a message to all subscribers of `topic`.
 
         Returns when the message is on its way, or waits in the buffer for a connection; if
-        nobody listens, `on_error` hears of it.  With `confirm` it returns at the broker's word
-        that the message was passed on, within `timeout` milliseconds, and raises
-        NoRouteFoundError if nobody listens; it is never sent twice.
+        nobody is subscribed, `on_error` is told.  With `confirm` it returns when the broker has
+        confirmed that it passed the message on, within `timeout` milliseconds, and raises
+        NoRouteFoundError if nobody is subscribed; it is never sent twice.
 
         Raises ConnectionLost where the buffer is full, and with `confirm` when the connection is
-        lost before the broker's word; `sent` tells whether the message may have gone out.  Raises
+        lost before the confirmation; `sent` tells whether the message may have gone out.  Raises
         MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
         message may have been sent.
         """
@@ -477,13 +477,13 @@ class MessageBrokerClient(CallbackMethods):
         `queue_size` messages wait for a slow consumer, and `queue_bytes` of their payloads; None
         is no bound.  Then `overflow` decides: "drop_newest", "drop_oldest", or "error", which
         ends the subscription with SlowConsumer.  Requests that don't fit are answered with
-        SERVICE_UNAVAILABLE; `on_error` hears of it once a second.
+        SERVICE_UNAVAILABLE; `on_error` is told once a second.
 
         The subscription outlives the connection, and is made anew on each.  Where the broker
         refuses that, `on_error` gets its error; a permanent refusal, such as FORBIDDEN, ends the
         subscription with it, and after any other the client asks again.
 
-        Raises LocalProtocolError for a topic or an option that can't be.  Awaiting it raises
+        Raises LocalProtocolError for an invalid topic or option.  Awaiting it raises
         what `request` raises; when that is cancelled, nothing is subscribed.
         """
         check_pattern(topic)

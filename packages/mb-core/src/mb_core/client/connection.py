@@ -54,7 +54,7 @@ class Connection:
     """Drives a Session over one Link.
 
     `again` says that it follows an outage, after which other clients may still be on their way
-    back.  `lost` is called when it is over, after the Session has heard of it.
+    back.  `lost` is called when it is over, after the Session was told.
     """
 
     link: Link
@@ -225,7 +225,7 @@ class Connection:
         if deadline is not None and self._clock() >= deadline:
             return
         if message.request_key is not None and not self._over.is_set():
-            # Where the connection is gone, the requester hears that from the broker.
+            # If the connection is gone, the broker tells the requester.
             with contextlib.suppress(ConnectionLost):
                 self.answer(self._session.respond(message, payload))
 

@@ -15,7 +15,7 @@ from .interrupt import AsyncFunction
 __all__ = ["Consumer", "Driver", "EndError"]
 
 EndError = Callable[[], MBError]
-"""Makes the error with which something ended: each who gets it gets one of his own."""
+"""Makes the error with which something ended: a new one for each that raises it."""
 
 
 class Consumer(Protocol):
@@ -71,7 +71,7 @@ class Driver(Protocol):
         ...
 
     def let_go(self, entry: Subscribed) -> None:
-        """Unsubscribe without waiting for the broker's word."""
+        """Unsubscribe without waiting for the broker's confirmation."""
         ...
 
     def start(self, function: AsyncFunction) -> None:

@@ -59,7 +59,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
     ) -> ConnectionOptions:
         """From a client's arguments, with times in milliseconds.
 
-        Raises LocalProtocolError for what they can't be.
+        Raises LocalProtocolError for invalid values.
         """
         check_timeout(connect_timeout, "connect_timeout")
         check_timeout(close_timeout, "close_timeout")
@@ -113,7 +113,7 @@ async def dial(
 
 
 def _default_ssl_context() -> ssl.SSLContext:
-    from ..link.tls import client_ssl_context  # who needs no TLS does not pay for it
+    from ..link.tls import client_ssl_context  # programs without TLS do not pay for it
 
     return client_ssl_context()
 

@@ -1,4 +1,4 @@
-"""Acts on what a Session reports: wakes who waits, fills queues, sends replies."""
+"""Acts on what a Session reports: wakes waiting callers, fills queues, sends replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a subscription receives, and who consumes it: its half that the connection refers to."""
+"""What a subscription receives, and its consumer: the half that the connection refers to."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Intake:
         self.refuse_queued()
 
     def refuse_queued(self) -> None:
-        """Nobody will take them: who waits for an answer need not wait for a time limit."""
+        """Nobody will take them: answer the requests among them, so that nobody waits in vain."""
         self._inboxes[0].refuse()
 
     # The Consumer: called by the reader
@@ -195,7 +195,7 @@ class Intake:
             self._callbacks.report(SlowConsumer(self.topic, count), "messages dropped")
 
     def _let_go(self) -> None:
-        """Unsubscribe without waiting for the broker's word."""
+        """Unsubscribe without waiting for the broker's confirmation."""
         entries, self.entries = self.entries, []
         if self.driver is not None:
             for entry in entries:

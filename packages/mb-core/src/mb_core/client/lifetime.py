@@ -56,7 +56,7 @@ class Lifetime:
         self.ending = False  # whether the Link is about to be closed, or was
         self._on_ending = ending
         self._on_ended = ended
-        # The callbacks' task belongs to who connects, not to the loop: so do its variables.
+        # The callbacks' task, with its context variables, belongs to the caller of connect.
         self._context = copy_context()
         self._opening = anyio.CancelScope()
         self._asked = anyio.Event()

@@ -1,4 +1,4 @@
-"""Observers: what plugins hear of a client.  Without any, nothing here is ever called."""
+"""Observers: what plugins are told about a client.  Without any, none of this is called."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Observers:
         self._call("mb_request_finished", topic=request.topic, duration=duration, outcome=outcome)
 
     def watch_sending(self, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        """`send`, or where somebody wants to know, one that tells of each message before."""
+        """`send`, or if an observer wants messages, one that passes each to it first."""
         if "mb_message_sending" not in self._hooks:
             return send
 
@@ -72,7 +72,7 @@ class Observers:
         return tell_and_send
 
     def watch_receiving(self, handler: LinkHandler) -> LinkHandler:
-        """`handler`, or where somebody wants to know, one that tells of each message before."""
+        """`handler`, or if an observer wants messages, one that passes each to it first."""
         if "mb_message_received" not in self._hooks:
             return handler
         return _Watched(handler, lambda data: self._tell("mb_message_received", data))

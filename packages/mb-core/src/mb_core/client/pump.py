@@ -89,7 +89,7 @@ class Pump:
             spawn(self._run)
 
     async def _run(self) -> None:
-        running.set(None)  # what a handler subscribes to is no part of what has subscribed it
+        running.set(None)  # a handler's own subscriptions do not belong to the one that called it
         try:
             while True:
                 try:

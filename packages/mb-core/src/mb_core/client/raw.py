@@ -1,6 +1,6 @@
 """WebSocketClient and TCPSocketClient: whole messages as text, and nothing else.
 
-For who wants to see the protocol itself: no session, no ids, no heartbeat answers.
+For those who want to see the protocol itself: no session, no ids, no heartbeat answers.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class RawClient(CallbackMethods):
         """A Wire of this client's transport that has no connection."""
         transport = self._options.plugins.transport(self.scheme)
         if not isinstance(transport, WireTransport):
-            raise PluginError(f"{self.scheme}:// is no byte stream")
+            raise PluginError(f"{self.scheme}:// is not a byte stream")
         url = broker_url("localhost", 0, False, self.scheme)
         return transport.client(url, self._options.limits)
 
@@ -245,7 +245,7 @@ class _Receiver:
             try:
                 text = data.decode()
             except UnicodeDecodeError as error:
-                fault = RemoteProtocolError(f"a received message is no UTF-8: {error}")
+                fault = RemoteProtocolError(f"a received message is not valid UTF-8: {error}")
                 self._ignore(fault)
                 continue
             if self._callbacks.message:

@@ -274,12 +274,12 @@ class Supervisor:
     def begin(self, request: PendingRequest, waiter: Waker) -> None:
         """The first half of `complete`: `waiter` is given a Message or an MBError, once.
 
-        Then comes `finish`, or `abandon` from who does not wait for that.
+        Then comes `finish`, or `abandon` if the caller does not wait for that.
         """
         request.waiter = waiter
         self._timer.note(request.until)
         if request.place is None:
-            # Who waits for the answer has no need of back-pressure, and has a deadline.
+            # A caller that waits for its answer needs no back-pressure, and has a deadline.
             self.connection.send(request.message)
 
     def finish(self, request: PendingRequest, outcome: Message | MBError) -> None:
@@ -339,7 +339,7 @@ class Supervisor:
         await self._tell([(entry, request) for entry in entries if (request := self._leave(entry))])
 
     def let_go(self, entry: Subscribed) -> None:
-        """Unsubscribe without waiting for the broker's word."""
+        """Unsubscribe without waiting for the broker's confirmation."""
         request = self._leave(entry)
         if request is not None:
             self.session.cancel(request)
@@ -486,7 +486,7 @@ class Supervisor:
     def _lost(self, connection: Connection) -> None:
         self._traffic += connection.traffic()
         if connection is not self._live:
-            return  # a try that has failed, as its caller hears
+            return  # a failed try, which its caller is told by an error
         self._live = None
         assert connection.error is not None
         self._why = connection.error() if connection.broken else None
@@ -520,7 +520,7 @@ class Supervisor:
     async def _drain(self) -> None:
         """Let what has begun come to its end: handlers, their answers, what waits to be sent.
 
-        The broker hears first that nothing more is wanted, so that it asks others from now on;
+        The broker is told first that nothing more is wanted, so that it asks others from now on;
         what has crossed that is handled as well.
         """
         entries = list(self.session.subscriptions)

@@ -43,7 +43,7 @@ class UpkeepOptions(msgspec.Struct, frozen=True):
     ) -> UpkeepOptions:
         """From a client's arguments, with times in milliseconds.
 
-        Raises LocalProtocolError for what they can't be.
+        Raises LocalProtocolError for invalid values.
         """
         check_timeout(backoff_min, "backoff_min")
         check_timeout(backoff_max, "backoff_max")

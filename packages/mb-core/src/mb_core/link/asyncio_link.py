@@ -369,7 +369,7 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._flush()
 
     def _turn_ended(self) -> None:
-        # Who sends once in a turn most likely waits for the answer: the next one goes at once.
+        # A single send per turn is probably a request, so write the next one immediately.
         self._write_at = _EARLY if self._crowded else 1
         self._scheduled = self._crowded = False
         self._turn = 0

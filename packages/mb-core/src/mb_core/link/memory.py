@@ -29,7 +29,7 @@ class _State(Enum):
 class MemoryLink:
     """One end of a pair.  Its methods run in its own thread, but for `other` reading its output.
 
-    Who makes a pair sets each one's `other`, then calls `be_open` of each in its own thread.
+    The maker of a pair sets each end's `other`, then calls each end's `be_open` in its own thread.
 
     Messages lie in `output`, from which the other end takes them in its own thread; a None
     behind them is the farewell.  Whichever end takes messages out (this one takes them back) holds
@@ -62,7 +62,7 @@ class MemoryLink:
         self._unsent: list[bytes] = []
 
     def be_open(self, accept: Accept) -> None:
-        """Begin; raises what `accept` raises, and then the other end hears the farewell."""
+        """Begin; raises what `accept` raises, and then the other end gets the farewell."""
         self._relieved = anyio.Event()
         self._closed = anyio.Event()
         self._state = _State.OPEN
@@ -74,7 +74,7 @@ class MemoryLink:
             raise
 
     def refuse(self) -> None:
-        """Have no handler: the other end hears the farewell."""
+        """Have no handler: the other end gets the farewell."""
         self._state = _State.LOST
         self._say_farewell()
 

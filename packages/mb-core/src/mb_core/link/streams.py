@@ -183,7 +183,7 @@ def where(address: Address | SocketAddress) -> str:
 
 
 def connect_error(address: Address | SocketAddress, error: BaseException) -> ConnectError:
-    """Why no stream came about, and what to do about it; final for a host that can't be one."""
+    """Why connecting failed, and what to do about it; final for an invalid host."""
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return ConnectError(f"nobody listens on {where(address)}: is the broker running there?")
     if isinstance(address, tuple) and isinstance(error, socket.gaierror | UnicodeError):
@@ -227,14 +227,14 @@ def unread_answers(waiting: int, options: StreamOptions) -> RemoteProtocolError:
 
 
 def refusal(peer: str, reason: MBError | None) -> ConnectError:
-    """The error of who waits for a handshake that failed: a ConnectError as it is, final or not."""
+    """The error to raise for a handshake that failed: a ConnectError as it is, final or not."""
     if isinstance(reason, ConnectError):
         return reason
     return ConnectError(str(reason or f"{peer} closed the connection during the handshake"))
 
 
 def log_refusal(peer: str, reason: MBError | None) -> None:
-    """Tell of an accepted stream whose handshake failed; one that just ended is no news."""
+    """Log an accepted stream whose handshake failed; at debug level if it just ended."""
     level = logging.DEBUG if reason is None else logging.WARNING
     _log.log(level, "connection from %s refused: %s", peer, refusal(peer, reason))
 

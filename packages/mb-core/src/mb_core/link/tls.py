@@ -1,6 +1,6 @@
 """TLS as a Wire around another one, and settings for it that are safe.
 
-The event loops' own TLS differs where it matters here: in who hears of a failed handshake, in
+The event loops' own TLS differs where it matters here: in what reports a failed handshake, in
 the time that one may take, and in what closing does while data is on its way.  Without I/O it is
 the same everywhere, and its time limits, its log and its closing are those of every Wire.
 """

@@ -221,8 +221,8 @@ class _StreamLink(Outgoing):
                 self._look_at_unread()
             if self._resumed is not None:
                 await self._resumed.wait()
-        # After a reset of which the writer hears first, the stream seems to end.  It takes trio a
-        # turn to tell the writer, who cancels us.
+        # After a reset that the writer notices first, the stream seems to end here.  It takes trio
+        # a turn to wake the writer, which cancels us.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         self._ended = True
@@ -291,7 +291,7 @@ class _StreamLink(Outgoing):
         return True
 
     def _sort_out(self, group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-        """The reason to give for the end of the tasks; raises what is no error (cancellation)."""
+        """Why the tasks ended; raises what is not an error: cancellation."""
         faults, rest = group.split(_STREAM_FAULTS)
         bugs, rest = rest.split(Exception) if rest is not None else (None, None)
         if bugs is not None:

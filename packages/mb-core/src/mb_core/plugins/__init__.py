@@ -1,4 +1,4 @@
-"""Plugins: which are installed, what they register, who observes."""
+"""Plugins: which are installed, what they register, which observe."""
 
 from .discovery import discover, in_worker
 from .examine import Examined, PluginState, examine

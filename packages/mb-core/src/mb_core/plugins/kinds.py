@@ -19,8 +19,8 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 class Kind(msgspec.Struct, frozen=True, eq=False):
     """One kind: its group of entry points, the hook that gives it, what it is found by.
 
-    An entry point has the name of what its plugin gives, so that a plugin is imported by those
-    only who ask for it.  `packages` are those of this project: who has not installed one is told
+    An entry point has the name of what its plugin provides, so that a plugin is imported only when
+    somebody asks for it.  `packages` are those of this project: if one is missing, the error says
     which to install.
     """
 
@@ -38,7 +38,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
         return f"{name}://" if self.key == "scheme" else f"the {self.noun} {name!r}"
 
     def of(self, given: object) -> dict[str, Any]:
-        """What a hook gave, by name; raises TypeError or ValueError where it can't be."""
+        """What a hook gave, by name; raises TypeError or ValueError if it is invalid."""
         if not isinstance(given, Iterable) or isinstance(given, str):
             raise TypeError(f"{self.hook} gave {given!r}, not a list of {self.noun}s")
         found: dict[str, Any] = {}
@@ -56,14 +56,16 @@ def _check_transport(value: Any) -> None:
         _expect_methods(value, "connect", "listen", hook="mb_register_transports", noun="transport")
     scheme = getattr(value, "scheme", None)
     if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
-        raise ValueError(f"{scheme!r} is no URL scheme: letters in lower case, digits, + - .")
+        raise ValueError(
+            f"{scheme!r} is not a URL scheme: expected letters in lower case, digits, + - ."
+        )
     if isinstance(value, WireTransport) and value.default_port is None and value.sockets is None:
         raise ValueError(f"{scheme}:// has neither a default_port nor sockets of its own")
 
 
 def _check_frontend(value: Any) -> None:
     if not isinstance(value, Frontend):
-        raise TypeError(f"mb_register_frontends gave {value!r}, which is no Frontend")
+        raise TypeError(f"mb_register_frontends gave {value!r}, which is not a Frontend")
     _expect_name(value, "front end")
 
 
@@ -75,13 +77,15 @@ def _check_codec(value: Any) -> None:
 def _expect_methods(value: Any, *names: str, hook: str, noun: str) -> None:
     for name in names:
         if not callable(getattr(value, name, None)):
-            raise TypeError(f"{hook} gave {value!r}, which is no {noun}: it has no method {name}")
+            raise TypeError(
+                f"{hook} gave {value!r}, which is not a {noun}: it has no method {name}"
+            )
 
 
 def _expect_name(value: Any, noun: str) -> None:
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{name!r} is no name for a {noun}: expected a text")
+        raise ValueError(f"{name!r} is not a name for a {noun}: expected a string")
 
 
 TRANSPORTS = Kind(
@@ -117,4 +121,4 @@ CODECS = Kind(
 KINDS = (TRANSPORTS, FRONTENDS, CODECS)
 
 OBSERVERS = "mb.observers"
-"""The group of observers.  They have no name to be asked for by: who installs one uses it."""
+"""The group of observers.  They are not asked for by name: every installed one is used."""

@@ -134,7 +134,7 @@ class Plugins:
         return self._names(TRANSPORTS)
 
     def observers(self) -> list[Observer]:
-        """The plugins that observe; those that can't be used are told of in the log, once."""
+        """The plugins that observe; those that can't be used are logged, once."""
         names = list(self._registered)
         for entry in self._declared[OBSERVERS]:
             try:
@@ -212,7 +212,7 @@ class Plugins:
                 found = kind.of(self._ask(kind, plugin))
             except FAULTS as error:
                 raise self._unusable(self._owner_of(entry), error, title) from error
-            # Who else has asked meanwhile gets the same: there is one memory://, for example.
+            # Other threads that asked meanwhile get the same: there is one memory://, for example.
             found = self._values.setdefault((kind, plugin), found)
         return found
 
@@ -286,7 +286,7 @@ class Plugins:
     def _unusable(
         self, name: str, error: Exception | SystemExit, wanted: str | None = None
     ) -> PluginError:
-        """The error of a plugin that can't be used, for who wanted something of it."""
+        """The error of a plugin that can't be used, for a caller that needs something of it."""
         self.failures[name] = error
         why = " ".join(str(error).split()) or type(error).__name__
         if wanted is None:

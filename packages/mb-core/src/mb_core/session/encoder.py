@@ -50,7 +50,7 @@ class Encoder:
             try:
                 header = self._publish[topic]  # known from now on, whatever its version
             except TypeError:
-                check_topic(topic)  # what can't be looked up is no text
+                check_topic(topic)  # if it can't be looked up, it is not a string
                 raise
             if version != DEFAULT_VERSION:
                 header = encode_header(

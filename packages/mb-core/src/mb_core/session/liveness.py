@@ -31,7 +31,7 @@ class Liveness:
     def __init__(self, interval: float | None) -> None:
         self.interval = interval
         self.look_at: float | None = None
-        # Set by whoever hears something: one assignment for each batch of messages, and no clock.
+        # Set when something arrives: one assignment for each batch of messages, and no clock.
         self.heard = False
         self._asked = False
         self._progress = 0

@@ -125,7 +125,7 @@ class Session:
     """The client's side of its connections to a broker, one after the other.
 
     `limits` bounds what is sent.  `margin` is how many seconds longer than its time limit on
-    the wire a request is waited for, so that the broker's word on a time-out comes first.
+    the wire a request is waited for, so that the broker's own TIMEOUT comes first.
     `heartbeat` is the Liveness' interval in seconds.  `outbox` holds what waits for a connection.
     `codec` is that of payloads.  With `early`, what would wait after a loss waits for the first
     connection as well.
@@ -239,7 +239,7 @@ class Session:
             if not isinstance(item, PendingRequest):
                 events.append(Reply(item))
             elif item.subject is not None and item.subject not in self.subscriptions:
-                # It has been unsubscribed meanwhile: the broker need not hear of it.
+                # It has been unsubscribed meanwhile: the broker need not know.
                 self._pending.take(item.request_id)
                 events.append(_failed(item, "it was unsubscribed"))
             else:
@@ -456,9 +456,9 @@ class Session:
         return request
 
     def announce(self) -> list[Event]:
-        """Ask the broker, once a connection, to name time limits to who answers requests.
+        """Ask the broker, once a connection, to pass time limits on with requests.
 
-        To be called before that is told of a subscription to requests.  A broker that does not
+        To be called before the first subscription to requests.  A broker that does not
         understand takes it for a heartbeat (docs/protocol.md, "Beyond the reference").
         """
         live = self._state in (SessionState.RESTORING, SessionState.READY)
@@ -596,7 +596,7 @@ class Session:
     # Within
 
     def _look_up(self, prefix: HeaderPrefix) -> None:
-        """Remember on the prefix who gets its messages, until a subscription changes."""
+        """Remember on the prefix what receives its messages, until a subscription changes."""
         table = self.subscriptions
         if prefix.action is Action.PUBLISH:
             prefix.route = table.receivers(prefix.key)
@@ -716,7 +716,7 @@ def _failed(request: PendingRequest, reason: str) -> Failed:
 def _too_late(request: PendingRequest) -> RequestTimeoutError:
     return RequestTimeoutError(
         f"no answer to {request.topic!r} within {request.limit} ms, "
-        "nor the broker's word that there is none"
+        "nor the broker's error that there is none"
     )
 
 

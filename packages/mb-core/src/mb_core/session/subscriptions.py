@@ -72,7 +72,9 @@ class SubscriptionTable:
         """
         check_pattern(entry.pattern)
         if entry.action is Action.RESPONSE:
-            raise LocalProtocolError("responses can't be subscribed to: they go to who has asked")
+            raise LocalProtocolError(
+                "responses can't be subscribed to: they go to whoever sent the request"
+            )
         others = self.of(entry.action, entry.pattern)
         if entry in others:
             raise LocalProtocolError(f"the subscription to {entry.pattern!r} is in force already")
@@ -115,11 +117,11 @@ class SubscriptionTable:
         return list(self._by_key.get((action, pattern.lower()), ()))
 
     def receivers(self, topic: str) -> tuple[Subscribed, ...]:
-        """Who gets a publication of `topic`: each subscription that matches, once."""
+        """Return the subscriptions that get a publication of `topic`: each that matches, once."""
         return tuple(dict.fromkeys(self._publish.match(topic)))
 
     def responder(self, topic: str) -> Subscribed | None:
-        """Who answers a request of `topic`: the highest priority, an exact match among equals."""
+        """Return what answers a request of `topic`: the highest priority, then an exact match."""
         matching = list(self._request.match(topic))
         return max(matching, key=lambda entry: entry.priority, default=None)
 

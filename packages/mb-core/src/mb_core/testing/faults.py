@@ -29,7 +29,7 @@ class Faults:
 
         mb_broker.faults.cut()
 
-    Faults befall whole messages, so they are the same over every transport and on every event
+    Faults affect whole messages, so they are the same over every transport and on every event
     loop, and their times are those of the broker's loop, which may be virtual.  Each is for all
     connections, those to come as well, and lasts until it is taken back or `clear` is called.
     For faults of bytes there is Proxy.
@@ -75,7 +75,7 @@ class Faults:
         """Let nothing pass, in either direction: as when a cable is pulled.
 
         Clients see connections that are open and silent, new ones without a greeting; nobody
-        hears that the other side has closed.
+        is told that the other side has closed.
         """
         self._in_loop(lambda: self._set_stalled(True))
 
@@ -102,7 +102,7 @@ class Faults:
             faults.drop(lambda message: message.action == "response")
 
         Both to and from the broker; several add up.  Those of system.* are named without
-        wildcards.  Raises LocalProtocolError for what is no topic.
+        wildcards.  Raises LocalProtocolError for an invalid topic.
         """
         if callable(what):
             drops = what

@@ -18,7 +18,7 @@ __all__ = ["FaultyLink", "Trouble"]
 
 
 class Trouble(msgspec.Struct):
-    """What befalls the messages of all connections; `delay` in seconds."""
+    """What happens to the messages of all connections; `delay` in seconds."""
 
     stalled: bool = False
     delay: float = 0.0
@@ -101,7 +101,7 @@ class _Lane:
 class FaultyLink:
     """A Link, and the handler of the Link within it.
 
-    While it is stalled, neither side hears of the other's end: the handler's side may have ended
+    While it is stalled, neither side learns of the other's end: the handler's side may have ended
     while the Link within goes on, and the other way round.  `forgotten` is called when both have.
     `look` is to be called when something has to go on at another time than before.
     """
@@ -171,7 +171,7 @@ class FaultyLink:
         self._post(lambda: self._lose(None))
 
     def put_garbage(self, data: bytes) -> None:
-        """Send what is no message."""
+        """Send bytes that are not a message."""
         if self._open:
             self._put(self._out, [data])
 
@@ -233,7 +233,7 @@ class FaultyLink:
     def abort(self) -> None:
         self._open = False
         if self._trouble.stalled:
-            self._post(lambda: self._lose(None))  # the other side does not hear of it
+            self._post(lambda: self._lose(None))  # the other side is not told
         else:
             self.inner.abort()
 

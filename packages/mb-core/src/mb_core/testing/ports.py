@@ -16,8 +16,8 @@ HOST = "127.0.0.1"
 def reserved_port(host: str = HOST) -> Iterator[int]:
     """A port that others of this machine get neither to listen on nor to connect from.
 
-    The second matters: who connects to a port that is free for all may be given the same port
-    for its own end, and is then connected to itself.  Raises OSError for a host that is not this
+    The second matters: a client that connects to an unreserved port may be given the same port for
+    its own end, and is then connected to itself.  Raises OSError for a host that is not this
     machine's.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(

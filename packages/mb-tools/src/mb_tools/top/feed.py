@@ -106,7 +106,7 @@ class Feed:
         client.on_disconnect(lambda: self._wake.set())
         try:
             await client.connect()
-            # Not all brokers let everybody register; who watches need not.
+            # Some brokers restrict registration, and mb top works without it.
             with contextlib.suppress(ResponseError):
                 await client.register_service("mb top", "Shows what this broker does")
         except BaseException:

@@ -124,7 +124,7 @@ class Model:
             if value is not None:
                 past.append(value)
         if self.audit is not Audit.ON:
-            # The feed tells of errors one by one; without it there is their rate.
+            # The feed has each error; without it there is their rate.
             for service_id in self._services:
                 rate = self._metrics.get(_ERROR_RATE.format(service_id), 0.0)
                 if round(rate):
@@ -241,7 +241,7 @@ class Model:
             )
 
     def _listeners_of(self, key: TopicKey) -> tuple[str, ...]:
-        """Who gets messages of this topic: by its name, or by a pattern that matches."""
+        """The subscribers of this topic: by its name, or by a pattern that matches."""
         found = self._listeners.get(key)
         if found is None:
             found = self._listeners[key] = tuple(

@@ -37,8 +37,8 @@ class Column(Generic[R_contra]):
     """A column of at least `width` cells; it gets `share` parts of what is left of a line.
 
     `value` is what rows are sorted by, None always last; `text` what is shown, as of a day.
-    Who sorts by a `number` or a `latest` wants the highest first.  A value of a column of `bad`
-    things that is not 0 stands out.
+    Columns of `number` and `latest` are sorted with the highest first.  Values other than 0 in a
+    column of `bad` things are highlighted.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What the audit feed tells: who is how busy, how fast, and what went wrong.
+"""What the audit feed shows: how busy and how fast each service is, and what went wrong.
 
 The feed shows each message twice: as it came from a client, and as the broker sent it on.  So a
 request makes four events, which are put together here by their ids:

@@ -1,4 +1,4 @@
-"""One direction of a proxied connection, and what befalls the bytes in it."""
+"""One direction of a proxied connection, and what happens to the bytes in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Flow(Enum):
 
 
 class Weather(msgspec.Struct, frozen=True):
-    """What befalls one direction.
+    """What happens to one direction.
 
     `delay` is in milliseconds, and keeps the order.  `chunk` is the most bytes that are passed on
     at once.  `swap` lets the two halves of what was read at once change places.  After

@@ -1,4 +1,4 @@
-"""Links of a byte stream against a peer that does not read, does not answer, or is no MB."""
+"""Stream Links against a peer that does not read, does not answer, or does not speak MB."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ __all__ = ["Places", "SocketPlaces", "StreamPlaces"]
 
 
 class Places(Settings):
-    """Where a Listener is, a client connects; where none is, it hears so."""
+    """Where a Listener is, a client connects; where there is none, it gets an error."""
 
     @without_io
     def test_it_is_found_by_its_scheme_when_it_is_installed(self) -> None:

@@ -115,7 +115,7 @@ TWICE = Promise("receive_eof and close are safe to call twice, and then change n
 _LINK = "mb_core.link.Link"
 
 IN_TIME = Promise("whatever is waited for comes about, and nothing blocks the event loop", _LINK)
-NO_BUG = Promise("nothing goes wrong that only the log tells of", _LINK)
+NO_BUG = Promise("nothing goes wrong that only the log shows", _LINK)
 HANDLED_IN_ORDER = Promise(
     "messages_received brings messages and is never called after link_lost, which is called once",
     "mb_core.link.LinkHandler",
@@ -154,11 +154,11 @@ NOT_SENT = Promise(
     f"{_LINK}.send",
 )
 ORDERLY = Promise(
-    "after close, what was sent arrives, and both sides hear of an end without an error",
+    "after close, what was sent arrives, and both sides see an end without an error",
     f"{_LINK}.close",
 )
 ABORTED = Promise(
-    "abort ends a Link at once and without an error of its own; the other side hears of the end",
+    "abort ends a Link at once and without an error of its own; the other side is told of the end",
     f"{_LINK}.abort",
 )
 GIVEN_UP = Promise(

@@ -1,4 +1,4 @@
-"""Wires without I/O: how they end, and what strangers send."""
+"""Wires without I/O: how they end, and what untrusted peers send."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class WireMessages(Settings):
     @from_each_side
     @without_io
     def test_a_large_message_in_small_pieces_takes_work_in_proportion(self, side: str) -> None:
-        """Against as many pieces with small messages: who copies all with each takes far longer."""
+        """Compared with small messages: a Wire that copies all for each piece takes far longer."""
         limits = Limits(4_000_000, 4_000_000)
         one, other = WirePair(self, limits).of(side)
         small = framed(one, [text(40)] * 50_000)
