@@ -43,7 +43,7 @@ async def broker(
     yield mb_broker
     with anyio.fail_after(5):
         await until(lambda: not mb_broker.connections)
-    assert [each for each in caplog.records if each.levelno > logging.INFO] == []
+    assert [each for each in caplog.records if each.levelno > logging.WARNING] == []
 
 
 async def dropped_by(use: Callable[[], Awaitable[object]], url: str) -> None:
@@ -192,6 +192,34 @@ async def test_no_warning_where_there_is_nothing_to_close(broker: RunningBroker)
 
 
 # How it ends
+
+
+async def test_a_service_does_not_stop_in_silence(
+    broker: RunningBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python hides the ResourceWarning unless it is asked to show it."""
+
+    async def serve(count: int) -> None:
+        client = MessageBrokerClient(broker.url)
+        await client.connect()
+        await client.register_service("Clock", "tells the time")
+        for number in range(count):
+            await client.subscribe(f"a.b{number}", action="both", handler=lambda message: None)
+
+    url = broker.url
+    for count, end in ((0, ""), (1, "its subscription ends"), (2, "its 2 subscriptions end")):
+        caplog.clear()
+        with pytest.warns(ResourceWarning, match=f"^unclosed client 'Clock' of {url}: "):
+            await serve(count)
+        with anyio.fail_after(5):
+            await until(lambda: not broker.connections)
+        await anyio.wait_all_tasks_blocked()
+        expected = (
+            f"the client 'Clock' of {url} was dropped without close(), so {end}: keep a reference "
+            "to the client as long as its handlers are to be called"
+        )
+        found = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+        assert found == ([expected] if count else [])
 
 
 async def test_what_was_published_still_goes_out(broker: RunningBroker) -> None:

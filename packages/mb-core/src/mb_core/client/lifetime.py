@@ -151,9 +151,17 @@ class Lifetime:
         """Whether the end has still to be asked for, in this process."""
         return not self.closing and not self.home.forked
 
-    def drop(self) -> None:
-        """End in order, as nobody can ask for it any more; in any thread and at any time."""
-        self._post(self._asked.set)
+    def drop(self, before: Callable[[], object] = lambda: None) -> None:
+        """End in order, as nobody can ask for it any more; in any thread and at any time.
+
+        `before` is called first, on the event loop.
+        """
+
+        def end() -> None:
+            before()
+            self._asked.set()
+
+        self._post(end)
 
     def hold(self, link: Link) -> bool:
         """Take a Link, in place of the one before; False where it has come too late."""

@@ -109,6 +109,7 @@ class Supervisor:
         self._why: MBError | None = None
         self._latencies = Latencies()
         self._dropped_publishes = 0
+        self._forgotten = 0  # subscriptions of a client that was dropped
         self._brake = Brake()
 
     # Opening and closing
@@ -173,7 +174,7 @@ class Supervisor:
         """Close by itself, as nobody refers to `client` any more; in any thread, at any time."""
         if self._observers is not None:
             self._observers.keep(client)
-        self._lifetime.drop()
+        self._lifetime.drop(self._count_forgotten)
 
     def __str__(self) -> str:
         registration = self.session.registration
@@ -535,7 +536,22 @@ class Supervisor:
         while self.session.outbox and not self._over.is_set():
             await self._restored.wait()
 
+    def _count_forgotten(self) -> None:
+        self._forgotten = len({id(entry.consumer) for entry in self.session.subscriptions})
+
+    def _tell_forgotten(self) -> None:
+        """A service that stops must not do so in silence: Python hides ResourceWarnings."""
+        count = self._forgotten
+        if count:
+            _log.warning(
+                "the %s was dropped without close(), so %s: keep a reference to the client as "
+                "long as its handlers are to be called",
+                self,
+                "its subscription ends" if count == 1 else f"its {count} subscriptions end",
+            )
+
     def _ending(self) -> None:
+        self._tell_forgotten()
         self._keeping.cancel()
         self._end_session(self._error)
 
