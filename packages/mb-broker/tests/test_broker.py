@@ -362,7 +362,7 @@ async def test_a_drain_has_a_time_limit(connect: Connect, caplog: pytest.LogCapt
             requester.send(f"request:a.b:1.0.0:{ID}\n1")
             await responder.receive()
         await requester.lost.wait()
-    assert "1 requests in flight are given up" in caplog.text
+    assert "gave up on 1 request in flight" in caplog.text
 
 
 async def test_drains_may_overlap(connect: Connect) -> None:

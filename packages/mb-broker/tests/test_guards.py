@@ -108,7 +108,7 @@ async def test_one_too_many_is_turned_away_with_the_limit_and_the_others_stay(
     with anyio.fail_after(5):
         async with Broker(*urls(), max_connections=2) as broker:
             first, second = [await connect(broker.url_of(scheme)) for _ in range(2)]
-            limit = "the broker has 2 clients (max_connections)"
+            limit = "the broker is full: max_connections is 2"
             words = await what_is_said(connect, broker.url_of(scheme))
             assert words.endswith(limit)
             assert broker.connections == 2

@@ -368,7 +368,7 @@ async def test_a_client_that_is_turned_away_is_told_of_at_once(connect: Connect)
             client = await connect(broker.url_of("tcp"), greeted=False)
             text = entry_of(await follower.receive())["message"]
             assert text.startswith("127.0.0.1:")
-            assert text.endswith(" refused: the broker has 1 clients (max_connections)")
+            assert text.endswith(" refused: the broker is full: max_connections is 1")
             await client.close()
 
 
@@ -404,7 +404,7 @@ async def test_requests_that_are_given_up_at_the_end_are_told_of(connect: Connec
             client.send("request:a.b:1.0.0:123e4567-e89b-42d3-a456-426614174000\n{}")
             assert (await client.receive()).startswith(b"request:a.b:")
         assert entry_of(await follower.receive())["message"] == (
-            "1 requests in flight are given up"
+            "gave up on 1 request in flight (drain_timeout)"
         )
 
 

@@ -262,7 +262,7 @@ async def test_a_request_that_outlasts_drain_timeout_is_given_up() -> None:
                 process.send_signal(signal.SIGTERM)
         _, err = await anyio.to_thread.run_sync(process.communicate)
         assert process.returncode == 0
-        assert "WARNING 1 requests in flight are given up\n" in err
+        assert "WARNING gave up on 1 request in flight (drain_timeout)\n" in err
         assert err.endswith("INFO the broker has ended\n")
 
 

@@ -87,7 +87,7 @@ def test_without_a_terminal_it_says_what_else_there_is(mb_broker: Broker) -> Non
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "UsageError: this draws on a terminal" in done.stderr
+    assert "UsageError: mb top needs a terminal" in done.stderr
     assert "mb metrics" in done.stderr
 
 

@@ -366,8 +366,8 @@ UPGRADED = (
 )
 def test_of_a_bad_upgrade_the_error_says_what_is_wrong(answer: bytes, fault: str) -> None:
     assert str(refused(answer)) == (
-        "ws://broker.example:8080 accepted the WebSocket handshake (HTTP status 101) in a wrong "
-        f"way: {fault}"
+        "ws://broker.example:8080 answered the WebSocket handshake incorrectly (HTTP status 101): "
+        f"{fault}"
     )
 
 

@@ -199,8 +199,9 @@ class Broker:
             with anyio.move_on_after(self.options["drain_timeout"] / 1000) as scope:
                 await self._idle.wait()
             if scope.cancelled_caught:
-                given_up = f"{self._router.outstanding} requests in flight are given up"
-                self._router.journal.write("warn", "broker", given_up)
+                count = self._router.outstanding
+                text = f"gave up on {count} request{'s'[: count > 1]} in flight (drain_timeout)"
+                self._router.journal.write("warn", "broker", text)
                 self.flush()
 
     async def abort(self) -> None:
@@ -250,7 +251,7 @@ class Broker:
     def _turn_away(self, link: Link) -> LinkHandler:
         """Refuse a client in words that it can show its user."""
         limit = self.options["max_connections"]
-        text = f"the broker has {limit} clients (max_connections)"
+        text = f"the broker is full: max_connections is {limit}"
         self._router.metrics.rejected.add(int(self._clock()))
         self._write("warn", f"{link.peer} refused: {text}", cause="max_connections")
         self.flush()

@@ -154,7 +154,7 @@ class SystemTopics:
         name, description = payload.get("name"), payload.get("description")
         if not (isinstance(name, str) and name and isinstance(description, str) and description):
             raise InvalidRequestError(
-                "name and description are required: texts that are not empty",
+                "name and description are required: strings that are not empty",
                 details=_given(payload, "name", "description"),
             )
         for key, text, limit in (

@@ -336,4 +336,4 @@ def test_the_good_are_served_and_nothing_is_left_of_the_bad(served: Served) -> N
     cut_off = [line for line in served.log if "(max_unread); it is cut off" in line]
     assert len(cut_off) == ROUNDS * STALLED
     assert not [line for line in served.log if "internal error" in line or "Traceback" in line]
-    assert not [line for line in served.log if "in flight are given up" in line]
+    assert not [line for line in served.log if "gave up on" in line]

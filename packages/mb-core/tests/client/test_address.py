@@ -48,14 +48,16 @@ def test_a_url_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize(("port", "use_tls"), [(8080, False), (0, False), (None, True)])
 def test_a_url_leaves_nothing_to_say_beside_it(port: int | None, use_tls: bool) -> None:
-    with pytest.raises(ConnectError, match="'tcp://h:1' says it all"):
+    with pytest.raises(
+        ConnectError, match="pass neither port nor use_tls with a URL, which has both: 'tcp://h:1'"
+    ):
         broker_url("tcp://h:1", port, use_tls, "ws")
 
 
 @pytest.mark.parametrize("port", [None, "8080", 8080.0], ids=repr)
 @pytest.mark.parametrize("host", ["broker", "broker:8080"])
 def test_a_host_needs_a_port(host: str, port: Any) -> None:
-    expected = f"a port is needed beside the host '{host}', or a URL such as tcp://localhost:8081"
+    expected = f"the host '{host}' needs a port: pass one, or a URL such as tcp://localhost:8081"
     with pytest.raises(ConnectError, match=f"^{expected}$"):
         broker_url(host, port, False, "ws")
 

@@ -107,7 +107,7 @@ async def test_a_client_connects_once(mb_broker: RunningBroker) -> None:
 
 
 async def test_without_a_target_there_is_nowhere_to_go() -> None:
-    with pytest.raises(ConnectError, match="where to"):
+    with pytest.raises(ConnectError, match="no address was given"):
         await MessageBrokerClient().connect()
 
 
@@ -190,7 +190,7 @@ async def test_a_full_brokers_words_are_in_the_connect_error(scheme: str) -> Non
                     refused = MessageBrokerClient()
                     with pytest.raises(ConnectError) as error:
                         await refused.connect(url)
-                    assert "the broker has 1 clients (max_connections)" in str(error.value)
+                    assert "the broker is full: max_connections is 1" in str(error.value)
                     # It may try again.
                 await first.request("system.heartbeat", {})
             while broker.connections:

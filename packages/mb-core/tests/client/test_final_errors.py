@@ -194,7 +194,7 @@ async def test_tls_settings_for_a_url_without_tls_are_final(
     mb_broker: RunningBroker, trusting: ssl.SSLContext, kind: str
 ) -> None:
     await final_refusal(
-        mb_broker.url_of(kind), "an ssl_context was given, and ", ssl_context=trusting
+        mb_broker.url_of(kind), "an ssl_context was given, but ", ssl_context=trusting
     )
 
 

@@ -141,7 +141,7 @@ async def test_a_failure_is_reported_with_the_handlers_name_and_the_pattern(
 @pytest.mark.parametrize("concurrency", [0, -1, 1.0, "1", None, True, False], ids=repr)
 async def test_concurrency_is_a_number_from_one(concurrency: Any) -> None:
     check_concurrency(1)
-    with pytest.raises(LocalProtocolError, match=r"invalid concurrency .*: a number from 1"):
+    with pytest.raises(LocalProtocolError, match="concurrency must be at least 1, got "):
         check_concurrency(concurrency)
 
 

@@ -551,11 +551,11 @@ def test_the_longest_texts_are_registered(session: Session) -> None:
     ("name", "description", "fault"),
     [
         ("", "text", "service name of 0 characters"),
-        ("n" * 37, "text", "service name of 37 characters: a text of 1 to 36"),
+        ("n" * 37, "text", "service name of 37 characters: expected 1 to 36"),
         (None, "text", "service name None"),
         (b"name", "text", "service name b'name'"),
         ("name", "", "service description of 0 characters"),
-        ("name", "d" * 1025, "description of 1025 characters: a text of 1 to 1024"),
+        ("name", "d" * 1025, "description of 1025 characters: expected 1 to 1024"),
         ("name", None, "service description None"),
         ("name", "\ud800", "can't be written as JSON"),
     ],

@@ -473,7 +473,7 @@ def _refusal(response: Response, fault: Exception, url: URL | None) -> ConnectEr
     server = "the server" if url is None else str(url)
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
         return ConnectError(
-            f"{server} accepted the WebSocket handshake (HTTP status 101) in a wrong way: {fault}"
+            f"{server} answered the WebSocket handshake incorrectly (HTTP status 101): {fault}"
         )
     if status in _REDIRECTS and "Location" in response.headers:
         return _redirect(response, server, url)

@@ -23,14 +23,14 @@ def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL
     if "://" in target:
         if port is not None or use_tls:
             raise ConnectError(
-                f"the URL {redacted(target)!r} says it all: no port and no use_tls beside it "
+                f"pass neither port nor use_tls with a URL, which has both: {redacted(target)!r} "
                 "(wss:// and tls:// are the encrypted schemes)",
                 final=True,
             )
         return parse_url(target)
     if not isinstance(port, int):
         raise ConnectError(
-            f"a port is needed beside the host {redacted(target)!r}, or a URL such as tcp://localhost:8081",
+            f"the host {redacted(target)!r} needs a port: pass one, or a URL such as tcp://localhost:8081",
             final=True,
         )
     host = f"[{target}]" if ":" in target and not target.startswith("[") else target

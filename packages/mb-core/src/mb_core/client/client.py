@@ -655,7 +655,7 @@ class MessageBrokerClient(CallbackMethods):
         targets = self._urls if host is None else (host,)
         if not targets:
             raise ConnectError(
-                "where to? connect('localhost', 8080) or "
+                "no address was given: use connect('localhost', 8080) or "
                 "MessageBrokerClient('tcp://localhost:8081')",
                 final=True,
             )

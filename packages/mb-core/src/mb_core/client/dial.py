@@ -85,7 +85,7 @@ async def dial(
     ssl_context = options.ssl_context
     if not isinstance(transport, WireTransport):
         if ssl_context is not None:
-            raise ConnectError(f"an ssl_context was given, and {url} has no use for it", final=True)
+            raise ConnectError(f"an ssl_context was given, but {url} does not use TLS", final=True)
         with _blaming(url):
             return await transport.connect(url, accept, backend=backend, limits=options.limits)
     if transport.secure:
@@ -93,7 +93,7 @@ async def dial(
             # It reads the system's certificates, which takes longer than a loop should wait.
             ssl_context = await in_worker(_default_ssl_context)
     elif ssl_context is not None:
-        raise ConnectError(f"an ssl_context was given, and {url} is not encrypted", final=True)
+        raise ConnectError(f"an ssl_context was given, but {url} does not use TLS", final=True)
     with _blaming(url):
         address = stream_address(url, transport)
         wire = transport.client(url, options.limits)

@@ -37,9 +37,9 @@ PumpFactory = Callable[[Inbox, Callable[[Message], Any], str, int, Callbacks], "
 
 
 def check_concurrency(concurrency: int) -> None:
-    """Raises LocalProtocolError unless it is a number from 1."""
+    """Raise LocalProtocolError unless `concurrency` is a whole number of at least 1."""
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-        raise LocalProtocolError(f"invalid concurrency {concurrency!r}: a number from 1")
+        raise LocalProtocolError(f"concurrency must be at least 1, got {concurrency!r}")
 
 
 class Pump:

@@ -200,7 +200,7 @@ class RawClient(CallbackMethods):
 
     def _encode(self, message: str) -> bytes:
         if not isinstance(message, str):
-            raise LocalProtocolError(f"a message is a text, not {type(message).__name__}")
+            raise LocalProtocolError(f"a message must be a string, not {type(message).__name__}")
         try:
             encoded = message.encode()
         except UnicodeEncodeError as error:

@@ -437,7 +437,7 @@ class Session:
             if not isinstance(text, str) or not 1 <= len(text) <= limit:
                 given = f"of {len(text)} characters" if isinstance(text, str) else repr(text)
                 raise LocalProtocolError(
-                    f"invalid service {what} {given}: a text of 1 to {limit} characters"
+                    f"invalid service {what} {given}: expected 1 to {limit} characters"
                 )
         payload = _registration(name, description)
         return self.request(_REGISTER, payload, now=now, timeout=timeout, retry=True)

@@ -27,7 +27,7 @@ def run(endpoint: Endpoint, *, audit: bool = True) -> int:
         ) from None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            "this draws on a terminal, and here is none (for a program: mb metrics, mb services)"
+            "mb top needs a terminal (programs can use mb metrics and mb services)"
         )
     asyncio.run(_run(endpoint, audit))
     return 0

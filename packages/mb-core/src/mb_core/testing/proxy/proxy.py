@@ -127,7 +127,7 @@ class Proxy:
     def target(self, url: str) -> None:
         target = parse_url(url)
         if not target.host or not target.port:
-            raise ConnectError(f"a proxy leads to a host and a port, and {url} has not both")
+            raise ConnectError(f"a proxy needs a URL with a host and a port, got {url}")
         self._target = target
 
     @property
