@@ -99,8 +99,8 @@ def test_each_column_can_be_sorted_by() -> None:
         service("b"),
     ]
     topics = [
-        TopicRow("publish", "a", ("x",), 1.0, None, None, 0),
-        TopicRow("request", "b", (), None, 1, 2, None),
+        TopicRow("publish", "a", ("x",), 1.0, None, None, 0, 2),
+        TopicRow("request", "b", (), None, 1, 2, None, None),
     ]
     errors = [
         ErrorRow(1, now, "a", "CODE", "message", "who"),
@@ -135,7 +135,7 @@ def test_cells_show_what_others_wrote_without_control_characters() -> None:
     evil = "\x1b]0;evil\x07\n"
     rows: list[tuple[Table[Any], Any]] = [
         (SERVICES, service(evil, id=evil, topics=(evil, evil))),
-        (TOPICS, TopicRow(evil, evil, (), None, None, None, None)),
+        (TOPICS, TopicRow(evil, evil, (), None, None, None, None, None)),
         (ERRORS, ErrorRow(1, TODAY, evil, evil, evil, evil)),
     ]
     for table, row in rows:
@@ -153,7 +153,7 @@ def test_details_tell_what_the_table_has_no_place_for() -> None:
         "answers": "a\nb",
     }
     assert dict(SERVICES.details(service("")))["service"] == "(not registered)"
-    assert dict(TOPICS.details(TopicRow("publish", "a", ("x", "y"), 1.0, 1, 1, 1))) == {
+    assert dict(TOPICS.details(TopicRow("publish", "a", ("x", "y"), 1.0, 1, 1, 1, 0))) == {
         "topic": "a",
         "action": "publish",
         "subscribers": "x\ny",

@@ -83,6 +83,11 @@ def errors(feed: Feed, action: str = "request", topic: str = "a.b") -> int:
     return window.errors(feed.now) if window is not None else 0
 
 
+def unheard(feed: Feed, action: str, topic: str = "a.b") -> int:
+    window = feed.traffic.topic((action, topic))
+    return window.unheard(feed.now) if window is not None else 0
+
+
 def service_errors(feed: Feed, service: str = "service") -> int:
     window = feed.traffic.service(service)
     return window.errors(feed.now) if window is not None else 0
@@ -224,8 +229,27 @@ def test_a_publication_without_an_id_that_nobody_gets_is_told_from_a_request(fee
     feed.got("client", "publish", "a.b")
     refusal = {"error": {**ERROR, "code": "NO_ROUTE_FOUND"}}
     feed.sent("client", "response", "a.b", "random", payload=refusal)
-    assert errors(feed, "publish") == 1
-    assert errors(feed, "request") == 0
+    assert unheard(feed, "publish") == 1
+    assert unheard(feed, "request") == 0
+    assert errors(feed, "publish") == errors(feed, "request") == 0
+    assert not feed.traffic.failures
+
+
+def test_a_publication_that_nobody_gets_is_unheard_and_no_error_if_it_was_to_be_confirmed(
+    feed: Feed,
+) -> None:
+    feed.got("client", "publish", "a.b", "c1")
+    refusal = {"error": {**ERROR, "code": "NO_ROUTE_FOUND"}}
+    feed.sent("client", "response", "a.b", "c1", payload=refusal)
+    assert (unheard(feed, "publish"), errors(feed, "publish")) == (1, 0)
+    feed.wait(61_000)
+    assert unheard(feed, "publish") == 0
+
+
+def test_a_publication_that_is_refused_is_an_error(feed: Feed) -> None:
+    feed.got("client", "publish", "a.b", "c1")
+    feed.sent("client", "response", "a.b", "c1", payload={"error": ERROR})
+    assert (unheard(feed, "publish"), errors(feed, "publish")) == (0, 1)
 
 
 def test_an_error_in_answer_to_a_request_without_an_id_is_counted_once(feed: Feed) -> None:

@@ -237,13 +237,23 @@ def test_a_request_without_an_id_ends_with_its_response(feed: Feed) -> None:
     assert refused.outcome is Outcome.FAILED
 
 
-def test_a_publication_to_nobody_fails_with_or_without_an_id(feed: Feed) -> None:
+def test_a_publication_to_nobody_is_unheard_and_has_not_failed_with_or_without_an_id(
+    feed: Feed,
+) -> None:
     for own_id in (None, feed.new_id()):
         feed.publish("shop", "a.b", own_id=own_id)
         feed.refuse("shop", "a.b", own_id, "NO_ROUTE_FOUND")
     both = feed.wait(1)
-    assert [root.error_code for root in both] == ["NO_ROUTE_FOUND"] * 2
-    assert [root.outcome for root in both] == [Outcome.FAILED] * 2
+    assert [(root.outcome, root.failed) for root in both] == [(Outcome.UNHEARD, False)] * 2
+    assert [root.error_code for root in both] == [None] * 2
+
+
+def test_a_publication_that_is_refused_fails(feed: Feed) -> None:
+    own_id = feed.new_id()
+    feed.publish("shop", "a.b", own_id=own_id)
+    feed.refuse("shop", "a.b", own_id, "INVALID_REQUEST")
+    (root,) = feed.wait(1)
+    assert (root.outcome, root.error_code) == (Outcome.FAILED, "INVALID_REQUEST")
 
 
 def test_a_confirmed_publication_is_delivered(feed: Feed) -> None:

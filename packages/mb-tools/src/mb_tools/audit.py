@@ -6,10 +6,18 @@ from datetime import datetime
 
 import msgspec
 
-from mb_core import ResponseError
+from mb_core import NoRouteFoundError, ResponseError
 from mb_core.codec import error_in
 
-__all__ = ["AuditEvent", "AuditHeader", "AuditMessage", "error_of", "read_event", "registered_name"]
+__all__ = [
+    "AuditEvent",
+    "AuditHeader",
+    "AuditMessage",
+    "error_of",
+    "is_unheard",
+    "read_event",
+    "registered_name",
+]
 
 
 class AuditHeader(msgspec.Struct, gc=False, rename="camel"):
@@ -78,6 +86,15 @@ def read_event(raw: bytes) -> AuditEvent | None:
 def error_of(event: AuditEvent) -> ResponseError | None:
     """The error that an audited response is, or None."""
     return error_in(_payload_of(event))
+
+
+def is_unheard(action: str, error: ResponseError) -> bool:
+    """Whether an error only says that nobody is subscribed to a publication.
+
+    That is usual where events have no listeners yet; the broker's metrics count it as dropped,
+    and not as an error.
+    """
+    return action == "publish" and error.code == NoRouteFoundError.code
 
 
 def registered_name(event: AuditEvent) -> tuple[str, str] | None:

@@ -84,6 +84,8 @@ def _ending(exchange: Exchange, style: Style) -> str:
         text = f"{exchange.error_code}: {exchange.error_text}" if exchange.error_text else ""
         failed = style(one_line(text or str(exchange.error_code)), fg="red", bold=True)
         return f"{took}  {failed}" if exchange.action == "request" else failed
+    if exchange.outcome is Outcome.UNHEARD:
+        return style("unheard", fg="yellow")
     if exchange.outcome is Outcome.UNSEEN:
         return style("no answer seen", fg="red", bold=True)
     if exchange.outcome is Outcome.OPEN and exchange.action == "request":

@@ -24,7 +24,7 @@ from enum import Enum
 
 from mb_core.deadlines import Deadlines
 
-from .audit import AuditEvent, error_of
+from .audit import AuditEvent, error_of, is_unheard
 
 __all__ = ["Exchange", "Outcome", "TraceBuilder"]
 
@@ -44,6 +44,8 @@ class Outcome(Enum):
     DELIVERED = "delivered"
     ANSWERED = "answered"
     FAILED = "failed"
+    UNHEARD = "unheard"
+    """Nobody is subscribed to a publication."""
     UNSEEN = "unseen"
     """The end of a request was not in the feed."""
 
@@ -245,10 +247,15 @@ class TraceBuilder:
         if exchange.outcome is not Outcome.OPEN:
             return
         error = error_of(event)
-        if error is not None:
+        if error is None:
+            answered = exchange.action == "request"
+            outcome = Outcome.ANSWERED if answered else Outcome.DELIVERED
+        elif is_unheard(exchange.action, error):
+            outcome = Outcome.UNHEARD
+        else:
+            outcome = Outcome.FAILED
             exchange.error_code, exchange.error_text = error.code, error.message
-        good = Outcome.ANSWERED if exchange.action == "request" else Outcome.DELIVERED
-        self._close(exchange, good if error is None else Outcome.FAILED, event.seconds, now)
+        self._close(exchange, outcome, event.seconds, now)
 
     def _close(self, exchange: Exchange, outcome: Outcome, ended: float | None, now: float) -> None:
         exchange.outcome = outcome

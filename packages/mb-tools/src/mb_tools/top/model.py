@@ -226,6 +226,7 @@ class Model:
                 p50=p50,
                 p99=p99,
                 errors=window.errors(now) if audited else None,
+                unheard=window.unheard(now) if audited else None,
             )
 
     def _error_rows(self) -> Iterator[ErrorRow]:

@@ -217,6 +217,7 @@ TOPICS: Table[TopicRow] = Table(
             number=True,
             bad=True,
         ),
+        Column("unheard", 8, lambda r: r.unheard, lambda r, _: number_text(r.unheard), number=True),
     ),
     order=Order(3, descending=True),
     words=lambda r: (r.topic, r.action),

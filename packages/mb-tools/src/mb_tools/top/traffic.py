@@ -8,7 +8,8 @@ request makes four events, which are put together here by their ids:
     3  from the responder, under the broker's id   answered     the responder's latency: 3 - 2
     4  to the requester, under its id              delivered    the topic's latency: 4 - 1
 
-An error is counted once: where a service answers with it, or where the broker reports it.
+An error is counted once: where a service answers with it, or where the broker reports it.  That
+nobody is subscribed to a publication is not an error; those are counted apart.
 Whatever is missing (the feed began in between, events were skipped) is left out of the figures.
 """
 
@@ -22,7 +23,7 @@ from typing import TypeVar
 
 from mb_client import ResponseError, matches
 
-from ..audit import AuditEvent, error_of
+from ..audit import AuditEvent, error_of, is_unheard
 from .window import Window
 
 __all__ = ["Failure", "Traffic"]
@@ -70,6 +71,7 @@ class _Topic:
 class _Exchange:
     """A message of a client's, and what became of it; times in the broker's milliseconds."""
 
+    action: str
     topic: str
     windows: tuple[Window, ...]
     requester_id: str | None
@@ -156,7 +158,7 @@ class Traffic:
         for window in windows:
             window.count(now)
         exchange = self._latest = _Exchange(
-            header.topic, windows, header.request_id, _milliseconds(event)
+            action, header.topic, windows, header.request_id, _milliseconds(event)
         )
         if header.request_id is not None:
             _put(self._by_requester_id, header.request_id, exchange, _MAX_OPEN)
@@ -171,7 +173,7 @@ class Traffic:
             exchange = self._latest
         if exchange is None:
             windows = self._windows("request", header.topic)
-            exchange = _Exchange(header.topic, windows, event.masked_id)
+            exchange = _Exchange("request", header.topic, windows, event.masked_id)
         exchange.broker_id = header.request_id
         exchange.responder = responder
         exchange.passed_on = _milliseconds(event)
@@ -207,9 +209,13 @@ class Traffic:
         if error is None:
             return
         if exchange is None:
-            exchange = _Exchange(header.topic, (), None)
+            exchange = _Exchange("", header.topic, (), None)
         if exchange.broker_id is not None:
             self._by_broker_id.pop(exchange.broker_id, None)
+        if is_unheard(exchange.action, error):
+            for window in exchange.windows:
+                window.add_unheard(now)
+            return
         self._fail(event, exchange, error, exchange.responder or requester, now)
 
     # Within

@@ -64,7 +64,8 @@ class ServiceRow:
 class TopicRow:
     """A topic with traffic, or a pattern that somebody subscribed to; latencies of requests.
 
-    `subscribers` are ids of services.
+    `subscribers` are ids of services, `unheard` the publications of the last minute that reached
+    nobody.
     """
 
     action: str
@@ -74,6 +75,7 @@ class TopicRow:
     p50: int | None
     p99: int | None
     errors: int | None
+    unheard: int | None
 
     @property
     def id(self) -> str:

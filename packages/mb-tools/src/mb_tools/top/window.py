@@ -19,12 +19,13 @@ _PRECISION = 7
 class _Second:
     """What happened within one second of the clock."""
 
-    __slots__ = ("count", "errors", "latencies", "number")
+    __slots__ = ("count", "errors", "latencies", "number", "unheard")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.count = 0
         self.errors = 0
+        self.unheard = 0
         self.latencies: Counter[int] = Counter()
 
 
@@ -35,12 +36,13 @@ class Window:
     number for each latency that differs by more than 1.6 %.
     """
 
-    __slots__ = ("_errors", "_first", "_latencies", "_seconds")
+    __slots__ = ("_errors", "_first", "_latencies", "_seconds", "_unheard")
 
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque()
         self._first: int | None = None
         self._errors = 0
+        self._unheard = 0
         self._latencies: Counter[int] = Counter()
 
     def count(self, now: float) -> None:
@@ -51,6 +53,11 @@ class Window:
         """So many more errors."""
         self._at(now).errors += count
         self._errors += count
+
+    def add_unheard(self, now: float) -> None:
+        """One more of them reached nobody."""
+        self._at(now).unheard += 1
+        self._unheard += 1
 
     def latency(self, now: float, milliseconds: int) -> None:
         """Something took this long."""
@@ -79,6 +86,11 @@ class Window:
         """Errors within the last SPAN seconds."""
         self._expire(int(now))
         return self._errors
+
+    def unheard(self, now: float) -> int:
+        """Those that reached nobody within the last SPAN seconds."""
+        self._expire(int(now))
+        return self._unheard
 
     def percentiles(self, now: float, *shares: float) -> tuple[int, ...] | None:
         """Latencies in milliseconds below which these shares (0..1) of all lie, in rising order.
@@ -123,6 +135,7 @@ class Window:
         while seconds and seconds[0].number <= number - SPAN:
             gone = seconds.popleft()
             self._errors -= gone.errors
+            self._unheard -= gone.unheard
             self._latencies -= gone.latencies  # Counter drops what falls to 0
 
 
