@@ -32,7 +32,7 @@ class OutstandingRequests:
 
     Keeps the services' own tables, `asked` and `answering`, in step.  Its length is the number
     of requests whose requester is still connected.  The others stay until they are answered, so
-    that a responder is not told off for an answer, but they are the first to make room.
+    that their answers are not refused, but they are the first to make room.
     """
 
     def __init__(self, limit: int) -> None:

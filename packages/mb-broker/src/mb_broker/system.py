@@ -328,7 +328,7 @@ class _Lists:
         if abs(epoch - self._epoch) > 1:  # the clock was set, or the machine was suspended
             self._epoch = epoch
             self._listed.clear()
-        # Who has said something since has another `lastHeartbeat`.
+        # Clients that have sent something since have another `lastHeartbeat`.
         listed, services = self._listed, self._registry.services
         for service in services.values():
             known = listed.get(service.number)

@@ -36,10 +36,10 @@ _UNREAD = object()
 class Message(msgspec.Struct, eq=False):
     """A received message.  The client and `parse_message` make it; it does not change.
 
-    Its payload is decoded when it is first asked for: who only counts or forwards messages
+    Its payload is decoded when it is first used: code that only counts or forwards messages
     does not pay for that.  `prefix` and `request_key` are the header as the wire has it, for the
     machines that route by it.  What `copy` and `pickle` make of it can't be
-    answered; it is none of the values that `msgspec.structs.replace` is for.
+    answered, and `msgspec.structs.replace` does not work on it.
     """
 
     prefix: HeaderPrefix

@@ -25,7 +25,7 @@ async def run_services(endpoint: Endpoint, *, as_json: bool) -> None:
         return
     now = datetime.now(UTC)
     _print_table(
-        ("name", "connected", "heard of", "description", "id ..."),
+        ("name", "connected", "last seen", "description", "id ..."),
         [
             (
                 service.get("name") or "-",
@@ -81,7 +81,7 @@ def age(moment: object, now: datetime) -> str:
 
 
 # Columns that are not broken into lines, however narrow the terminal is.
-_WHOLE = ("name", "connected", "heard of", "action", "id ...")
+_WHOLE = ("name", "connected", "last seen", "action", "id ...")
 
 
 def _subscriber(subscriber: Mapping[str, Any], names: Names) -> str:

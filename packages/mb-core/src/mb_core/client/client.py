@@ -475,7 +475,7 @@ class MessageBrokerClient(CallbackMethods):
 
         Requests go to the subscriber with the highest `priority`, at random among equals.
         `queue_size` messages wait for a slow consumer, and `queue_bytes` of their payloads; None
-        is no bound.  Then `overflow` decides: "drop_newest", "drop_oldest", or "error", which
+        means no bound.  Then `overflow` decides: "drop_newest", "drop_oldest", or "error", which
         ends the subscription with SlowConsumer.  Requests that don't fit are answered with
         SERVICE_UNAVAILABLE; `on_error` is told once a second.
 

@@ -42,7 +42,7 @@ class Observers:
         self._brake = Brake()
 
     def keep(self, client: object) -> None:
-        """Have the observers told of the end of a client that user code has dropped."""
+        """Tell the observers that a client ended that user code has dropped."""
         self._kept = client
 
     def connected(self, url: URL, peer: str, *, again: bool) -> None:

@@ -184,11 +184,11 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
     `server_hostname` is the name that the server's certificate has to have; by default, the
     host that is dialled.  A Listener has at most `max_handshakes` accepted streams in their
-    handshake; one more ends the oldest of them, as honest ones do not last.  `refused` hears of
-    each accepted stream that never became a Link: who it was, and why, None where it just ended;
-    without it, the log does.  `unread` hears of each Link that has received something while the
-    other side does not read what it is sent: what the Wire answers by itself may have added to it.
-    When more than `max_answers` bytes of such answers wait, the connection is given up.
+    handshake; one more ends the oldest of them, as honest ones do not last.  `refused` is called
+    with each accepted stream that never became a Link: its peer, and why, None where it just ended;
+    without it, that is logged.  `unread` is called with each Link that has received something
+    while the other side does not read what it is sent, to which the Wire's own answers may have
+    added.  When more than `max_answers` bytes of such answers wait, the connection is given up.
     """
 
     ssl_context: ssl.SSLContext | None = None

@@ -106,7 +106,7 @@ class Unmatched(msgspec.Struct):
     `error` is what it reports, or what is wrong with it: a MalformedMessageError for a message
     that the broker could not read, a RemoteProtocolError for one that we can't read.  None for a
     response that came too late, and for a request without an id that nobody here answers.  A
-    publication that nobody here is subscribed to is no event at all: it crossed our unsubscribing.
+    publication that nobody here is subscribed to is not an event: it crossed our unsubscribing.
     """
 
     error: MBError | None

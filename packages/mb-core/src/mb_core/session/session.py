@@ -162,7 +162,7 @@ class Session:
         self._codec = codec
         self._reader = HeaderReader(codec=codec)
         self._encoder = Encoder(self.limits.max_payload, codec)
-        # For messages of the Session's own, whose size is nobody's choice.
+        # For messages of the Session's own, whose size the user does not choose.
         self._own = Encoder(sys.maxsize)
 
     @property
@@ -574,7 +574,7 @@ class Session:
                 return Unrouted(request, error)
             return Failed(request, error)
         if request_id is not None and self._ids.made(request_id):
-            # Too late for a request that was given up: its error is nobody's any more.
+            # Too late for a request that was given up: nobody waits for its error any more.
             return Unmatched(None, message)
         topic = message.topic
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):

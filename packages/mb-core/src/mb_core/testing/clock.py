@@ -95,7 +95,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
     def move(self, seconds: float) -> None:
         self.now += seconds
-        # The loop calls what is due within a nanosecond: after months, that is no time any more.
+        # The loop calls what is due within a nanosecond: after months, the clock is too coarse.
         if self.now + 1e-9 == self.now:
             self.now = math.nextafter(self.now, math.inf)
 

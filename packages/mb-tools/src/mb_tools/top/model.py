@@ -110,7 +110,7 @@ class Model:
         """The payload of a message of the audit feed."""
         self.heard += 1
         if self.audit is Audit.REFUSED:
-            self.set_audit(Audit.ON)  # it was silent, and is no more
+            self.set_audit(Audit.ON)  # it is no longer silent
         event = read_event(raw)
         if event is None:
             self._unreadable += 1

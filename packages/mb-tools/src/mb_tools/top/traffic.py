@@ -116,7 +116,7 @@ class Traffic:
         return self._services.get(service_id)
 
     def count_service_errors(self, service_id: str, count: int, now: float) -> None:
-        """Add errors that something else than the feed told of."""
+        """Add errors that did not come from the feed."""
         self._service(service_id).error(now, count)
 
     # What comes
@@ -166,7 +166,7 @@ class Traffic:
     def _passed_on(self, event: AuditEvent, responder: str, now: float) -> None:
         header = event.message.header
         if header.request_id is None:
-            return  # a heartbeat, which is nobody's request
+            return  # a heartbeat, which no request belongs to
         if event.masked_id is not None:
             exchange = self._by_requester_id.get(event.masked_id)
         else:

@@ -1,4 +1,4 @@
-"""Links over the real transport: how they end, and who hears of it."""
+"""Links over the real transport: how they end, and what each side is told."""
 
 from __future__ import annotations
 

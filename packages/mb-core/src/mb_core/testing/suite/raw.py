@@ -73,7 +73,7 @@ class RawPeer:
         return messages
 
     def visit(self, greeting: bytes) -> None:
-        """Say something that is no MB, end, and wait until the other side has ended as well."""
+        """Send something that is not MB, end, and wait until the other side has ended as well."""
         try:
             self.sock.sendall(greeting)
             self.end()
