@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from mb_broker import RunningBroker, running
-from mb_core import ConnectionLost, LocalProtocolError, RequestTimeoutError
+from mb_core import ConnectionLost, LocalProtocolError, Message, RequestTimeoutError
 from mb_sync import MessageBrokerClient
+
+from .programs import starting
 
 PATIENCE = 20
 
@@ -208,12 +213,44 @@ def test_a_call_that_takes_long_is_no_fault_of_the_loops(
         loop = client._loop
         assert loop is not None
         signs = iter(range(20))
-        runs = loop._runs
+        runs = loop.runs
 
-        def count() -> bool:
+        def count(within: float) -> bool:
             if next(signs, None) is None:
                 waited.set()
-            return runs()
+            return runs(within)
 
-        monkeypatch.setattr(loop, "_runs", count)
+        monkeypatch.setattr(loop, "runs", count)
         assert loop.call(wait) == "done"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_an_answer_that_waits_while_the_process_is_stopped_is_not_late(
+    broker: RunningBroker,
+) -> None:
+    """The thread wakes up first, its time is over, and the loop has the answer."""
+    program = """
+client = MessageBrokerClient(url)
+client.connect()
+client.on_error(lambda error: say(repr(error)))
+say("ready")
+print(client.request("slow.answer", 1, timeout=1000).payload, flush=True)
+client.close()
+"""
+    asked, answer = threading.Event(), threading.Event()
+
+    def handle(message: Message) -> str:
+        asked.set()
+        assert answer.wait(PATIENCE)
+        return "in time"
+
+    with MessageBrokerClient(broker.url) as service, starting(broker) as start:
+        service.subscribe("slow.answer", action="request", handler=handle)
+        process = start(program)
+        assert asked.wait(PATIENCE)
+        process.process.send_signal(signal.SIGSTOP)
+        answer.set()
+        time.sleep(2.5)  # longer than the request has, and than the loop may be late
+        process.process.send_signal(signal.SIGCONT)
+        ended = process.wait()
+    assert (ended.stdout, ended.status, ended.stderr) == ("in time\n", 0, "")

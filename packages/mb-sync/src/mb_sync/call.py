@@ -16,9 +16,10 @@ from .waiting import ThreadWaiter
 
 __all__ = ["Call"]
 
-_LATE = 2.0
-"""Seconds after which the loop is late with telling that the time is over: it waits a second for
-the broker to tell so."""
+_LATE = 1.0
+"""Seconds for which the loop waits longer, since the broker may tell that the time is over."""
+_SIGN = 1.0
+"""Seconds within which a loop that is late gives a sign, if it runs."""
 
 
 class Call(ThreadWaiter):
@@ -45,8 +46,12 @@ class Call(ThreadWaiter):
         try:
             if not loop.post(self._begin):
                 self._begin()  # the Session has ended, and says so
-            if not self.wait(self._timeout + _LATE):
-                raise RequestTimeoutError(STUCK)
+            limit = self._timeout + _LATE
+            while not self.wait(limit):
+                # When this process was stopped for a while, the loop comes next.
+                if not loop.runs(_SIGN) and not self.done():
+                    raise RequestTimeoutError(STUCK)
+                limit = _LATE
         except BaseException:
             loop.post(self._abandon)
             raise

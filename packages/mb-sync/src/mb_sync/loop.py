@@ -160,7 +160,7 @@ class LoopThread:
         waiter = ThreadWaiter()
         future.add_done_callback(waiter.set_result)
         while not waiter.wait(_UNTIL_LOOK):
-            if not self._runs() and not future.done():
+            if not self.runs(_UNTIL_STUCK) and not future.done():
                 raise LocalProtocolError(STUCK)
         return future.result()
 
@@ -179,10 +179,10 @@ class LoopThread:
         # The idents of threads that have ended are given to others.
         return threading.get_ident() == self._thread.ident and not self._ended
 
-    def _runs(self) -> bool:
-        """Whether the loop gives a sign of life, or has ended."""
+    def runs(self, within: float) -> bool:
+        """Whether the loop gives a sign of life within so many seconds, or has ended."""
         sign = ThreadWaiter()
-        return not self.post(lambda: sign.set_result(None)) or sign.wait(_UNTIL_STUCK)
+        return not self.post(lambda: sign.set_result(None)) or sign.wait(within)
 
     def _end_if_unused(self) -> None:
         if not self.gate.acquire(timeout=_POLITE):
