@@ -95,6 +95,7 @@ def configuration(
         events {{ worker_connections 256; }}
         http {{
             access_log off;
+            proxy_max_temp_file_size 0;
             {temporary}
             {host}
             server {{ listen {HOST}:{ports.path}; {path} }}
