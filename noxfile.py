@@ -72,7 +72,9 @@ def install(session: nox.Session, *tools: str) -> None:
 def pytest(session: nox.Session, *arguments: str) -> list[str]:
     """The command that runs tests in parallel; arguments after -- go to pytest."""
     parallel = (f"--numprocesses={WORKERS}", "--dist=worksteal")
-    return ["pytest", *parallel, *(session.posargs or arguments)]
+    # A test that hangs ends its worker, which prints where; no other test is lost.
+    limit = ("--timeout=300", "--timeout-method=thread")
+    return ["pytest", *parallel, *limit, *(session.posargs or arguments)]
 
 
 @nox.session
@@ -163,7 +165,7 @@ def soak(session: nox.Session) -> None:
     """A thousand connections, and a million requests: what is left of them is nothing."""
     install(session, *TEST_TOOLS)
     folders = ["packages/mb-broker/tests/soak", "tests/reliability/soak"]
-    session.run("pytest", "-m", "soak", "--timeout=3600", *folders, *session.posargs)
+    session.run("pytest", "-m", "soak", *folders, *session.posargs)
 
 
 @nox.session(default=False, python=False)
