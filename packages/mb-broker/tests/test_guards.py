@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -643,6 +644,68 @@ async def test_a_link_that_can_not_pause_is_cut_off_for_what_it_sends_without_re
                 link.handler.messages_received([publish] * 10)
             assert re.search(r"sender sends too fast: \d+ bytes of it wait", caplog.text)
             assert broker.connections == 0
+
+
+async def test_what_a_client_sent_before_it_left_takes_its_turn(until: Until) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    count = 20_000  # more than is handled as it comes
+    with anyio.fail_after(30):
+        async with Broker("faulty://", plugins=plugins) as broker:
+            reader, leaving = transport.join("reader"), transport.join("leaving")
+            reader.congested = leaving.congested = False
+            reader.handler.messages_received([subscription("a.b")])
+            greeting = reader.unsent
+            leaving.handler.messages_received([b"publish:a.b:1.0.0\n"] * count)
+            before = reader.unsent
+            leaving.abort()
+            assert reader.unsent == before
+            assert broker.connections == 2
+            await until(lambda: broker.connections == 1)
+            assert reader.unsent - greeting == count * len(f"publish:a.b:1.0.0:{ID}\n")
+
+
+async def test_a_broker_ends_though_clients_that_left_have_messages_waiting() -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    with anyio.fail_after(5):
+        async with Broker("faulty://", plugins=plugins) as broker:
+            for number in range(20):
+                link = transport.join(f"client {number}")
+                link.congested = False
+                link.handler.messages_received([b"publish:a.b:1.0.0\n"] * 20_000)
+                link.abort()
+    assert broker.connections == 0
+
+
+@pytest.mark.parametrize("feed", ["", "system.message", "system.log"])
+async def test_messages_are_handled_one_at_a_time_where_each_is_an_event_for_a_follower(
+    feed: str, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    count = 64
+    with anyio.fail_after(5):
+        async with Broker("faulty://", plugins=plugins):
+            reader, sender = transport.join("reader"), transport.join("sender")
+            reader.congested = sender.congested = False
+            reader.handler.messages_received([subscription("a.b")])
+            if feed == "system.message":
+                follower = transport.join("follower")
+                follower.handler.messages_received([subscription(feed)])
+            elif feed:
+                follower = transport.join("follower")
+                follow = b'request:system.log.subscribe:1.0.0\n{"levels":["debug"]}'
+                follower.handler.messages_received([follow])
+            # The time is over at the second look at it.
+            looks = itertools.count(step=0.0015)
+            with monkeypatch.context() as patch:
+                patch.setattr("mb_broker.broker.time.perf_counter", looks.__next__)
+                before = reader.unsent
+                sender.handler.messages_received([b"publish:a.b:1.0.0\n"] * count)
+                size = len(f"publish:a.b:1.0.0:{ID}\n")
+                assert reader.unsent - before == (size if feed else count * size)
+            await until(lambda: reader.unsent - before == count * size)
 
 
 async def test_the_sum_of_what_is_unread_has_a_limit_and_the_worst_is_cut_off(

@@ -272,11 +272,14 @@ class Broker:
         self.flush()
 
     async def _close_connections(self) -> None:
-        connections = list(self._connections.values())
+        connections = [each for each in self._connections.values() if not each.ended]
         for connection in connections:
             connection.link.close("the broker is shutting down")
         for connection in connections:
             await connection.link.wait_closed()
+        # What is left of those that had sent much before they left: nobody is there to get it.
+        for connection in list(self._connections.values()):
+            self._forget(connection)
         # They had their answer, and owe us an end: not to be waited for.
         for link in list(self._turned_away):
             link.abort()
@@ -302,7 +305,8 @@ class Broker:
             if not connection.can_pause:
                 self._limit_waiting(connection)
             return
-        if len(messages) <= _AT_ONCE:
+        few = len(messages) <= _AT_ONCE
+        if few and (len(messages) == 1 or not self._router.followed):
             rest = self._router.receive(connection.service, messages, self._clock(), costly=0)
         else:
             rest = self._take_for_a_while(connection.service, messages)
@@ -318,24 +322,39 @@ class Broker:
         """Handle messages for a few milliseconds; return those that are left."""
         now = self._clock()
         end = time.perf_counter() + _A_WHILE
-        for start in range(0, len(messages), _AT_ONCE):
+        step = self._step
+        for start in range(0, len(messages), step):
             if time.perf_counter() >= end:
                 return messages[start:]
-            some = messages[start : start + _AT_ONCE]
+            some = messages[start : start + step]
             rest = self._router.receive(service, some, now, costly=0)
             if rest:
-                return rest + messages[start + _AT_ONCE :]
+                return rest + messages[start + step :]
         return []
+
+    @property
+    def _step(self) -> int:
+        """Messages that are handled without a look at the time.
+
+        Where each is an event for those who follow the messages or the log, one may take long.
+        """
+        return 1 if self._router.followed else _AT_ONCE
 
     def _take_turn(self, connection: _Connection) -> bool:
         """Handle a little of what waits; whether there is more to do now."""
         if not connection.ready:
             return False  # it has ended meanwhile, or has to read first
-        waiting = connection.waiting
-        some, connection.waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-        rest = self._router.receive(connection.service, some, self._clock(), costly=1)
+        waiting, step = connection.waiting, self._step
+        some = waiting[:step]
+        del waiting[:step]
+        costly = 0 if connection.ended else 1
+        rest = self._router.receive(connection.service, some, self._clock(), costly=costly)
+        if connection.ended:
+            del rest[:1]  # a long answer, for nobody
         if rest:
-            connection.waiting[:0] = rest
+            waiting[:0] = rest
+        if connection.ended and not waiting:
+            self._forget(connection)
         self.flush()
         self._timer.look()
         connection.resume()
@@ -362,12 +381,18 @@ class Broker:
             self._turns.add(connection)
 
     def leave(self, connection: _Connection, error: MBError | None) -> None:
-        service, peer = connection.service, connection.link.peer
+        connection.ended, connection.error = True, error
+        # What it sent before it left is handled, in its turn; not if it had more than its share.
+        if connection.waiting and not connection.cut_off:
+            self._turns.add(connection)
+        else:
+            self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        """A client has left, and what it had sent is handled."""
+        service, peer, error = connection.service, connection.link.peer, connection.error
         del self._connections[service]
-        waiting, connection.waiting = connection.waiting, []
-        while waiting:  # sent before it left; but answers do not reach it any more
-            rest = self._router.receive(service, waiting, self._clock(), costly=0)
-            waiting = rest[1:]
+        connection.waiting.clear()
         self._router.disconnect(service, self._clock())
         newcomer = self._newcomers.pop(service, None) is not None
         # A probe does not read the greeting, so it resets the connection, or says no farewell.  One
@@ -455,11 +480,13 @@ class Broker:
     def _cut_off(self, link: Link, why: str) -> None:
         """End the connection of a client that takes more than its share."""
         about = {}
-        for connection in self._connections.values():
+        for connection in list(self._connections.values()):
             if connection.link is link:
                 if connection.cut_off:
                     return
                 connection.cut_off = True
+                if connection.ended:  # its link holds nothing any more
+                    self._forget(connection)
                 about["serviceId"] = connection.service.id
         link.abort()
         self._router.metrics.cut_off.add(int(self._clock()))
@@ -526,6 +553,8 @@ class _Connection:
         self.waiting: list[bytes] = []  # messages that are not handled yet
         self.stalled = False  # it has to read before anything more is read from it
         self.cut_off = False
+        self.ended = False  # it has left; what it sent before is still being handled
+        self.error: MBError | None = None  # why
         self.unread = 0  # bytes that it had not read when it was looked at last
         # Links of others may have been written before there was such a thing.
         self.can_pause = hasattr(link, "pause_reading")
@@ -539,7 +568,7 @@ class _Connection:
     @property
     def ready(self) -> bool:
         """Whether messages wait that may be handled."""
-        return bool(self.waiting) and not self.stalled
+        return bool(self.waiting) and (self.ended or not self.stalled)
 
     def pause(self) -> None:
         if self.can_pause:

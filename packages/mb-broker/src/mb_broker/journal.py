@@ -56,6 +56,11 @@ class Journal:
         """Whether entries of level debug are wanted: one for each message that is passed on."""
         return self._detailed or self._logs_debug(logging.DEBUG)
 
+    @property
+    def followed(self) -> bool:
+        """Whether any service follows."""
+        return bool(self._wishes)
+
     def follow(self, service: Service, levels: Any, regex: Any) -> None:
         """Send entries to `service` from now on, by these wishes in place of earlier ones.
 

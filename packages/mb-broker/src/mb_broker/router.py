@@ -109,6 +109,11 @@ class Router:
         """How many requests of connected clients wait for their responder."""
         return len(self._requests)
 
+    @property
+    def followed(self) -> bool:
+        """Whether somebody follows the messages or the log, for whom each is an event or more."""
+        return bool(self.registry.auditors) or self.journal.followed
+
     # Connections
 
     def connect(self, now: float) -> Service:
