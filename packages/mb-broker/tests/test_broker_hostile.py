@@ -203,7 +203,7 @@ async def test_who_leaves_within_a_message_is_gone(
 @pytest.mark.parametrize(
     ("data", "code", "reason"),
     [
-        pytest.param(frame(1, b"\xff\xfe"), 1007, "no UTF-8", id="no UTF-8"),
+        pytest.param(frame(1, b"\xff\xfe"), 1007, "not valid UTF-8", id="no UTF-8"),
         pytest.param(frame(1, b"x", mask=False), 1002, "", id="unmasked"),
         pytest.param(frame(1, b"x" * (LIMIT + 1)), 1009, "", id="one byte too many"),
         pytest.param(
