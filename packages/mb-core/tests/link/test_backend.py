@@ -11,6 +11,8 @@ import anyio
 import pytest
 import trio
 
+from mb_broker import Broker
+from mb_core import MessageBrokerClient
 from mb_core.link import Poster, current_backend
 
 pytestmark = pytest.mark.anyio
@@ -185,3 +187,44 @@ def test_a_root_task_ends_with_its_loop(loop: str) -> None:
 
     RUNS[loop](main)
     assert ends == ["cancelled"]
+
+
+# Connecting
+
+
+class _LikeUvloop(asyncio.SelectorEventLoop):
+    """A loop that, like uvloop, never calls connection_lost if create_connection is cancelled."""
+
+    async def create_connection(self, factory: Any, *args: Any, **options: Any) -> Any:
+        protocol = factory()
+        transport, _ = await super().create_connection(asyncio.Protocol, *args, **options)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            transport.set_protocol(asyncio.Protocol())
+            transport.abort()
+            raise
+        return transport, protocol
+
+
+def test_connecting_can_be_cancelled_at_any_moment_on_a_loop_that_forgets_its_protocol() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), Broker("tcp://127.0.0.1:0") as broker:
+            connected = False
+            turns = 0
+            while not connected:
+                client = MessageBrokerClient(broker.url)
+                connecting = asyncio.ensure_future(client.connect())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                connecting.cancel()
+                async with asyncio.timeout(5):
+                    await asyncio.wait([connecting])
+                    await client.close()
+                connected = not connecting.cancelled()
+                turns += 1
+
+    with asyncio.Runner(loop_factory=_LikeUvloop) as runner:
+        runner.run(main())

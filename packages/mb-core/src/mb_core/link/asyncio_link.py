@@ -248,6 +248,8 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._loop.call_soon(self._turn_ended)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._closed.done():
+            return
         self._open = False
         # A transport that was closed while it had output can't stand an abort after that.
         self._transport = None
@@ -580,6 +582,8 @@ class AsyncioBackend:
             raise connect_error(address, error) from error
         except BaseException:
             link.abort()
+            # uvloop doesn't tell the protocol if it was cancelled right behind connection_made.
+            loop.call_soon(link.connection_lost, None)
             raise
         if reason is not None:
             raise reason
