@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -30,3 +31,13 @@ asyncio.run(main())
 assert "trio" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+@pytest.mark.anyio
+async def test_trio_is_not_asked_while_another_thread_imports_it(
+    anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("its loop runs, so it has been imported")
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # as far as it has come
+    assert current_backend().name == "asyncio"

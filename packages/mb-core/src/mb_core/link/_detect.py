@@ -15,8 +15,9 @@ def current_backend() -> Backend:
     The loops' own modules are imported when first needed: trio's users do not pay for asyncio,
     and trio need not be installed.
     """
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
+    # Until another thread has imported all of trio, it has no such attribute and no loop.
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    if lowlevel is not None and lowlevel.in_trio_task():
         from .trio_link import TrioBackend
 
         return TrioBackend()
