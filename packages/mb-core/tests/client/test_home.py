@@ -70,6 +70,8 @@ class Scene:
             lambda: client.connect(),
             lambda: client.close(),
             lambda: client.run(),
+            lambda: client.wait_connected(),
+            lambda: client.__aenter__(),
             on_message,
             lambda: anext(self.events),
             lambda: anext(self.waiting),
@@ -222,8 +224,56 @@ async def test_what_is_closed_says_so_on_any_loop(mb_broker: RunningBroker) -> N
             await client.publish("some.event", 1)
         with pytest.raises(ConnectionLost, match="closed"):
             await client.request("some.question", 1)
+        with pytest.raises(ConnectionLost, match="closed"):
+            await client.subscribe("some.event")
+        await client.run()
 
-    await anyio.to_thread.run_sync(lambda: anyio.run(use))
+    for backend in ("asyncio", "trio"):
+        await anyio.to_thread.run_sync(lambda: anyio.run(use, backend=backend))  # noqa: B023
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+async def test_who_waits_on_another_loop_for_a_connect_hears_of_it_at_once(
+    mb_broker: RunningBroker, backend: str
+) -> None:
+    client = MessageBrokerClient(mb_broker.url)
+    waits = threading.Event()
+
+    async def wait() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(raise_if_it_connects)
+            await anyio.wait_all_tasks_blocked()
+            waits.set()
+
+    async def raise_if_it_connects() -> None:
+        with anyio.fail_after(PATIENCE), pytest.raises(LocalProtocolError, match="another event"):
+            await client.wait_connected()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, lambda: anyio.run(wait, backend=backend))
+        await anyio.to_thread.run_sync(waits.wait)
+        await client.connect()
+    await client.request("system.heartbeat", {})
+    await client.close()
+
+
+@pytest.mark.anyio
+async def test_a_wait_that_was_given_up_on_a_loop_binds_the_client_to_none(
+    mb_broker: RunningBroker,
+) -> None:
+    client = MessageBrokerClient(mb_broker.url)
+
+    async def wait() -> None:
+        with pytest.raises(TimeoutError):
+            await client.wait_connected(1)
+
+    await anyio.to_thread.run_sync(lambda: anyio.run(wait))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.wait_connected)
+        await anyio.wait_all_tasks_blocked()
+        await client.connect()
+    await client.close()
 
 
 # Forks

@@ -35,6 +35,7 @@ from .callbacks import Callbacks, Handlers, Registration, call
 from .context import handled_id
 from .dial import ConnectionOptions
 from .lifetime import warn_unclosed
+from .moment import Moment
 from .observing import Observers
 from .pump import Pump, PumpFactory
 from .queue import DEFAULT_QUEUE_BYTES, MessageQueue
@@ -154,8 +155,8 @@ class MessageBrokerClient(CallbackMethods):
         self._entered = False  # whether a block will close it
         # The first is there while plugins are being imported, before it connects; the second
         # while somebody waits for a connect to begin.
-        self._preparing: anyio.Event | None = None
-        self._begun: anyio.Event | None = None
+        self._preparing: Moment | None = None
+        self._begun: Moment | None = None
         self._given_up = False  # whether it was closed meanwhile
 
     # Connecting and closing
@@ -178,7 +179,7 @@ class MessageBrokerClient(CallbackMethods):
         except MBError:
             await checkpoint()
             raise
-        preparing = self._preparing = anyio.Event()
+        preparing = self._preparing = Moment()
         self._given_up = False
         try:
             await discover(self._options.given_plugins, {each.scheme for each in urls})
@@ -196,7 +197,7 @@ class MessageBrokerClient(CallbackMethods):
             )
         finally:
             self._preparing = None
-            preparing.set()
+            preparing.come()
         self._supervising(supervisor)
         self._tell_waiting()
         try:
@@ -228,9 +229,11 @@ class MessageBrokerClient(CallbackMethods):
                     if self._given_up:
                         raise ConnectionLost("not connected: the client was closed", sent=False)
                     if self._begun is None:
-                        self._begun = anyio.Event()
+                        self._begun = Moment()
                     await self._begun.wait()
                     supervisor = self._supervisor
+                    if supervisor is not None:
+                        supervisor.check_home()
                 await supervisor.wait_ready()
         except TimeoutError:
             why = supervisor.why if supervisor is not None else "connect() was not called"
@@ -270,6 +273,8 @@ class MessageBrokerClient(CallbackMethods):
         supervisor = self._supervisor
         if supervisor is not None and supervisor.closing:
             raise LocalProtocolError(CLOSED)
+        if supervisor is not None:
+            supervisor.check_home()
         if self._entered:
             raise LocalProtocolError(ENTERED)
         self._entered = True
@@ -680,7 +685,7 @@ class MessageBrokerClient(CallbackMethods):
 
     def _tell_waiting(self) -> None:
         if self._begun is not None:
-            self._begun.set()
+            self._begun.come()
             self._begun = None
 
     async def _driver(self) -> Supervisor:

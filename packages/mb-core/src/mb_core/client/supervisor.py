@@ -36,7 +36,7 @@ from .interrupt import AsyncFunction
 from .lifetime import Lifetime
 from .observing import Observers
 from .stats import ClientStats, Latencies, Traffic
-from .turn import Turn
+from .turn import Turn, checkpoint
 from .upkeep import UpkeepOptions
 
 __all__ = ["Supervisor"]
@@ -188,7 +188,10 @@ class Supervisor:
 
     async def wait_over(self) -> None:
         """Wait for the end; raises ConnectionLost unless the client was closed."""
-        await self._over.wait()
+        if self._over.is_set():
+            await checkpoint()
+        else:
+            await self._over.wait()
         if self._error is not None:
             raise self._error()
 
@@ -323,7 +326,7 @@ class Supervisor:
 
     async def subscribe(self, entry: Subscribed) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
-        await self.backend.checkpoint()
+        await checkpoint()  # of the running loop, which may be another one when all is over
         if self._lifetime.closing:
             raise ConnectionLost("not subscribed: the client is being closed", sent=False)
         self._replace_earlier(entry)
@@ -580,7 +583,7 @@ class Supervisor:
         """
         error: MBError | None = None
         if not leaving:
-            await self.backend.checkpoint()
+            await checkpoint()
         try:
             for _, request in leaving:
                 request.waiter = self.backend.waiter()
