@@ -809,6 +809,53 @@ async def test_a_slow_reader_is_spared_as_long_as_it_reads(until: Until) -> None
             await until(lambda: bool(reader.aborted))
 
 
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize("pause", [False, True], ids=["reads", "reads later"])
+async def test_a_flood_of_pings_is_answered_whole_and_what_follows_is_handled(
+    scheme: str, pause: bool, until: Until
+) -> None:
+    ca = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(server)
+    trusting = ssl.create_default_context()
+    ca.configure_trust(trusting)
+    count = 20_000
+    question = f"request:system.heartbeat:1.0.0:{ID}\n{{}}".encode()
+    with anyio.fail_after(30):
+        async with (
+            Broker(f"{scheme}://127.0.0.1:0", ssl_context=server) as broker,
+            await anyio.connect_tcp(
+                "127.0.0.1",
+                port_of(broker, scheme),
+                ssl_context=trusting if scheme == "wss" else None,
+                tls_standard_compatible=False,
+            ) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            received = b""
+
+            async def read_until(text: bytes) -> None:
+                nonlocal received
+                while text not in received:
+                    received += await stream.receive()
+
+            await stream.send(UPGRADE)
+            await read_until(b"system.initialize:1.0.0\n{}")
+            received = b""
+            flood = b"\x89\x80\0\0\0\0" * count
+            head = bytes((0x81, 0x80 | len(question))) + bytes(4)
+            tasks.start_soon(stream.send, flood + head + question)
+            if pause:
+                [connection] = broker._connections.values()
+                connection.link.pause_reading()
+                for _ in range(100):
+                    await anyio.lowlevel.checkpoint()
+                connection.link.resume_reading()
+            await read_until(b"success")
+            assert received.count(b"\x8a\x00") == count
+            assert received.startswith(b"\x8a\x00" * count)
+
+
 async def test_pings_count_as_output_that_is_not_read(
     until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -465,6 +465,58 @@ def test_a_ping_is_answered_and_a_pong_is_no_news() -> None:
     assert client.data_to_send()[:2] == bytes([0x80 | PONG, 0x80])
 
 
+@pytest.mark.parametrize(
+    ("flood", "answer"),
+    [
+        pytest.param(b"\x89\x80\0\0\0\0", b"\x8a\x00", id="pings"),
+        pytest.param(b"\x8a\x80\0\0\0\0", b"", id="pongs"),
+        pytest.param(b"\x02\x80\0\0\0\0\x80\x80\0\0\0\0", b"", id="fragments"),
+    ],
+)
+def test_a_flood_of_small_frames_is_read_little_by_little(flood: bytes, answer: bytes) -> None:
+    _, server = connected()
+    count = 1000
+    before = server.receive_data(frame(TEXT, b"before") + flood * count + frame(TEXT, b"behind"))
+    output = server.data_to_send()
+    rounds = 0
+    while server.held_back:
+        before += server.receive_data(b"")
+        output += server.data_to_send()
+        rounds += 1
+    assert rounds > 5
+    assert before[0] == b"before"
+    assert before[-1] == b"behind"
+    assert output == answer * count
+
+
+def test_what_comes_while_a_flood_is_read_is_behind_it() -> None:
+    _, server = connected()
+    server.receive_data(frame(PING) * 1000 + frame(TEXT, b"behind")[:3])
+    assert server.held_back
+    messages = server.receive_data(frame(TEXT, b"behind")[3:])
+    assert messages == []
+    while server.held_back:
+        messages += server.receive_data(b"")
+    assert messages == [b"behind"]
+
+
+def test_a_flood_that_ends_in_a_fault_holds_nothing_back() -> None:
+    _, server = connected()
+    server.receive_data(frame(PING) * 1000 + frame(TEXT, b"x", mask=False))
+    while server.held_back:
+        server.receive_data(b"")
+    assert server.state is WireState.CLOSED
+    assert isinstance(server.error, RemoteProtocolError)
+
+
+def test_a_client_reads_a_flood_at_once() -> None:
+    client, _ = connected()
+    assert client.receive_data(frame(PING, mask=False) * 1000 + frame(TEXT, b"x", mask=False)) == [
+        b"x"
+    ]
+    assert not client.held_back
+
+
 # Limits
 
 
@@ -506,11 +558,11 @@ def test_fragments_are_limited_in_sum() -> None:
 def test_empty_fragments_without_end_take_no_memory() -> None:
     _, server = connected()
     server.receive_data(frame(TEXT, b"one", fin=False))
-    many = frame(CONT, fin=False) * 1000
+    many = frame(CONT, fin=False) * 100
     server.receive_data(many)
     tracemalloc.start()
     try:
-        for _ in range(10):
+        for _ in range(100):
             server.receive_data(many)
         held, _ = tracemalloc.get_traced_memory()
     finally:

@@ -24,6 +24,7 @@ __all__ = [
     "Wire",
     "WireState",
     "foreign_protocol",
+    "is_held_back",
 ]
 
 DEFAULT_MAX_PAYLOAD = 16_384
@@ -93,6 +94,7 @@ class Wire(Protocol):
     - give every received chunk to `receive_data`, and the end of the stream to `receive_eof`;
     - look at `state` after that: messages may be sent in OPEN only; in CLOSED nothing more is
       to be read, and the stream is closed when all output is written;
+    - if it is `held_back`, call `receive_data(b"")` soon, after others had their turn;
     - call from one thread only.  No method blocks, and none calls back.
 
     What a Wire has to keep:
@@ -102,6 +104,10 @@ class Wire(Protocol):
       were whole before the fault are still returned;
     - after CLOSED, received data is ignored; `receive_eof` and `close` are safe to call twice;
     - work in proportion to the bytes received, however they were split.
+
+    A Wire whose other side can make much work with few bytes may have an attribute `held_back`,
+    which is true while it holds received bytes that it could read, and has not, for the sake of
+    the other connections.
     """
 
     @property
@@ -135,6 +141,11 @@ class Wire(Protocol):
     def data_to_send(self) -> bytes:
         """Take the bytes that are to be written now, in order; empty where there are none."""
         ...
+
+
+def is_held_back(wire: Wire) -> bool:
+    """Whether a Wire holds bytes that it is to read when others had their turn."""
+    return getattr(wire, "held_back", False)
 
 
 def foreign_protocol(start: bytes) -> str | None:

@@ -6,6 +6,7 @@ Binary frames are read too, as the reference broker does, and never written.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from email.utils import formatdate
 from http import HTTPStatus
@@ -43,6 +44,9 @@ _STATES = {
 _MAX_REASON = 123
 _ALLOW = "GET, HEAD, OPTIONS"
 _HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
+# Frames other than whole messages that are read at once.  Each takes some 10 us, and one read of a
+# stream can bring 40,000 of them.
+_AT_ONCE = 128
 # Bytes of what came that are shown where it was no handshake.
 _SHOWN = 64
 # Bytes of a refusal's body in which a page for browsers begins.
@@ -99,6 +103,7 @@ class WebSocketWire:
         self, protocol: Protocol, limits: Limits, site: Site | None = None, url: URL | None = None
     ) -> None:
         self.error: MBError | None = None
+        self.held_back = False
         self._url = url  # where a client goes
         self._protocol = protocol
         self._limit = limits.max_message
@@ -108,6 +113,8 @@ class WebSocketWire:
         self._heard = False  # whether anything has come behind the handshake
         self._output: list[bytes] = []
         self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
+        # A client has nobody to keep waiting but itself.
+        self._slow_at_once = _AT_ONCE if protocol.side is Side.SERVER else math.inf
         self._masked = MASKED if protocol.side is Side.SERVER else 0  # what comes
         # The beginning of a frame, which can't be whole before it has so many bytes.
         self._input = bytearray()
@@ -260,7 +267,9 @@ class WebSocketWire:
     # Frames
 
     def _read_frames(self, data: bytes, messages: list[bytes]) -> None:
-        """Take frames as far as they are whole."""
+        """Take frames as far as they are whole, and not too many of the kinds that take long."""
+        self.held_back = False
+        slow = 0
         if self._input:
             self._input += data
             if len(self._input) < self._needed:
@@ -302,6 +311,11 @@ class WebSocketWire:
                 self._pass_on(data[position:stop], messages)
                 if self.state is WireState.CLOSED:
                     return
+                slow += 1
+                if slow >= self._slow_at_once and stop < end:
+                    self.held_back = True
+                    position = stop
+                    break
             position = stop
         if position < end:
             self._input += data[position:]

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import anyio
 
 from ..errors import ConnectError, ConnectionLost, MBError
-from ..wire import Wire, WireState
+from ..wire import Wire, WireState, is_held_back
 from .contract import (
     FLUSH_AT,
     Accept,
@@ -88,6 +88,9 @@ class _StreamLink(Outgoing, asyncio.Protocol):
         self._turn = 0  # bytes that were written early in it
         self._write_at = _EARLY  # bytes in the outbox that do not wait for it
         self._paused = False  # the system has not taken all that was written
+        self._can_hold_back = hasattr(wire, "held_back")
+        self._digesting = False  # the Wire has more to read before it may get more
+        self._told_to_pause = False
         self._received = 0  # bytes
         self._waited = 0  # bytes that the system has not taken at once
         self._own = 0  # bytes that the Wire had to say for itself since then
@@ -155,11 +158,17 @@ class _StreamLink(Outgoing, asyncio.Protocol):
 
     def pause_reading(self) -> None:
         if self._open and self._transport is not None and not self._transport.is_closing():
+            self._told_to_pause = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._told_to_pause = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not self._digesting:
+            transport.resume_reading()
 
     def close(self, reason: str = "") -> None:
         if not self._closed.done():
@@ -223,8 +232,25 @@ class _StreamLink(Outgoing, asyncio.Protocol):
             self._flush()
             if self._paused:
                 self._look_at_unread()
+            if self._can_hold_back and is_held_back(self._wire):
+                self._digest()
         except Exception as error:
             self._give_up(error)
+
+    def _digest(self) -> None:
+        """Have the Wire go on with what it holds, when others had their turn."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            self._digesting = True
+            transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._digesting = False
+        if self._transport is not None and not self._transport.is_closing():
+            self.data_received(b"")
+            if not self._told_to_pause:
+                self._read_on()
 
     def eof_received(self) -> bool:
         self._ended = True

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 
 from ..errors import ConnectError, MBError
-from ..wire import Wire, WireState
+from ..wire import Wire, WireState, is_held_back
 from .contract import Address, SocketAddress, StreamOptions
 from .streams import where
 from .tls_errors import accepted_error, dialled_error, early_end
@@ -126,6 +126,11 @@ class TlsWire:
         """Whether the handshake is complete, and nothing else has come."""
         return self._shaken and not self._began and self._fault is None
 
+    @property
+    def held_back(self) -> bool:
+        """Whether the Wire within has more to read, and with it perhaps this one."""
+        return self._fault is None and is_held_back(self._wire)
+
     def receive_data(self, data: bytes) -> list[bytes]:
         messages: list[bytes] = []
         if self.state is WireState.CLOSED:
@@ -135,7 +140,9 @@ class TlsWire:
             if not self._shaken:
                 self._tls.do_handshake()
                 self._shaken = True
-            while self._wire.state is not WireState.CLOSED:
+            if is_held_back(self._wire):
+                messages += self._wire.receive_data(b"")
+            while self._wire.state is not WireState.CLOSED and not is_held_back(self._wire):
                 decrypted = self._tls.read(_RECORD)
                 if not decrypted:  # the other side's close_notify
                     self._wire.receive_eof()

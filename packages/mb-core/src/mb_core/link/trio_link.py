@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import trio
 
 from ..errors import ConnectError, ConnectionLost, MBError
-from ..wire import Wire, WireState
+from ..wire import Wire, WireState, is_held_back
 from .contract import (
     FLUSH_AT,
     Accept,
@@ -202,12 +202,12 @@ class _StreamLink(Outgoing):
     async def _read(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()  # then nothing is to be accepted
         self._after_wire()
-        while data := await self._stream.receive_some():
+        while (data := await self._next_data()) is not None:
             # Read on when the Wire is CLOSED: the other side may read only what is sent to it
             # when it has sent all of its own.
             self.progress += len(data)
             shaken = self._shaken
-            messages = self._wire.receive_data(bytes(data))
+            messages = self._wire.receive_data(data)
             if not self._shaken or self._wire.state is not WireState.OPEN:
                 self._after_wire()  # what came with the farewell can't be answered any more
             if messages and self._handler is not None:
@@ -233,6 +233,13 @@ class _StreamLink(Outgoing):
         # What is left to write goes out; then the connection is over.
         self._wire.close()
         self._after_wire()
+
+    async def _next_data(self) -> bytes | None:
+        """What the stream gives next, nothing while the Wire has more to read, None at the end."""
+        if is_held_back(self._wire):
+            await trio.lowlevel.checkpoint()
+            return b""
+        return bytes(await self._stream.receive_some()) or None
 
     def _look_at_unread(self) -> None:
         options = self._options
