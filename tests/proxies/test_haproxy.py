@@ -92,14 +92,15 @@ def configuration(broker: BrokerProcess, certificate: Certificate, running: HAPr
             "bind :8081": f"bind {HOST}:{running.tcp}",
             "bind :443": f"bind {HOST}:{running.wss}",
             "/etc/haproxy/mb.example.pem": str(certificate.both),
-            "127.0.0.1:18081 check": f"{HOST}:{ports['tcp']} check inter 50ms",
-            "127.0.0.1:8080 check": f"{HOST}:{ports['ws']} check inter 50ms",
+            "127.0.0.1:18081 check": f"{HOST}:{ports['tcp']} check inter 1s",
+            "127.0.0.1:8080 check": f"{HOST}:{ports['ws']} check inter 1s",
         },
     )
     for number, (scheme, mode, lines, options) in enumerate(CHECKS):
-        shown += f"\nbackend check{number}\n    mode {mode}\n"
+        # HAProxy resets checks that take longer, also where it was this machine that was busy.
+        shown += f"\nbackend check{number}\n    mode {mode}\n    timeout check 20s\n"
         shown += "".join(f"    {line}\n" for line in lines)
-        shown += f"    server broker {HOST}:{ports[scheme]} check inter 50ms {options}\n"
+        shown += f"    server broker {HOST}:{ports[scheme]} check inter 1s {options}\n"
     return f"global\n    maxconn 100\n    stats socket {running.statistics}\n\n{shown}"
 
 
@@ -137,12 +138,13 @@ async def test_checks_are_debug_entries_only(haproxy: HAProxy, broker: BrokerPro
             client.follow_log(["debug", "info", "warn", "error"]) as entries,
         ):
             checked = 0
-            while checked < 10 * (2 + len(CHECKS)):
+            while checked < 2 * (2 + len(CHECKS)):
                 entry = (await anext(entries)).payload
                 assert entry["level"] == "debug", entry
                 checked += " left without a " in entry["message"]
     checks = haproxy.checks()
-    assert {*checks.values()} <= {"L4OK", "L6OK", "L7OK"}, checks
+    # A check that is under way has a star before the result of the last one.
+    assert {each.lstrip("* ") for each in checks.values()} <= {"L4OK", "L6OK", "L7OK"}, checks
     # The client itself connects, subscribes and leaves.
     new = broker.log.removeprefix(before).splitlines()
     assert len(new) <= 3, new

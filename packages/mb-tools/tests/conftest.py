@@ -38,7 +38,7 @@ class Mb:
         self.environ = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
+            if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "PYTHONUNBUFFERED")
         } | {"MB_URL": url}
 
     def __call__(self, *arguments: str, stdin: str | bytes = b"", **environ: str) -> Outcome:

@@ -58,6 +58,11 @@ async def dropped_by(use: Callable[[], Awaitable[object]], url: str) -> None:
     with pytest.warns(ResourceWarning, match=UNCLOSED.format(url=url)) as warned:
         await drop()
     assert len(warned) == 1
+    await ended_since(before)
+
+
+async def ended_since(before: set[Lifetime]) -> None:
+    """Wait until all that clients began since then is over."""
     with anyio.fail_after(5):
         await until(lambda: all(each.ended for each in _lifetimes() - before))
     await anyio.wait_all_tasks_blocked()
@@ -209,11 +214,10 @@ async def test_a_service_does_not_stop_in_silence(
     url = broker.url
     for count, end in ((0, ""), (1, "its subscription ends"), (2, "its 2 subscriptions end")):
         caplog.clear()
+        before = _lifetimes()
         with pytest.warns(ResourceWarning, match=f"^unclosed client 'Clock' of {url}: "):
             await serve(count)
-        with anyio.fail_after(5):
-            await until(lambda: not broker.connections)
-        await anyio.wait_all_tasks_blocked()
+        await ended_since(before)
         expected = (
             f"the client 'Clock' of {url} was dropped without close(), so {end}: keep a reference "
             "to the client as long as its handlers are to be called"
@@ -308,11 +312,10 @@ async def test_a_raw_client_that_is_dropped_warns_and_disconnects(broker: Runnin
         await anyio.lowlevel.checkpoint()
         gc.collect()
 
+    before = _lifetimes()
     with pytest.warns(ResourceWarning, match=f"^unclosed client of {url}: .*'await client.close"):
         await drop()
-    with anyio.fail_after(5):
-        await until(lambda: not broker.connections)
-    await anyio.wait_all_tasks_blocked()
+    await ended_since(before)
 
 
 # Where and when

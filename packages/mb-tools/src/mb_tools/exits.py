@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -91,7 +91,7 @@ class Program(click.Group):
             told = write_failure(error)
             status = told.status
             _tell(told.path, str(told))
-            discard_output()
+        _discard_unwritable()
         sys.exit(status or Status.SUCCESS)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -174,12 +174,7 @@ def write_failure(error: OSError) -> Failure:
 
 def discard_output() -> None:
     """Send what is still buffered for stdout nowhere: flushing it at exit would fail."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-    except (OSError, ValueError):  # stdout is not a file
-        return
+    _discard(sys.stdout)
 
 
 def note(text: str) -> None:
@@ -232,6 +227,27 @@ def _tell(path: str, text: str) -> None:
     # Without stderr there is nobody to tell, and the status says enough.
     with contextlib.suppress(OSError):
         click.echo(f"{path}: {one_line(text)}", err=True)
+
+
+def _discard_unwritable() -> None:
+    """Drop what stdout and stderr could not write.
+
+    Python would try again at exit, complain, and end with status 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    except (OSError, ValueError):  # it is not a file
+        return
 
 
 def _open_missing_streams() -> None:
