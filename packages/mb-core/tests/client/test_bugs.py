@@ -45,6 +45,7 @@ class Mine:
     def __init__(self, url: str) -> None:
         self.url = parse_url(url)
         self.failure: BaseException | None = None
+        self.late_failure: Exception | None = None  # when it has given the Link
         self.sending: Exception | None = None
         self.draining: Exception | None = None
         self.tasks: anyio.abc.TaskGroup | None = None  # in which it connects late
@@ -73,6 +74,8 @@ class Mine:
             self.tasks.start_soon(connect_late)
             await anyio.sleep_forever()
         self.links.append(await inner.connect(self.url, accept_mine, **settings))
+        if self.late_failure is not None:
+            raise self.late_failure
         return made[0]
 
     async def listen(self, *args: Any, **settings: Any) -> Any:
@@ -117,10 +120,17 @@ class _Link:
         self._end("close", None)
 
     def abort(self) -> None:
-        self._end("abort", None)
+        if "never" not in self._mine.ending:
+            self._end("abort", None)
+
+    async def wait_closed(self) -> None:
+        if "never" in self._mine.ending:
+            await anyio.sleep_forever()
+        await self._link.wait_closed()
+        self._end("wait_closed", None)
 
     def _end(self, name: str, result: Any) -> Any:
-        found = getattr(self._link, name)()
+        found = getattr(self._link, name)() if name != "wait_closed" else None
         if name in self._mine.ending:
             raise OSError(107, f"{name}: not connected")
         return found if result is not None else None
@@ -271,6 +281,27 @@ async def test_a_link_that_fails_to_end_keeps_nobody_waiting(method: str) -> Non
             await client.close()
             with pytest.raises(ConnectionLost):
                 await client.publish("a.b", 1)
+
+
+@pytest.mark.parametrize("method", ["abort", "wait_closed", "never"])
+async def test_a_link_that_fails_to_end_holds_up_no_connect(method: str) -> None:
+    with anyio.fail_after(10):
+        async with Broker() as broker:
+            mine = Mine(broker.url)
+            mine.late_failure = ConnectionResetError(104, "Connection reset by peer")
+            mine.ending = {method}
+            with pytest.raises(ConnectError, match="reset by peer"):
+                await mine.client(close_timeout=100).connect()
+            async with anyio.create_task_group() as tasks:
+                client = mine.client(close_timeout=100, retry_connect=True)
+                errors = Errors(client)
+                tasks.start_soon(client.connect)
+                assert "reset by peer" in str(await errors.first())
+                mine.late_failure = None
+                mine.ending.clear()
+                await client.wait_connected()
+            await client.request("system.heartbeat", {})
+            await client.close()
 
 
 async def test_a_raw_client_that_can_not_send_has_lost_its_connection(

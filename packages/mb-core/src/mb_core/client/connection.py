@@ -30,7 +30,7 @@ from .callbacks import Callbacks
 from .consumer import EndError
 from .dial import MAX_ANSWERS, ConnectionOptions, dial
 from .dispatch import Dispatcher
-from .lifetime import Lifetime
+from .lifetime import Lifetime, abort, abort_and_wait
 from .observing import Observers
 from .stats import Traffic
 from .turn import Turn, checkpoint
@@ -237,6 +237,8 @@ class Connection:
         self._dispatcher.act(self._session.receive(messages))
 
     def link_lost(self, error: MBError | None) -> None:
+        if self._over.is_set():
+            return
         error = error if error is not None else self._fault
         self.error = _lost_for(self.link.peer, error)
         self.broken = error is not None
@@ -268,7 +270,7 @@ class Connection:
 
     def give_up(self, error: MBError) -> None:
         self._fault = error
-        self.link.abort()
+        abort(self.link)
 
     def unrouted(self, event: Unrouted) -> None:
         now = self._clock()
@@ -398,10 +400,9 @@ class Connection:
             entry.consumer.release(entry, lambda: copy.copy(error))
 
     async def _end_at_once(self) -> None:
-        if self._accepted:
-            self.link.abort()  # nothing was sent: there is no farewell to wait for
-            with anyio.CancelScope(shield=True):
-                await self.link.wait_closed()
+        if self._accepted:  # nothing was sent: there is no farewell to wait for
+            await abort_and_wait(self.link, self._options.close_timeout)
+            self.link_lost(None)  # if its transport has not said so
 
 
 def broken(link: Link, error: Exception) -> ConnectionLost:

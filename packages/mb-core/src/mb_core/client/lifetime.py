@@ -16,9 +16,11 @@ from ..link import Backend, Home, Link, current_backend
 from .callbacks import Callbacks
 from .interrupt import AsyncFunction, pass_exit_on, uninterrupted
 
-__all__ = ["Lifetime", "warn_unclosed"]
+__all__ = ["Lifetime", "abort", "abort_and_wait", "warn_unclosed"]
 
 _log = logging.getLogger("mb_core.client")
+
+_NOT_ENDED = "internal error: the connection could not be ended"
 
 
 class Lifetime:
@@ -114,14 +116,15 @@ class Lifetime:
             if self._opening.cancelled_caught or self.fault is not None:
                 raise _closed_meanwhile(self.fault)
         except BaseException as error:
+            fault = self.fault  # and not what the Link's end may raise
             if self.link is not None:
-                self.link.abort()  # nothing was sent: there is no farewell to wait for
+                abort(self.link)  # nothing was sent: there is no farewell to wait for
             self._drain_scope.cancel()
             self._asked.set()
             with anyio.CancelScope(shield=True):
                 await self._finished.wait()
-            if self.fault is not None and isinstance(error, ConnectError):
-                raise _closed_meanwhile(self.fault) from self.fault.__cause__
+            if fault is not None and isinstance(error, ConnectError):
+                raise _closed_meanwhile(fault) from fault.__cause__
             raise
 
     async def end(self, *, drain: bool = True) -> None:
@@ -167,7 +170,7 @@ class Lifetime:
         """Take a Link, in place of the one before; False where it has come too late."""
         self.link = link
         if self.ending or self._complete:
-            link.abort()
+            abort(link)
             return False
         return True
 
@@ -273,10 +276,7 @@ class Lifetime:
     def _be_over(self) -> None:
         if not self.ended:
             if self.link is not None:
-                try:
-                    self.link.abort()
-                except Exception:
-                    _log.exception("internal error: the connection could not be ended")
+                abort(self.link)
             self._asked.set()
             self.ending = True
             self._on_ended()
@@ -302,11 +302,11 @@ class Lifetime:
         with anyio.move_on_after(self._close_timeout):
             try:
                 if self.link is not None:
-                    self.link.abort()
+                    abort(self.link)
                     await self.link.wait_closed()
                 await self._as_own(self._callbacks.run_due)
             except Exception:
-                _log.exception("internal error: the connection could not be ended")
+                _log.exception(_NOT_ENDED)
 
     async def _drain(self) -> None:
         if self._draining is not None and self._drain_timeout > 0:
@@ -336,6 +336,24 @@ class Lifetime:
             pass_exit_on(error)
         finally:
             self._own_tasks.discard(task)
+
+
+def abort(link: Link) -> None:
+    """End a Link at once; what it raises is a bug of its transport, which must stop nothing."""
+    try:
+        link.abort()
+    except Exception:
+        _log.exception(_NOT_ENDED)
+
+
+async def abort_and_wait(link: Link, limit: float) -> None:
+    """End a Link at once and wait for that, at most `limit` seconds; can't be cancelled."""
+    with anyio.move_on_after(limit, shield=True):
+        abort(link)
+        try:
+            await link.wait_closed()
+        except Exception:
+            _log.exception(_NOT_ENDED)
 
 
 def warn_unclosed(client: object, name: str, remedy: str) -> None:

@@ -31,7 +31,7 @@ from .arguments import CallbackMethods, check_handler
 from .callbacks import Callbacks, Handlers, Registration
 from .connection import broken
 from .dial import ConnectionOptions, dial
-from .lifetime import Lifetime, warn_unclosed
+from .lifetime import Lifetime, abort, warn_unclosed
 from .turn import Turn, checkpoint
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class RawClient(CallbackMethods):
             await checkpoint()
             if isinstance(error, MBError):
                 raise
-            link.abort()
+            abort(link)
             raise broken(link, error) from error
         if monotonic() >= self._turn.over:
             await self._turn.take()
