@@ -128,6 +128,22 @@ class Kept(RuleBasedStateMachine):
             self.entries.pop(key, None)
             self.listing.touch(key)
 
+    @rule(
+        steps=st.lists(
+            st.tuples(st.lists(st.integers(0, 20)), st.none() | st.text(max_size=3)), max_size=5
+        ),
+        some=st.integers(1, 3000),
+    )
+    def bring_up_to_date_little_by_little(
+        self, steps: list[tuple[list[int], str | None]], some: int
+    ) -> None:
+        for keys, text in steps:
+            if text is None:
+                self.take(keys)
+            else:
+                self.put(keys, text)
+            self.listing.bring_up_to_date(some)
+
     @rule(limit=st.integers(1, 50))
     def page(self, limit: int) -> None:
         found = [*chain.from_iterable(all_pages(self.listing, limit))]
@@ -142,7 +158,38 @@ class Kept(RuleBasedStateMachine):
 TestKept = Kept.TestCase
 
 
+def test_many_changes_are_taken_over_little_by_little() -> None:
+    entries = dict.fromkeys(range(1000), "x" * 100)
+    listing = numbers(entries)
+    rounds = 1
+    while not listing.bring_up_to_date(10_000):
+        rounds += 1
+    assert rounds > 5
+    assert listing.bring_up_to_date(0)
+    assert len(json.loads(listing.answer("found", Page(), PLENTY))["found"]) == 1000
+
+
 # As the Router answers
+
+
+@pytest.mark.parametrize("topic", ["topic.list", "topic.subscriptions"])
+def test_a_list_that_has_changed_much_is_prepared_before_it_is_answered(
+    topic: str, bench: Any
+) -> None:
+    client = bench.join()
+    for number in range(2000):
+        client.subscribe(f"t{number}")
+    question = f"request:system.{topic}:1.0.0\n".encode() + b'{"limit":1}'
+    behind = b"publish:a.b:1.0.0\n"
+    left, rounds = [question, behind], 0
+    while left := bench.router.receive(client.service, left, bench.now, costly=1):
+        assert left == [question, behind]
+        rounds += 1
+    assert rounds > 3
+    bench.deliver()
+    assert b'"next":' in client.take()[0]
+    answer = client.ask(topic, {})
+    assert sum(map(len, answer.values())) == 2000
 
 
 @pytest.mark.parametrize(
@@ -170,6 +217,22 @@ def test_topics_come_in_pages(topic: str, key: str, bench: Any) -> None:
                 break
             page = {"limit": limit, "after": answer["next"]}
         assert [(entry["topic"], entry["action"]) for entry in found] == expected
+
+
+def test_a_question_that_waits_for_its_turn_is_one_event_of_the_audit_feed(bench: Any) -> None:
+    client, auditor = bench.join(), bench.join()
+    auditor.send(
+        b'request:system.topic.subscribe:1.0.0\n{"action":"publish","topic":"system.message"}'
+    )
+    auditor.take()
+    left = [b"publish:a.b:1.0.0\n", b"request:system.topic.list:1.0.0\n{}"]
+    for costly in (0, 0, 1):
+        left = bench.router.receive(client.service, left, bench.now, costly=costly)
+    assert not left
+    bench.deliver()
+    events = [json.loads(event.partition(b"\n")[2]) for event in auditor.take()]
+    asked = [event["message"]["header"]["topic"] for event in events if "from" in event]
+    assert asked == ["a.b", "system.topic.list"]
 
 
 def test_services_come_in_pages_in_the_order_in_which_they_connected(bench: Any) -> None:

@@ -6,6 +6,7 @@ changes, whoever asks, and a list costs the joining of what is there.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,9 @@ from mb_core.errors import InvalidRequestError
 __all__ = ["Listing", "Page", "read_page"]
 
 K = TypeVar("K", bound=Any)  # hashable, and with an order
+
+# What finding an entry takes, compared with encoding so many bytes.
+_EACH = 200
 
 # Beyond so many new keys, sorting all costs less than finding the place of each.
 _FEW = 64
@@ -56,6 +60,7 @@ class Listing(Generic[K]):
         self._touched: set[K] = set()
         self._entries: dict[K, bytes] = {}
         self._order: list[K] = []
+        self._new: set[K] = set()  # have an entry, and no place in the order yet
         self._size = 0  # bytes of all entries, each with a comma
         self._all: bytes | None = None
 
@@ -71,7 +76,7 @@ class Listing(Generic[K]):
 
         Raises InvalidRequestError if the answer would be larger, or if `after` is not such a mark.
         """
-        self._bring_up_to_date()
+        self.bring_up_to_date()
         room = max_size - len(name) - 200  # for all that is not an entry
         if page == ALL:
             if self._size > room:
@@ -109,16 +114,23 @@ class Listing(Generic[K]):
         mark = msgspec.json.encode(self._mark(order[end - 1]))
         return b'{"%b":[%b],"next":%b}' % (name, b",".join(chosen), mark)
 
-    def _bring_up_to_date(self) -> None:
+    def bring_up_to_date(self, some: float = math.inf) -> bool:
+        """Encode the entries that have changed; return whether that was all of them.
+
+        It ends after about `some` bytes: one change of each can be hundreds of milliseconds of
+        work, so whoever answers a question may do it in several goes.
+        """
         if not self._asked:
             self._asked = True
             self._touched.update(self._keys())
-        if not self._touched:
-            return
+        touched = self._touched
+        if not touched:
+            return True
         self._all = None
-        entries, order = self._entries, self._order
-        new: list[K] = []
-        for key in self._touched:
+        entries, order, new = self._entries, self._order, self._new
+        while touched and some > 0:
+            key = touched.pop()
+            some -= _EACH
             before = entries.get(key)
             found = self._read(key)
             if before is not None:
@@ -126,18 +138,25 @@ class Listing(Generic[K]):
             if found is not None:
                 entries[key] = entry = msgspec.json.encode(found)
                 self._size += len(entry) + 1
+                some -= len(entry)
                 if before is None:
-                    new.append(key)
+                    new.add(key)
             elif before is not None:
                 del entries[key]
-                del order[bisect_left(order, key)]
-        self._touched.clear()
+                if key in new:
+                    new.remove(key)
+                else:
+                    del order[bisect_left(order, key)]
+        if touched:
+            return False
         if len(new) <= _FEW:
             for key in new:
                 insort(order, key)
         else:
             order += new
             order.sort()
+        new.clear()
+        return True
 
 
 def read_page(payload: dict[str, Any]) -> Page:

@@ -159,7 +159,8 @@ class Router:
         """Take whole messages of one client, in order; return those that are left.
 
         With `costly`, no more than so many of them are answered whose answers are long: the next
-        such question is left, and all behind it.
+        such question is left, and all behind it.  So is one whose answer takes more preparation
+        than is done at once.
         """
         service.last_seen = now
         self._second = int(now)
@@ -179,11 +180,21 @@ class Router:
                     service, MalformedMessageError(str(error), details=error.details)
                 )
                 continue
-            if registry.auditors:
-                self._audit(received_event(service.id, data, default_limit))
             if prefix.generation != registry.generation:
                 self._look_up(prefix)
             route = prefix.route
+            if route is _SYSTEM:
+                if published:  # the question may be how many
+                    self.metrics.publish.add(self._second, published)
+                    published = 0
+                if costly is not None and prefix.key in COSTLY:
+                    if not costly or not self._system.prepare(prefix.key):
+                        left = [data, *rest]
+                        self.metrics.count_sizes(self._second, left, -1)
+                        return left
+                    costly -= 1
+            if registry.auditors:
+                self._audit(received_event(service.id, data, default_limit))
             if route is _TOO_LONG:
                 self._refuse_unread(service, _too_long(prefix))
                 continue
@@ -191,15 +202,6 @@ class Router:
                 self._refuse_payload(service, prefix, request_id, data, end, now)
                 continue
             if route is _SYSTEM:
-                if published:  # the question may be how many
-                    self.metrics.publish.add(self._second, published)
-                    published = 0
-                if costly is not None and prefix.key in COSTLY:
-                    if not costly:
-                        left = [data, *rest]
-                        self.metrics.count_sizes(self._second, left, -1)
-                        return left
-                    costly -= 1
                 self._answer_system(service, prefix, request_id, data[end + 1 :], now)
             elif prefix.action is Action.PUBLISH:
                 published += 1

@@ -46,6 +46,10 @@ COSTLY = frozenset(
 )
 """Topics whose answers grow with what there is in the broker."""
 
+# Those whose answers can take hundreds of milliseconds, and bytes of them that are made at once.
+_TOPIC_LISTS = frozenset({"system.topic.list", "system.topic.subscriptions"})
+_SOME = 100_000
+
 # Services whose lists of subscriptions are kept.
 _FEW_SERVICES = 16
 
@@ -115,6 +119,12 @@ class SystemTopics:
             "system.log.unsubscribe": self._leave_log,
             "system.metrics": self._list_metrics,
         }
+
+    def prepare(self, topic: str) -> bool:
+        """Do a little of what the answer to a costly topic needs; return whether it is ready."""
+        if topic in _TOPIC_LISTS:
+            return self._lists.topics.bring_up_to_date(_SOME)
+        return True
 
     def answer(
         self,
