@@ -127,6 +127,34 @@ async def test_health_is_for_load_balancers(connect: Connect) -> None:
             assert json.loads(answer.body) == {"status": "ok", "connections": 1}
 
 
+async def test_metrics_that_many_ask_for_at_once_are_made_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    made = 0
+
+    def slow(metrics: Any) -> bytes:
+        nonlocal made, now
+        made += 1
+        now += 0.001
+        return b"made %d" % made
+
+    monkeypatch.setattr("mb_broker.site.exposition", slow)
+    monkeypatch.setattr("mb_broker.site.time.perf_counter", lambda: now)
+    get = broker_pages(Router(), lambda: 0.0, with_page=False, with_metrics=True)
+
+    def body() -> bytes:
+        page = get("/metrics")
+        assert page is not None
+        return page.body
+
+    assert {body() for _ in range(100)} == {b"made 1"}
+    now += 0.008
+    assert body() == b"made 1"
+    now += 0.002
+    assert {body() for _ in range(100)} == {b"made 2"}
+
+
 async def test_metrics_are_for_prometheus(connect: Connect) -> None:
     with anyio.fail_after(5):
         async with Broker("ws://127.0.0.1:0") as broker:
