@@ -359,6 +359,12 @@ client.connect()
 try: serve(client)
 except KeyboardInterrupt: client.close()
 """,
+        # The other client waits for the signal.
+        """
+with MessageBrokerClient(url) as other, MessageBrokerClient(url) as client:
+    client.run = other.run
+    serve(client)
+""",
         # Closed at the end of the program.
         """
 client = MessageBrokerClient(url)
@@ -366,7 +372,7 @@ client.connect()
 serve(client)
 """,
     ],
-    ids=["block", "caught", "closed", "left open"],
+    ids=["block", "caught", "closed", "two clients", "left open"],
 )
 def test_a_service_that_is_stopped_answers_first(
     body: str, number: int, start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture

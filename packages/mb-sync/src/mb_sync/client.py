@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageBrokerClient"]
 
+# Marks an error with which `run` was interrupted.
+_STOPPED = "_mb_stopped"
+
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -125,7 +128,6 @@ class MessageBrokerClient(CallbackMethods):
         # Held from the beginning of a block.
         self._to_enter = threading.Lock()
         self._undoing: Future[None] | None = None  # of a connect that was interrupted
-        self._stopped_by = 0  # the id of the error with which `run` was interrupted
         self._within.at_begin = WeakMethod(self._begin)
         self._user = self._within.user
         # Threads that wait for a connect to be called.
@@ -218,9 +220,9 @@ class MessageBrokerClient(CallbackMethods):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # An interrupted call doesn't wait for others to be done; to interrupt `run` is to stop in
-        # order.
-        stopped = error is not None and id(error) == self._stopped_by
+        # An interrupted call doesn't wait for others to be done; to interrupt `run`, of whichever
+        # client, is to stop in order.
+        stopped = getattr(error, _STOPPED, False)
         self._close(drain=kind is None or issubclass(kind, Exception) or stopped)
 
     @_like(mb_core.MessageBrokerClient.run)
@@ -230,7 +232,7 @@ class MessageBrokerClient(CallbackMethods):
             with terminable():
                 loop.call(supervisor.wait_over)
         except KeyboardInterrupt as error:
-            self._stopped_by = id(error)
+            setattr(error, _STOPPED, True)
             raise
 
     # Asking, answering, publishing, listening
