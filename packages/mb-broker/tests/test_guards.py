@@ -646,6 +646,23 @@ async def test_a_link_that_can_not_pause_is_cut_off_for_what_it_sends_without_re
             assert broker.connections == 0
 
 
+async def test_tiny_messages_that_wait_count_with_the_memory_that_they_take(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugins, transport = Plugins(), FaultyTransport()
+    plugins.register(FaultyPlugin(transport), "faulty")
+    count, limit = 100_000, 1_000_000
+    assert 2 * count < limit
+    with anyio.fail_after(30):
+        async with Broker("faulty://", plugins=plugins, max_unread_total=limit) as broker:
+            link, reader = transport.join("sender"), transport.join("reader")
+            link.congested = reader.congested = False
+            link.handler.messages_received([b"xx"] * count)
+            assert broker.connections == 1
+            assert re.search(r"sender does not read: \d+ bytes wait for it", caplog.text)
+            assert not reader.aborted
+
+
 async def test_what_a_client_sent_before_it_left_takes_its_turn(until: Until) -> None:
     plugins, transport = Plugins(), FaultyTransport()
     plugins.register(FaultyPlugin(transport), "faulty")

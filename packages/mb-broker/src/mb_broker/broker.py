@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -50,6 +51,8 @@ _log = logging.getLogger("mb_broker")
 # spent on those that came together; then the others wait for their turn.
 _AT_ONCE = 64
 _A_WHILE = 0.002
+# Bytes of memory that a message takes beside its own, and its place in a list.
+_OVERHEAD = sys.getsizeof(b"") + 8
 # Bytes that a stream gives at once, at most.
 _CHUNK = 256 * 1024
 
@@ -313,7 +316,7 @@ class Broker:
         if rest:
             connection.waiting = rest
             connection.pause()
-            self._count_held(sum(map(len, rest)))
+            self._count_held(_memory(rest))
             self._turns.add(connection)
         self.flush()
         self._timer.look()
@@ -362,7 +365,7 @@ class Broker:
 
     def _limit_waiting(self, connection: _Connection) -> None:
         """Of a transport that can't have its client wait with sending."""
-        size, limit = sum(map(len, connection.waiting)), self.options["max_unread"]
+        size, limit = _memory(connection.waiting), self.options["max_unread"]
         if size > limit:
             text = f"sends too fast: {size} bytes of it wait, the limit is {limit} (max_unread)"
             self._cut_off(connection.link, text)
@@ -536,6 +539,11 @@ def url_of(urls: Sequence[str], scheme: str) -> str:
     raise LookupError(f"this broker listens on {', '.join(urls)}, not on {scheme}://")
 
 
+def _memory(messages: list[bytes]) -> int:
+    """Bytes that messages which wait take: tiny ones many times what they have."""
+    return sum(map(len, messages)) + _OVERHEAD * len(messages)
+
+
 def _progress(service: Service) -> int:
     """How far a client's Link has come; 0 for one that does not say."""
     return getattr(service.link, "progress", 0)
@@ -563,7 +571,7 @@ class _Connection:
     def held(self) -> int:
         """Bytes that wait for it, or of it."""
         unread = 0 if self.cut_off else self.link.unsent
-        return unread + sum(map(len, self.waiting))
+        return unread + _memory(self.waiting)
 
     @property
     def ready(self) -> bool:
