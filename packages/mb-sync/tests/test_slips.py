@@ -41,6 +41,18 @@ def test_a_slip_raises_before_anything_is_sent(
     assert client.stats().messages_sent == sent
 
 
+@pytest.mark.parametrize("timeout", [-1, 0.5, float("nan"), "5", True])
+def test_a_message_is_waited_for_in_whole_milliseconds(
+    client: MessageBrokerClient, timeout: Any
+) -> None:
+    events = client.subscribe("silent.event")
+    with pytest.raises(LocalProtocolError, match="invalid timeout"):
+        events.receive(timeout)
+    for unasked in (0, 1):
+        with pytest.raises(TimeoutError, match=f"within {unasked} ms"):
+            events.receive(unasked)
+
+
 def test_a_closed_client_is_not_entered_or_connected_again(mb_broker: RunningBroker) -> None:
     client = MessageBrokerClient(mb_broker.url)
     with client:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import mb_core
 from mb_core.client.inbox import Inbox
 from mb_core.errors import LocalProtocolError
+from mb_core.header import check_timeout
 from mb_core.message import Message
 
 from .loop import LoopThread
@@ -99,9 +100,12 @@ class Subscription:
     def receive(self, timeout: int | None = None) -> Message:
         """Wait for the next message, at most `timeout` milliseconds; None waits for ever.
 
-        Raises TimeoutError when the time is over, LocalProtocolError where nothing more will come
-        because the subscription was ended, and what iteration raises.
+        0 does not wait.  Raises TimeoutError when the time is over, LocalProtocolError for another
+        kind of timeout and where nothing more will come because the subscription was ended, and
+        what iteration raises.
         """
+        if timeout:
+            check_timeout(timeout)
         message = self._next(timeout)
         if message is None:
             raise LocalProtocolError(
