@@ -106,6 +106,13 @@ BODIES = {
         finally:
             print("ended", flush=True)
 """,
+    # Which raises a group of the error.
+    "in a task group": """
+        await client.subscribe("some.event", handler=HANDLER)
+        async with anyio.create_task_group() as tasks, anyio.create_task_group():
+            tasks.start_soon(client.publish, "some.event", 1)
+            await wait()
+""",
     # trio can't abort such a wait.
     "while the main task waits for a thread": """
         await client.subscribe("some.event", handler=HANDLER)

@@ -483,13 +483,16 @@ with contextlib.suppress(KeyboardInterrupt):
     assert ended == ("connected still\ndisconnected\nleftat exit\n", "", -signal.SIGTERM)
 
 
-def test_sigterm_that_nobody_catches_leaves_no_traceback(serve: Any) -> None:
-    process, asking = serve("""
+@pytest.mark.parametrize("within", ["", "anyio.create_task_group()"])
+def test_sigterm_that_nobody_catches_leaves_no_traceback(within: str, serve: Any) -> None:
+    block = f"async with {within}:" if within else "if True:"
+    process, asking = serve(f"""
 async def main():
     async with MessageBrokerClient(url) as client:
         await answer(client)
         say("serving")
-        await client.run()
+        {block}
+            await client.run()
 """)
     assert terminate(process, asking) == ("", "", -signal.SIGTERM)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any, NoReturn
 
 from ..link import current_backend
 
 __all__ = [
     "AsyncFunction",
+    "exit_from_groups",
     "pass_exit_on",
     "trio_interrupt_handler",
     "trio_main_task",
@@ -77,6 +80,8 @@ def _exit_trio(error: BaseException) -> None:
     import trio
 
     delivered = False
+    if isinstance(error, SystemExit):
+        exit_from_groups(error)
 
     def throw() -> NoReturn:
         nonlocal delivered
@@ -94,6 +99,24 @@ def _exit_trio(error: BaseException) -> None:
             await trio.sleep(_AGAIN)
 
     trio.lowlevel.spawn_system_task(deliver, name="mb exit")
+
+
+def exit_from_groups(error: SystemExit) -> None:
+    """Have `error`, when nobody catches it, end the program as it does outside of task groups.
+
+    trio's and anyio's task groups raise a group of it, for which Python prints a traceback and
+    exits with status 1.
+    """
+    before = sys.excepthook
+
+    def hook(
+        kind: type[BaseException], raised: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(raised, BaseExceptionGroup) and raised.split(lambda e: e is error)[1] is None:
+            raise error.with_traceback(None)  # which Python takes as if it was raised without group
+        before(kind, raised, traceback)
+
+    sys.excepthook = hook
 
 
 def trio_main_task() -> Any:

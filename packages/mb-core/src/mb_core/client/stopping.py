@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 
 from ..link import current_backend
-from .interrupt import trio_interrupt_handler, trio_main_task
+from .interrupt import exit_from_groups, trio_interrupt_handler, trio_main_task
 
 __all__ = ["Terminated", "interruptible", "terminable"]
 
@@ -64,7 +64,9 @@ async def interruptible(
                 _log.info("SIGTERM: the client is closed; a second signal ends the program")
                 if not run.in_main_task:
                     await run.close_with_others(close)
-                raise Terminated
+                error = Terminated()
+                exit_from_groups(error)
+                raise error
 
 
 @contextlib.contextmanager
