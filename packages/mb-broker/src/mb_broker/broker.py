@@ -305,6 +305,7 @@ class Broker:
             self._announce(connection)
         if connection.waiting or connection.stalled:
             connection.waiting += messages
+            connection.memory += _memory(messages)
             if not connection.can_pause:
                 self._limit_waiting(connection)
             return
@@ -315,8 +316,9 @@ class Broker:
             rest = self._take_for_a_while(connection.service, messages)
         if rest:
             connection.waiting = rest
+            connection.memory = _memory(rest)
             connection.pause()
-            self._count_held(_memory(rest))
+            self._count_held(connection.memory)
             self._turns.add(connection)
         self.flush()
         self._timer.look()
@@ -350,12 +352,14 @@ class Broker:
         waiting, step = connection.waiting, self._step
         some = waiting[:step]
         del waiting[:step]
+        connection.memory -= _memory(some)
         costly = 0 if connection.ended else 1
         rest = self._router.receive(connection.service, some, self._clock(), costly=costly)
         if connection.ended:
             del rest[:1]  # a long answer, for nobody
         if rest:
             waiting[:0] = rest
+            connection.memory += _memory(rest)
         if connection.ended and not waiting:
             self._forget(connection)
         self.flush()
@@ -365,7 +369,7 @@ class Broker:
 
     def _limit_waiting(self, connection: _Connection) -> None:
         """Of a transport that can't have its client wait with sending."""
-        size, limit = _memory(connection.waiting), self.options["max_unread"]
+        size, limit = connection.memory, self.options["max_unread"]
         if size > limit:
             text = f"sends too fast: {size} bytes of it wait, the limit is {limit} (max_unread)"
             self._cut_off(connection.link, text)
@@ -396,6 +400,7 @@ class Broker:
         service, peer, error = connection.service, connection.link.peer, connection.error
         del self._connections[service]
         connection.waiting.clear()
+        connection.memory = 0
         self._router.disconnect(service, self._clock())
         newcomer = self._newcomers.pop(service, None) is not None
         # A probe does not read the greeting, so it resets the connection, or says no farewell.  One
@@ -559,6 +564,7 @@ class _Connection:
         service.progress = _progress(service)
         self._broker = broker
         self.waiting: list[bytes] = []  # messages that are not handled yet
+        self.memory = 0  # that they take, in bytes: too many to count again and again
         self.stalled = False  # it has to read before anything more is read from it
         self.cut_off = False
         self.ended = False  # it has left; what it sent before is still being handled
@@ -571,7 +577,7 @@ class _Connection:
     def held(self) -> int:
         """Bytes that wait for it, or of it."""
         unread = 0 if self.cut_off else self.link.unsent
-        return unread + _memory(self.waiting)
+        return unread + self.memory
 
     @property
     def ready(self) -> bool:
