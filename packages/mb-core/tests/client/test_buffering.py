@@ -128,7 +128,7 @@ async def test_drop_oldest_makes_room_counts_and_tells_at_most_once_a_second(
         assert it.client.stats().buffered == 5
         told = await it.watch.error(ConnectionLost)
         assert not told.sent
-        assert "1 publications were dropped" in str(told)
+        assert "1 publication was dropped" in str(told)
         sent = await it.come_back()
         assert sent == [b"publish:a:1.0.0\n%d" % number for number in range(95, 100)]
         assert len([each for each in it.watch.errors if isinstance(each, ConnectionLost)]) == 1
@@ -174,7 +174,7 @@ async def test_a_confirmed_publication_that_takes_the_place_of_others_is_told_as
     async with gone(scripted, **options) as it, anyio.create_task_group() as tasks:
         await it.client.publish("a", "x" * 100)
         confirmed = Outcome(tasks, lambda: it.client.publish("a", "y" * 100, confirm=True))
-        assert "1 publications were dropped" in str(await it.watch.error(ConnectionLost))
+        assert "1 publication was dropped" in str(await it.watch.error(ConnectionLost))
         confirmed.scope.cancel()
 
 

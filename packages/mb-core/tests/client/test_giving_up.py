@@ -358,7 +358,7 @@ async def test_what_waited_is_told_that_it_is_over(scripted: ScriptedBroker) -> 
                 tasks.start_soon(wait_for, lambda: client.register_service("a", "b"))
             lost = await watch.error(ConnectionLost)
     assert outcomes == [False] * 4
-    assert "1 publications were never sent" in str(lost)
+    assert "1 publication was never sent" in str(lost)
 
 
 async def test_without_reconnecting_a_loss_is_the_end(broker: Any) -> None:

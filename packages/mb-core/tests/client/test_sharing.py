@@ -257,7 +257,7 @@ async def test_closing_with_a_buffer_is_bounded_and_tells_what_was_never_sent(
         await it.client.close()
         assert "the client was closed" in str(await confirmed.lost())
         assert "closed while it was connecting" in str(await it.connect.fails(ConnectError))
-        assert "1 publications were never sent" in str(await it.watch.error(ConnectionLost))
+        assert "1 publication was never sent" in str(await it.watch.error(ConnectionLost))
 
 
 async def test_a_full_buffer_speaks_of_no_connection(scripted: ScriptedBroker) -> None:

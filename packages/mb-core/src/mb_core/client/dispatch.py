@@ -153,7 +153,9 @@ class Dispatcher:
         elif isinstance(event, Unmatched):
             self._unmatched(event)
         elif isinstance(event, Discarded):
-            text = f"{event.count} publications were never sent: there was no connection to the end"
+            count = event.count
+            were = "1 publication was" if count == 1 else f"{count} publications were"
+            text = f"{were} never sent: there was no connection before the client closed"
             self._callbacks.report(ConnectionLost(text, sent=False), "closed")
         elif self.uplink is not None:
             if isinstance(event, Initialized):

@@ -313,7 +313,8 @@ class Supervisor:
         dropped = self.session.outbox.dropped
         if dropped != self._dropped_publishes and self._brake.lets():
             count, self._dropped_publishes = dropped - self._dropped_publishes, dropped
-            text = f"{count} publications were dropped: the buffer is full (publish_buffer)"
+            were = "1 publication was" if count == 1 else f"{count} publications were"
+            text = f"{were} dropped: the buffer is full (publish_buffer)"
             self._callbacks.report(ConnectionLost(text, sent=False), "there is no connection")
 
     async def register(self, name: str, description: str) -> None:
