@@ -134,7 +134,7 @@ def configure(
         options |= _read(file)
         sources |= dict.fromkeys(options, file)
         for name, value in options.items():
-            _check(name, value, f"{file}: {name}")
+            _check(name, value, f"{file}: {name}", lax=False)  # TOML has types of its own
     links = _service_links(environ)
     environ = {name: value for name, value in environ.items() if name not in links}
     for name, text in _from_environment(environ):
@@ -233,10 +233,10 @@ def _misspelled(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} in the environment is not an option; did you mean {near[0]}?"
 
 
-def _check(name: str, value: Any, written: str) -> None:
+def _check(name: str, value: Any, written: str, *, lax: bool = True) -> None:
     """Complain of one option in the words in which it was given."""
     try:
-        complete_options({name: value}, ServeOptions, lax=True, together=False)
+        complete_options({name: value}, ServeOptions, lax=lax, together=False)
         msgspec.json.encode(value)
         for url in value if name == "listen" else ():
             parse_url(url)
