@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,10 +34,10 @@ class Loop(LoopThread):
         return True
 
 
-@pytest.fixture(params=["the system's", "in slices"])
+@pytest.fixture(params=[0.001, 1000.0], ids=["in slices", "at once"])
 def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of waiting for a lock, that of Windows too."""
-    monkeypatch.setattr(waiting, "_SLICE", 0.001 if request.param == "in slices" else None)
+    """Waits that are much longer than a slice, and much shorter."""
+    monkeypatch.setattr(waiting, "_SLICE", request.param)
 
 
 @pytest.mark.usefixtures("slices")
@@ -58,6 +60,20 @@ def test_a_value_that_does_not_come_is_not_waited_for_longer(timeout: float) -> 
     began = time.monotonic()
     assert not waiter.wait(timeout)
     assert timeout <= time.monotonic() - began < 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_a_signal_that_does_not_wake_the_thread_ends_the_wait_all_the_same(
+    timeout: float | None,
+) -> None:
+    """As one does that comes just before the wait begins; here, another thread gets it."""
+    waiter = ThreadWaiter()
+    timer = threading.Timer(0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        waiter.wait(timeout)
+    timer.join()
 
 
 @pytest.mark.usefixtures("slices")

@@ -19,14 +19,18 @@ T = TypeVar("T")
 
 _NOTHING = object()
 
-_SLICE: float | None = 0.1 if sys.platform == "win32" else None
-"""Seconds for which a lock is waited for at a time, where Ctrl-C does not end the wait for one."""
+_SLICE = 0.1 if sys.platform == "win32" else 0.5
+"""Seconds for which the main thread waits for a lock at a time, so that Ctrl-C ends the wait.
+
+Windows does not wake it for a signal.  Other systems do, unless the signal comes in the moment
+before the wait begins: then Python has seen none yet, and the system has nothing to interrupt.
+"""
 
 
 class ThreadWaiter:
     """A value that one thread waits for: what an asyncio.Future is to a task.
 
-    The wait is one for a lock, which Ctrl-C ends at once.
+    The wait is one for a lock, which Ctrl-C ends, at once or after a slice of it.
     """
 
     __slots__ = ("_lock", "result")
@@ -45,19 +49,23 @@ class ThreadWaiter:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the value, `timeout` in seconds at most; whether it has come."""
+        in_one = threading.get_ident() != threading.main_thread().ident
         if timeout is not None:
             timeout = min(timeout, threading.TIMEOUT_MAX)
-        if _SLICE is None:
+            in_one = in_one or timeout <= _SLICE
+        if in_one:
             return self._lock.acquire(timeout=-1 if timeout is None else timeout)
-        return self._wait_in_slices(timeout, _SLICE)
+        if self._lock.acquire(timeout=_SLICE):
+            return True
+        return self._wait_on(timeout - _SLICE if timeout is not None else float("inf"))
 
-    def _wait_in_slices(self, timeout: float | None, longest: float) -> bool:
-        until = time.monotonic() + timeout if timeout is not None else float("inf")
+    def _wait_on(self, timeout: float) -> bool:
+        until = time.monotonic() + timeout
         while True:
             left = max(0.0, until - time.monotonic())
-            if self._lock.acquire(timeout=min(left, longest)):
+            if self._lock.acquire(timeout=min(left, _SLICE)):
                 return True
-            if left <= longest:
+            if left <= _SLICE:
                 return False
 
 
