@@ -118,6 +118,38 @@ def test_it_may_be_used_within_an_event_loop() -> None:
     asyncio.run(main())
 
 
+def test_a_client_that_reads_late_gets_all_of_it() -> None:
+    """Its backlog is waited for in a task, which a callback of asyncio.run()'s loop starts."""
+    count, text = 500, "x" * 15_000
+
+    def framed(message: bytes) -> bytes:
+        return len(message).to_bytes(4, "big") + message
+
+    async def publish(url: str) -> None:
+        async with MessageBrokerClient(url) as client:
+            while len((await client.request("system.topic.list", {})).payload["topics"]) == 0:
+                pass
+            for _ in range(count):
+                await client.publish("a.b", text)
+
+    with running("tcp://127.0.0.1:0", max_unread=8_000_000) as broker:
+        url = parse_url(broker.url)
+        with socket.create_connection((url.host, url.port)) as late, late.makefile("rb") as stream:
+            late.sendall(
+                framed(
+                    b"request:system.topic.subscribe:1.0.0:0f8fad5b-d9cb-469f-a165-70867728950e\n"
+                    b'{"action":"publish","topic":"a.b"}'
+                )
+            )
+            asyncio.run(publish(broker.url))
+            late.settimeout(20)
+            got = 0
+            while got < count:
+                size = stream.read(4)
+                assert size, f"cut off after {got} of {count} messages"
+                got += stream.read(int.from_bytes(size, "big")).startswith(b"publish:a.b")
+
+
 def test_a_client_that_is_still_connected_does_not_hold_it_up() -> None:
     async def main() -> None:
         with running(drain_timeout=0) as broker:

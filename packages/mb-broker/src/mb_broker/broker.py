@@ -7,6 +7,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -156,7 +157,7 @@ class Broker:
     async def __aenter__(self) -> Broker:
         if self.urls:
             raise LocalProtocolError("a Broker is entered once: make another one")
-        backend = current_backend()
+        backend = self._backend = current_backend()
         self._clock = backend.time
         self._home = Home(backend)
         self._timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
@@ -458,7 +459,8 @@ class Broker:
             connection = self._connections.get(service)
             if connection is not None and not connection.stalled:
                 connection.stall(unread)
-                self._tasks.start_soon(self._wait_until_read, connection)
+                # Most often in a callback of the loop, when messages have arrived.
+                self._backend.start_in(self._tasks, partial(self._wait_until_read, connection))
         self._count_held(more)
 
     def _count_held(self, more: int) -> None:

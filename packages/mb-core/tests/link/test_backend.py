@@ -189,6 +189,37 @@ def test_a_root_task_ends_with_its_loop(loop: str) -> None:
     assert ends == ["cancelled"]
 
 
+@pytest.mark.parametrize("loop", RUNS)
+def test_a_task_is_started_in_a_group_whoever_runs_the_loop(loop: str) -> None:
+    """Also by a callback of asyncio's, of which anyio does not know whose it is."""
+    reports: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        backend = current_backend()
+        post = backend.poster()
+        started = anyio.Event()
+
+        async def task() -> None:
+            started.set()
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                if loop == "asyncio":
+                    asyncio.get_running_loop().set_exception_handler(
+                        lambda _, context: reports.append(context)
+                    )
+                    post(lambda: backend.start_in(group, task))
+                else:
+                    backend.start_in(group, task)
+                await started.wait()
+            if loop == "asyncio":
+                post(lambda: backend.start_in(group, anyio.sleep_forever))
+                await anyio.wait_all_tasks_blocked()
+
+    RUNS[loop](main)
+    assert reports == []
+
+
 # Connecting
 
 

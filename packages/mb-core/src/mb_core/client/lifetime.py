@@ -196,15 +196,16 @@ class Lifetime:
         self._tasks.start_soon(self._running.counted(uninterrupted(run)))
 
     def fail(self, bug: Exception) -> None:
-        """End because of a bug that its finder can't raise."""
+        """End because of a bug that its finder, such as a callback of the loop, can't raise."""
 
         async def raise_bug() -> None:
+            self._stop_for(bug)
             raise bug
 
-        try:
-            self.spawn(raise_bug)
-        except ConnectError:
+        if self.fault is not None or self._tasks.cancel_scope.cancel_called:
             _log.error("internal error: while the connection ended", exc_info=bug)
+        else:
+            self.backend.start_in(self._tasks, raise_bug)
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code: the end waits for it a while, then cancels it."""

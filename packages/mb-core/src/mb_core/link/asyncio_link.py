@@ -14,6 +14,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar, cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire, WireState, is_held_back
@@ -553,6 +554,7 @@ class AsyncioBackend:
     def __init__(self) -> None:
         self.time = asyncio.get_running_loop().time
         self.running = asyncio._get_running_loop
+        self._starting: asyncio.Future[None] | None = None  # the last task that starts another
 
     def waiter(self) -> Waiter:
         return asyncio.get_running_loop().create_future()
@@ -584,6 +586,19 @@ class AsyncioBackend:
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
         return asyncio.ensure_future(function())
+
+    def start_in(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        if asyncio.current_task() is not None:
+            group.start_soon(function)
+            return
+
+        # anyio knows the event loop by the task that runs, unless anyio.run() has begun it.
+        async def start() -> None:
+            if not group.cancel_scope.cancel_called:
+                with contextlib.suppress(RuntimeError):  # it has ended
+                    group.start_soon(function)
+
+        self._starting = asyncio.ensure_future(start())
 
     async def connect(
         self,

@@ -14,6 +14,8 @@ from ..wire import Wire
 if TYPE_CHECKING:
     import ssl
 
+    from anyio.abc import TaskGroup
+
 __all__ = [
     "FLUSH_AT",
     "Accept",
@@ -270,6 +272,13 @@ class Backend(Protocol):
 
         `function` must not raise anything but cancellation.  Keep what is returned for as long
         as the task is to live: the loop may hold it weakly.
+        """
+        ...
+
+    def start_in(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Start a task in `group`, also from a callback of the loop, outside all tasks.
+
+        From there it is not started if the group ends before the loop's next turn.
         """
         ...
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 import trio
+from anyio.abc import TaskGroup
 
 from ..errors import ConnectError, ConnectionLost, MBError
 from ..wire import Wire, WireState, is_held_back
@@ -463,6 +464,9 @@ class TrioBackend:
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
         return trio.lowlevel.spawn_system_task(function, name="mb client")
+
+    def start_in(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        group.start_soon(function)
 
     async def connect(
         self,
