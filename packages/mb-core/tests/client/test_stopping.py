@@ -605,6 +605,27 @@ async def main():
     assert (stdout, ended) == ("", status)
 
 
+def test_a_second_interrupt_within_what_ends_the_block_ends_it_at_once(
+    start: Program, loop: str
+) -> None:
+    """Wherever it comes: trio raises it in whatever runs, which handles the first one."""
+    process = start("""
+async def main():
+    async with MessageBrokerClient(url, drain_timeout=3_600_000) as client:
+        async def hang(message):
+            say("ready")
+            await anyio.sleep_forever()
+        await client.subscribe("a.hang" + sys.argv[2], handler=hang)
+        await client.publish("a.hang" + sys.argv[2], {})
+        try:
+            await client.run()
+        finally:
+            signal.raise_signal(signal.SIGINT)
+""")
+    stdout, _, status = interrupt(process)
+    assert (stdout, status) == ("", -signal.SIGINT)
+
+
 def test_a_handler_that_blocks_the_loop_is_killed_by_the_second_sigterm(start: Program) -> None:
     process = start("""
 async def main():

@@ -34,6 +34,7 @@ from .arguments import (
 from .callbacks import Callbacks, Handlers, Registration, call
 from .context import handled_id
 from .dial import ConnectionOptions
+from .interrupt import interrupted_twice
 from .lifetime import warn_unclosed
 from .moment import Moment
 from .observing import Observers
@@ -297,7 +298,7 @@ class MessageBrokerClient(CallbackMethods):
         if self._supervisor is not None and not self._supervisor.home.forked:
             # A cancelled block does not wait for handlers to finish.
             cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
-            await self._end(drain=not cancelled)
+            await self._end(drain=not (cancelled or interrupted_twice(error)))
 
     def __del__(self) -> None:
         supervisor = getattr(self, "_supervisor", None)

@@ -13,6 +13,7 @@ from ..link import current_backend
 __all__ = [
     "AsyncFunction",
     "exit_from_groups",
+    "interrupted_twice",
     "pass_exit_on",
     "trio_interrupt_handler",
     "trio_main_task",
@@ -117,6 +118,19 @@ def exit_from_groups(error: SystemExit) -> None:
         before(kind, raised, traceback)
 
     sys.excepthook = hook
+
+
+def interrupted_twice(error: BaseException | None) -> bool:
+    """Whether this is a KeyboardInterrupt that took the place of another one.
+
+    trio raises the second in whatever the main task does, which may be the end of its block.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    before = error.__context__
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before is not None
 
 
 def trio_main_task() -> Any:
