@@ -39,7 +39,7 @@ OLDEST = PYTHONS[0]
 NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
 # Many tests wait more than they compute.
-WORKERS = 1 + (os.cpu_count() or 1)
+WORKERS = 2 + (os.cpu_count() or 1)
 # What tells one Python, or one version of a dependency, from another: the scenarios on every front
 # end and transport, the examples, the recorded exchanges, the Session, the Wires.
 SELECTION = [

@@ -560,4 +560,7 @@ def test_what_breaks_out_of_the_loop_leaves_nobody_waiting(mb_broker: RunningBro
     client.close()
     with MessageBrokerClient(mb_broker.url) as another:
         assert another.request("system.heartbeat", {}).payload
+    for thread in threading.enumerate():
+        if thread.name.startswith("mb_sync"):
+            thread.join(PATIENCE)  # closing waits for its end for a second only
     assert own_threads() == []
