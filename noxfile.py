@@ -8,6 +8,8 @@ nox says so.
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import nox
 
@@ -30,6 +32,7 @@ nox.options.sessions = [
     "instructions",
     "tests",
     "coverage",
+    "page",
     "browser",
 ]
 
@@ -38,6 +41,8 @@ OLDEST = PYTHONS[0]
 # The interpreter that is measured; its coverage speaks for all.
 NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
+# Older ones lack what the tests of the page use (timers that the test moves, a global crypto).
+OLDEST_NODE = 20
 # Many tests wait more than they compute.
 WORKERS = 2 + (os.cpu_count() or 1)
 # What tells one Python, or one version of a dependency, from another: the scenarios on every front
@@ -144,6 +149,26 @@ def coverage(session: nox.Session) -> None:
     install(session, "coverage")
     session.run("coverage", "combine")
     session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session(python=False)
+def page(session: nox.Session) -> None:
+    """The broker's page without a browser: style, types, and tests of all that draws nothing."""
+    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
+    if missing:
+        session.skip(f"no {' and no '.join(missing)} here (Debian: apt-get install nodejs npm)")
+    version = str(session.run("node", "--version", silent=True, external=True)).strip()
+    if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
+        session.skip(f"node {version} is too old for its tests: {OLDEST_NODE} or newer is needed")
+    session.chdir("packages/mb-broker")
+    # package.json has exact versions of tools that depend on nothing else.
+    quiet = ("--no-audit", "--no-fund", "--loglevel=error")
+    session.run("npm", "install", "--no-package-lock", "--ignore-scripts", *quiet, external=True)
+    tools = "node_modules/.bin"
+    session.run(f"{tools}/biome", "ci", "--error-on-warnings", external=True)
+    session.run(f"{tools}/tsc", external=True)
+    tests = sorted(str(path) for path in Path("tests/page").glob("*.test.js"))
+    session.run("node", "--test", "--test-reporter=spec", *tests, external=True)
 
 
 @nox.session(python=NEWEST)

@@ -1,132 +1,25 @@
-"""The broker's page: what it is made of, and what it does in a real browser with a real broker."""
+"""The broker's page, in a real browser and with a real broker."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from html.parser import HTMLParser
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import mb_broker
-from mb_broker.page import content_security_policy, page
 from mb_core import Message, MessageBrokerClient, ResponseError
-
-HTML = page().decode()
-POLICY = {
-    directive.partition(" ")[0]: directive.partition(" ")[2]
-    for directive in content_security_policy().split("; ")
-}
-
-
-# What it is made of
-
-
-class Outline(HTMLParser):
-    """The page's elements with their attributes, and the texts of its scripts and styles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {"script": [], "style": []}
-        self._inside: list[str] | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = self.texts.get(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = None
-
-    def handle_data(self, data: str) -> None:
-        if self._inside is not None:
-            self._inside.append(data)
-
-    @classmethod
-    def of(cls, html: str) -> Outline:
-        outline = cls()
-        outline.feed(html)
-        outline.close()
-        return outline
-
-
-@pytest.mark.parametrize("kind", ["script", "style"])
-def test_the_policy_knows_the_inline_script_and_style_by_their_hashes(kind: str) -> None:
-    (text,) = Outline.of(HTML).texts[kind]
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    assert POLICY[f"{kind}-src"] == f"'sha256-{digest}'"
-
-
-def test_the_policy_allows_nothing_else_but_the_icon_and_the_own_websocket() -> None:
-    assert {name: value for name, value in POLICY.items() if "sha256" not in value} == {
-        "default-src": "'none'",
-        "img-src": "data:",
-        "connect-src": "'self'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-        "require-trusted-types-for": "'script'",
-        "trusted-types": "'none'",
-    }
-
-
-def test_the_page_is_one_file_that_loads_nothing() -> None:
-    elements = Outline.of(HTML).elements
-    links = [attributes.get("href") for tag, attributes in elements if tag in ("a", "link")]
-    assert links
-    assert all(link and link.startswith(("#", "data:")) for link in links)
-    assert not [attributes for _, attributes in elements if "src" in attributes]
-    assert not re.search(r"@import|url\(|\bimport\b[ (]", HTML)
-    assert set(re.findall(r"\w+://[\w.]*", HTML)) == {"http://www.w3.org", "wss://", "ws://"}
-
-
-def test_the_page_has_nothing_that_its_policy_refuses() -> None:
-    for _, attributes in Outline.of(HTML).elements:
-        assert not [name for name in attributes if name == "style" or name.startswith("on")]
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", HTML)
-    assert not re.search(r"\beval\(|new Function|setAttribute\(\"style", HTML)
-    assert b"\r" not in page(), "browsers hash the text with its line ends made \\n"
-
-
-def test_every_field_has_a_label_and_every_id_is_there_once() -> None:
-    elements = Outline.of(HTML).elements
-    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    labelled = {attributes.get("for") for tag, attributes in elements if tag == "label"}
-    for tag, attributes in elements:
-        if tag in ("input", "select", "textarea") and attributes["id"] not in labelled:
-            # Within its label, or with a name of its own.
-            inside = re.search(rf"<label[^>]*>[^<]*<\w+ id=\"{attributes['id']}\"", HTML)
-            assert inside or "aria-label" in attributes, attributes
-    pointed_at = re.findall(r'(?:aria-labelledby|aria-describedby|for|list)="([^"]+)"', HTML)
-    assert set(pointed_at) <= set(ids)
-    assert set(re.findall(r'href="#([^"]+)"', HTML)) <= set(ids)
-    assert set(re.findall(r'\$\("([^"]+)"\)', HTML)) <= set(ids)
-
-
-def test_the_broker_serves_it_on_its_websocket_port() -> None:
-    with (
-        mb_broker.running("ws://127.0.0.1:0") as broker,
-        urllib.request.urlopen(http_of(broker.url), timeout=5) as response,
-    ):
-        assert response.status == 200
-        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-        assert response.headers["Content-Security-Policy"] == content_security_policy()
-        assert response.read() == page()
-
-
-# In a browser
 
 
 def http_of(url: str) -> str:
@@ -669,21 +562,48 @@ def test_it_says_that_the_broker_is_gone_and_comes_back(browser: Browser) -> Non
     browser.wait_for(shown, "#countdown", "next attempt in")
 
 
-def test_attempts_are_spread_and_grow_apart(browser: Browser, bus: Bus) -> None:
-    script = re.search(r"<script.*?>(.*)</script>", HTML, re.DOTALL)
-    assert script is not None
-    function = re.search(r"^function backOff.*?^}", script[1], re.DOTALL | re.MULTILINE)
-    assert function is not None
-    shown = browser.open(bus.url)
-    code = f"const FIRST_DELAY = 100, LAST_DELAY = 2000; {function[0]}"
-    delays = [
-        [
-            shown.evaluate(f"() => {{ {code}; return backOff({attempt}, {chance}); }}")
-            for chance in (0, 1)
-        ]
-        for attempt in (0, 1, 2, 5, 50)
-    ]
-    assert delays == [[50, 100], [100, 200], [200, 400], [1000, 2000], [1000, 2000]]
+class Prefix(socketserver.BaseRequestHandler):
+    """Passes connections on as a proxy that serves a broker under /mb/, and nothing else."""
+
+    def handle(self) -> None:
+        server: Any = self.server
+        received = self.request.recv(65_536)
+        method, _, rest = received.partition(b" /mb/")
+        if not rest:
+            return
+        with socket.create_connection(server.broker) as broker:
+            broker.sendall(method + b" /" + rest)
+            back = threading.Thread(target=self.relay, args=(broker, self.request))
+            back.start()
+            self.relay(self.request, broker)
+            back.join()
+
+    def relay(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_it_works_below_a_path_of_its_own(browser: Browser, bus: Bus) -> None:
+    bus.service("Echo", echo_back=lambda message: message.payload)
+    host, _, port = bus.url.removeprefix("ws://").strip("/").partition(":")
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Prefix) as server:
+        server.broker = (host, int(port))  # type: ignore[attr-defined]
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            shown = browser.open(f"ws://127.0.0.1:{server.server_address[1]}/mb/")
+            send(shown, "request", "echo.back", "7")
+            browser.wait_for(shown, "#outcome [data-result=good]", "echo.back answered in")
+            assert shown.evaluate("getComputedStyle(document.querySelector('#tiles')).display") == (
+                "grid"
+            )
+        finally:
+            browser.close()
+            server.shutdown()
 
 
 def test_it_answers_heartbeats(browser: Browser, new_bus: Callable[..., Bus]) -> None:

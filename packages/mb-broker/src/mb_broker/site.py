@@ -12,8 +12,8 @@ from mb_core.codec import encode_payload
 from mb_core.errors import LocalProtocolError
 from mb_core.wire import Page, Visit
 
-from . import page
 from .exposition import CONTENT_TYPE, exposition
+from .page import page_files
 from .router import Router
 
 __all__ = ["Visitors", "broker_pages", "is_loopback"]
@@ -29,7 +29,7 @@ _TEXT = "text/plain; charset=utf-8"
 def broker_pages(
     router: Router, clock: Callable[[], float], *, with_page: bool, with_metrics: bool
 ) -> Callable[[str], Page | None]:
-    """A function that gives the page of a path: `/`, `/health` and `/metrics`.
+    """A function that gives the page of a path: `/` and its files, `/health` and `/metrics`.
 
     `clock` is the one by which the Router is told the time.
     """
@@ -37,13 +37,11 @@ def broker_pages(
     metrics = _Spared(lambda: _metrics(router, clock()))
 
     def get(path: str) -> Page | None:
-        if path == "/" and with_page:
-            return _page()
         if path == "/health" and with_metrics:
             return _health(router)
         if path == "/metrics" and with_metrics:
             return metrics.get()
-        return None
+        return _page_file(path) if with_page else None
 
     return get
 
@@ -162,16 +160,12 @@ def _own_names() -> set[str]:
     return {name, short, f"{short}.local"}
 
 
-def _page() -> Page:
+def _page_file(path: str) -> Page | None:
     try:
-        body, policy = page.page(), page.content_security_policy()
+        return page_files().get(path)
     except OSError as error:
-        return Page(f"the page can't be read: {error}\n".encode(), _TEXT, status=501)
-    headers = {
-        "Content-Security-Policy": policy,
-        "Cache-Control": "no-cache",  # a newer broker has a newer page
-    }
-    return Page(body, "text/html; charset=utf-8", headers=headers)
+        text = f"the page can't be read: {error}\n"
+        return Page(text.encode(), _TEXT, status=501) if path == "/" else None
 
 
 def _health(router: Router) -> Page:

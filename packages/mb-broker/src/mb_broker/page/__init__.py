@@ -1,5 +1,5 @@
-"""The page that the broker serves on its WebSocket port: one file, a client like any other."""
+"""The page that the broker serves on its WebSocket port: a client like any other."""
 
-from .content import content_security_policy, page
+from .content import CONTENT_SECURITY_POLICY, FILES, page_files
 
-__all__ = ["content_security_policy", "page"]
+__all__ = ["CONTENT_SECURITY_POLICY", "FILES", "page_files"]

@@ -1,59 +1,73 @@
-"""The page as bytes, and the policy by which a browser runs what stands in it and nothing else."""
+"""The files of the page, as the broker serves them."""
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import pkgutil
-import re
+from collections.abc import Mapping
+from pathlib import PurePath
 
-__all__ = ["content_security_policy", "page"]
+from mb_core.wire import Page
+
+__all__ = ["CONTENT_SECURITY_POLICY", "FILES", "page_files"]
+
+FILES = (
+    *("style.css", "charts.css", "form.css", "tables.css", "messages.css"),
+    *("main.js", "protocol.js", "client.js", "model.js", "ring.js", "trace.js", "monitor.js"),
+    *("text.js", "dom.js", "status.js", "charts.js", "tables.js", "messages.js", "form.js"),
+)
+"""What index.html loads, and what that imports.  Nothing else is served."""
+
+# `'self'` covers a WebSocket to the page's own host and port (Chromium, Firefox, Safari 15.4).
+# Trusted types make an assignment of text to innerHTML and the like raise, whatever is in it.
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src data:",  # the icon
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+)
+
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+# Browsers ask for the page each time, for a newer broker has a newer one, and keep all that it
+# loads: the names say by which contents it was made.
+_ASK = {"Cache-Control": "no-cache"}
+_KEEP = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 @functools.cache
-def page() -> bytes:
-    """Return the page: HTML in UTF-8 with its style and script, read once.
+def page_files() -> Mapping[str, Page]:
+    """Return what is served for the page, by path: itself at `/`, its files in a folder.
 
-    Send `content_security_policy` with it.  Raises OSError where the file is missing: a frozen
-    program that was built without the package's data, for example.
+    The folder is named by a digest of all files, and the page refers to it by relative URLs.  So
+    a page is never shown with modules of another version, and it works behind any path.  Read
+    once.  Raises OSError where a file is missing: a frozen program that was built without the
+    package's data, for example.
     """
-    data = pkgutil.get_data(__package__, "index.html")
+    index = _read("index.html")
+    contents = {name: _read(name) for name in FILES}
+    digest = hashlib.sha256(b"\0".join([index, *contents.values()])).hexdigest()
+    folder = f"page-{digest[:16]}"
+    for name in FILES:
+        index = index.replace(f'"{name}"'.encode(), f'"{folder}/{name}"'.encode())
+    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, **_ASK}
+    files = {"/": Page(index, "text/html; charset=utf-8", headers=headers)}
+    for name, content in contents.items():
+        content_type = _TYPES[PurePath(name).suffix]
+        files[f"/{folder}/{name}"] = Page(content, content_type, headers=_KEEP)
+    return files
+
+
+def _read(name: str) -> bytes:
+    data = pkgutil.get_data(__package__, name)
     if data is None:
-        raise FileNotFoundError("the package was installed without its page, index.html")
+        raise FileNotFoundError(f"the package was installed without a file of its page, {name}")
     return data
-
-
-@functools.cache
-def content_security_policy() -> str:
-    """Return the page's policy as a header's value; raises what `page` raises."""
-    return _policy(page())
-
-
-def _policy(html: bytes) -> str:
-    """The policy for `html`, whose inline script and style it knows by their hashes.
-
-    `'self'` covers a WebSocket to the page's own host and port (Chromium, Firefox, Safari 15.4).
-    Trusted types make an assignment of text to innerHTML and the like raise, whatever is in it.
-    """
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_hashes(html, b'script')}",
-            f"style-src {_hashes(html, b'style')}",
-            "img-src data:",  # the icon
-            "connect-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        ]
-    )
-
-
-def _hashes(html: bytes, tag: bytes) -> str:
-    """The source expressions of every inline element `tag`."""
-    contents = re.findall(rb"<%b[^>]*>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
-    digests = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in contents]
-    return " ".join(f"'sha256-{digest}'" for digest in digests)

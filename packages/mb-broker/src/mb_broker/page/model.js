@@ -1,0 +1,165 @@
+// All that the views draw, in bounded memory.
+
+import { Ring } from "./ring.js";
+import { Trace } from "./trace.js";
+
+/**
+ * @typedef {Record<string, number | null>} Values by name; null if nothing was measured
+ *
+ * @typedef {object} Sample
+ * @property {number} time in milliseconds
+ * @property {Values} values
+ *
+ * @typedef {object} Service
+ * @property {string} id
+ * @property {string} name
+ * @property {string} description
+ * @property {string} connectedAt
+ * @property {string} lastHeartbeat
+ *
+ * @typedef {object} Subscription
+ * @property {string} topic
+ * @property {string} action
+ * @property {{serviceId: string, priority?: number}[]} subscribers
+ */
+
+const HOUR = 3600; // seconds of samples that are kept
+
+/** What was measured, a sample a second. */
+export class Samples {
+  /** @type {Ring<Sample>} */
+  #ring = new Ring(HOUR);
+
+  /**
+   * @param {number} time in milliseconds
+   * @param {Values} values
+   */
+  add(time, values) {
+    this.#ring.push({ time, values });
+  }
+
+  /** @returns {Sample | undefined} */
+  get latest() {
+    return this.#ring[Symbol.iterator]().next().value ?? undefined;
+  }
+
+  /**
+   * The samples since `from`, oldest first; of each `step` milliseconds the highest values.
+   *
+   * @param {number} from
+   * @param {number} step
+   */
+  since(from, step) {
+    /** @type {Sample[]} */
+    const points = [];
+    for (const sample of this.#ring) {
+      if (sample.time < from) break;
+      const time = step > 1000 ? Math.floor(sample.time / step) * step : sample.time;
+      const point = points.at(-1);
+      if (point?.time === time) raise(point.values, sample.values);
+      else points.push({ time, values: { ...sample.values } });
+    }
+    return points.reverse();
+  }
+}
+
+/**
+ * Raise `values` to those of `others` that are higher.
+ *
+ * @param {Values} values
+ * @param {Values} others
+ */
+function raise(values, others) {
+  for (const [name, value] of Object.entries(others)) {
+    const known = values[name] ?? null;
+    if (known === null || (value ?? 0) > known) values[name] = value;
+  }
+}
+
+/** The latencies since the last call of take(), in milliseconds. */
+export class Latencies {
+  #count = 0;
+  #sum = 0;
+  #slowest = 0;
+
+  /** @param {number} latency */
+  add(latency) {
+    this.#count += 1;
+    this.#sum += latency;
+    this.#slowest = Math.max(this.#slowest, latency);
+  }
+
+  take() {
+    const taken = this.#count
+      ? { average: this.#sum / this.#count, slowest: this.#slowest }
+      : { average: null, slowest: null };
+    this.#count = this.#sum = this.#slowest = 0;
+    return taken;
+  }
+}
+
+/** Who is connected, and who is subscribed to what. */
+export class Directory {
+  /** @type {Service[]} */
+  services = [];
+  /** @type {Subscription[]} */
+  topics = [];
+  /**
+   * This page's id.
+   *
+   * @type {string | null}
+   */
+  own = null;
+  /** Milliseconds by which the broker's clock is ahead of ours. */
+  clockAhead = 0;
+  /** @type {Map<string, string>} */
+  #names = new Map();
+
+  /**
+   * @param {Service[]} services
+   * @param {string} ownName the name by which this page is registered
+   */
+  setServices(services, ownName) {
+    this.services = services;
+    this.#names = new Map(services.map(({ id, name }) => [id, name]));
+    const me = services.find(({ name }) => name === ownName);
+    if (me === undefined) return;
+    this.own = me.id;
+    // The broker last heard of us by the question that these services answer.
+    this.clockAhead = Date.parse(me.lastHeartbeat) - Date.now();
+  }
+
+  /**
+   * A service's name, or the beginning of its id.
+   *
+   * @param {string} id
+   */
+  nameOf(id) {
+    if (id === this.own) return "this page";
+    return this.#names.get(id) || String(id).slice(0, 8);
+  }
+
+  /**
+   * Milliseconds since a time by the broker's clock.
+   *
+   * @param {string} timestamp
+   */
+  age(timestamp) {
+    return Date.now() + this.clockAhead - Date.parse(timestamp);
+  }
+}
+
+export class Model {
+  /**
+   * The broker's metrics, by name.
+   *
+   * @type {Record<string, number | undefined>}
+   */
+  metrics = {};
+  notice = "";
+  following = true;
+  directory = new Directory();
+  samples = new Samples();
+  latencies = new Latencies();
+  trace = new Trace((latency) => this.latencies.add(latency));
+}

@@ -1,0 +1,58 @@
+// Whether there is a connection, and the figures of this second.
+
+import { find, setText } from "./dom.js";
+import { formatAge, formatBytes, formatCount, formatDuration } from "./text.js";
+
+/** Whether there is a connection, in the head of the page and in its title. */
+export class ConnectionView {
+  #client;
+  #wasConnected = false;
+
+  /** @param {import("./client.js").Client} client */
+  constructor(client) {
+    this.#client = client;
+    find("retry").onclick = () => client.retryNow();
+  }
+
+  draw() {
+    const { state, reason, retryAt } = this.#client;
+    this.#wasConnected ||= state === "connected";
+    find("state").dataset.state = state;
+    find("retry").hidden = state !== "waiting";
+    setText(find("status"), this.#words(state, reason));
+    const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+    setText(find("countdown"), state === "waiting" ? `next attempt in ${seconds} s` : "");
+    document.title =
+      state === "connected" ? `MB broker at ${location.host}` : "MB broker (not connected)";
+  }
+
+  /**
+   * The same words for every attempt: they are read out when they change.
+   *
+   * @param {string} state
+   * @param {string} reason
+   */
+  #words(state, reason) {
+    if (state === "connected") return `Connected to ${location.host}`;
+    if (!reason) return `Connecting to ${location.host}…`;
+    return this.#wasConnected
+      ? "Connection lost: connecting again…"
+      : "Not connected: trying again…";
+  }
+}
+
+/** The figures of this second. */
+export class FiguresView {
+  /** @param {import("./model.js").Model} model */
+  draw({ directory, samples, metrics }) {
+    const values = samples.latest?.values;
+    const topics = new Set(directory.topics.map(({ topic }) => topic));
+    setText(find("tile-services"), formatCount(directory.services.length));
+    setText(find("tile-topics"), formatCount(topics.size));
+    setText(find("tile-messages"), values ? `${formatCount(values.message ?? 0)}/s` : "–");
+    setText(find("tile-latency"), formatDuration(values?.average));
+    const uptime = metrics["process.uptime"];
+    setText(find("tile-uptime"), uptime === undefined ? "–" : formatAge(uptime * 1000));
+    setText(find("tile-memory"), formatBytes(metrics["process.memory.bytes"]));
+  }
+}
