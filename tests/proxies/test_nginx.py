@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import http.client
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urljoin
 
 import anyio
 import anyio.to_thread
@@ -168,6 +170,10 @@ async def test_the_pages(secure: bool, fetch: Fetch) -> None:
     prefix = "" if secure else "/mb"
     page = await fetch(f"{prefix}/", secure=secure)
     assert (page.status, page.body[:15].lower()) == (200, b"<!doctype html>")
+    names = re.findall(r'(?:src|href)="([^"#:]+)"', page.body.decode())
+    assert {name.rpartition(".")[2] for name in names} == {"css", "js"}
+    for name in names:
+        assert (await fetch(urljoin(f"{prefix}/", name), secure=secure)).status == 200
     health = await fetch(f"{prefix}/health", secure=secure)
     assert (health.status, json.loads(health.body)["status"]) == (200, "ok")
     metrics = await fetch(f"{prefix}/metrics", secure=secure)

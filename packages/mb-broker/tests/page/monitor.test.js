@@ -68,9 +68,9 @@ beforeEach(() => {
 });
 
 /** A message of the audit feed: somebody published. */
-function feed(from, topic = "news.today") {
+function feed(from, topic = "news.today", payload = {}) {
   const entry = { timestamp: new Date().toISOString(), from };
-  const message = { header: { action: "publish", topic, requestId: "p" }, payload: {} };
+  const message = { header: { action: "publish", topic, requestId: "p" }, payload };
   monitor.received({ topic: "system.message", payload: JSON.stringify({ ...entry, message }) });
 }
 
@@ -96,7 +96,10 @@ test("it does not follow after a connect if the user has switched Follow off", a
 });
 
 test("each second it measures, and every third it reads who is there", async () => {
-  for (let second = 0; second < 3; second++) await monitor.tick();
+  await monitor.tick();
+  await monitor.tick();
+  assert.ok(!client.asked.includes("system.service.list"));
+  await monitor.tick();
   const measured = client.asked.filter((topic) => topic === "system.metrics");
   assert.equal(measured.length, 3);
   const listed = client.asked.filter((topic) => topic === "system.service.list");
@@ -147,7 +150,8 @@ test("its own questions are not shown, but what the user sends from it is", asyn
   assert.equal(model.trace.taken, 0);
   feed("my-id", "shop.sold");
   feed("other", "system.metrics");
-  assert.equal(model.trace.taken, 2);
+  feed("other", "system.metrics", { about: "my-id" });
+  assert.equal(model.trace.taken, 3);
 });
 
 test("other messages than those of the feed are skipped", () => {

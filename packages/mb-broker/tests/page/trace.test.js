@@ -89,6 +89,20 @@ test("a request that reaches nobody fails without a latency", () => {
   assert.deepEqual(latencies, []);
 });
 
+test("a response to another service than the one that asked is not the answer", () => {
+  ask("q");
+  publish("p");
+  take({ to: "other" }, { action: "response", topic: "do.it", requestId: "q" });
+  assert.equal(roots()[1].status, "waiting");
+});
+
+test("an error that comes twice counts once", () => {
+  ask("q");
+  answer("q", errorOf("BAD"));
+  take({ to: "a" }, { action: "response", topic: "do.it", requestId: "q" }, errorOf("BAD"));
+  assert.equal(trace.failed, 1);
+});
+
 test("a publication is sent to those who are subscribed", () => {
   publish("p");
   for (const to of ["b", "c"]) take({ to }, { action: "publish", topic: "news.today" });
@@ -237,6 +251,38 @@ test("an effect whose cause is forgotten stands alone", () => {
   const known = roots().find(({ requestId }) => requestId === "effect");
   assert.equal(known?.parent, null);
   assert.ok(!roots().some(({ requestId }) => requestId === "cause"));
+});
+
+test("an effect stands alone while its cause is old and still waits", () => {
+  ask("cause");
+  for (let n = 0; n < 499; n++) publish(`p${n}`);
+  ask("effect", "inner.one", "b-cause");
+  assert.equal(roots()[0].parent?.requestId, "cause");
+  assert.equal(roots()[0].requestId, "effect");
+});
+
+test("a cause that is kept loses the effects that are forgotten", () => {
+  ask("cause");
+  ask("effect", "inner.one", "b-cause");
+  answer("effect", {}, "inner.one");
+  for (let n = 0; n < 600; n++) publish(`p${n}`);
+  answer("cause", errorOf("LATE"));
+  const cause = roots().at(-1);
+  assert.equal(cause.requestId, "cause");
+  assert.deepEqual(cause.effects, []);
+});
+
+test("after a gap, the last message gets no answer either", () => {
+  ask("q");
+  trace.interrupt();
+  take({ from: "a" }, { action: "publish", topic: "system.log" });
+  trace.interrupt();
+  const refused = { action: "response", topic: "system.log", requestId: "new" };
+  take({ to: "a" }, refused, errorOf("BAD"));
+  assert.deepEqual(
+    roots().map(({ status }) => status),
+    ["sent", "unknown"],
+  );
 });
 
 test("after a gap, what waited is unknown, and later answers do not count", () => {
