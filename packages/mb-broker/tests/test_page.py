@@ -99,8 +99,11 @@ def chromium(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
-def browser(chromium: Any) -> Iterator[Browser]:
-    """A Browser; what its pages complained of by the end of the test fails it."""
+def browser(chromium: Any, new_bus: Callable[..., Bus]) -> Iterator[Browser]:
+    """A Browser; what its pages complained of by the end of the test fails it.
+
+    It is closed before the brokers of `new_bus`, so that no page tries to reach one that is gone.
+    """
     browser = Browser(chromium)
     yield browser
     browser.close()
