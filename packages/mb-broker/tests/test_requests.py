@@ -364,6 +364,17 @@ def test_where_the_requester_named_none_it_is_the_brokers(new_bench: Callable[..
     assert message.endswith(b"::2500\n{}")
 
 
+def test_no_time_limit_loses_a_millisecond_on_the_way(bench: Any) -> None:
+    requester, responder = bench.join(), bench.join()
+    responder.subscribe("a.b", "request")
+    responder.ask("heartbeat", {"timeouts": True})
+    limits = [*range(1, 3_000), 3_599_999, 3_600_000]
+    for limit in limits:
+        requester.send(f"request:a.b:1.0.0:{id_of(limit)}::{limit}\n{{}}")
+    told = [int(message.partition(b"\n")[0].rpartition(b":")[2]) for message in responder.take()]
+    assert told == limits
+
+
 def test_who_did_not_say_so_is_told_none(bench: Any) -> None:
     request = f"request:a.b:1.0.0:{id_of(1)}::900\n{{}}"
     message = asked_with_timeouts(bench, request, wanted=False)

@@ -328,7 +328,7 @@ class Router:
         self._requests.add(request, now + limit)
         encoded = prefix.encoded
         if responder.wants_timeouts and len(encoded) <= _LONGEST_WITH_TIMEOUT:
-            message = b"%b:%b::%d%b" % (encoded, request.id, limit * 1000, rest)
+            message = b"%b:%b::%d%b" % (encoded, request.id, round(limit * 1000), rest)
         else:
             message = b"%b:%b%b" % (encoded, request.id, rest)
         self._send(responder, message, requester_id)

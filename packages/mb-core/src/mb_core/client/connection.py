@@ -380,7 +380,7 @@ class Connection:
 
     @property
     def _limit(self) -> int:
-        return int(self._options.connect_timeout * 1000)
+        return round(self._options.connect_timeout * 1000)
 
     def _end(self) -> MBError | None:
         """Why there is nothing to restore any more, if so: it was lost, or closed."""

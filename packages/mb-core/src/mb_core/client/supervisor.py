@@ -95,7 +95,7 @@ class Supervisor:
         self.clock = self.backend.time
         self._dispatcher = Dispatcher(callbacks, self.clock)
         # The broker answers its own topics at once: milliseconds.
-        self._system_limit = int(options.connect_timeout * 1000)
+        self._system_limit = round(options.connect_timeout * 1000)
         self._timer = DeadlineTimer(self.backend, self.session.next_deadline, self._handle_deadline)
         self.turn = Turn()  # of those that send without waiting
         self._over = anyio.Event()

@@ -674,7 +674,7 @@ class Session:
     def _sign_of_life(self, payload: dict[str, Any]) -> bytes:
         """A request to which any message at all is the answer: it is not pending."""
         interval = self._liveness.interval
-        limit = int(interval * 1000) or 1 if interval is not None else _TOLD_LIMIT
+        limit = round(interval * 1000) or 1 if interval is not None else _TOLD_LIMIT
         return self._own.request(_HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit)
 
     def _unsubscribing(self, entry: Subscribed) -> bytes:
