@@ -14,8 +14,9 @@ import anyio
 import pytest
 
 from mb_broker import Broker
-from mb_broker.journal import LEVELS, Journal
+from mb_broker.journal import LEVELS, NOTED, Journal
 from mb_broker.registry import Service
+from mb_core import Message, MessageBrokerClient
 from mb_core.errors import InvalidRequestError
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -358,6 +359,82 @@ async def test_a_timeout_is_told_at_once(connect: Connect) -> None:
             entry = entry_of(await follower.receive())
             assert entry["message"] == "a.b timed out"
             assert entry["targetServiceId"]
+
+
+class Passing(logging.Handler):
+    """Passes each record on."""
+
+    def __init__(self, take: Callable[[str], object]) -> None:
+        super().__init__(logging.DEBUG)
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._take(record.getMessage())
+
+
+@pytest.fixture
+def handling_each_record() -> Iterator[Callable[[Callable[[str], object]], None]]:
+    """Have a function called with each record of the router's, from level DEBUG on."""
+    log = logging.getLogger("mb_broker.router")
+    level, handlers = log.level, []
+
+    def handle(take: Callable[[str], object]) -> None:
+        handlers.append(Passing(take))
+        log.addHandler(handlers[-1])
+        log.setLevel(logging.DEBUG)
+
+    yield handle
+    log.setLevel(level)
+    for handler in handlers:
+        log.removeHandler(handler)
+
+
+def test_messages_about_entries_get_no_entry(
+    bench: Any, handling_each_record: Callable[[Callable[[str], object]], None]
+) -> None:
+    texts: list[str] = []
+    peer, other = bench.join(), bench.join()
+    other.subscribe("a.b", "both")
+    handling_each_record(texts.append)
+    parents = [NOTED.decode(), "123e4567-e89b-42d3-a456-426614174000"]
+    for action, topic in ("publish", "a.b"), ("publish", "a.c"), ("request", "a.b"):
+        for parent in parents:
+            peer.send(f"{action}:{topic}:1.0.0::{parent}\n{{}}")
+    assert texts == [
+        "published a.b, receivers: 1",
+        "nobody is subscribed to publish a.c",
+        f"passing request a.b on to {other.service.id}",
+    ]
+    assert len(other.take()) == 4
+
+
+@pytest.mark.anyio
+async def test_tasks_that_publish_each_record_come_to_an_end(
+    handling_each_record: Callable[[Callable[[str], object]], None],
+) -> None:
+    """The broker writes entries about messages, which a task each publishes over that broker."""
+    got: list[str] = []
+    enough = anyio.Event()
+
+    def take(message: Message) -> None:
+        got.append(message.payload)
+        if len(got) >= 10:
+            enough.set()
+
+    with anyio.fail_after(10):
+        async with (
+            Broker() as broker,
+            MessageBrokerClient(broker.url) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            await client.subscribe("log.record", handler=take)
+            handling_each_record(lambda text: tasks.start_soon(client.publish, "log.record", text))
+            for number in range(10):
+                await client.publish(f"nobodys.topic{number}", number)
+            await enough.wait()
+            for _ in range(10):  # in which further entries would be published
+                await client.request("system.heartbeat", {})
+    assert sorted(got) == [f"nobody is subscribed to publish nobodys.topic{n}" for n in range(10)]
 
 
 @pytest.mark.anyio

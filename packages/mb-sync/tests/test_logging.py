@@ -132,6 +132,25 @@ def test_a_full_buffer_is_told_of_and_does_not_feed_itself(
     broker.start()
 
 
+def test_what_a_broker_in_this_process_logs_about_each_message_causes_no_other(
+    broker: RunningBroker, shipping: Shipping
+) -> None:
+    """Its debug entry about a message is published; that publication gets no entry."""
+    with MessageBrokerClient(broker.url) as listener:
+        records = listener.subscribe("log.record", queue_size=None)
+        for number in range(20):
+            shipping.client.publish("log.record", number, confirm=True)
+        heard: list[object] = []
+        entry = "published log.record, receivers: 1"
+        while heard.count(entry) < 20 or 19 not in heard:
+            heard.append(records.receive(PATIENCE * 1000).payload)
+        shipping.client.publish("another.topic", "behind all of it")
+        text = records.receive(PATIENCE * 1000).payload
+        assert text == "nobody is subscribed to publish another.topic"
+        assert heard.count(entry) == 20
+        assert [number for number in heard if isinstance(number, int)] == [*range(20)]
+
+
 def test_in_the_loops_thread_a_call_that_waits_says_at_once_that_it_can_not(
     broker: RunningBroker, shipping: Shipping
 ) -> None:

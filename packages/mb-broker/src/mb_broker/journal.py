@@ -9,11 +9,13 @@ from typing import Any
 
 from mb_core.codec import encode_payload
 from mb_core.errors import InvalidRequestError, LocalProtocolError, timestamp_now
+from mb_core.ids import IdSource
+from mb_core.message import handling, parse_message
 
 from .registry import Service
 from .search import Search, compile_search
 
-__all__ = ["LEVELS", "Journal"]
+__all__ = ["LEVELS", "NOTED", "Journal"]
 
 # The protocol's names of levels, and the standard library's numbers.
 LEVELS = {
@@ -25,6 +27,10 @@ LEVELS = {
 _NAMES = {number: name for name, number in LEVELS.items()}
 
 _HEADER = b"response:system.log:1.0.0\n"
+
+NOTED = IdSource().next()
+"""The parent of what is sent while an entry about a single message is written to the log."""
+_NOTED = parse_message(b"publish:mb.noted:1.0.0:%b\n" % NOTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,18 @@ class Journal:
                 if message is None:
                     message = _entry(level, module, text, fields)
                 self._send(service, message)
+
+    def note(self, text: str, service: Service) -> None:
+        """Write an entry of level debug about a single message, which `service` has sent.
+
+        A logging handler in this process may publish it. That message has NOTED as its parent: a
+        broker that wrote an entry about it as well would never come to an end.
+        """
+        before = handling.set(_NOTED)
+        try:
+            self.write("debug", "router", text, serviceId=service.id)
+        finally:
+            handling.reset(before)
 
     def _look_at_wishes(self) -> None:
         self._detailed = any(logging.DEBUG in wish.levels for wish in self._wishes.values())

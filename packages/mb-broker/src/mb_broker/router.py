@@ -33,7 +33,7 @@ from mb_core.message import is_text
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .audit import received_event, sent_event
-from .journal import Journal
+from .journal import NOTED, Journal
 from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
@@ -169,12 +169,12 @@ class Router:
         max_payload = self.options.max_payload
         default_limit = self.options.request_timeout
         registry = self.registry
-        detailed = self._detailed = self.journal.detailed
+        detailed = noted = self._detailed = self.journal.detailed
         published = 0
         rest = iter(messages)
         for data in rest:
             try:
-                prefix, request_id, _, timeout, end = read(data)
+                prefix, request_id, parent_id, timeout, end = read(data)
             except RemoteProtocolError as error:
                 self._refuse_unread(
                     service, MalformedMessageError(str(error), details=error.details)
@@ -182,6 +182,8 @@ class Router:
                 continue
             if prefix.generation != registry.generation:
                 self._look_up(prefix)
+            if detailed:
+                noted = self._detailed = parent_id != NOTED
             route = prefix.route
             if route is _SYSTEM:
                 if published:  # the question may be how many
@@ -206,7 +208,7 @@ class Router:
             elif prefix.action is Action.PUBLISH:
                 published += 1
                 if route:
-                    if detailed:
+                    if noted:
                         self._note(service, f"published {prefix.topic}, receivers: {len(route)}")
                     message = b"%b:%b%b" % (prefix.encoded, self._ids.next(), data[end:])
                     if registry.auditors:
@@ -226,7 +228,7 @@ class Router:
                 if route:
                     responder = route[0] if len(route) == 1 else random.choice(route)
                     limit = timeout / 1000 if timeout is not None else default_limit
-                    if detailed:
+                    if noted:
                         self._note(service, f"passing request {prefix.topic} on to {responder.id}")
                     self._pass_on(service, prefix, request_id, data[end:], responder, now, limit)
                 else:
@@ -426,7 +428,7 @@ class Router:
         )
 
     def _note(self, service: Service, text: str) -> None:
-        self.journal.write("debug", "router", text, serviceId=service.id)
+        self.journal.note(text, service)
 
     def _refuse_payload(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -11,7 +12,15 @@ from .codec import Codec, decode_payload, encode_payload, is_text
 from .errors import LocalProtocolError, MBError, RemoteProtocolError
 from .header import Action, HeaderPrefix, MessageHeader, encode_header, read_header
 
-__all__ = ["Message", "Responder", "create_message", "is_about", "is_text", "parse_message"]
+__all__ = [
+    "Message",
+    "Responder",
+    "create_message",
+    "handling",
+    "is_about",
+    "is_text",
+    "parse_message",
+]
 
 T = TypeVar("T")
 
@@ -151,6 +160,13 @@ class Message(msgspec.Struct, eq=False):
         start = self.raw_payload[:60].decode(errors="backslashreplace")
         more = "..." if len(self.raw_payload) > 60 else ""
         return f"<Message {self.prefix.encoded.decode()} {start}{more}>"
+
+
+handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
+"""The message that the running handler was called with; None outside of handlers.
+
+A task that a handler has spawned keeps the message that it was spawned for.
+"""
 
 
 def create_message(header: MessageHeader, payload: Any) -> str:

@@ -5,15 +5,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from ..message import Message
+from ..message import handling
 
 __all__ = ["Run", "handled_id", "handling", "running"]
-
-handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
-"""The message that the running handler was called with; None outside of handlers.
-
-A task that a handler has spawned keeps the message that it was spawned for.
-"""
 
 
 class Run(NamedTuple):
