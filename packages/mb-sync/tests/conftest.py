@@ -33,9 +33,9 @@ class Heard(list[Any]):
         return self._any.wait(5)
 
 
-@pytest.fixture(params=["memory", "tcp"])
+@pytest.fixture(params=["tcp"])
 def url(request: pytest.FixtureRequest, mb_broker: RunningBroker) -> str:
-    """Of a broker in another thread, by a transport of each kind: a Link, and a Wire."""
+    """The URL of a broker in another thread; tests/matrix uses all transports."""
     return mb_broker.url_of(request.param)
 
 

@@ -91,6 +91,7 @@ def registrations(client: MessageBrokerClient) -> None:
 kept: list[Any] = []
 
 
+@pytest.mark.parametrize("url", ["memory", "tcp"], indirect=True)
 @pytest.mark.parametrize("use", [nothing, a_request, closures, registrations])
 def test_a_dropped_client_warns_and_disconnects(
     broker: RunningBroker, url: str, use: Callable[[MessageBrokerClient], None]

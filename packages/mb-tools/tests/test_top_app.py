@@ -153,13 +153,13 @@ async def test_a_click_on_a_title_sorts_by_its_column(mb_broker: Broker) -> None
         await seen.until(lambda: len(seen.services.rows) == 3 and not seen.shows("NO CONN"))
         top = next(number for number, line in enumerate(seen.lines()) if "answers" in line)
         await seen.pilot.click(offset=(2, top))
-        assert seen.shows("name▲")
+        await seen.until(lambda: seen.shows("name▲"))
         assert names(seen.services) == ["Bakery", "mb top", "Shop"]
         await seen.pilot.click(offset=(2, top))
-        assert seen.shows("name▼")
+        await seen.until(lambda: seen.shows("name▼"))
         assert names(seen.services) == ["Shop", "mb top", "Bakery"]
         await seen.pilot.click(offset=(2, top + 2))
-        assert seen.services.cursor_row.name == "mb top"
+        await seen.until(lambda: seen.services.cursor_row.name == "mb top")
         await seen.pilot.click(offset=(2, top + 3), times=2)
         await seen.until(lambda: isinstance(seen.app.screen, Dialog))
 

@@ -30,9 +30,13 @@ StartBroker = Callable[..., AbstractAsyncContextManager["DoomedBroker"]]
 StartTcpServer = Callable[..., AbstractAsyncContextManager["TcpServer"]]
 
 
-@pytest.fixture(params=["memory", "tcp", "ws"])
+# One transport is enough where transports are not what is tested: tests/matrix and the transport
+# suites use all of them.  A test that needs others names them with `indirect`.
+
+
+@pytest.fixture(params=["tcp"])
 def url(request: pytest.FixtureRequest, mb_broker: RunningBroker) -> str:
-    """The URL of a broker in a thread, over each transport in turn."""
+    """The URL of a broker in a thread."""
     return mb_broker.url_of(request.param)
 
 
@@ -148,11 +152,11 @@ class RestartableBroker:
         return self._running.broker.connections if self._running is not None else 0
 
 
-@pytest.fixture(params=["memory", "tcp", "ws"])
+@pytest.fixture(params=["tcp"])
 async def broker(
     request: pytest.FixtureRequest, reserved_port: int
 ) -> AsyncIterator[RestartableBroker]:
-    """A RestartableBroker that runs, over each transport in turn."""
+    """A RestartableBroker that runs."""
     url = (
         "memory://" if request.param == "memory" else f"{request.param}://127.0.0.1:{reserved_port}"
     )
@@ -176,21 +180,21 @@ def reserved_port() -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(params=["memory", "tcp"])
+@pytest.fixture(params=["tcp"])
 async def scripted(
     request: pytest.FixtureRequest, reserved_port: int
 ) -> AsyncIterator[ScriptedBroker]:
-    """A broker that does as it is told, in memory and over a byte stream."""
+    """A broker that does what a test tells it to."""
     url = "memory://" if request.param == "memory" else f"tcp://127.0.0.1:{reserved_port}"
     async with scripted_broker(url) as broker:
         yield broker
 
 
-@pytest.fixture(params=["memory", "tcp", "ws"])
+@pytest.fixture(params=["tcp"])
 async def doomed(
     request: pytest.FixtureRequest, start_broker: StartBroker
 ) -> AsyncIterator[DoomedBroker]:
-    """A broker on the test's own loop, over each transport in turn."""
+    """A broker on the test's own event loop."""
     hosts = {"memory": "memory://", "tcp": "tcp://127.0.0.1:0", "ws": "ws://127.0.0.1:0"}
     async with start_broker(hosts[request.param]) as broker:
         yield broker

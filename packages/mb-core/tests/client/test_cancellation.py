@@ -296,6 +296,7 @@ async def test_run_may_be_cancelled_at_any_turn(scene: Scene) -> None:
         await scene.works()
 
 
+@pytest.mark.parametrize("broker", ["memory", "tcp", "ws"], indirect=True)
 async def test_connecting_may_be_cancelled_at_any_turn(broker: Any) -> None:
     with anyio.fail_after(30):
         for turns in range(MOST):

@@ -132,6 +132,7 @@ async def a_registration(client: MessageBrokerClient) -> None:
 kept: list[Any] = []
 
 
+@pytest.mark.parametrize("url", ["memory", "tcp", "ws"], indirect=True)
 @pytest.mark.parametrize("use", [nothing, a_request, closures, a_service_object, a_registration])
 async def test_a_dropped_client_warns_and_disconnects(
     broker: RunningBroker, url: str, use: Callable[[MessageBrokerClient], Awaitable[None]]

@@ -22,6 +22,7 @@ ASKED = b"request:%b:1.0.0:0f8fad5b-d9cb-469f-a165-%012d\n%d"
 # What was published
 
 
+@pytest.mark.parametrize("url", ["memory", "tcp", "ws"], indirect=True)
 @pytest.mark.parametrize("how", ["left", "closed", "cancelled"])
 async def test_nothing_that_was_published_before_the_exit_is_lost(url: str, how: str) -> None:
     """Also without a drain: a connection that lives is closed behind what was sent."""

@@ -61,6 +61,7 @@ async def test_closing_a_client_that_connects_ends_both_at_once(
             await server.disconnected.wait()
 
 
+@pytest.mark.parametrize("doomed", ["memory", "tcp", "ws"], indirect=True)
 @pytest.mark.parametrize("kind", [MessageBrokerClient, TCPSocketClient, WebSocketClient])
 async def test_closing_a_client_at_any_turn_of_its_connecting_ends_both(
     doomed: Any, kind: type

@@ -224,9 +224,8 @@ async def test_who_sends_to_a_deaf_server_waits_and_can_be_cancelled() -> None:
 # Callbacks
 
 
+@pytest.mark.parametrize("doomed", ["tcp", "ws"], indirect=True)
 async def test_callbacks_come_in_the_order_of_events(doomed: Any) -> None:
-    if doomed.url.startswith("memory"):
-        pytest.skip("no low-level client speaks memory://")
     calls: list[str] = []
     client = make("tcp" if doomed.url.startswith("tcp") else "ws")
 

@@ -203,9 +203,8 @@ class MessageBrokerClient(CallbackMethods):
             raise LocalProtocolError(CLOSED)
         if not self._to_enter.acquire(blocking=False):
             raise LocalProtocolError(ENTERED)
-        undoing = self._undoing is not None and not self._undoing.done()
         try:
-            if undoing or not self._to_connect.locked():
+            if self._undoing_connect or not self._to_connect.locked():
                 self.connect()
             elif not self._user.connected:
                 self.wait_connected()  # another thread connects
@@ -459,12 +458,19 @@ class MessageBrokerClient(CallbackMethods):
     def _connected(self) -> tuple[Supervisor, LoopThread]:
         self._check()
         loop, supervisor = self._loop, self._supervisor
-        if loop is not None and supervisor is None:
+        if self._undoing_connect:
+            loop = None
+        elif loop is not None and supervisor is None:
             loop.call(self._within.begin)
             supervisor = self._supervisor
         if loop is None or supervisor is None:
             raise LocalProtocolError("not connected: client.connect(...) first")
         return supervisor, loop
+
+    @property
+    def _undoing_connect(self) -> bool:
+        """Whether an interrupted connect still has something that has to be undone."""
+        return self._undoing is not None and not self._undoing.done()
 
     def _wait_for_connect(self, timeout: int | None) -> None:
         """Wait until `connect` or `close` is called; raises TimeoutError."""
