@@ -140,3 +140,20 @@ def test_a_broker_whose_log_is_not_read_serves_and_ends() -> None:
         finally:
             process.kill()
             os.close(reading)
+
+
+def test_json_has_no_character_raw_that_a_terminal_obeys_or_does_not_show() -> None:
+    name = "Eve\x1b[31m\x7f\x9b31m\u202eliam\u200b\u2028é"
+    line = JsonFormatter().format(record(f"{name} registered", mb={"name": name}))
+    assert line.replace("é", "").isascii()
+    assert line.replace("é", "").isprintable()
+    assert as_json(record(name))["message"] == name
+
+
+def test_a_traceback_is_escaped_line_by_line() -> None:
+    try:
+        raise ValueError("from Eve\x1b[2J\u202e")
+    except ValueError:
+        entry = record("internal error", exc_info=sys.exc_info())
+    text = TextFormatter().format(entry)
+    assert text.endswith("\nValueError: from Eve\\x1b[2J\\u202e")

@@ -411,7 +411,10 @@ class Broker:
         elif error is None:
             level, text, cause = "info", f"{peer} disconnected", "disconnected"
         else:
-            level, text, cause = "warn", f"the connection of {peer} ended: {error}", "lost"
+            text = str(error)
+            if not isinstance(error, ConnectionLost) or peer not in text:
+                text = f"the connection to {peer} was closed: {text}"
+            level, cause = "warn", "lost"
         self._write(level, text, cause=cause, serviceId=service.id)
         self.flush()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -212,6 +214,33 @@ async def test_a_server_that_never_greets_is_a_connect_error_in_time(
             with pytest.raises(ConnectError, match=r"no system\.initialize within 0\.1 s"):
                 await client.connect()
             await server.disconnected.wait()
+
+
+async def test_a_server_that_sends_nonsense_and_does_not_close_is_said_to() -> None:
+    """It is given the time to close; that it has not done so is not what was wrong."""
+    with (
+        anyio.fail_after(5),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        contextlib.ExitStack() as stack,
+    ):
+        listener.setblocking(False)
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        client = MessageBrokerClient(url, connect_timeout=100)
+        async with anyio.create_task_group() as tasks:
+
+            async def send_nonsense() -> None:
+                await anyio.wait_readable(listener)
+                accepted = stack.enter_context(listener.accept()[0])
+                accepted.sendall(b"\xff\xff\xff\xff")
+
+            tasks.start_soon(send_nonsense)
+            with pytest.raises(ConnectError) as raised:
+                await client.connect()
+    assert str(raised.value) == (
+        f"the connection to {url} failed: a message of 4294967295 bytes was announced, "
+        "the limit is 16777216"
+    )
+    assert not raised.value.final
 
 
 async def test_a_websocket_handshake_without_answer_is_a_connect_error_in_time(

@@ -214,4 +214,5 @@ async def test_what_the_other_side_does_not_take_in_time_is_told_to_on_error(
     (error,) = errors
     assert isinstance(error, ConnectionLost)
     assert error.sent
-    assert "did not end it" in str(error)
+    assert "did not close it" in str(error)
+    assert str(error).count("the connection to") == 1

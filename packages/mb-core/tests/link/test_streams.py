@@ -17,6 +17,8 @@ import pytest
 from mb_core.errors import ConnectError, MBError, RemoteProtocolError
 from mb_core.link import streams
 from mb_core.link.streams import Shortage, peer_name, refusal
+from mb_core.wire import Limits
+from mb_tcp import LengthPrefixWire
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("kind", ["tcp"])]
 
@@ -309,6 +311,18 @@ async def test_a_peer_without_a_name_is_known_by_what_it_has_come_to(
 async def test_a_socket_whose_peer_is_gone_has_a_name_all_the_same(net: Any) -> None:
     with socket.socket() as sock:
         assert peer_name(sock) == "peer"
+
+
+# Ends
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNRESET])
+def test_a_reset_that_closing_meets_is_called_a_reset(kind: str, number: int) -> None:
+    error = OSError(number, os.strerror(number))
+    lost = streams.end_error("host:1", LengthPrefixWire(Limits()), error, aborted=False)
+    assert str(lost) == "the connection to host:1 broke: Connection reset by peer"
+    assert lost is not None
+    assert lost.__cause__ is error
 
 
 # Refusals

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import io
+import json
 import logging
 import os
 import re
@@ -190,6 +191,11 @@ def one_line(text: str) -> str:
     direction of others.
     """
     return escaped(text, lambda each: ascii(each)[1:-1])
+
+
+def escaped_json(lines: str) -> str:
+    """Escape in lines of JSON, as JSON does, the characters that one_line escapes in text."""
+    return escaped(lines, lambda each: json.dumps(each)[1:-1], keep="\n")
 
 
 def escaped(text: str, escape: Callable[[str], str], keep: str = "") -> str:

@@ -9,11 +9,11 @@ import select
 import sys
 import threading
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 import msgspec
 
-from .exits import one_line
+from .exits import escaped, escaped_json, one_line
 
 __all__ = ["JsonFormatter", "TextFormatter", "UnblockedHandler", "set_up"]
 
@@ -33,6 +33,9 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return escaped(super().formatException(ei), lambda each: ascii(each)[1:-1], keep="\n")
 
 
 class JsonFormatter(logging.Formatter):
@@ -138,7 +141,7 @@ def set_up(level: str, style: str) -> None:
 
 
 def _encode(entry: dict[str, object]) -> str:
-    return msgspec.json.encode(entry, enc_hook=repr).decode()
+    return escaped_json(msgspec.json.encode(entry, enc_hook=repr).decode())
 
 
 def _encodable(value: object) -> str:

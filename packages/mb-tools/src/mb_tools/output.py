@@ -16,7 +16,7 @@ import anyio
 import click
 import msgspec
 
-from .exits import Status, escaped, write_failure
+from .exits import Status, escaped_json, write_failure
 
 __all__ = ["Output", "clock", "compact_json", "json_line", "raw_json", "until_nobody_reads"]
 
@@ -50,7 +50,7 @@ class Output:
         When cancelled, a part of them may have been written.
         """
         if self._terminal and not self.people:
-            text = _escaped(text)
+            text = escaped_json(text)
         async with self._lock:
             try:
                 sys.stdout.flush()
@@ -126,11 +126,6 @@ def _is_json(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _escaped(lines: str) -> str:
-    """Escape, as JSON does, the characters in lines of JSON that one_line escapes in text."""
-    return escaped(lines, lambda each: json.dumps(each)[1:-1], keep="\n")
 
 
 def _expect_stdout() -> None:

@@ -43,6 +43,7 @@ _STATES = {
 # A close frame's reason has at most 123 bytes.
 _MAX_REASON = 123
 _ALLOW = "GET, HEAD, OPTIONS"
+_HTTP_1_0 = b"HTTP/1.0"
 _HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
 # Frames other than whole messages that are read at once.  Each takes some 10 us, and one read of a
 # stream can bring 40,000 of them.
@@ -161,7 +162,9 @@ class WebSocketWire:
                     self._look_at_response(event)
             if self.error is None:
                 seen = f": {_seen(self._start)}" if _is_foreign(self._start) else ""
-                text = f"the connection was closed during the WebSocket handshake{seen}"
+                text = (
+                    f"{self._other_side} closed the connection during the WebSocket handshake{seen}"
+                )
                 self.error = ConnectError(text)
         elif state is WireState.OPEN and (self._heard or self._protocol.side is Side.CLIENT):
             # A load balancer's probe, which only opens a WebSocket, has done nothing wrong.
@@ -193,19 +196,31 @@ class WebSocketWire:
 
     # The handshake
 
+    @property
+    def _other_side(self) -> str:
+        """What errors call the other side."""
+        if self._url is not None:
+            return str(self._url)
+        return "the server" if self._protocol.side is Side.CLIENT else "the client"
+
     def _shake_hands(self, data: bytes) -> bytes:
         """Give websockets the handshake, which ends with a line.
 
         Gives the bytes behind it; none while it has not ended, or where it came to nothing.
         """
         protocol = self._protocol
-        if len(self._start) < _SHOWN:
+        before = len(self._start)
+        if before < _SHOWN:
             self._start += data[: _SHOWN - len(self._start)]
             if protocol.side is Side.SERVER and not self._start[:1].isalpha():
                 # Not HTTP, so it may never end a line: TLS and the like.
                 self._ended = True
                 self.error = ConnectError(f"not a WebSocket handshake: {_seen(self._start)}")
                 return b""
+            if before < len(_HTTP_1_0) <= len(self._start) and self._start.startswith(_HTTP_1_0):
+                # Old proxies refuse in it, and websockets reads only 1.1.
+                place = len(_HTTP_1_0) - before
+                data = data[: place - 1] + b"1" + data[place:]
         position = 0
         while (
             position < len(data)
@@ -262,7 +277,10 @@ class WebSocketWire:
         close = self._protocol.close_rcvd
         if close is not None and self.error is None and self._protocol.side is Side.CLIENT:
             reason = close.reason or "no reason given"
-            self.error = ConnectError(f"the server ended the connection at once: {reason}")
+            text = (
+                f"{self._other_side} closed the connection after the WebSocket handshake: {reason}"
+            )
+            self.error = ConnectError(text)
 
     # Frames
 
@@ -398,7 +416,12 @@ class WebSocketWire:
                 why = "lines have to end with CR and LF"
         foreign = _seen(self._start) if _is_foreign(self._start) else None
         if self._protocol.side is Side.CLIENT:
-            return f"the server's answer is not HTTP: {foreign or why} (is this a WebSocket port?)"
+            server = self._other_side
+            if self._start.startswith(b"HTTP/"):
+                return f"{server} answered the WebSocket handshake with invalid HTTP: {why}"
+            return (
+                f"the answer of {server} is not HTTP: {foreign or why} (is this a WebSocket port?)"
+            )
         if isinstance(fault, InvalidUpgrade):
             return f"not a WebSocket handshake: {why} (does a proxy on the way drop it?)"
         if foreign is not None or not isinstance(fault, InvalidMessage):

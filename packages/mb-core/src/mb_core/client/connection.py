@@ -126,6 +126,11 @@ class Connection:
                     raise ConnectError(f"{url} ended the connection at once: {failure}")
         except TimeoutError:
             await self._end_at_once()
+            # The Link may have found a fault, and was waiting for the end of an endless stream.
+            found = self.error().__cause__ if self.error is not None else None
+            if isinstance(found, MBError):
+                text = f"the connection to {url} failed: {found}"
+                raise ConnectError(text, final=_is_final(found)) from None
             raise ConnectError(
                 f"{url} {step} within {seconds:g} s: is an MB broker listening there?"
             ) from None
@@ -446,10 +451,16 @@ def _is_final(error: MBError) -> bool:
 
 
 def _lost_for(peer: str, error: MBError | None) -> EndError:
-    reason = f": {error}" if error is not None else " by the broker"
+    text = f"the connection to {peer} was closed"
+    if error is None:
+        text += " by the broker"
+    elif isinstance(error, ConnectionLost) and peer in str(error):
+        text = str(error)  # says that it broke
+    else:
+        text += f": {error}"
 
     def lost() -> ConnectionLost:
-        fresh = ConnectionLost(f"the connection to {peer} was closed{reason}", sent=True)
+        fresh = ConnectionLost(text, sent=True)
         fresh.__cause__ = error
         return fresh
 

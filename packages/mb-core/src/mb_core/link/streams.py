@@ -216,7 +216,7 @@ def late_handshake(peer: str, options: StreamOptions) -> ConnectError:
 
 
 def late_close(options: StreamOptions) -> TimeoutError:
-    return TimeoutError(f"the other side did not end it in {options.close_timeout:g} s")
+    return TimeoutError(f"the other side did not close it within {options.close_timeout:g} s")
 
 
 def unread_answers(waiting: int, options: StreamOptions) -> RemoteProtocolError:
@@ -266,4 +266,7 @@ def system_error(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOTCONN:
+        # What a stream says that is closed here and was reset by the other side just before.
+        return os.strerror(errno.ECONNRESET)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
