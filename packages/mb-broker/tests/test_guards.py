@@ -422,7 +422,9 @@ async def test_one_request_too_many_fails_the_oldest_at_once(
             passed_on = (await responder.receive()).partition(b"\n")[0]
             responder.send(b"response" + passed_on.removeprefix(b"request") + b"\n3")
             assert await other.receive() == f"response:a.b:1.0.0:{ID}\n3".encode()
-            text = "a.b failed: more than 1 requests are outstanding (max_outstanding); "
+            text = (
+                "a request to a.b failed: more than 1 requests are outstanding (max_outstanding); "
+            )
             assert any(message.startswith(text) for message in caplog.messages)
 
 

@@ -357,7 +357,7 @@ async def test_a_timeout_is_told_at_once(connect: Connect) -> None:
             await client.subscribe("a.b", "request")
             client.send("request:a.b:1.0.0:123e4567-e89b-42d3-a456-426614174000\n{}")
             entry = entry_of(await follower.receive())
-            assert entry["message"] == "a.b timed out"
+            assert entry["message"] == "a request to a.b timed out"
             assert entry["targetServiceId"]
 
 
@@ -580,6 +580,20 @@ def test_the_log_gets_one_refusal_of_a_code_in_a_second(
     assert [text.endswith(" (and 999 more like this)") for text in found] == [False] * 2 + [
         True
     ] * 2
+
+
+def test_that_a_client_unsubscribes_is_not_more_like_its_subscribing(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mb_broker")
+    peer = bench.join()
+    for topic in ("a.b", "a.c"):
+        peer.subscribe(topic, "publish")
+        peer.ask("topic.unsubscribe", {"action": "publish", "topic": topic})
+    assert caplog.messages == [
+        f"{peer.id} subscribed to publish a.b",
+        f"{peer.id} unsubscribed publish a.b",
+    ]
 
 
 def test_subscriptions_and_error_answers_are_entries_of_level_info(bench: Any) -> None:

@@ -309,7 +309,7 @@ def test_the_log_names_the_limit_once_a_second_and_the_metrics_count_all(
 
     asked(bench, requester, range(100))
     text = (
-        "a.b failed: more than 1 requests are outstanding (max_outstanding); "
+        "a request to a.b failed: more than 1 requests are outstanding (max_outstanding); "
         f"{requester.id} had 1 of them"
     )
     assert entries() == [text]

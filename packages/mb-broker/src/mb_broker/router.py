@@ -268,7 +268,7 @@ class Router:
             self.journal.write(
                 "warn",
                 "router",
-                f"{request.prefix.topic} timed out",
+                f"a request to {request.prefix.topic} timed out",
                 cause="request timed out",
                 second=self._second,
                 **details,
@@ -346,7 +346,7 @@ class Router:
         self.journal.write(
             "warn",
             "router",
-            f"{request.prefix.topic} failed: {text}; "
+            f"a request to {request.prefix.topic} failed: {text}; "
             f"{requester.name or requester.id} had {len(requester.asked) + 1} of them",
             cause="max_outstanding",
             second=self._second,

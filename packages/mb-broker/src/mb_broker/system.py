@@ -244,7 +244,7 @@ class SystemTopics:
         for each in actions:
             of_requests = priority if each is Action.REQUEST else None
             self._registry.subscribe(service, each, pattern, of_requests)
-            self._log(service, f"{_named(service)} subscribed to {each.value} {pattern}", now)
+            self._log(service, "subscribed to", f"{each.value} {pattern}", now)
         return _SUCCESS if actions else _FAILURE
 
     def _unsubscribe(self, service: Service, payload: Answer, now: float) -> Answer:
@@ -258,7 +258,7 @@ class SystemTopics:
         answer = _FAILURE
         for each in actions:
             if self._registry.unsubscribe(service, each, pattern):
-                self._log(service, f"{_named(service)} unsubscribed {each.value} {pattern}", now)
+                self._log(service, "unsubscribed", f"{each.value} {pattern}", now)
                 answer = _SUCCESS
         return answer
 
@@ -308,12 +308,12 @@ class SystemTopics:
             }
         }
 
-    def _log(self, service: Service, text: str, now: float) -> None:
+    def _log(self, service: Service, did: str, what: str, now: float) -> None:
         self._journal.write(
             "info",
             "registry",
-            text,
-            cause="subscriptions",
+            f"{_named(service)} {did} {what}",
+            cause=did,
             second=int(now),
             serviceId=service.id,
         )

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -243,12 +244,19 @@ def _check(name: str, value: Any, written: str, *, lax: bool = True) -> None:
     except TypeError as error:  # only in a file: the other sources are read by the table
         raise Failure(f"{written.rpartition(': ')[0]}: {error}", Status.USAGE) from error
     except LocalProtocolError as error:
-        text = str(error).removeprefix(f"invalid {name} ")
-        raise Failure(f"{written} {text}", Status.USAGE) from error
+        text = str(error).removeprefix(f"invalid {name} {value!r}")
+        raise Failure(f"{written} {_shown(value)}{text}", Status.USAGE) from error
     except ConnectError as error:
         raise Failure(f"{written}: {error}", Status.USAGE) from error
     except UnicodeEncodeError as error:
         raise Failure(f"{written} {value!r}: must be in UTF-8", Status.USAGE) from error
+
+
+def _shown(value: object) -> str:
+    """A value as TOML has it, roughly: what Python shows of truth values and dates is not that."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, date | time) else repr(value)
 
 
 def _check_together(options: ServeOptions) -> None:
