@@ -43,8 +43,9 @@ NEWEST = PYTHONS[-1]
 BACKENDS = ["asyncio", "trio"]
 # Older ones lack what the tests of the page use (timers that the test moves, a global crypto).
 OLDEST_NODE = 20
-# Many tests wait more than they compute.
-WORKERS = 2 + (os.cpu_count() or 1)
+CPUS = os.cpu_count() or 1
+# Of all tests, many wait more than they compute.
+WORKERS_FOR_ALL = CPUS + 2
 # What tells one Python, or one version of a dependency, from another: the scenarios on every front
 # end and transport, the examples, the recorded exchanges, the Session, the Wires.
 SELECTION = [
@@ -74,9 +75,9 @@ def install(session: nox.Session, *tools: str) -> None:
     session.install(*BY_CONSTRAINTS, *EDITABLE, *tools)
 
 
-def pytest(session: nox.Session, *arguments: str) -> list[str]:
+def pytest(session: nox.Session, *arguments: str, workers: int = CPUS) -> list[str]:
     """The command that runs tests in parallel; arguments after -- go to pytest."""
-    parallel = (f"--numprocesses={WORKERS}", "--dist=worksteal")
+    parallel = (f"--numprocesses={workers}", "--dist=worksteal")
     # A test that hangs ends its worker, which prints where; no other test is lost.
     limit = ("--timeout=300", "--timeout-method=thread")
     return ["pytest", *parallel, *limit, *(session.posargs or arguments)]
@@ -140,7 +141,8 @@ def tests(session: nox.Session, backend: str) -> None:
     install(session, *TEST_TOOLS)
     # What needs no event loop is tested with the first.
     rest = ["--async-only"] if backend != BACKENDS[0] else []
-    session.run("coverage", "run", "-m", *pytest(session), "--backend", backend, *rest)
+    command = pytest(session, workers=WORKERS_FOR_ALL)
+    session.run("coverage", "run", "-m", *command, "--backend", backend, *rest)
 
 
 @nox.session(python=NEWEST)
@@ -182,7 +184,8 @@ def browser(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """All tests on every Python and both event loops; before a release."""
     install(session, *TEST_TOOLS, "uv")
-    session.run(*pytest(session, "-m", "not soak and not instructions"))
+    marked = ("-m", "not soak and not instructions")
+    session.run(*pytest(session, *marked, workers=WORKERS_FOR_ALL))
 
 
 @nox.session(default=False, python=NEWEST)
