@@ -177,7 +177,7 @@ def page(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The broker's page in headless Chromium (Debian: apt-get install chromium)."""
     install(session, "playwright", *TEST_TOOLS)
-    session.run("pytest", "packages/mb-broker/tests/test_page.py", *session.posargs)
+    session.run(*pytest(session, "packages/mb-broker/tests/test_page.py"))
 
 
 @nox.session(default=False, python=PYTHONS)
