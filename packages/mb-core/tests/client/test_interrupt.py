@@ -13,6 +13,12 @@ from mb_broker import RunningBroker, running
 from mb_core.client.interrupt import pass_exit_on, uninterrupted
 
 
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RunningBroker]:
+    with running("tcp://127.0.0.1:0") as broker:
+        yield broker
+
+
 @pytest.mark.anyio
 async def test_only_interrupts_are_passed_on() -> None:
     errors: list[BaseException] = [ExceptionGroup("two", [ValueError()]), GeneratorExit()]
@@ -31,6 +37,97 @@ async def test_a_task_that_is_not_to_be_interrupted_runs_all_the_same() -> None:
 
     await uninterrupted(function)()
     assert ran == [1]
+
+
+# Ctrl-C anywhere
+
+
+ANYWHERE = """
+import logging, signal, sys
+import trio, trio.testing
+from mb_core import MessageBrokerClient
+
+logging.disable()  # of handlers that are cancelled
+
+class Lines:
+    \"\"\"Raises SIGINT at one of the lines that the main task runs, or when it waits.\"\"\"
+
+    def __init__(self, number):
+        self.left = number
+        self.at = ""
+
+    async def start(self):
+        self.task = trio.lowlevel.current_task()
+        trio.lowlevel.spawn_system_task(self.interrupt_waiting)
+        sys.settrace(self.enter)
+
+    async def interrupt_waiting(self):
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        sys.settrace(None)
+        if not self.at:
+            signal.raise_signal(signal.SIGINT)
+
+    def enter(self, frame, event, argument):
+        return self.line if frame.f_code.co_filename != "<string>" else None
+
+    def line(self, frame, event, argument):
+        try:
+            mine = trio.lowlevel.current_task() is self.task
+        except RuntimeError:
+            return self.line
+        if event == "line" and mine:
+            self.left -= 1
+            if not self.left:
+                self.at = frame.f_code.co_qualname
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return self.line
+
+async def stop(lines):
+    async with MessageBrokerClient(sys.argv[1], drain_timeout=3_600_000) as client:
+        begun = trio.Event()
+        async def hang(message):
+            begun.set()
+            await trio.sleep_forever()
+        await client.subscribe("a.hang", handler=hang)
+        await client.publish("a.hang", {})
+        await begun.wait()
+        await lines.start()
+        raise KeyboardInterrupt
+
+async def run(lines):
+    async with MessageBrokerClient(sys.argv[1]) as client:
+        await lines.start()
+        await client.run()
+
+number, places = 0, set()
+while True:
+    number += 1
+    lines = Lines(number)
+    try:
+        trio.run(globals()[sys.argv[2]], lines)
+    except KeyboardInterrupt:
+        pass
+    if not lines.at:
+        break
+    places.add(lines.at)
+print("Event.wait" in places)
+"""
+
+
+@pytest.mark.parametrize("what", ["stop", "run"])
+def test_ctrl_c_at_any_line_of_what_waits_on_trio_raises_keyboard_interrupt(
+    what: str, broker: RunningBroker
+) -> None:
+    """trio's own waits can't bear it everywhere: they broke down when they were woken."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ANYWHERE, broker.url, what],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.stdout, result.returncode) == ("True\n", 0), result.stderr
 
 
 # sys.exit()
@@ -121,12 +218,6 @@ BODIES = {
         await wait()
 """,
 }
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[RunningBroker]:
-    with running("tcp://127.0.0.1:0") as broker:
-        yield broker
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

@@ -572,6 +572,20 @@ async def main():
     assert terminate(process, asking) == ("caught\n", "", -signal.SIGTERM)
 
 
+# A service with a handler that never ends; what is done when it is stopped comes behind.
+HANGING = """
+async def main():
+    async with MessageBrokerClient(url, drain_timeout=3_600_000) as client:
+        async def hang(message):
+            say("ready")
+            await anyio.sleep_forever()
+        await client.subscribe("a.hang" + sys.argv[2], handler=hang)
+        await client.publish("a.hang" + sys.argv[2], {})
+        try:
+            await client.run()
+        finally:"""
+
+
 @pytest.mark.parametrize(
     ("first", "second", "status"),
     [
@@ -585,19 +599,12 @@ def test_a_second_signal_ends_a_service_at_once(
     start: Program, first: int, second: int, status: int, loop: str
 ) -> None:
     """Though a handler has all the time it wants."""
-    process = start("""
-async def main():
-    async with MessageBrokerClient(url, drain_timeout=3_600_000) as client:
-        async def hang(message):
-            say("ready")
-            await anyio.sleep_forever()
-        await client.subscribe("a.hang" + sys.argv[2], handler=hang)
-        await client.publish("a.hang" + sys.argv[2], {})
-        try:
-            await client.run()
-        finally:
+    process = start(
+        HANGING
+        + """
             say("draining")
-""")
+"""
+    )
     process.send_signal(first)
     assert process.stdout is not None
     assert process.stdout.readline() == "draining\n"
@@ -609,19 +616,12 @@ def test_a_second_interrupt_within_what_ends_the_block_ends_it_at_once(
     start: Program, loop: str
 ) -> None:
     """Wherever it comes: trio raises it in whatever runs, which handles the first one."""
-    process = start("""
-async def main():
-    async with MessageBrokerClient(url, drain_timeout=3_600_000) as client:
-        async def hang(message):
-            say("ready")
-            await anyio.sleep_forever()
-        await client.subscribe("a.hang" + sys.argv[2], handler=hang)
-        await client.publish("a.hang" + sys.argv[2], {})
-        try:
-            await client.run()
-        finally:
+    process = start(
+        HANGING
+        + """
             signal.raise_signal(signal.SIGINT)
-""")
+"""
+    )
     stdout, _, status = interrupt(process)
     assert (stdout, status) == ("", -signal.SIGINT)
 

@@ -34,7 +34,7 @@ from .arguments import (
 from .callbacks import Callbacks, Handlers, Registration, call
 from .context import handled_id
 from .dial import ConnectionOptions
-from .interrupt import interrupted_twice
+from .interrupt import interrupted_twice, uninterrupted
 from .lifetime import warn_unclosed
 from .moment import Moment
 from .observing import Observers
@@ -235,7 +235,7 @@ class MessageBrokerClient(CallbackMethods):
                     supervisor = self._supervisor
                     if supervisor is not None:
                         supervisor.check_home()
-                await supervisor.wait_ready()
+                await uninterrupted(supervisor.wait_ready)()
         except TimeoutError:
             why = supervisor.why if supervisor is not None else "connect() was not called"
             reason = f": {why}" if why is not None else ""
@@ -323,7 +323,7 @@ class MessageBrokerClient(CallbackMethods):
         except LocalProtocolError:
             await checkpoint()
             raise
-        await interruptible(supervisor.wait_over, supervisor.close)
+        await interruptible(uninterrupted(supervisor.wait_over), supervisor.close)
 
     # Asking, answering, publishing, listening
 

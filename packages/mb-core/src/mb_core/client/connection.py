@@ -30,6 +30,7 @@ from .callbacks import Callbacks
 from .consumer import EndError
 from .dial import MAX_ANSWERS, ConnectionOptions, dial
 from .dispatch import Dispatcher
+from .interrupt import uninterrupted
 from .lifetime import Lifetime, abort, abort_and_wait
 from .observing import Observers
 from .stats import Traffic
@@ -180,7 +181,7 @@ class Connection:
     async def drain(self) -> None:
         """Wait until the Link takes more; raises ConnectionLost where it can't say."""
         try:
-            await self.link.drain()
+            await uninterrupted(self.link.drain)()
         except MBError:
             raise
         except Exception as error:

@@ -27,10 +27,13 @@ _AGAIN = 0.01
 
 
 def uninterrupted(function: AsyncFunction) -> AsyncFunction:
-    """`function`, in which Ctrl-C raises nothing: it waits for the main task.
+    """Return `function` so that Ctrl-C never raises KeyboardInterrupt in the middle of it.
 
-    trio raises KeyboardInterrupt in whichever task runs, and one within a system task, or below
-    it, counts as a bug of trio's.  asyncio.run() has nothing of the kind.
+    trio raises KeyboardInterrupt in whichever task runs.  In a system task, or below it, that
+    counts as a bug of trio's.  In the main task it may come just before a wait, such as that of
+    trio.Event, which then refers to a task that waits no more, and waking it breaks trio.
+    Protected so, the main task gets it where it waits, at once; other tasks never do.
+    asyncio.run() has nothing of the kind.
     """
     if current_backend().name != "trio":
         return function

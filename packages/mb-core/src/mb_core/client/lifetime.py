@@ -106,6 +106,9 @@ class Lifetime:
 
         Raises ConnectError where the end was asked for meanwhile.
         """
+        await uninterrupted(lambda: self._begin(opening))()
+
+    async def _begin(self, opening: AsyncFunction) -> None:
         started = anyio.Event()
         self._root_task = self.backend.spawn_root(lambda: self._root(started))
         try:
@@ -139,6 +142,9 @@ class Lifetime:
         if self.ended:
             return
         self.home.check()
+        await uninterrupted(lambda: self._ask_and_wait(drain=drain))()
+
+    async def _ask_and_wait(self, *, drain: bool) -> None:
         if not drain:
             self._drain_scope.cancel()
         self._asked.set()

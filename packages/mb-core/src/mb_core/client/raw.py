@@ -31,6 +31,7 @@ from .arguments import CallbackMethods, check_handler
 from .callbacks import Callbacks, Handlers, Registration
 from .connection import broken
 from .dial import ConnectionOptions, dial
+from .interrupt import uninterrupted
 from .lifetime import Lifetime, abort, warn_unclosed
 from .turn import Turn, checkpoint
 
@@ -135,7 +136,7 @@ class RawClient(CallbackMethods):
         try:
             link.send(encoded)
             if link.congested:
-                await link.drain()
+                await uninterrupted(link.drain)()
                 return
         except Exception as error:
             await checkpoint()
