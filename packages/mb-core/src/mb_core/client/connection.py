@@ -72,6 +72,7 @@ class Connection:
         *,
         again: bool,
         observers: Observers | None,
+        turn: Turn,
         look: Callable[[], None],
         lost: Callable[[Connection], None],
     ) -> None:
@@ -97,7 +98,7 @@ class Connection:
         # the Link has sent `_mark` bytes, all of them do.
         self._unread = self._mark = 0
         self._clock = lifetime.backend.time
-        self._turn = Turn()
+        self._turn = turn
         self._greeting: Waiter = lifetime.backend.waiter()
 
     async def open(self, url: URL) -> None:
@@ -161,6 +162,11 @@ class Connection:
             self._send(message)
         except ConnectionLost:
             self._stranded.append(message)
+            if not self._lifetime.ending:
+                # The broker has said goodbye, and may take its time to hang up.  Everything sent
+                # until then would wait here, whatever the limit of the buffer.
+                abort(self.link)
+                self._turn.over = 0.0  # so that the Link can say that it has ended
         except Exception as error:
             self._stranded.append(message)
             self._give_up_broken(error)

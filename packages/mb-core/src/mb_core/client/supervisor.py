@@ -456,6 +456,7 @@ class Supervisor:
                 self._lifetime,
                 again=again,
                 observers=self._observers,
+                turn=self.turn,
                 look=self._timer.look,
                 lost=self._lost,
             )
