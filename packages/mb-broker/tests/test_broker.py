@@ -97,6 +97,15 @@ async def test_port_0_asks_for_a_free_one(host: str, connect: Connect) -> None:
             await (await connect(url)).is_served()
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_a_url_without_a_host_listens_on_this_machine_alone(
+    scheme: str, connect: Connect
+) -> None:
+    async with Broker(f"{scheme}://:0") as broker:
+        assert broker.url.startswith(f"{scheme}://127.0.0.1:")
+        await connect(broker.url)
+
+
 async def test_a_port_that_is_given_is_used(free_port: int, connect: Connect) -> None:
     async with Broker(f"tcp://127.0.0.1:{free_port}") as broker:
         assert broker.url == f"tcp://127.0.0.1:{free_port}"

@@ -377,7 +377,7 @@ def test_the_brokers_own_page_may_connect(origin: str, host: str, origins: list[
     assert forbidden(to=host, path="/", origins=origins, hosts=["broker.example"]) is None
 
 
-@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::", ""])
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
 def test_a_broker_on_all_addresses_has_the_names_of_its_machine(
     wildcard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,6 +221,23 @@ def test_urls_to_listen_on_take_the_place_of_ports_that_are_not_set() -> None:
     assert urls(options) == listen
 
 
+def test_a_url_to_listen_on_that_names_no_host_is_of_the_option_host() -> None:
+    listen = ["tcp://", "tcp://:0", "ws://:8080/path", "tcp://0.0.0.0:1", "memory://"]
+    behind = ["tcp://0.0.0.0:1", "memory://"]
+    at_home = ["tcp://127.0.0.1", "tcp://127.0.0.1:0", "ws://127.0.0.1:8080/path", *behind]
+    assert urls(configure({"listen": listen}, None, {}).options) == at_home
+    made = configure({}, None, {"MB_LISTEN": ",".join(listen), "MB_HOST": "::1"})
+    assert urls(made.options) == [url.replace("127.0.0.1", "[::1]") for url in at_home]
+
+
+def test_no_url_to_listen_on_is_an_error_where_one_was_to_be_given(file: Path) -> None:
+    told = "is empty: expected a URL, for example tcp://127.0.0.1:8081"
+    assert failure({"listen": []}) == f"--listen {told}"
+    assert failure(MB_LISTEN=",") == f"MB_LISTEN {told}"
+    file.write_text("listen = []\n")
+    assert urls(configure({}, str(file), {}).options) == urls(configure({}, None, {}).options)
+
+
 def test_a_url_that_is_none_is_told_as_it_was_written(file: Path) -> None:
     told = "invalid URL '/tmp/mb.sock': expected scheme://host:port, for example tcp://"
     assert failure({"listen": ["/tmp/mb.sock"]}).startswith(f"--listen: {told}")

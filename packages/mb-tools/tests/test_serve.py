@@ -62,11 +62,12 @@ async def test_prints_its_urls_one_a_line_and_serves_both() -> None:
 
 
 async def test_listens_on_urls_alone_where_no_port_is_set(mb: Any) -> None:
-    listen = ("--listen", "tcp://127.0.0.1:0", "--listen", "ws://127.0.0.1:0,tcp://127.0.0.1:0")
+    listen = ("--listen", "tcp://:0", "--listen", "ws://127.0.0.1:0,tcp://127.0.0.1:0")
     with anyio.fail_after(30), mb.started("serve", *listen) as process:
         printed = [process.stdout.readline().strip() for _ in range(3)]
         assert [url.partition(":")[0] for url in printed] == ["tcp", "ws", "tcp"]
         assert len({*printed}) == 3
+        assert all(url.partition("://")[2].startswith("127.0.0.1:") for url in printed)
         assert not {"tcp://127.0.0.1:8081", "ws://127.0.0.1:8080"} & {*printed}
         for url in printed:
             async with MessageBrokerClient(url) as client:
@@ -84,6 +85,7 @@ async def test_listens_on_urls_alone_where_no_port_is_set(mb: Any) -> None:
             2,
             "--listen: invalid URL '/tmp/mb.sock': expected scheme://host:port, for ",
         ),
+        ("", 2, "--listen is empty: expected a URL, for example tcp://127.0.0.1:8081"),
         ("tls://127.0.0.1:0", 2, "listen tls://127.0.0.1:0 needs tls_cert and tls_key"),
         (
             "amqp://127.0.0.1",

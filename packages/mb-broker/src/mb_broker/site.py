@@ -87,7 +87,7 @@ class Visitors:
         self._origins = {_origin(text) for text in given if text != "*"}
         self._hosts = {_host_of(origin.partition("://")[2]) for origin in self._origins}
         for host in hosts:
-            self._hosts |= _own_names() if host in ("", "0.0.0.0", "::") else {host.lower()}
+            self._hosts |= _own_names() if host in ("0.0.0.0", "::") else {host.lower()}
 
     def forbid(self, visit: Visit) -> str | None:
         """Return why a request is refused, None if it is welcome."""

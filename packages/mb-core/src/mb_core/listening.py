@@ -12,7 +12,10 @@ from .transport import Sockets, Transport, WireTransport, port_of
 from .url import URL
 from .wire import Limits, Site, Wire
 
-__all__ = ["listen"]
+__all__ = ["LOOPBACK", "listen"]
+
+LOOPBACK = "127.0.0.1"
+"""Where a URL without a host listens."""
 
 
 async def listen(
@@ -27,6 +30,9 @@ async def listen(
     site: Site | None = None,
 ) -> tuple[URL, Listener]:
     """Accept connections at `url`; gives the URL to connect to, with the port that it got.
+
+    A URL without a host listens on this machine's loopback address: only a URL that names an
+    address such as 0.0.0.0 opens the port to other machines.
 
     The `ssl_context` of `options` is for transports that are secure.  Raises ConnectError.  When
     cancelled, nothing listens.
@@ -48,6 +54,7 @@ async def listen(
         return server(limits, site)
 
     if sockets is None:
+        url = replace(url, host=url.host or LOOPBACK)
         address: Address = (url.host, port_of(url, transport))
         listener = await backend.listen(address, wire, accept, options=options, spawn=spawn)
         return URL(url.scheme, url.host, listener.address[1], url.path), listener

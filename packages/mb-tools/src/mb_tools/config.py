@@ -239,6 +239,11 @@ def _check(name: str, value: Any, written: str, *, lax: bool = True) -> None:
     try:
         complete_options({name: value}, ServeOptions, lax=lax, together=False)
         msgspec.json.encode(value)
+        if name == "listen" and lax and not value:  # in a file, an empty list is meant
+            raise Failure(
+                f"{written} is empty: expected a URL, for example tcp://127.0.0.1:8081",
+                Status.USAGE,
+            )
         for url in value if name == "listen" else ():
             parse_url(url)
     except TypeError as error:  # only in a file: the other sources are read by the table

@@ -11,10 +11,11 @@ from typing import Any
 
 import anyio
 import click
+from msgspec.structs import replace
 
 from mb_broker.options import option_table
 from mb_broker.site import is_loopback
-from mb_client import Broker, BrokerOptions, installed_plugins
+from mb_client import Broker, BrokerOptions, PluginError, installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 
@@ -164,8 +165,21 @@ def _print_urls(urls: list[str]) -> None:
 
 
 def urls(options: ServeOptions) -> list[str]:
-    """Where to listen."""
-    return [*_ports(options).values(), *options["listen"]]
+    """Where to listen; a URL in `listen` that names no host is of the option `host`."""
+    return [*_ports(options).values(), *(_placed(url, options) for url in options["listen"])]
+
+
+def _placed(text: str, options: ServeOptions) -> str:
+    url = parse_url(text)
+    if url.host:
+        return text
+    try:
+        transport = installed_plugins().transport(url.scheme)
+    except PluginError:
+        return text  # the broker says what is missing
+    if not isinstance(transport, WireTransport) or transport.sockets is not None:
+        return text  # it has no hosts, as those of memory and Unix
+    return replace(url, host=options["host"]).full
 
 
 def _ports(options: ServeOptions) -> dict[str, str]:
@@ -209,7 +223,7 @@ def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
         f"--{name.replace('_', '-')} off" for name, url in _ports(options).items() if _is_open(url)
     ]
     remedies = [f"turn {them} off with {' '.join(flags)}"] if flags else []
-    if any(url in plain for url in options["listen"]):
+    if any(_placed(url, options) in plain for url in options["listen"]):
         remedies.append(f"remove {them} from listen")
     _log.warning(
         "tls_client_ca does not protect %s: clients connect there without a certificate; "
