@@ -17,6 +17,7 @@ import pytest
 
 from mb_broker import RunningBroker
 from mb_core import (
+    Action,
     ConnectionLost,
     ForbiddenError,
     InternalError,
@@ -96,10 +97,10 @@ async def test_a_group_that_a_handler_raises_is_reported_as_it_is(
 
     async def handler(message: Message) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(fail)
+            tasks.start_soon(fail, message)
 
-    async def fail() -> None:
-        raise ForbiddenError("in a task")
+    async def fail(message: Message) -> None:
+        raise ForbiddenError("in a task") if message.action is Action.PUBLISH else ValueError("too")
 
     client.on_error(errors.append)
     with anyio.fail_after(5):
@@ -575,3 +576,87 @@ async def test_handlers_that_do_not_end_are_cancelled_when_the_client_is_closed(
             await running.wait()
     assert ended == ["cancelled"]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class Outcome(BaseException):
+    """What test frameworks and others raise past `except Exception`."""
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("consumer", ["request", "publish", "on_message", "on_error"])
+async def test_a_base_exception_in_user_code_is_a_failure_like_any_other(
+    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture, consumer: str, grouped: bool
+) -> None:
+    errors: list[Exception] = []
+    client.on_error(errors.append)
+
+    def fail(*_: Any) -> None:
+        error = Outcome("failed on purpose")
+        raise BaseExceptionGroup("in a task group", [error]) if grouped else error
+
+    with anyio.fail_after(5):
+        if consumer == "request":
+            await client.subscribe("a.b", action="request", handler=fail)
+            with pytest.raises(InternalError):
+                await client.request("a.b", {})
+        else:
+            handlers: dict[str, Any] = {"publish": fail, "on_error": lambda _: 1 / 0}
+            {"on_message": client.on_message, "on_error": client.on_error}.get(consumer, id)(fail)
+            await client.subscribe("a.b", handler=handlers.get(consumer))
+            await client.publish("a.b", 1)
+        await until(lambda: "Outcome: failed on purpose" in caplog.text)
+        await settle(client)  # still connected
+        await until(lambda: errors)
+    if consumer != "on_error":
+        assert isinstance(errors[0], RuntimeError)
+        assert isinstance(errors[0].__cause__, BaseExceptionGroup if grouped else Outcome)
+    assert "in fail\n" in caplog.text  # with a traceback
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_an_error_answer_raised_in_a_task_group_is_sent_as_it_is(
+    client: MessageBrokerClient, nested: bool
+) -> None:
+    async def refuse() -> None:
+        raise ForbiddenError("not you", details={"who": "you"})
+
+    async def handler(message: Message) -> None:
+        async with anyio.create_task_group() as outer:
+            if not nested:
+                outer.start_soon(refuse)
+                return
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(refuse)
+
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", action="request", handler=handler)
+        with pytest.raises(ForbiddenError, match="not you") as raised:
+            await client.request("a.b", {})
+    assert raised.value.details == {"who": "you"}
+
+
+async def test_a_failure_without_a_text_is_logged_by_its_name(
+    client: MessageBrokerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    errors: list[Exception] = [TimeoutError(), Broken()]
+
+    def fail(message: Message) -> None:
+        raise errors[message.payload]
+
+    told: list[Exception] = []
+    client.on_error(told.append)
+    with anyio.fail_after(5):
+        await client.subscribe("a.b", handler=fail)
+        for number in range(2):
+            await client.publish("a.b", number)
+        await until(lambda: len(told) == 2)
+    assert told == errors
+    texts = [record.getMessage().rpartition("failed: ")[2] for record in caplog.records]
+    assert [text for text in texts if text in ("TimeoutError", "Broken")] == [
+        "TimeoutError",
+        "Broken",
+    ]

@@ -11,7 +11,6 @@ from mb_core.client.callbacks import Callbacks
 from mb_core.client.context import handling
 from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump
-from mb_core.errors import ResponseError
 from mb_core.message import Message, Responder
 
 from .loop import LoopThread
@@ -96,10 +95,6 @@ class ThreadPump(Pump):
             message.responder = BlockingResponder(responder, self._loop)
         try:
             result = plain(handler(message))
-        except ResponseError as error:
-            if responder is None:
-                self._failed(error)
-            result = error
         except BaseException as error:
             result = self._excuse(as_exception(error), message)
         if message.responder is None:

@@ -58,19 +58,42 @@ def failure(error: BaseException) -> Exception:
     """What user code raised, to be reported; raises it if it is not a failure of that code.
 
     On asyncio a task that awaits what somebody else has cancelled gets a CancelledError, though
-    nobody cancels the task: that must not end it.
+    nobody cancels the task: that must not end it.  Nor must a BaseException of a library's own,
+    such as pytest's of a test that has failed.
     """
     if isinstance(error, Exception):
         return error
-    # Not imported for this: on trio it may never be.
-    asyncio = sys.modules.get("asyncio")
+    # Not imported for this: the one that does not run may never be.
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
     if asyncio is not None and isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is not None and not task.cancelling():
             fault = RuntimeError("something that was awaited has been cancelled")
             fault.__cause__ = error
             return fault
-    raise error
+    ends = [GeneratorExit, KeyboardInterrupt, SystemExit]
+    ends += [asyncio.CancelledError] if asyncio is not None else []
+    ends += [trio.Cancelled] if trio is not None else []
+    if _includes(error, tuple(ends)):
+        raise error
+    kind, text = type(error).__name__, _text_of(error)
+    fault = RuntimeError(kind if text == kind else f"{kind}: {text}")
+    fault.__cause__ = error
+    return fault
+
+
+def _text_of(error: BaseException) -> str:
+    """The text of an error, or what it is where it has none."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # of an exception whose own code fails
+        return type(error).__name__
+
+
+def _includes(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kinds) is not None
+    return isinstance(error, kinds)
 
 
 def name_of(handler: Callback) -> str:
@@ -235,8 +258,9 @@ class Callbacks:
 
         With its traceback only from the level of an error on: what is below that is foreseen.
         """
-        traceback = error if error.__traceback__ and level >= logging.ERROR else None
-        _log.log(level, "%s: %s", what, error, exc_info=traceback)
+        raised = error.__traceback__ or error.__cause__  # the latter where user code raised that
+        traceback = error if raised and level >= logging.ERROR else None
+        _log.log(level, "%s: %s", what, _text_of(error), exc_info=traceback)
         self.post(self.error, error)
 
     def count(self, kind: Hashable, report: Callable[[int], object]) -> None:

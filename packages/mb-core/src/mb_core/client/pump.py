@@ -148,8 +148,6 @@ class Pump:
             result = handler(message)
             if hasattr(type(result), "__await__"):
                 result = await result
-        except ResponseError as error:
-            result = error
         except BaseException as raised:
             result = self._excuse(failure(raised), message)
         if message.responder is not None:  # it has not responded itself
@@ -180,13 +178,18 @@ class Pump:
         alone = error
         while isinstance(alone, ExceptionGroup) and len(alone.exceptions) == 1:
             alone = alone.exceptions[0]
-        if is_about(alone, message):
+        answers = message.responder is not None and isinstance(
+            alone, ResponseError | ConnectionLost
+        )
+        if answers or is_about(alone, message):
             error = alone  # raised in a task group of the handler
         if is_about(error, message):
             if isinstance(error, RemoteProtocolError):
                 self._callbacks.unreadable(error, message, self._name)
                 return _bad_payload(error)
             _log.debug("not answered: %s", error)  # by its own `respond`
+        elif isinstance(error, ResponseError) and message.responder is not None:
+            return error
         elif isinstance(error, ConnectionLost) and message.responder is not None:
             return _Lost(error)
         else:
