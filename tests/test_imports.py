@@ -35,12 +35,13 @@ except SystemExit:
             ],
         ),
         ("import mb_client", ["trio", "websockets", "psutil"]),
+        ("import mb_broker", ["mb_core.testing.faulty_link", "pytest", "psutil"]),
         (
             HELP,
             ["asyncio", "trio", "mb_core.client", "mb_broker.broker", "textual"],
         ),
     ],
-    ids=["mb_core", "mb_client", "mb --help"],
+    ids=["mb_core", "mb_client", "mb_broker", "mb --help"],
 )
 def test_it_is_not_imported_before(program: str, absent: list[str]) -> None:
     say = f"{program}\nimport sys; print(*sys.modules, file=sys.stderr)"

@@ -411,7 +411,18 @@ main()
 
 @pytest.mark.parametrize(
     "command",
-    ["pub a.b -", "request system.heartbeat", "sub a.b --timeout 1", "ping -n 1", "services"],
+    [
+        "pub a.b -",
+        "request system.heartbeat",
+        "sub a.b --timeout 1",
+        "ping -n 1",
+        "services",
+        "topics",
+        "metrics router.message.count",
+        "log --timeout 1",
+        "plugins",
+        "demo",
+    ],
 )
 def test_commands_work_without_what_only_posix_has(mb: Any, command: str) -> None:
     done = subprocess.run(
