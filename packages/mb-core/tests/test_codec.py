@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Generic, TypedDict, TypeVar
 
 import msgspec
 import pydantic
@@ -35,6 +35,7 @@ from mb_core.errors import (
     ResponseError,
 )
 
+T = TypeVar("T")
 TIMESTAMP = "2026-01-01T00:00:00.000Z"
 # More than any stack has room for.
 DEEP = 500_000
@@ -250,6 +251,14 @@ class Holding:
     count: int = 0
 
 
+class Struct(msgspec.Struct):
+    count: int
+
+
+class Boxed(msgspec.Struct, Generic[T]):
+    content: T
+
+
 class Strict(pydantic.BaseModel, strict=True):
     at: datetime
 
@@ -268,6 +277,9 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "root": (pydantic.RootModel[list[int]]([1]), pydantic.RootModel[list[int]]),
     "annotated, which has no hash": (BASKET, Annotated[Basket, []]),
     "strict": (Strict(at=datetime(2026, 1, 1, tzinfo=UTC)), Strict),
+    "in a generic Struct": (Boxed(BASKET), Boxed[Basket]),
+    "beside a Struct": ((BASKET, Struct(1)), tuple[Basket, Struct]),
+    "types of pydantic's": ([5], list[pydantic.PositiveInt]),
     "strict within": ([Strict(at=datetime(2026, 1, 1, tzinfo=UTC))], list[Strict]),
 }
 
@@ -305,6 +317,10 @@ def test_a_number_in_a_model_that_json_does_not_know_is_refused() -> None:
         (b"{}", Basket, "$.items"),
         (b'{"count":1}', Checked, "$.count"),
         (b'[{"count":1}]', list[Checked], "$[0].count"),
+        (b'{"content":{"items":[{"SKU":5}]}}', Boxed[Basket], "$.content.items[0].SKU"),
+        (b"[1,-1]", list[pydantic.PositiveInt], "$[1]"),
+        (b"0", Annotated[int, pydantic.Field(ge=1)], "$"),
+        (b'"nowhere"', pydantic.AnyUrl, "$"),
     ],
 )
 def test_what_does_not_fit_a_model_says_where(raw: bytes, kind: Any, path: str) -> None:
@@ -322,9 +338,9 @@ def test_what_is_not_json_is_not_for_models_either(raw: bytes) -> None:
 
 
 def test_a_type_that_cant_be_decoded_is_the_callers_fault() -> None:
-    kinds: list[Any] = [int | Place | Reading, "Place", 5]
+    kinds: list[Any] = [int | Place | Reading, "Place", 5, Basket | Struct, [Basket]]
     for kind in kinds:
-        with pytest.raises(TypeError):
+        with pytest.raises(LocalProtocolError, match=r"^can't decode to [^\n]+$"):
             decode_payload(b"{}", kind)
 
 

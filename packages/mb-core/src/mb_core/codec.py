@@ -187,12 +187,7 @@ def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) 
 def check_kind(kind: Any, codec: Codec = JSON) -> None:
     """Raise LocalProtocolError unless JSON can be decoded to this type."""
     if codec is JSON:  # others know what they decode to
-        try:
-            _decoder_of(kind)
-        except Exception as error:  # a name in a type that is not defined, for instance
-            raise LocalProtocolError(
-                f"invalid result {kind!r}: no type to decode to ({error})"
-            ) from error
+        _decoder_of(kind)
 
 
 @overload
@@ -203,7 +198,7 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
     """The value of a received payload, converted to `kind`; an empty payload counts as null.
 
     Raises RemoteProtocolError if it is not valid JSON, if `codec` can't read it, or if it does
-    not fit `kind`.
+    not fit `kind`; LocalProtocolError if JSON can't be decoded to `kind`.
     """
     if codec is not JSON:
         return _decode_with(codec, raw, kind)
@@ -222,7 +217,8 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
             except (*_NO_JSON, ValueError) as other:
                 error = other
         is_json = isinstance(error, msgspec.ValidationError) or not isinstance(error, _NO_JSON)
-        fault = f"does not fit {_name_of(kind)}" if is_json else "is not valid JSON"
+        fault = "can't be read" if kind is Any else f"does not fit {_name_of(kind)}"
+        fault = fault if is_json else "is not valid JSON"
         raise _unreadable(raw, fault, error) from error
 
 
@@ -423,15 +419,18 @@ def _step(key: object) -> str:
 
 
 def _make_decoder(kind: Any) -> Callable[[bytes], Any]:
-    if not _is_pydantic(kind):
-        return msgspec.json.Decoder(kind, dec_hook=_convert).decode
-    validate = _validator_of(kind)
+    if _is_pydantic(kind):
+        try:
+            validate = _validator_of(kind)
+        except Exception:  # it contains what only msgspec knows, such as a Struct
+            return msgspec.json.Decoder(kind, dec_hook=_convert).decode
 
-    def decode(data: bytes) -> Any:
-        _decode(data)  # pydantic takes NaN for JSON
-        return validate(data)
+        def decode(data: bytes) -> Any:
+            _decode(data)  # pydantic takes NaN for JSON
+            return validate(data)
 
-    return decode
+        return decode
+    return msgspec.json.Decoder(kind, dec_hook=_convert).decode
 
 
 _remembered_decoder_of = lru_cache(maxsize=256)(_make_decoder)
@@ -441,7 +440,19 @@ def _decoder_of(kind: Any) -> Callable[[bytes], Any]:
     try:
         return _remembered_decoder_of(kind)
     except TypeError:  # it can't be hashed, or decoded to: then this says so
+        pass
+    except Exception as error:
+        raise _undecodable(kind, error) from error
+    try:
         return _make_decoder(kind)
+    except Exception as error:
+        raise _undecodable(kind, error) from error
+
+
+def _undecodable(kind: Any, error: Exception) -> LocalProtocolError:
+    # A name in a type that is not defined, for instance, or a value instead of a type.
+    shown = _name_of(kind) if isinstance(kind, type) or get_args(kind) else _shown(kind)
+    return LocalProtocolError(f"can't decode to {shown}: {error}")
 
 
 def _validator_of(kind: Any) -> Callable[[bytes], Any]:
@@ -451,11 +462,23 @@ def _validator_of(kind: Any) -> Callable[[bytes], Any]:
 
 
 def _is_pydantic(kind: Any) -> bool:
-    """Whether pydantic is to read it: a model, a dataclass of pydantic's, a list of them, ..."""
-    if isinstance(kind, type) and hasattr(kind, "__pydantic_validator__"):
+    """Whether pydantic is to read it: a model, a type of pydantic's, a list of them, ..."""
+    if isinstance(kind, type) and (
+        hasattr(kind, "__pydantic_validator__") or hasattr(kind, "__get_pydantic_core_schema__")
+    ):
+        return True
+    # PositiveInt and the like: msgspec would take the constraint for a comment.
+    if any(_module_of(mark) in _PYDANTIC for mark in getattr(kind, "__metadata__", ())):
         return True
     kind = getattr(kind, "__value__", kind)  # of a type alias
     return any(map(_is_pydantic, get_args(kind)))
+
+
+_PYDANTIC = frozenset({"pydantic", "annotated_types"})
+
+
+def _module_of(mark: Any) -> str:
+    return type(mark).__module__.partition(".")[0]
 
 
 _cached_validator_of = lru_cache(maxsize=256)(_validator_of)

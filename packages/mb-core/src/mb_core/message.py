@@ -118,7 +118,8 @@ class Message(msgspec.Struct, eq=False):
 
         Raises RemoteProtocolError if it does not fit; its `path` says where in the payload, and
         its `reason` why.  If a request handler lets this error out, the requester is answered
-        with INVALID_REQUEST, the reason and the path.
+        with INVALID_REQUEST, the reason and the path.  Raises LocalProtocolError for a type that
+        JSON can't be decoded to.
         """
         try:
             return decode_payload(self.raw_payload, kind, self.prefix.codec)
