@@ -709,15 +709,22 @@ class Session:
 
 
 def _failed(request: PendingRequest, reason: str) -> Failed:
-    text = f"no answer to {request.topic!r}: {reason}"
+    text = f"{_missing(request)}: {reason}"
     return Failed(request, ConnectionLost(text, sent=request.sent))
 
 
 def _too_late(request: PendingRequest) -> RequestTimeoutError:
     return RequestTimeoutError(
-        f"no answer to {request.topic!r} within {request.limit} ms, "
-        "nor the broker's error that there is none"
+        f"{_missing(request)} within {request.limit} ms, nor the broker's error that there is none"
     )
+
+
+def _missing(request: PendingRequest) -> str:
+    """What has not come, as the caller calls it."""
+    subject = request.subject
+    if isinstance(subject, Subscribed):
+        return f"no confirmation of the subscription to {subject.pattern!r}"
+    return f"no answer to {request.topic!r}" if subject is None else "no answer to the registration"
 
 
 def _registration(name: str, description: str) -> dict[str, Any]:
