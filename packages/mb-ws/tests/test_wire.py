@@ -319,7 +319,8 @@ def test_a_refusal_in_http_1_0_is_read_as_any_other(size: int) -> None:
         (b"HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 abc"),
         (b"HTTP/2 200\r\n\r\n", "HTTP/2 200"),
         (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200, "no more than 128 headers"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "invalid content length: many"),
+        # How it says that depends on the version of websockets.
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "many"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2_000_000, "no more than 1048576 bytes"),
     ],
     ids=["status", "HTTP/2", "headers", "length", "body"],
