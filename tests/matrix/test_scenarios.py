@@ -44,7 +44,7 @@ def test_requests_are_answered(connect: OneMore) -> None:
     with pytest.raises(RemoteProtocolError, match="Expected `int`, got `str`") as wrong:
         client.request("echo", [1, "x"], result=list[int])
     assert wrong.value.path == "$[1]"
-    with pytest.raises(LocalProtocolError, match="invalid result"):
+    with pytest.raises(LocalProtocolError, match="can't decode to 'int'"):
         client.request("echo", [1], result="int")
     # Who answers may ask, and may ask itself.
     assert service.request("echo", "me").payload == "me"
