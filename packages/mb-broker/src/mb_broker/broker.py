@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import anyio
 import anyio.abc
 
+from mb_core.client.arguments import check_options
 from mb_core.errors import ConnectionLost, LocalProtocolError, MBError
 from mb_core.link import (
     Accept,
@@ -88,6 +89,7 @@ class Broker:
         **options: Unpack[BrokerOptions],
     ) -> None:
         self.urls: list[str] = []
+        check_options(ssl_context=ssl_context, plugins=plugins, faults=faults)
         self.options = given = complete_options(options)
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins

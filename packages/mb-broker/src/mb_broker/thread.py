@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from mb_core.client.arguments import check_options
 from mb_core.errors import LocalProtocolError
 from mb_core.link import forked_error
 from mb_core.plugins import installed_plugins
@@ -36,6 +37,7 @@ def running(*urls: str, **options: Any) -> Iterator[RunningBroker]:
 
     Raises what entering a Broker raises.
     """
+    check_options(plugins=options.get("plugins"))
     with contextlib.ExitStack() as reserved:
         broker = RunningBroker(
             [_with_reserved_port(url, options, reserved) for url in urls or ("memory://",)],

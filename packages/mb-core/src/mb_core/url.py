@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from .errors import ConnectError
+from .errors import ConnectError, LocalProtocolError
 
 __all__ = ["URL", "parse_url", "redacted"]
 
@@ -67,7 +67,14 @@ def redacted(text: str) -> str:
 
 
 def parse_url(text: str) -> URL:
-    """Read a URL; raises ConnectError that says what one looks like."""
+    """Read a URL.
+
+    Raises ConnectError that says what one looks like, LocalProtocolError for another type.
+    """
+    if not isinstance(text, str):
+        raise LocalProtocolError(
+            f"invalid URL {redacted(repr(text))}: expected a string such as 'tcp://localhost:8081'"
+        )
     shown = redacted(text)
     try:
         parts: SplitResult = urlsplit(text)

@@ -55,7 +55,7 @@ async def test_host_and_port_are_websocket(mb_broker: RunningBroker) -> None:
 
 async def test_host_and_port_with_use_tls_are_encrypted(start_tcp_server: Start) -> None:
     async with start_tcp_server(greeting=None) as server:
-        client = MessageBrokerClient(connect_timeout=200)
+        client = MessageBrokerClient(connect_timeout=2_000)  # reading certificates takes a while
         with pytest.raises(ConnectError, match=f"wss://127.0.0.1:{server.port}"):
             await client.connect("127.0.0.1", server.port, use_tls=True)
         assert server.received.startswith(b"\x16\x03")  # a TLS handshake

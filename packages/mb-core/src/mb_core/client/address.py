@@ -9,6 +9,7 @@ from ..errors import ConnectError
 from ..link import Address
 from ..transport import SocketAddress, WireTransport, port_of
 from ..url import URL, parse_url, redacted
+from .arguments import check_options
 
 __all__ = ["CONNECT_TO", "broker_url", "stream_address"]
 
@@ -19,7 +20,12 @@ Host header and the name in the certificate stay what the program said."""
 
 
 def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL:
-    """The URL for connect's arguments: a URL, or a host and a port with a default scheme."""
+    """The URL for connect's arguments: a URL, or a host and a port with a default scheme.
+
+    Raises ConnectError for a host and a port that lead nowhere, LocalProtocolError for another
+    type of host or use_tls.
+    """
+    check_options(host=target, use_tls=use_tls)
     if "://" in target:
         if port is not None or use_tls:
             raise ConnectError(

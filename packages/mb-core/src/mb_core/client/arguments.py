@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import LocalProtocolError
-from ..header import Action
+from ..header import Action, check_timeout
+from ..plugins import Plugins
+from ..url import redacted
 
 __all__ = [
     "ActionName",
@@ -14,6 +17,7 @@ __all__ = [
     "OverflowName",
     "actions_of",
     "check_handler",
+    "check_options",
     "check_priority",
     "check_response_handler",
 ]
@@ -41,6 +45,102 @@ class CallbackMethods:
                     f"client.{name}(handler)"
                 )
             super().__setattr__(name, value)
+
+
+def check_options(**given: Any) -> None:
+    """Raise LocalProtocolError for options of clients and brokers that can't be meant.
+
+    Each option that a constructor takes has its line in the table, whoever takes it.
+    """
+    for name, value in given.items():
+        _CHECKS[name](value, name)
+
+
+def _instance(kind: Callable[[], Any], wanted: str) -> Callable[[Any, str], None]:
+    """A check for None or an instance of `kind()`."""
+
+    def check(value: Any, name: str) -> None:
+        if value is not None and not isinstance(value, kind()):
+            raise _invalid(name, value, f"{wanted} or None")
+
+    return check
+
+
+def _check_url(url: Any, name: str) -> None:
+    urls = (url,) if isinstance(url, str) or not isinstance(url, Iterable) else tuple(url)
+    for each in urls:
+        if each is not None and not isinstance(each, str):
+            raise LocalProtocolError(
+                f"invalid {name} {redacted(repr(each))}: expected a string such as "
+                "'tcp://localhost:8081', or a list of them"
+            )
+
+
+def _check_host(host: Any, name: str) -> None:
+    if not isinstance(host, str):
+        raise LocalProtocolError(
+            f"invalid {name} {redacted(repr(host))}: expected a string such as 'localhost'"
+        )
+
+
+def _check_switch(value: Any, name: str) -> None:
+    if not isinstance(value, bool):
+        raise _invalid(name, value, "True or False")
+
+
+def _check_size(value: Any, name: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _invalid(name, value, "a whole number of bytes, at least 1")
+
+
+def _check_timeout_or_none(value: Any, name: str) -> None:
+    if value is not None:
+        check_timeout(value, name)
+
+
+def _check_timeout_or_0(value: Any, name: str) -> None:
+    if type(value) is not int or value != 0:
+        check_timeout(value, name)
+
+
+def _check_codec(codec: Any, name: str) -> None:
+    if isinstance(codec, str):
+        return  # the plugins know which there are
+    if not all(callable(getattr(codec, method, None)) for method in ("encode", "decode")):
+        raise _invalid(name, codec, "a codec's name, or an object with encode() and decode()")
+
+
+def _check_faults(faults: Any, name: str) -> None:
+    if faults is not None and not callable(getattr(faults, "over", None)):
+        raise _invalid(name, faults, "mb_core.testing.Faults() or None")
+
+
+def _ssl_context() -> Any:
+    import ssl  # programs without TLS do not pay for it
+
+    return ssl.SSLContext
+
+
+_CHECKS: dict[str, Callable[[Any, str], object]] = {
+    "url": _check_url,
+    "host": _check_host,
+    "use_tls": _check_switch,
+    "connect_timeout": check_timeout,
+    "close_timeout": check_timeout,
+    "drain_timeout": _check_timeout_or_0,
+    "max_payload": _check_size,
+    "ssl_context": _instance(_ssl_context, "an ssl.SSLContext"),
+    "plugins": _instance(lambda: Plugins, "an mb_core.Plugins"),
+    "reconnect": _check_switch,
+    "retry_connect": _check_switch,
+    "backoff_min": check_timeout,
+    "backoff_max": check_timeout,
+    "reconnect_timeout": _check_timeout_or_none,
+    "heartbeat_interval": _check_timeout_or_none,
+    "inherit_deadlines": _check_switch,
+    "codec": _check_codec,
+    "faults": _check_faults,
+}
 
 
 def actions_of(action: str) -> tuple[Action, ...]:
@@ -84,6 +184,10 @@ def check_response_handler(handler: Any) -> None:
     raise LocalProtocolError(
         f"invalid response_handler {_shown(handler)}: expected a function{hint}"
     )
+
+
+def _invalid(name: str, value: object, wanted: str) -> LocalProtocolError:
+    return LocalProtocolError(f"invalid {name} {_shown(value)}: expected {wanted}")
 
 
 def _shown(value: object) -> str:

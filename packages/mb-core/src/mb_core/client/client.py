@@ -28,6 +28,7 @@ from .arguments import (
     OverflowName,
     actions_of,
     check_handler,
+    check_options,
     check_priority,
     check_response_handler,
 )
@@ -130,6 +131,7 @@ class MessageBrokerClient(CallbackMethods):
         inherit_deadlines: bool = True,
         codec: str | Codec = JSON,
     ) -> None:
+        check_options(url=url, inherit_deadlines=inherit_deadlines, codec=codec)
         self._urls = (url,) if isinstance(url, str) else tuple(url or ())
         self._options = ConnectionOptions.of(
             connect_timeout=connect_timeout,

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import ConnectError, LocalProtocolError, PluginError
-from ..header import MAX_HEADER, check_timeout
+from ..errors import ConnectError, PluginError
+from ..header import MAX_HEADER
 from ..link import Accept, Backend, Link, Spawn, StreamOptions
 from ..plugins import Plugins, in_worker, installed_plugins
 from ..transport import WireTransport
 from ..url import URL
 from ..wire import Limits
 from .address import stream_address
+from .arguments import check_options
 from .callbacks import failure
 
 if TYPE_CHECKING:
@@ -61,10 +62,13 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
 
         Raises LocalProtocolError for invalid values.
         """
-        check_timeout(connect_timeout, "connect_timeout")
-        check_timeout(close_timeout, "close_timeout")
-        if not isinstance(max_payload, int) or max_payload < 1:
-            raise LocalProtocolError(f"invalid max_payload {max_payload!r}: a number of bytes")
+        check_options(
+            connect_timeout=connect_timeout,
+            close_timeout=close_timeout,
+            max_payload=max_payload,
+            ssl_context=ssl_context,
+            plugins=plugins,
+        )
         return cls(
             connect_timeout=connect_timeout / 1000,
             close_timeout=close_timeout / 1000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..errors import LocalProtocolError
-from ..header import check_timeout
+from .arguments import check_options
 
 __all__ = ["UpkeepOptions"]
 
@@ -45,14 +45,15 @@ class UpkeepOptions(msgspec.Struct, frozen=True):
 
         Raises LocalProtocolError for invalid values.
         """
-        check_timeout(backoff_min, "backoff_min")
-        check_timeout(backoff_max, "backoff_max")
-        if reconnect_timeout is not None:
-            check_timeout(reconnect_timeout, "reconnect_timeout")
-        if heartbeat_interval is not None:
-            check_timeout(heartbeat_interval, "heartbeat_interval")
-        if drain_timeout != 0 or isinstance(drain_timeout, bool):
-            check_timeout(drain_timeout, "drain_timeout")
+        check_options(
+            reconnect=reconnect,
+            retry_connect=retry_connect,
+            backoff_min=backoff_min,
+            backoff_max=backoff_max,
+            reconnect_timeout=reconnect_timeout,
+            heartbeat_interval=heartbeat_interval,
+            drain_timeout=drain_timeout,
+        )
         if backoff_min > backoff_max:
             raise LocalProtocolError(
                 f"backoff_min ({backoff_min} ms) is longer than backoff_max ({backoff_max} ms)"
