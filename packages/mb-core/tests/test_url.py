@@ -167,3 +167,23 @@ def test_a_url_shows_its_query_only_when_asked() -> None:
     assert url.full == "ws://h:1/mb?token=SECRET"
     assert url.query == "token=SECRET"
     assert parse_url("ws://h:1/mb").query == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("GET /mb?mode=ab&token=a%2FSECRET denied", "GET /mb?*** denied"),
+        ("bad token a%2FSECRET!", "bad token ***!"),
+        ("bad token a/SECRET!", "bad token ***!"),
+        ("bad token a/SECR", "bad token ***"),  # cut
+        ("mode ab is unknown", "mode ab is unknown"),
+        ("", ""),
+    ],
+)
+def test_what_a_server_repeats_of_a_query_is_hidden(said: str, shown: str) -> None:
+    assert parse_url("ws://h/mb?mode=ab&token=a%2FSECRET").hidden_in(said) == shown
+
+
+def test_a_short_query_hides_nothing() -> None:
+    assert parse_url("ws://h/mb?a").hidden_in("a bad day") == "a bad day"
+    assert parse_url("ws://h/mb").hidden_in("a bad day") == "a bad day"

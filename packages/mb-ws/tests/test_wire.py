@@ -375,6 +375,46 @@ def test_a_refusal_does_not_show_the_query_that_was_sent() -> None:
     assert str(wire.error).endswith("404 (is the URL's path right?): cannot GET /mb?***")
 
 
+LONG = "SECRET" * 40
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 403 No\r\nContent-Length: 17\r\n\r\nbad token: SECRET",  # the value alone
+        b"HTTP/1.1 403 No\r\nContent-Length: 400\r\n\r\n" + b"-" * 160 + LONG.encode(),
+        (
+            b"HTTP/1.1 101 Yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: SECRET\r\n\r\n"
+        ),
+        b"\0\0GET /mb?token=SECRET HTTP/1.1\r\n",  # a server that sends back what it gets
+        b"\0\0GET /mb?token=" + LONG.encode() + b"\r\n",
+        b"HTTP/1.1 400 No\r\nGET /mb?token=SECRET\r\n\r\n",
+        b"GET /mb?token=SECRET\r\n",
+    ],
+)
+def test_no_answer_makes_an_error_show_a_part_of_the_query(answer: bytes) -> None:
+    secret = LONG if LONG.encode() in answer else "SECRET"
+    wire = client_wire(parse_url(f"ws://h/mb?mode=x&token={secret}"), LIMITS)
+    wire.data_to_send()
+    wire.receive_data(answer)
+    wire.receive_eof()
+    assert "ws://h/mb?***" in str(wire.error)
+    assert "SECRET" not in str(wire.error)
+    assert "***" in str(wire.error).replace("ws://h/mb?***", "")
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["with the handshake", "later"])
+def test_a_reason_to_close_does_not_show_the_query(together: bool) -> None:
+    client = client_wire(parse_url("ws://h/mb?token=SECRET"), LIMITS)
+    server = server_wire(LIMITS)
+    server.receive_data(client.data_to_send())
+    answer, farewell = server.data_to_send(), close_frame(4001, "bad token: SECRET", mask=False)
+    for data in [answer + farewell] if together else [answer, farewell]:
+        client.receive_data(data)
+    assert str(client.error).endswith("bad token: ***")
+
+
 def test_an_invalid_url_does_not_show_its_query() -> None:
     with pytest.raises(ConnectError) as raised:
         client_wire(URL("ws", "h", 1, "/?token=SECRET#SECRET"), LIMITS)

@@ -7,7 +7,7 @@ before `@`: neither is shown anywhere.  `str`, `repr` and errors have `***` in t
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 import msgspec
 
@@ -16,6 +16,9 @@ from .errors import ConnectError, LocalProtocolError
 __all__ = ["URL", "parse_url", "redacted"]
 
 _HIDDEN = re.compile("[?#]")
+# What is shorter in a query is no secret, and may be part of many a word.
+_SECRET = 6
+_LONGEST_REST = 4_096
 
 
 class URL(msgspec.Struct, frozen=True):
@@ -41,6 +44,25 @@ class URL(msgspec.Struct, frozen=True):
     def query(self) -> str:
         """What stands behind `?`, or an empty text."""
         return self.path.partition("?")[2]
+
+    def hidden_in(self, text: str) -> str:
+        """Return `text` with `***` for the query, and for values in it.
+
+        What the other side says may repeat what it was asked for, and be cut in the middle of it.
+        """
+        query = self.query
+        if len(query) < _SECRET:
+            return text
+        values = [query, *(part.partition("=")[2] for part in re.split("[&;]", query))]
+        values += [unquote_plus(each) for each in values]
+        secrets = sorted({each for each in values if len(each) >= _SECRET}, key=len, reverse=True)
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        for secret in secrets:
+            for length in range(min(len(secret), len(text), _LONGEST_REST), _SECRET - 1, -1):
+                if text.endswith(secret[:length]):
+                    return text[:-length] + "***"
+        return text
 
     def __str__(self) -> str:
         path, mark, _ = self.path.partition("?")

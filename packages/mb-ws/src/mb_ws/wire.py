@@ -161,7 +161,7 @@ class WebSocketWire:
                 if isinstance(event, Response):  # whose body ended with the stream
                     self._look_at_response(event)
             if self.error is None:
-                seen = f": {_seen(self._start)}" if _is_foreign(self._start) else ""
+                seen = f": {self._seen()}" if _is_foreign(self._start) else ""
                 text = (
                     f"{self._other_side} closed the connection during the WebSocket handshake{seen}"
                 )
@@ -215,7 +215,7 @@ class WebSocketWire:
             if protocol.side is Side.SERVER and not self._start[:1].isalpha():
                 # Not HTTP, so it may never end a line: TLS and the like.
                 self._ended = True
-                self.error = ConnectError(f"not a WebSocket handshake: {_seen(self._start)}")
+                self.error = ConnectError(f"not a WebSocket handshake: {self._seen()}")
                 return b""
             if before < len(_HTTP_1_0) <= len(self._start) and self._start.startswith(_HTTP_1_0):
                 # Old proxies refuse in it, and websockets reads only 1.1.
@@ -276,7 +276,7 @@ class WebSocketWire:
         """
         close = self._protocol.close_rcvd
         if close is not None and self.error is None and self._protocol.side is Side.CLIENT:
-            reason = close.reason or "no reason given"
+            reason = self._said(close.reason) or "no reason given"
             text = (
                 f"{self._other_side} closed the connection after the WebSocket handshake: {reason}"
             )
@@ -402,19 +402,20 @@ class WebSocketWire:
         elif _is_abnormal(protocol.close_rcvd):
             received = protocol.close_rcvd
             assert received is not None
-            reason = received.reason or "no reason given"
+            reason = self._said(received.reason) or "no reason given"
             self.error = RemoteProtocolError(
                 f"closed by the other side with code {received.code}: {reason}"
             )
 
     def _handshake_fault(self, fault: Exception) -> str:
         """What is wrong with a handshake; a request that can't be read is answered as well."""
-        why: object = fault
+        reason: object = fault
         if isinstance(fault, InvalidMessage):
-            why = fault.__cause__
-            if isinstance(why, EOFError):  # a line that ends without a carriage return
-                why = "lines have to end with CR and LF"
-        foreign = _seen(self._start) if _is_foreign(self._start) else None
+            reason = fault.__cause__
+            if isinstance(reason, EOFError):  # a line that ends without a carriage return
+                reason = "lines have to end with CR and LF"
+        why = self._said(str(reason))
+        foreign = self._seen() if _is_foreign(self._start) else None
         if self._protocol.side is Side.CLIENT:
             server = self._other_side
             if self._start.startswith(b"HTTP/"):
@@ -429,6 +430,20 @@ class WebSocketWire:
         page = Page(f"invalid HTTP request: {why}\n".encode(), _TEXT, status=400)
         self._output.append(_response(page).serialize())
         return f"invalid HTTP request: {why}"
+
+    def _said(self, text: str) -> str:
+        """What the other side says, without what it repeats of the query of our URL."""
+        return text if self._url is None else self._url.hidden_in(text)
+
+    def _seen(self) -> str:
+        """What came in place of a handshake."""
+        start = self._start
+        if start[4:].startswith((b"publish:", b"request:", b"response:")):
+            return "received MB over TCP, which is for tcp:// and tls://"
+        foreign = foreign_protocol(start)
+        if foreign is None:
+            foreign = repr(self._said(start.decode("latin-1")).encode("latin-1", "replace"))
+        return f"received {foreign}"
 
 
 def _is_abnormal(close: Close | None) -> bool:
@@ -496,21 +511,14 @@ def _is_foreign(start: bytes) -> bool:
     return len(start) > 4 and not _HTTP.match(start)
 
 
-def _seen(start: bytes) -> str:
-    """What came in place of a handshake."""
-    if start[4:].startswith((b"publish:", b"request:", b"response:")):
-        return "received MB over TCP, which is for tcp:// and tls://"
-    foreign = foreign_protocol(start)
-    return f"received {foreign if foreign is not None else repr(start)}"
-
-
 def _refusal(response: Response, fault: Exception, url: URL | None) -> ConnectError:
     """Why an answer to our handshake, which is valid HTTP, does not open a connection."""
     status = response.status_code
     server = "the server" if url is None else str(url)
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
+        why = str(fault) if url is None else url.hidden_in(str(fault))
         return ConnectError(
-            f"{server} answered the WebSocket handshake incorrectly (HTTP status 101): {fault}"
+            f"{server} answered the WebSocket handshake incorrectly (HTTP status 101): {why}"
         )
     if status in _REDIRECTS and "Location" in response.headers:
         return _redirect(response, server, url)
@@ -529,10 +537,8 @@ def _explanation(response: Response, url: URL | None) -> str:
     body = response.body or b""
     if b"<html" in body[:_LOOKED_AT].lower():
         return ""
-    text = body[:200].decode(errors="backslashreplace").strip()
-    if url is not None and url.query:
-        text = text.replace(url.query, "***")  # a server may show what it was asked for
-    return text
+    text = body[:_LOOKED_AT].decode(errors="backslashreplace").strip()
+    return (text if url is None else url.hidden_in(text))[:200]
 
 
 def _redirect(response: Response, server: str, url: URL | None) -> ConnectError:

@@ -134,7 +134,7 @@ def _blaming(url: URL) -> Iterator[None]:
         raise
     except BaseException as raised:
         error = failure(raised)
-        text = str(error) or type(error).__name__
+        text = url.hidden_in(str(error)) or type(error).__name__
         if _is_of_system(error):
             raise ConnectError(f"can't connect to {url}: {text}") from error
         raise PluginError(f"the transport of {url.scheme}:// failed at {url}: {text}") from error
