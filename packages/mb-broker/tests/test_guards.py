@@ -487,15 +487,21 @@ async def test_a_broker_that_waits_for_files_can_end(
                 await broker.abort()
 
 
-@pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_handshakes_that_stall_make_room_for_others(
-    scheme: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
-) -> None:
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A broker's context, and that of clients which trust it."""
     ca = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("127.0.0.1").configure_cert(server)
     trusting = ssl.create_default_context()
     ca.configure_trust(trusting)
+    return server, trusting
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_handshakes_that_stall_make_room_for_others(
+    scheme: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, trusting = tls_contexts()
     secure = {"ssl_context": trusting} if scheme == "wss" else {}
     limit = 2
     with anyio.fail_after(10):
@@ -665,7 +671,9 @@ async def test_tiny_messages_that_wait_count_with_the_memory_that_they_take(
             link.congested = reader.congested = False
             link.handler.messages_received([b"xx"] * count)
             assert broker.connections == 1
-            assert re.search(r"sender does not read: \d+ bytes wait for it", caplog.text)
+            assert re.search(
+                r"sender sends too fast: \d+ bytes of it wait to be handled, of ", caplog.text
+            )
             assert not reader.aborted
 
 
@@ -837,11 +845,7 @@ async def test_a_slow_reader_is_spared_as_long_as_it_reads(until: Until) -> None
 async def test_a_flood_of_pings_is_answered_whole_and_what_follows_is_handled(
     scheme: str, pause: bool, until: Until
 ) -> None:
-    ca = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert("127.0.0.1").configure_cert(server)
-    trusting = ssl.create_default_context()
-    ca.configure_trust(trusting)
+    server, trusting = tls_contexts()
     count = 20_000
     question = f"request:system.heartbeat:1.0.0:{ID}\n{{}}".encode()
     with anyio.fail_after(30):

@@ -483,10 +483,11 @@ class Broker:
         if total <= limit:
             return
         for connection, size in sorted(held.items(), key=lambda item: -item[1]):
-            text = (
-                f"does not read: {size} bytes wait for it, of {total} for all clients, "
-                f"the limit is {limit} (max_unread_total)"
-            )
+            if connection.memory * 2 > size:
+                text = f"sends too fast: {size} bytes of it wait to be handled"
+            else:
+                text = f"does not read: {size} bytes wait for it"
+            text += f", of {total} for all clients, the limit is {limit} (max_unread_total)"
             self._cut_off(connection.link, text)
             total -= size
             if total <= limit:
