@@ -41,7 +41,7 @@ def test_a_slip_raises_before_anything_is_sent(
     assert client.stats().messages_sent == sent
 
 
-@pytest.mark.parametrize("timeout", [-1, 0.5, float("nan"), "5", True])
+@pytest.mark.parametrize("timeout", [-1, 0.0, 0.5, float("nan"), "5", True, False])
 def test_a_message_is_waited_for_in_whole_milliseconds(
     client: MessageBrokerClient, timeout: Any
 ) -> None:

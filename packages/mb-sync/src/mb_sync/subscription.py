@@ -104,7 +104,7 @@ class Subscription:
         kind of timeout and where nothing more will come because the subscription was ended, and
         what iteration raises.
         """
-        if timeout:
+        if timeout is not None and (type(timeout) is not int or timeout != 0):
             check_timeout(timeout)
         message = self._next(timeout)
         if message is None:
