@@ -203,6 +203,7 @@ def test_without_a_connection_a_program_ends_as_quickly(start: Start) -> None:
     """What waits for a connection has a second, too, and then is reported as lost."""
     with running("tcp://127.0.0.1:0") as away, starting(away) as start_away:
         program = start_away("""
+logging.disable()  # the loss is logged, and each attempt
 gone = threading.Event()
 client = MessageBrokerClient(url)
 client.connect()
@@ -211,7 +212,6 @@ client.on_error(lambda error: say(error) if "never sent" in str(error) else None
 say("ready")
 gone.wait()
 client.publish("last.words", 1)
-logging.disable()  # it is told of there as well
 """)
         away.stop()
         ended = program.wait()

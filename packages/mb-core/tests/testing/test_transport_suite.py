@@ -171,7 +171,7 @@ def run(*arguments: str, path: Path = HERE) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"),
-            *(f"--rootdir={HERE}", "-c", os.devnull, *arguments),
+            *(f"--rootdir={HERE}", f"--confcutdir={HERE}", "-c", os.devnull, *arguments),
         ],
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(path)},
         capture_output=True,
