@@ -246,6 +246,8 @@ def test_a_payload_is_one_line_of_json(data: bytes, text: bool, payload: bytes) 
         (b'"\xff"', "is not UTF-8"),
         (b"[", "is not valid JSON"),
         (b'["\\ud800", NaN]', "is not valid JSON"),
+        ('{"a":1}'.encode("utf-16-le"), "is not valid JSON"),
+        ('{"a":1}'.encode("utf-32-be"), "is not valid JSON"),
     ],
 )
 def test_what_is_no_payload_says_why(data: bytes, said: str) -> None:

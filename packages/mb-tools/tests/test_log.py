@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mb_core import NoRouteFoundError
+from mb_core import Message, NoRouteFoundError, parse_message
 from mb_tools import log
 from mb_tools.connect import staying
 from mb_tools.endpoint import Endpoint
@@ -84,11 +84,9 @@ class Machine(People):
     people = False
 
 
-class Entry:
+def entry_of(payload: str) -> Message:
     """A message of the feed with this payload."""
-
-    def __init__(self, payload: str) -> None:
-        self.raw_payload = payload.encode()
+    return parse_message(f"response:system.log:1.0.0\n{payload}")
 
 
 @pytest.mark.parametrize(
@@ -101,21 +99,21 @@ class Entry:
         ('{"message":"bare","timestamp":"never"}', "       -  bare"),
         ("plain text", "       -  plain text"),
         ("[1]", "       -  [1]"),
+        ('{"message":"\\ud800","n":["\\ud800"]}', '       -  \\ud800  n=["\\ud800"]'),
     ],
 )
 def test_whatever_an_entry_is_it_is_one_line(payload: str, line: str) -> None:
-    entry: Any = Entry(payload)
     people: Any = People()
-    text = log._line(entry, people)
+    text = log._line(entry_of(payload), people)
     assert re.fullmatch(rf"\d\d:\d\d:\d\d\.\d{{3}}  {re.escape(line)}\n", text)
 
 
 def test_an_entry_that_is_no_object_is_json_all_the_same() -> None:
     machine: Any = Machine()
-    entry: Any = Entry("plain text")
-    assert json.loads(log._line(entry, machine)) == {"message": "plain text"}
-    entry = Entry('{"n":1.50}')
-    assert log._line(entry, machine) == '{"n":1.50}\n'
+    text = log._line(entry_of("plain text"), machine)
+    assert json.loads(text) == {"message": "plain text"}
+    for payload in ('{"n":1.50}', '{"message":"\\ud800"}'):
+        assert log._line(entry_of(payload), machine) == f"{payload}\n"
 
 
 # Following

@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import click
+import msgspec
 import pytest
 
 from mb_core import (
@@ -57,6 +58,13 @@ def test_a_request_reads_its_payload_from_stdin(mb: Any, peer: Any) -> None:
     assert mb("request", "a.b", "-", stdin="[]").stdout == "[]\n"
     assert mb("request", "a.b", stdin="not read").stdout == "{}\n"
     assert mb("request", "a.b", "-5").stdout == "-5\n"
+
+
+def test_half_a_surrogate_pair_is_sent_and_shown_as_it_is(mb: Any, peer: Any) -> None:
+    peer.answer("a.b", lambda message: msgspec.Raw(message.raw_payload))
+    payload = '{"a":"\\ud800","b":1.0}'
+    assert mb("request", "a.b", payload).stdout == f"{payload}\n"
+    assert mb.on_terminal("request", "a.b", payload) == (0, f"{payload}\n")
 
 
 def test_an_answer_may_be_empty_or_no_json(mb: Any, peer: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import datetime
 
 import anyio
-import msgspec
 
-from mb_core import LogLevel, Message
+from mb_core import LogLevel, Message, RemoteProtocolError
 
 from .connect import hint, staying
 from .endpoint import Endpoint
@@ -58,8 +58,11 @@ async def run(
 
 def _line(message: Message, output: Output) -> str:
     payload = raw_json(message.raw_payload)
-    entry = msgspec.json.decode(payload) if payload is not None else None
-    if not isinstance(entry, dict):
+    try:
+        entry = message.payload
+    except RemoteProtocolError:
+        entry = None
+    if not isinstance(entry, dict) or payload is None:
         entry = {"message": message.raw_payload.decode(errors="backslashreplace")}
         payload = None
     if not output.people:
@@ -83,4 +86,4 @@ def _time(timestamp: object) -> str:
 
 
 def _value(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

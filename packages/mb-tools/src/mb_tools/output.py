@@ -122,7 +122,7 @@ def _is_json(data: bytes) -> bool:
         raise ValueError(constant)  # NaN and Infinity are Python's own
 
     try:
-        json.loads(data, parse_constant=refuse)
+        json.loads(data.decode(), parse_constant=refuse)  # from bytes it reads UTF-16 as well
     except (ValueError, RecursionError):
         return False
     return True

@@ -23,10 +23,13 @@ async def run(endpoint: Endpoint, topic: str, payload: Any, *, timeout: int, as_
 
 
 def _shown(payload: bytes, people: bool) -> str:
-    if raw_json(payload) is None:
+    line = raw_json(payload)
+    if line is None:
         return one_line(payload.decode(errors="backslashreplace"))
-    payload = payload or b"null"
     if not people:
-        return msgspec.json.format(payload, indent=-1).decode()
-    text = msgspec.json.format(payload, indent=2).decode()
+        return bytes(line).decode()
+    try:
+        text = msgspec.json.format(bytes(line), indent=2).decode()
+    except msgspec.DecodeError:  # it has half of a surrogate pair
+        text = bytes(line).decode()
     return "\n".join(one_line(line) for line in text.split("\n"))
