@@ -158,8 +158,9 @@ async def test_s_sorts_by_the_next_column_and_r_the_other_way_round(mb_broker: B
 @on_asyncio
 async def test_a_click_on_a_title_sorts_by_its_column(mb_broker: Broker) -> None:
     async with talking(mb_broker.url), screen(mb_broker.url, audit=False) as seen:
-        # That line moves the panes when it comes.
-        await seen.until(lambda: len(seen.services.rows) == 3 and seen.shows("audit feed off"))
+        await seen.until(lambda: len(seen.services.rows) == 3)
+        # These lines move the panes as they come and go.
+        await seen.until(lambda: seen.shows("audit feed off") and not seen.shows("NO CONN"))
         await seen.click(seen.services, 0)
         await seen.until(lambda: seen.shows("name▲"))
         assert names(seen.services) == ["Bakery", "mb top", "Shop"]
