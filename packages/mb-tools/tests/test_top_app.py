@@ -159,8 +159,9 @@ async def test_s_sorts_by_the_next_column_and_r_the_other_way_round(mb_broker: B
 async def test_a_click_on_a_title_sorts_by_its_column(mb_broker: Broker) -> None:
     async with talking(mb_broker.url), screen(mb_broker.url, audit=False) as seen:
         await seen.until(lambda: len(seen.services.rows) == 3)
-        # These lines move the panes as they come and go.
+        # What is said about the connection and the feed moves the panes as it comes and goes.
         await seen.until(lambda: seen.shows("audit feed off") and not seen.shows("NO CONN"))
+        await seen.until(lambda: seen.services.region.y == 3)
         await seen.click(seen.services, 0)
         await seen.until(lambda: seen.shows("name▲"))
         assert names(seen.services) == ["Bakery", "mb top", "Shop"]
