@@ -83,6 +83,18 @@ def test_what_does_not_come_in_time_is_status_1(mb: Any) -> None:
     assert mb("sub", "a.b", "--timeout", "50").returncode == 0
 
 
+def test_the_time_that_it_waits_for_a_broker_counts(mb: Any) -> None:
+    for more, status in ((["-n", "1"], 1), ([], 0)):
+        done = mb(
+            "sub", "a.b", "--reconnect", "--timeout", "300", "--url", "tcp://127.0.0.1:1", *more
+        )
+        assert done.returncode == status
+        told = done.stderr.splitlines()
+        assert "nobody listens on 127.0.0.1:1" in told[0]
+        timed_out = "mb sub: timed out after 300 ms: received 0 of 1 messages"
+        assert (told[-1] == timed_out) is bool(status)
+
+
 def test_ctrl_c_ends_sub_with_status_0(mb: Any, peer: Any) -> None:
     with mb.started("sub", "a.b") as sub:
         peer.wait_for_subscriber("a.b")

@@ -291,6 +291,13 @@ def test_a_file_that_cannot_be_used_is_wrong_usage(
     assert done.stderr.startswith(f"mb services: {told.format(**names)}")
 
 
+def test_a_file_of_the_environment_is_named_as_there(mb: Any, files: Files) -> None:
+    for name, more in (("MB_CAFILE", {}), ("MB_CERT", {}), ("MB_KEY", {"MB_CERT": files["cert"]})):
+        done = mb("services", "--url", "tls://127.0.0.1:1", **more, **{name: files["absent"]})
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"mb services: {name} {files['absent']}: No such file")
+
+
 def test_files_for_a_url_that_is_not_encrypted_are_refused_unless_they_are_the_environments(
     mb: Any, files: Files
 ) -> None:

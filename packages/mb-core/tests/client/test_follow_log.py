@@ -139,7 +139,7 @@ async def test_a_regex_that_the_broker_can_not_use_is_refused(url: str) -> None:
             pass
 
 
-@pytest.mark.parametrize("levels", ["error", [], ["loud"], [None], [["error"]]], ids=repr)
+@pytest.mark.parametrize("levels", ["error", [], ["loud"], [None], [["error"]], None, 5], ids=repr)
 def test_levels_that_are_not_levels_are_refused_at_once(levels: Any) -> None:
     with pytest.raises(LocalProtocolError, match="invalid levels"):
         MessageBrokerClient().follow_log(levels)

@@ -159,6 +159,8 @@ async def test_a_handler_is_not_assigned(kind: Any, name: str) -> None:
         LocalProtocolError, match=rf"{name} is a method, .* call client\.{name}\(handler\)$"
     ):
         setattr(client, name, handle)
+    with pytest.raises(LocalProtocolError, match=f"invalid {name} handler None: .* it was called"):
+        getattr(client, name)(None)
     with pytest.raises(LocalProtocolError, match=f"invalid {name} handler 7: expected a function"):
         getattr(client, name)(7)
 

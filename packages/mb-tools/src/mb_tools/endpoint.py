@@ -64,13 +64,22 @@ class Endpoint(NamedTuple):
                 text = f"--{name} is for tls:// and wss://, and {scheme}:// is not encrypted"
                 raise Failure(text, Status.USAGE)
             return None
-        context = client_ssl_context() if self.cafile is None else trusting("--cafile", self.cafile)
+        if self.cafile is None:
+            context = client_ssl_context()
+        else:
+            context = trusting(self._option("cafile"), self.cafile)
         if self.cert is not None:
-            key = ("--key", self.key) if self.key is not None else ("--cert", self.cert)
-            load_certificate(context, ("--cert", self.cert), key)
+            cert = self._option("cert"), self.cert
+            key = (self._option("key"), self.key) if self.key is not None else cert
+            load_certificate(context, cert, key)
         elif self.key is not None:
-            raise Failure("--key needs --cert: the certificate that it belongs to", Status.USAGE)
+            text = f"{self._option('key')} needs --cert: the certificate that it belongs to"
+            raise Failure(text, Status.USAGE)
         return context
+
+    def _option(self, name: str) -> str:
+        """An option as it was given: on the command line, or in the environment."""
+        return f"--{name}" if name in self.asked_for else f"MB_{name.upper()}"
 
 
 def endpoint_options(function: F) -> F:

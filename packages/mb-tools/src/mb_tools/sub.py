@@ -30,22 +30,27 @@ async def run(
     reconnect: bool,
     as_json: bool,
 ) -> Status | None:
-    """Print messages until `count` were printed, or for `timeout` milliseconds, or for ever."""
+    """Print messages until `count` were printed, or for `timeout` milliseconds, or for ever.
+
+    With `reconnect`, the time that it waits for the broker counts, too.
+    """
     patterns = list({pattern.lower(): pattern for pattern in patterns}.values())
     printer = _Printer(Output(as_json), patterns, count)
+    shown = " ".join(patterns)
     seconds = timeout / 1000 if timeout is not None else math.inf
-    async with (
-        staying(endpoint, "mb sub", f"Prints {' '.join(patterns)}", reconnect=reconnect) as client,
-        AsyncExitStack() as stack,
-    ):
-        subscriptions = [
-            await stack.enter_async_context(client.subscribe(pattern)) for pattern in patterns
-        ]
-        hint(printer.output, f"listening to {' '.join(patterns)} at {endpoint.shown}")
-        with anyio.move_on_after(seconds):
-            async with anyio.create_task_group() as tasks:
-                for subscription in subscriptions:
-                    tasks.start_soon(printer.follow, subscription, tasks.cancel_scope)
+    with anyio.move_on_after(seconds if reconnect else math.inf):
+        async with (
+            staying(endpoint, "mb sub", f"Prints {shown}", reconnect=reconnect) as client,
+            AsyncExitStack() as stack,
+        ):
+            subscriptions = [
+                await stack.enter_async_context(client.subscribe(pattern)) for pattern in patterns
+            ]
+            hint(printer.output, f"listening to {shown} at {endpoint.shown}")
+            with anyio.move_on_after(seconds):
+                async with anyio.create_task_group() as tasks:
+                    for subscription in subscriptions:
+                        tasks.start_soon(printer.follow, subscription, tasks.cancel_scope)
     if printer.left:
         received = (count or 0) - printer.left
         raise Failure(f"timed out after {timeout} ms: received {received} of {count} messages")

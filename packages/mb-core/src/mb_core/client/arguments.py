@@ -168,10 +168,12 @@ def check_priority(priority: Any) -> None:
 
 
 def check_handler(handler: Any, name: str = "handler") -> None:
-    """Raise LocalProtocolError unless `handler` can be called, or is None."""
-    if handler is not None and not callable(handler):
-        hint = ": it was called; pass the function itself" if hasattr(handler, "__await__") else ""
-        raise LocalProtocolError(f"invalid {name} {_shown(handler)}: expected a function{hint}")
+    """Raise LocalProtocolError unless `handler` can be called; a subscription's may be None."""
+    if callable(handler) or (handler is None and name == "handler"):
+        return
+    called = handler is None or hasattr(handler, "__await__")
+    hint = ": it was called; pass the function itself" if called else ""
+    raise LocalProtocolError(f"invalid {name} {_shown(handler)}: expected a function{hint}")
 
 
 def check_response_handler(handler: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
 from time import monotonic
@@ -715,9 +715,9 @@ def _stop_consuming_with(client: ref[MessageBrokerClient], place: int) -> None:
 
 
 def _log_wishes(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
-    wanted = [levels] if isinstance(levels, str) else list(levels)
     known = get_args(LogLevel)
-    if isinstance(levels, str) or not wanted or any(level not in known for level in wanted):
+    wanted = [] if isinstance(levels, str) or not isinstance(levels, Iterable) else list(levels)
+    if not wanted or any(level not in known for level in wanted):
         raise LocalProtocolError(
             f"invalid levels {levels!r}: expected a list of {', '.join(map(repr, known))}"
         )

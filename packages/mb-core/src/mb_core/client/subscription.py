@@ -180,7 +180,8 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         if self._awaited or intake.ended:
             await checkpoint()
             raise LocalProtocolError(
-                f"{self!r} was awaited before: each takes a client.subscribe(...) of its own"
+                f"{self!r} was awaited before: enter 'async with client.subscribe(...)' without "
+                "await, or iterate what await has given; to subscribe again, call subscribe again"
             )
         self._awaited = True
         try:
