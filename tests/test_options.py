@@ -72,7 +72,9 @@ def test_an_option_of_a_wrong_type_is_refused_by_its_name_and_value(
     assert any(word in text for word in ("expected ", "must be ", "one of ", "a number of")), text
 
 
-@pytest.mark.parametrize("url", [5, True, b"tcp://h:1", ["tcp://h:1", 5], object()])
+@pytest.mark.parametrize(
+    "url", [5, True, b"tcp://h:1", ["tcp://h:1", 5], [None], {"tcp://h:1": 1}, iter(["tcp://h:1"])]
+)
 @pytest.mark.parametrize("label", ["mb_core", "mb_sync"])
 def test_urls_are_texts(label: str, url: Any) -> None:
     with pytest.raises(LocalProtocolError, match=r"^invalid url .*: expected a string such as "):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_core import ConnectionLost, LocalProtocolError, Message, RequestTimeoutError
+from mb_core.testing import Faults
 from mb_sync import MessageBrokerClient
 
 from .programs import starting
@@ -217,6 +219,42 @@ def test_a_thread_that_holds_what_the_loop_waits_for_gets_an_error(
         if call != "close":
             client.wait_connected(PATIENCE * 1000)
             assert client.stats().pending == 0
+
+
+def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mb_sync.loop._UNTIL_LOOK", 0.2)
+    monkeypatch.setattr("mb_sync.loop._UNTIL_STUCK", 0.2)
+    with running("tcp://127.0.0.1:0", faults=Faults()) as mute:
+        mute.faults.stall()
+        client = MessageBrokerClient(mute.url)
+        lock, blocked = threading.Lock(), threading.Event()
+
+        def log() -> None:
+            blocked.set()
+            with lock:
+                pass
+
+        def interrupt() -> None:
+            while client._loop is None:
+                time.sleep(0.001)
+            client._loop.post(log)
+            assert blocked.wait(PATIENCE)
+            _thread.interrupt_main()
+
+        interrupting = threading.Thread(target=interrupt)
+        with lock:
+            interrupting.start()
+            with pytest.raises(KeyboardInterrupt):
+                client.connect()
+            with pytest.raises(LocalProtocolError, match="loop does not run: it waits for"):
+                client.connect()
+        interrupting.join()
+        monkeypatch.undo()
+        mute.faults.resume()
+        with client:
+            client.request("system.heartbeat", {})
 
 
 def test_a_call_that_takes_long_is_no_fault_of_the_loops(

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import pytest
 
@@ -16,7 +15,7 @@ from mb_core.client.inbox import Inbox
 from mb_sync import waiting
 from mb_sync.loop import LoopThread
 from mb_sync.queue import ThreadQueue
-from mb_sync.waiting import ThreadWaiter, wait_for, wait_for_message
+from mb_sync.waiting import ThreadWaiter, wait_for_message
 
 
 def message(number: int = 0) -> Message:
@@ -76,24 +75,6 @@ def test_a_signal_that_does_not_wake_the_thread_ends_the_wait_all_the_same(
         waiter.wait(timeout)
     assert time.monotonic() - began < 10
     timer.join()
-
-
-@pytest.mark.usefixtures("slices")
-def test_a_future_is_waited_for() -> None:
-    good: Future[int] = Future()
-    bad: Future[int] = Future()
-    timers = [
-        threading.Timer(0.01, good.set_result, [1]),
-        threading.Timer(0.02, bad.set_exception, [ZeroDivisionError()]),
-    ]
-    for timer in timers:
-        timer.start()
-    assert wait_for(good) == 1
-    with pytest.raises(ZeroDivisionError):
-        wait_for(bad)
-    assert wait_for(good) == 1  # it is there already
-    for timer in timers:
-        timer.join()
 
 
 # Messages

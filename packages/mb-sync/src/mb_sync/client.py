@@ -40,7 +40,7 @@ from .handover import Handover
 from .loop import LoopThread, loop_for
 from .pump import plain
 from .subscription import Subscription
-from .waiting import ThreadWaiter, wait_for
+from .waiting import ThreadWaiter
 from .within import Within
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class MessageBrokerClient(CallbackMethods):
         self._to_connect = threading.Lock()
         # Held from the beginning of a block.
         self._to_enter = threading.Lock()
-        self._undoing: Future[None] | None = None  # of a connect that was interrupted
+        # What undoes a connect that was interrupted, and where it runs.
+        self._undoing: tuple[LoopThread, Future[None]] | None = None
         self._within.at_begin = WeakMethod(self._begin)
         self._user = self._within.user
         # Threads that wait for a connect to be called.
@@ -145,7 +146,8 @@ class MessageBrokerClient(CallbackMethods):
     ) -> None:
         self._check()
         if self._undoing is not None:
-            wait_for(self._undoing)  # it takes a moment
+            before, undone = self._undoing
+            before.wait_for(undone)  # it takes a moment
         if not self._to_connect.acquire(blocking=False):
             closed = self._supervisor is not None and self._supervisor.closing
             again = CONNECTED_ALREADY if self._user.connected else CONNECTING
@@ -160,9 +162,10 @@ class MessageBrokerClient(CallbackMethods):
         try:
             loop.call(self._connect, loop, host, port, use_tls)
         except BaseException as error:
-            self._undoing = loop.submit(self._undo_connect, loop)
-            if isinstance(error, Exception) and self._undoing is not None:
-                loop.wait_for(self._undoing)
+            undoing = loop.submit(self._undo_connect, loop)
+            self._undoing = (loop, undoing) if undoing is not None else None
+            if isinstance(error, Exception) and undoing is not None:
+                loop.wait_for(undoing)
                 loop.join()
             raise
 
@@ -470,7 +473,7 @@ class MessageBrokerClient(CallbackMethods):
     @property
     def _undoing_connect(self) -> bool:
         """Whether an interrupted connect still has something that has to be undone."""
-        return self._undoing is not None and not self._undoing.done()
+        return self._undoing is not None and not self._undoing[1].done()
 
     def _wait_for_connect(self, timeout: int | None) -> None:
         """Wait until `connect` or `close` is called; raises TimeoutError."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mb_core.client.inbox import Inbox
 
 if TYPE_CHECKING:
     from .loop import LoopThread
 
-__all__ = ["ThreadWaiter", "wait_for", "wait_for_message"]
-
-T = TypeVar("T")
+__all__ = ["ThreadWaiter", "wait_for_message"]
 
 _NOTHING = object()
 
@@ -67,14 +64,6 @@ class ThreadWaiter:
                 return True
             if left <= _SLICE:
                 return False
-
-
-def wait_for(future: Future[T]) -> T:
-    """Wait for the future and give its result, or raise its error; Ctrl-C ends the wait."""
-    waiter = ThreadWaiter()
-    future.add_done_callback(waiter.set_result)
-    waiter.wait()
-    return future.result()
 
 
 def wait_for_message(inbox: Inbox, loop: LoopThread, timeout: float | None = None) -> bool:

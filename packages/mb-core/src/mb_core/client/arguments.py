@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import LocalProtocolError
@@ -67,13 +67,14 @@ def _instance(kind: Callable[[], Any], wanted: str) -> Callable[[Any, str], None
 
 
 def _check_url(url: Any, name: str) -> None:
-    urls = (url,) if isinstance(url, str) or not isinstance(url, Iterable) else tuple(url)
-    for each in urls:
-        if each is not None and not isinstance(each, str):
-            raise LocalProtocolError(
-                f"invalid {name} {redacted(repr(each))}: expected a string such as "
-                "'tcp://localhost:8081', or a list of them"
-            )
+    if url is None or isinstance(url, str):
+        return
+    several = isinstance(url, Sequence) and not isinstance(url, bytes | bytearray | memoryview)
+    for wrong in (each for each in url if not isinstance(each, str)) if several else (url,):
+        raise LocalProtocolError(
+            f"invalid {name} {redacted(repr(wrong))}: expected a string such as "
+            "'tcp://localhost:8081', or a list of them"
+        )
 
 
 def _check_host(host: Any, name: str) -> None:
