@@ -402,6 +402,40 @@ async def test_one_subscription_too_many_is_refused_with_the_limit(
             await client.subscribe("e.f")
 
 
+async def test_where_all_have_many_subscriptions_only_those_with_few_get_more(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    with anyio.fail_after(5):
+        async with Broker(max_subscriptions_total=6) as broker:
+            greedy, modest = [await connect(broker.url) for _ in range(2)]
+            for number in range(6):
+                await greedy.subscribe(f"a.t{number}")
+            refused = await greedy.ask("topic.subscribe", {"action": "publish", "topic": "a.b"})
+            assert refused["error"]["code"] == "SERVICE_UNAVAILABLE"
+            assert refused["error"]["message"] == (
+                "all clients together have 6 subscriptions (max_subscriptions_total), and this "
+                "one would have more than an equal share of them (3)"
+            )
+            text = next(text for text in caplog.messages if "max_subscriptions_total" in text)
+            assert text.startswith("all clients have 6 subscriptions, ")
+            # Again is an update.  Others have their share, and no more.
+            await greedy.subscribe("a.t0")
+            for number in range(3):
+                await modest.subscribe(f"b.t{number}")
+            refused = await modest.ask("topic.subscribe", {"action": "publish", "topic": "b.c"})
+            assert "equal share of them (3)" in refused["error"]["message"]
+            # One that leaves makes room, one by one or all at once.
+            for number in range(5):
+                body = {"action": "publish", "topic": f"a.t{number}"}
+                await greedy.ask("topic.unsubscribe", body)
+            await modest.subscribe("b.c")
+            await modest.subscribe("b.d")
+            await greedy.close()
+            while (await modest.ask("service.list", {}))["services"][1:]:
+                pass
+            await modest.subscribe("b.e")
+
+
 # max_outstanding
 
 

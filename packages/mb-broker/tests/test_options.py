@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "max_unread": 16_777_216,
     "max_unread_total": 268_435_456,
     "max_subscriptions": 10_000,
+    "max_subscriptions_total": 1_000_000,
     "max_outstanding": 10_000,
     "max_handshakes": 1_000,
     "handshake_timeout": 10_000,

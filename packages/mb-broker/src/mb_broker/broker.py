@@ -109,6 +109,7 @@ class Broker:
                 max_header=given["max_header"],
                 max_answer=min(_MAX_ANSWER, given["max_unread"] * 3 // 4),
                 max_subscriptions=given["max_subscriptions"],
+                max_subscriptions_total=given["max_subscriptions_total"],
                 max_outstanding=given["max_outstanding"],
                 request_timeout=given["request_timeout"] / 1000,
                 heartbeat_after=given["heartbeat_after"] / 1000,

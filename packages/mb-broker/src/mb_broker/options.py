@@ -87,6 +87,14 @@ class BrokerOptions(TypedDict, total=False):
         ),
     ]
     max_subscriptions: Annotated[int, _count(10_000, "Subscriptions of one client.")]
+    # Each takes some 600 bytes.
+    max_subscriptions_total: Annotated[
+        int,
+        _count(
+            1_000_000,
+            "Subscriptions of all clients; then those with more than their share get no more.",
+        ),
+    ]
     max_outstanding: Annotated[
         int,
         _count(

@@ -69,7 +69,7 @@ class Registry:
 
     `generation` changes with every subscription, so that routes can be remembered.  `auditors`
     are the services that follow the feed `system.message`.  `changed` is called with each
-    subscription that comes, goes or gets another priority.
+    subscription that comes, goes or gets another priority.  `total` is how many there are.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,7 @@ class Registry:
         }
         self.auditors: tuple[Service, ...] = ()
         self.generation = 0
+        self.total = 0
 
     def add(self, service: Service) -> None:
         service.number = next(self._numbers)
@@ -91,6 +92,7 @@ class Registry:
         del self.services[service.id]
         subscriptions = list(service.subscriptions.values())
         service.subscriptions.clear()
+        self.total -= len(subscriptions)
         for subscription in subscriptions:
             self._tables[subscription.action].remove(subscription.pattern, subscription)
             self.changed(subscription)
@@ -108,6 +110,7 @@ class Registry:
         else:
             known = Subscription(service, action, key[1], priority)
             service.subscriptions[key] = known
+            self.total += 1
             self._tables[action].add(key[1], known)
         self.changed(known)
         self._reroute()
@@ -117,6 +120,7 @@ class Registry:
         subscription = service.subscriptions.pop((action, pattern.lower()), None)
         if subscription is None:
             return False
+        self.total -= 1
         self._tables[action].remove(subscription.pattern, subscription)
         self.changed(subscription)
         self._reroute()

@@ -50,14 +50,17 @@ class RouterOptions:
 
     `request_timeout` holds for requests that name no time limit.  A client that is silent for
     `heartbeat_after` is asked for a sign of life, again after as long, and dropped after
-    `drop_after`.  One client has at most `max_subscriptions`; at most `max_outstanding` requests
-    wait for their responders at a time, then one fails of the client that has the most.
+    `drop_after`.  One client has at most `max_subscriptions`; where all of them together have
+    `max_subscriptions_total`, none with more than an equal share of these gets another.  At most
+    `max_outstanding` requests wait for their responders at a time, then one fails of the client
+    that has the most.
     """
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
     max_header: int = MAX_HEADER
     max_answer: int = 12 * 1024 * 1024
     max_subscriptions: int = 10_000
+    max_subscriptions_total: int = 1_000_000
     max_outstanding: int = 10_000
     request_timeout: float = 5.0
     heartbeat_after: float = 30.0
@@ -93,6 +96,7 @@ class Router:
             self.metrics,
             self.journal,
             max_subscriptions=self.options.max_subscriptions,
+            max_subscriptions_total=self.options.max_subscriptions_total,
             max_answer=self.options.max_answer,
         )
         self._reader = HeaderReader(self.options.max_header)

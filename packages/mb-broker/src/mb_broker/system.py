@@ -98,6 +98,7 @@ class SystemTopics:
         journal: Journal,
         *,
         max_subscriptions: int,
+        max_subscriptions_total: int,
         max_answer: int,
     ) -> None:
         self._registry = registry
@@ -106,6 +107,7 @@ class SystemTopics:
         self._metrics = metrics
         self._journal = journal
         self._max_subscriptions = max_subscriptions
+        self._max_subscriptions_total = max_subscriptions_total
         self._handlers: dict[str, Callable[[Service, Answer, float], Answer | bytes]] = {
             _HEARTBEAT: self._heartbeat,
             "system.service.register": self._register,
@@ -227,25 +229,42 @@ class SystemTopics:
         if isinstance(priority, bool) or not isinstance(priority, int | float):
             raise InvalidRequestError("a priority is a number", details={"priority": priority})
         added = [each for each in actions if (each, pattern) not in service.subscriptions]
-        if len(service.subscriptions) + len(added) > self._max_subscriptions:
-            self._journal.write(
-                "warn",
-                "registry",
-                f"{_named(service)} has {len(service.subscriptions)} subscriptions, "
-                f"max_subscriptions is {self._max_subscriptions}",
-                cause="max_subscriptions",
-                second=int(now),
-                serviceId=service.id,
-            )
-            raise ServiceUnavailableError(
-                f"a client has at most {self._max_subscriptions} subscriptions (max_subscriptions)",
-                details={"topic": topic},
-            )
+        self._check_room(service, len(added), payload, now)
         for each in actions:
             of_requests = priority if each is Action.REQUEST else None
             self._registry.subscribe(service, each, pattern, of_requests)
             self._log(service, "subscribed to", f"{each.value} {pattern}", now)
         return _SUCCESS if actions else _FAILURE
+
+    def _check_room(self, service: Service, added: int, payload: Answer, now: float) -> None:
+        """Raise ServiceUnavailableError where a client may not have so many subscriptions more."""
+        registry = self._registry
+        has = len(service.subscriptions)
+        if has + added > self._max_subscriptions:
+            cause, limit = "max_subscriptions", self._max_subscriptions
+            state = f"{_named(service)} has {has} subscriptions"
+            text = f"a client has at most {limit} subscriptions ({cause})"
+        elif registry.total + added > self._max_subscriptions_total:
+            cause, limit = "max_subscriptions_total", self._max_subscriptions_total
+            share = limit // len(registry.services)
+            if has + added <= share:
+                return  # those with many are no reason to refuse those with few
+            state = f"all clients have {registry.total} subscriptions, {_named(service)} has {has}"
+            text = (
+                f"all clients together have {limit} subscriptions ({cause}), and this one would "
+                f"have more than an equal share of them ({share})"
+            )
+        else:
+            return
+        self._journal.write(
+            "warn",
+            "registry",
+            f"{state}, {cause} is {limit}",
+            cause=cause,
+            second=int(now),
+            serviceId=service.id,
+        )
+        raise ServiceUnavailableError(text, details={"topic": payload.get("topic")})
 
     def _unsubscribe(self, service: Service, payload: Answer, now: float) -> Answer:
         actions = _read_actions(payload)
