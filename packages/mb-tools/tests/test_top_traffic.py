@@ -370,10 +370,19 @@ def test_an_audit_message_without_sender_and_receiver_is_ignored(feed: Feed) -> 
     assert feed.traffic.topics(feed.now) == []
 
 
-def test_a_payload_that_only_looks_like_an_error_text_is_none() -> None:
-    raw = (
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b'"\\ud800"', None),
+        (b'"error:\\ud800"', "INTERNAL_ERROR"),
+        (b'{"error":{"code":"FORBIDDEN","message":"no","details":["\\uDFFF"]}}', "FORBIDDEN"),
+    ],
+)
+def test_an_event_with_half_a_surrogate_pair_is_read(payload: bytes, code: str | None) -> None:
+    event = read_event(
         b'{"timestamp":"2026-01-01T00:00:00Z","message":{"header":{"action":"response","topic":"b"},'
-        b'"payload":"error:\\ud800"}}'
+        b'"payload":' + payload + b"}}"
     )
-    event = read_event(raw)
-    assert event is None or error_of(event) is not None
+    assert event is not None
+    error = error_of(event)
+    assert (error and error.code) == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 import msgspec
@@ -80,7 +81,15 @@ def read_event(raw: bytes) -> AuditEvent | None:
     try:
         return _decode(raw)
     except _NO_JSON:
-        return None
+        try:
+            return _decode(_without_surrogates(raw))
+        except (*_NO_JSON, ValueError):
+            return None
+
+
+def _without_surrogates(raw: bytes) -> bytes:
+    """JSON without halves of surrogate pairs, which JavaScript writes and msgspec refuses."""
+    return json.dumps(json.loads(raw.decode()), ensure_ascii=False).encode(errors="replace")
 
 
 def error_of(event: AuditEvent) -> ResponseError | None:
