@@ -98,7 +98,7 @@ export class Latencies {
   }
 }
 
-/** Who is connected, and who is subscribed to what. */
+/** The connected services and their subscriptions. */
 export class Directory {
   /** @type {Service[]} */
   services = [];

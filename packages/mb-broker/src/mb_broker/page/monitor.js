@@ -11,7 +11,7 @@ import { formatCount } from "./text.js";
 const FEED = "system.message";
 const FEED_LIMIT = 3_000; // messages a second that a browser can take and still do other things
 const FEED_PATIENCE = 2; // seconds above it
-// What a message of the feed holds that changes who is there and who is subscribed.
+// Topics of the feed's messages that change the services or their subscriptions.
 const CHANGES = /"system\.(service\.register|topic\.(un)?subscribe)"/i;
 
 /**
@@ -71,7 +71,7 @@ export class Monitor {
     this.#model = model;
   }
 
-  /** After every connect: say who we are, read who else is there, and follow. */
+  /** After every connect: register, read the directory, and follow the feed. */
   async connected() {
     this.#model.notice = "";
     this.#model.directory.own = null;
@@ -154,7 +154,7 @@ export class Monitor {
     this.#model.directory.topics = subscriptions;
   }
 
-  /** Stop following what nobody can read, before the browser does nothing else. */
+  /** Stop following a feed that is too fast to read, before the browser does nothing else. */
   #giveUpFollowing() {
     this.follow(false);
     this.#model.notice =

@@ -41,7 +41,7 @@ class ServiceRow {
   }
 }
 
-/** A row of the table of topics: one topic and action, and who is subscribed. */
+/** A row of the table of topics: one topic and action, and its subscribers. */
 class TopicRow {
   #directory;
   #listeners = make("td");
@@ -126,7 +126,7 @@ export class TablesView {
       (subscription) => new TopicRow(directory, subscription, this.#use),
     );
     setText(find("services-more"), more(services));
-    setText(find("topics-more"), topics.length ? more(topics) : "Nobody listens to anything.");
+    setText(find("topics-more"), topics.length ? more(topics) : "No subscriptions yet.");
     const names = new Set(topics.map(({ topic }) => topic).filter(isUsable));
     drawRows(find("known-topics"), [...names].slice(0, MAX_ROWS), (topic) => topic, makeOption);
   }

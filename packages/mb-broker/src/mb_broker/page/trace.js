@@ -214,7 +214,7 @@ export class Trace {
     const exchange = this.#byId.get(header.requestId);
     if (exchange?.status === "waiting" && exchange.targets.includes(entry.from ?? "")) {
       exchange.answer = shorten(text);
-      // The broker passes the answer of a request without an id on to nobody.
+      // The broker can't pass on the answer to a request without an id.
       if (!exchange.requestId) this.#finish(exchange, entry);
     } else {
       const stray = this.#record(entry, text, exchange ?? null);
@@ -226,7 +226,7 @@ export class Trace {
   }
 
   /**
-   * The broker sent a response to who had asked.
+   * The broker sent a response to the service that had asked.
    *
    * @param {FeedEntry} entry
    * @param {string} text
