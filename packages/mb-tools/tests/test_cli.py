@@ -54,6 +54,7 @@ def test_version_is_the_distribution_s() -> None:
         pytest.param(["sub", "a.b", "-n", "0"], id="no messages"),
         pytest.param(["log", "--level", "loud"], id="unknown level"),
         pytest.param(["completion", "tcsh"], id="unknown shell"),
+        pytest.param(["completion"], id="no shell"),
         pytest.param(["services", "--url", "localhost"], id="no URL"),
     ],
 )
@@ -63,6 +64,7 @@ def test_wrong_usage_is_status_2_and_one_line(arguments: list[str]) -> None:
     assert result.stderr.startswith("mb")
     assert result.stderr.endswith(" --help tells more)\n")
     assert result.stderr.count("\n") == 1
+    assert "\\" not in result.stderr  # no line break or tab of click's, escaped
 
 
 @pytest.mark.parametrize(

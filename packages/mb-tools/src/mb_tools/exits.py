@@ -79,7 +79,8 @@ class Program(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx is not None else "mb"
             status = Status.USAGE
-            _tell(path, f"{error.format_message().rstrip('.')} ({path} --help tells more)")
+            text = re.sub(r"\s*\n\s*", " ", error.format_message())  # click lists choices in lines
+            _tell(path, f"{text.rstrip('.')} ({path} --help tells more)")
         except Failure as error:
             status = error.status
             _tell(error.path, str(error))
