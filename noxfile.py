@@ -94,9 +94,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types, for the oldest Python that is supported."""
-    install(session, "mypy", "nox", "pytest", "trustme")
+    """Strict types, for the oldest Python that is supported, and those of user code as pyright
+    sees them."""
+    install(session, "mypy", "nox", "pyright", "pytest", "trustme")
     session.run("mypy")
+    if shutil.which("node") is None:
+        session.warn("no node here (Debian: apt-get install nodejs): pyright has not looked")
+    else:
+        session.run("pyright")
 
 
 @nox.session(python=PYTHONS)
