@@ -87,11 +87,11 @@ def inbox_of(size: int | None = None, overflow: str = "drop_newest") -> Inbox:
 def test_what_is_there_already_is_not_waited_for() -> None:
     inbox = inbox_of()
     inbox.put([message()])
-    assert wait_for_message(inbox, Loop(), 0)
+    assert wait_for_message(inbox, Loop().post, 0)
     inbox.queue.take()
-    assert not wait_for_message(inbox, Loop(), 0)
+    assert not wait_for_message(inbox, Loop().post, 0)
     inbox.end(None)
-    assert wait_for_message(inbox, Loop())
+    assert wait_for_message(inbox, Loop().post)
     assert inbox._idle == []
 
 
@@ -116,7 +116,7 @@ def test_one_that_comes_when_the_time_is_over_counts(monkeypatch: pytest.MonkeyP
 
     Late.happens = lambda: None
     monkeypatch.setattr(waiting, "ThreadWaiter", Late)
-    assert wait_for_message(inbox, Loop(), 0)
+    assert wait_for_message(inbox, Loop().post, 0)
     assert len(inbox.queue) == 1
 
 
@@ -139,7 +139,7 @@ def test_who_is_interrupted_leaves_no_message_without_a_taker(
     Interrupted.happens = staticmethod(interrupt)
     monkeypatch.setattr(waiting, "ThreadWaiter", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        wait_for_message(inbox, loop)
+        wait_for_message(inbox, loop.post)
     for function in loop.posted:
         function()
     assert other.done() is woken
@@ -155,7 +155,7 @@ def consume(inbox: Inbox, seen: list[int], *, timeout: float | None) -> None:
         except IndexError:
             if ended:
                 return
-            wait_for_message(inbox, loop, timeout)
+            wait_for_message(inbox, loop.post, timeout)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.0005])
@@ -196,7 +196,7 @@ def test_each_of_many_messages_wakes_somebody_who_waits() -> None:
             try:
                 inbox.queue.take()
             except IndexError:
-                wait_for_message(inbox, Loop())
+                wait_for_message(inbox, Loop().post)
             else:
                 taken.release()
 

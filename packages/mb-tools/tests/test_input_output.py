@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from mb_tools.exits import Failure
-from mb_tools.output import Output, clock, json_line, raw_json, until_nobody_reads
+from mb_tools.output import Output, clock, json_line, raw_json
+from mb_tools.reader import until_nobody_reads
 from mb_tools.stdin import json_payload, read_payload, stdin_lines
 
 anyio_test = pytest.mark.anyio

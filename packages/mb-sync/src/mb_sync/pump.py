@@ -83,7 +83,7 @@ class ThreadPump(Pump):
                 message = inbox.queue.take()
             except IndexError:
                 del kept  # a thread that waits must not keep the client alive
-                if inbox.ended or not wait_for_message(inbox, self._loop, _LINGER):
+                if inbox.ended or not wait_for_message(inbox, self._loop.post, _LINGER):
                     return
             else:
                 self._handle(kept.handler, message)

@@ -142,7 +142,7 @@ class Subscription:
                     message.responder = BlockingResponder(message.responder, self._loop)
                 return message
             left = None if until is None else max(0.0, until - time.monotonic())
-            if not wait_for_message(inbox, self._loop, left):
+            if not wait_for_message(inbox, self._loop.post, left):
                 raise TimeoutError(f"no message of {self.topic!r} came within {timeout} ms")
         if inbox.error is not None:
             raise inbox.error()

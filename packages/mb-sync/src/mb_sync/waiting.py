@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from mb_core.client.inbox import Inbox
-
-if TYPE_CHECKING:
-    from .loop import LoopThread
 
 __all__ = ["ThreadWaiter", "wait_for_message"]
 
@@ -66,11 +64,13 @@ class ThreadWaiter:
                 return False
 
 
-def wait_for_message(inbox: Inbox, loop: LoopThread, timeout: float | None = None) -> bool:
+def wait_for_message(
+    inbox: Inbox, post: Callable[[Callable[[], object]], object], timeout: float | None = None
+) -> bool:
     """Wait until something has come into `inbox`, or its end; False after `timeout` seconds.
 
     Another consumer may have taken the message.  When interrupted, a message that came for this
-    consumer wakes another.
+    consumer wakes another: `post` has a function called in the event loop.
     """
     waiter = ThreadWaiter()
     try:
@@ -82,6 +82,6 @@ def wait_for_message(inbox: Inbox, loop: LoopThread, timeout: float | None = Non
         woken = waiter.wait(timeout)
     except BaseException:
         if not inbox.leave(waiter):
-            loop.post(inbox.wake_another)
+            post(inbox.wake_another)
         raise
     return woken or not inbox.leave(waiter)

@@ -135,7 +135,7 @@ def run(
     try:
         try:
             if following:
-                from .output import until_nobody_reads
+                from .reader import until_nobody_reads
 
                 return anyio.run(until_nobody_reads, call)
             return anyio.run(call)

@@ -6,9 +6,7 @@ import io
 import json
 import os
 import select
-import stat
 import sys
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +14,9 @@ import anyio
 import click
 import msgspec
 
-from .exits import Status, escaped_json, write_failure
+from .exits import escaped_json, write_failure
 
-__all__ = ["Output", "clock", "compact_json", "json_line", "raw_json", "until_nobody_reads"]
+__all__ = ["Output", "clock", "compact_json", "json_line", "raw_json"]
 
 
 class Output:
@@ -59,22 +57,6 @@ class Output:
                 raise
             except OSError as error:
                 raise write_failure(error) from error
-
-
-async def until_nobody_reads(
-    function: Callable[[], Awaitable[Status | None]],
-) -> Status | None:
-    """Run `function`; where stdout is a pipe whose other end is closed, end it.
-
-    A command that only writes would notice at its next write, which may be hours away.
-    """
-    status = None
-    async with anyio.create_task_group() as tasks:
-        if _is_pipe():
-            tasks.start_soon(_end_with_reader, tasks.cancel_scope)
-        status = await function()
-        tasks.cancel_scope.cancel()
-    return status
 
 
 def json_line(value: Any) -> str:
@@ -160,23 +142,3 @@ async def _write(text: str) -> None:
             await anyio.wait_writable(fd)
             continue
         data = data[written:]
-
-
-def _is_pipe() -> bool:
-    """Whether stdout is the writing end of a pipe, and nothing else."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fd = sys.stdout.fileno()
-        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-        return stat.S_ISFIFO(os.fstat(fd).st_mode) and mode == os.O_WRONLY
-    except (OSError, ValueError):
-        return False
-
-
-async def _end_with_reader(scope: anyio.CancelScope) -> None:
-    """Cancel `scope` when the other end of the pipe is closed: then this one becomes readable."""
-    await anyio.wait_readable(sys.stdout.fileno())
-    scope.cancel()
