@@ -149,6 +149,15 @@ def test_an_unknown_scheme_lists_those_that_are_spoken() -> None:
         plugins.transport("xyz")
 
 
+@pytest.mark.parametrize(("scheme", "instead"), [("http", "ws"), ("https", "wss")])
+def test_the_scheme_of_the_brokers_page_names_the_one_for_clients(
+    scheme: str, instead: str
+) -> None:
+    expected = rf"speaks {scheme}:// \(use {instead}:// instead; installed: none\)$"
+    with pytest.raises(PluginError, match=expected):
+        Plugins().transport(scheme)
+
+
 def test_an_unknown_scheme_names_the_plugins_that_are_broken() -> None:
     plugins = Plugins()
     plugins.register(giving([Carrier()]), "carriers")

@@ -75,6 +75,24 @@ def test_a_url_with_a_broken_part_is_refused(text: str) -> None:
         parse_url(text)
 
 
+@pytest.mark.parametrize("port", ["65536", "-1", "http", "8081:9", "9" * 5_000])
+def test_an_invalid_port_is_named_as_such(port: str) -> None:
+    with pytest.raises(ConnectError) as raised:
+        parse_url(f"tcp://h:{port}")
+    assert str(raised.value) == (
+        f"invalid URL 'tcp://h:{port}': the port must be a number from 0 to 65535"
+    )
+    assert raised.value.final
+    with pytest.raises(ConnectError, match=r"65535$"):
+        parse_url(f"tcp://[::1]:{port}")
+
+
+@pytest.mark.parametrize("text", ["tcp://::1:8081", "tcp://::1:http", "tcp://fe80::2"])
+def test_an_ipv6_address_without_brackets_is_told_to_have_them(text: str) -> None:
+    with pytest.raises(ConnectError, match=r"needs brackets, as in tcp://\[::1\]:8081"):
+        parse_url(text)
+
+
 @pytest.mark.parametrize("text", ["tcp://user@h", "tcp://user:secret@h:1", "tcp://:secret@h:1"])
 def test_credentials_are_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(ConnectError, match="no user name and no password") as raised:

@@ -455,7 +455,7 @@ def test_a_page_in_place_of_a_handshake_points_at_the_proxy() -> None:
     error = refused(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p>x")
     assert str(error) == (
         "ws://broker.example:8080 answered the WebSocket handshake with a page (HTTP status 200): "
-        "does a proxy on the way drop the Upgrade header?"
+        "is an MB broker listening there? (or does a proxy drop the Upgrade header?)"
     )
     assert not error.final
 

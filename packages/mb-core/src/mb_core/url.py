@@ -16,6 +16,7 @@ from .errors import ConnectError, LocalProtocolError
 __all__ = ["URL", "parse_url", "redacted"]
 
 _HIDDEN = re.compile("[?#]")
+_IPV6 = re.compile("[0-9A-Fa-f]*:[0-9A-Fa-f.:]*:.*")
 # What is shorter in a query is no secret, and may be part of many a word.
 _SECRET = 6
 _LONGEST_REST = 4_096
@@ -100,7 +101,6 @@ def parse_url(text: str) -> URL:
     shown = redacted(text)
     try:
         parts: SplitResult = urlsplit(text)
-        port = parts.port
     except ValueError as error:
         # Its text has a piece of the URL, which may be one of a password.
         why = "" if "@" in text else f": {error}"
@@ -114,6 +114,15 @@ def parse_url(text: str) -> URL:
         raise ConnectError(
             f"invalid URL {shown!r}: a broker's URL takes no user name and no password", final=True
         )
+    try:
+        port = parts.port
+    except ValueError:
+        hint = ""
+        if _IPV6.fullmatch(parts.netloc.rpartition("@")[2]):
+            hint = " (an IPv6 address needs brackets, as in tcp://[::1]:8081)"
+        raise ConnectError(
+            f"invalid URL {shown!r}: the port must be a number from 0 to 65535{hint}", final=True
+        ) from None
     host = parts.hostname or ""
     if any(character.isspace() or not character.isprintable() for character in host):
         raise ConnectError(f"invalid URL {shown!r}: there is no host {host!r}", final=True)

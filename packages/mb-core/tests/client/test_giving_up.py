@@ -399,7 +399,7 @@ async def test_each_failed_round_is_reported_and_logged_as_a_warning(
             await watch.connects(1)
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == len(watch.errors)
-    assert all("not connected, to be tried again" in each.getMessage() for each in warnings)
+    assert all("could not connect, will try again" in each.getMessage() for each in warnings)
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert told[0] == f"connected to {scripted.url}"
     assert "was closed" in told[1]

@@ -524,7 +524,9 @@ def _refusal(response: Response, fault: Exception, url: URL | None) -> ConnectEr
         return _redirect(response, server, url)
     if status == HTTPStatus.OK:
         text = f"{server} answered the WebSocket handshake with a page (HTTP status 200)"
-        return ConnectError(f"{text}: does a proxy on the way drop the Upgrade header?")
+        return ConnectError(
+            f"{text}: is an MB broker listening there? (or does a proxy drop the Upgrade header?)"
+        )
     text = f"{server} refused the WebSocket handshake with HTTP status {status}"
     text += _HINTS.get(status, "")
     if said := _explanation(response, url):

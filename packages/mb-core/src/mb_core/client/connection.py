@@ -134,7 +134,8 @@ class Connection:
                 text = f"the connection to {url} failed: {found}"
                 raise ConnectError(text, final=_is_final(found)) from None
             raise ConnectError(
-                f"{url} {step} within {seconds:g} s: is an MB broker listening there?"
+                f"{url} {step} within {seconds:g} s: "
+                f"is an MB broker listening there for {url.scheme}://?"
             ) from None
         except BaseException:
             await self._end_at_once()
@@ -382,7 +383,7 @@ class Connection:
                 if isinstance(error, ResponseError) and error.code in _PERMANENT:
                     self._drop(request.subject, error)
                 elif error is not None:
-                    what = f"{_name_of(request.subject)} is not restored yet, to be tried again"
+                    what = f"{_name_of(request.subject)} could not be restored, will try again"
                     self._callbacks.report(error, what, level=logging.WARNING)
                     refused.append(request.subject)
         finally:

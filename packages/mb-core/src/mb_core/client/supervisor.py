@@ -519,7 +519,7 @@ class Supervisor:
 
     def _report_failure(self, error: ConnectError | PluginError) -> None:
         self._why = error
-        self._callbacks.report(error, "not connected, to be tried again", level=logging.WARNING)
+        self._callbacks.report(error, "could not connect, will try again", level=logging.WARNING)
 
     # Closing
 

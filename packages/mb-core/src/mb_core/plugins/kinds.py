@@ -32,6 +32,8 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     check: Callable[[Any], None]
     """Raises TypeError or ValueError for what is none."""
     packages: Mapping[str, str]
+    instead: Mapping[str, str]
+    """What to use in place of names that people are likely to try."""
 
     def title(self, name: str) -> str:
         """What one of them is called in texts."""
@@ -101,6 +103,8 @@ TRANSPORTS = Kind(
         "wss": "mb-ws",
         "memory": "mb-broker",
     },
+    # A broker shows its page at an http:// URL: clients connect to the same port.
+    instead={"http": "ws", "https": "wss"},
 )
 FRONTENDS = Kind(
     noun="front end",
@@ -109,6 +113,7 @@ FRONTENDS = Kind(
     key="name",
     check=_check_frontend,
     packages={"asyncio": "mb-core", "trio": "mb-core", "sync": "mb-sync"},
+    instead={},
 )
 CODECS = Kind(
     noun="codec",
@@ -117,6 +122,7 @@ CODECS = Kind(
     key="name",
     check=_check_codec,
     packages={},
+    instead={},
 )
 KINDS = (TRANSPORTS, FRONTENDS, CODECS)
 

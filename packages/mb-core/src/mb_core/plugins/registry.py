@@ -229,7 +229,9 @@ class Plugins:
         known = ", ".join(map(kind.title, self._names(kind))) or "none"
         broken = "".join(f"; {owner} can't be used: {why}" for owner, why in self.failures.items())
         verb = "speaks" if kind is TRANSPORTS else "has"
-        return PluginError(f"no installed plugin {verb} {title} (installed: {known}{broken})")
+        instead = kind.instead.get(name)
+        hint = "" if instead is None else f"use {kind.title(instead)} instead; "
+        return PluginError(f"no installed plugin {verb} {title} ({hint}installed: {known}{broken})")
 
     # Adding
 
