@@ -28,12 +28,13 @@ def client_of(proxy: Proxy, scheme: str = "tcp", **options: Any) -> MessageBroke
 async def test_a_quiet_connection_is_kept_and_costs_a_question_an_interval(scheme: str) -> None:
     with thread_broker(scheme) as broker, Proxy(broker.url) as proxy:
         losses = Signal()
-        client = client_of(proxy, scheme)
+        # As long as a busy machine may take for an answer.
+        client = client_of(proxy, scheme, heartbeat_interval=1_000)
         client.on_disconnect(losses)
         async with client:
             before = proxy.seen
-            # A question has some 80 bytes, so this is several of them, and their answers.
-            await proxy.until(lambda seen: seen.forwarded_up > before.forwarded_up + 500)
+            # A question has some 80 bytes, so this is more than one, and an answer.
+            await proxy.until(lambda seen: seen.forwarded_up > before.forwarded_up + 100)
             assert proxy.seen.forwarded_down > before.forwarded_down
             assert losses.count == 0
         assert proxy.seen.accepted == 1
@@ -49,8 +50,8 @@ async def test_a_dead_connection_is_found_within_a_few_intervals(weather: Weathe
             began = time.monotonic()
             proxy.set(weather, where=Where.LIVING)
             await losses.reaches(1, "the client has lost its connection")
-            # Three intervals and some time for a machine that is busy; and not before two.
-            assert INTERVAL / 1000 < time.monotonic() - began < 3 * INTERVAL / 1000 + 1
+            # Three intervals and some time for a machine that is busy; and not before one.
+            assert INTERVAL / 1000 < time.monotonic() - began < 3 * INTERVAL / 1000 + 5
 
 
 async def test_a_request_ends_with_its_dead_connection_unless_it_may_be_sent_again() -> None:
@@ -93,7 +94,7 @@ async def test_a_request_ends_with_its_dead_connection_unless_it_may_be_sent_aga
 
 
 async def test_a_program_that_keeps_its_event_loop_busy_is_not_the_connections_fault() -> None:
-    interval = 60
+    interval = 200
     with thread_broker() as broker, Proxy(broker.url) as proxy:
         losses = Signal()
         client = client_of(proxy, heartbeat_interval=interval)
@@ -101,7 +102,7 @@ async def test_a_program_that_keeps_its_event_loop_busy_is_not_the_connections_f
         async with client:
             # So that the answer is not there yet when the program is busy.
             proxy.set(Weather(delay=20), Direction.DOWN)
-            for _ in range(4):
+            for _ in range(2):
                 before = proxy.seen.received_up
                 await proxy.until(lambda seen, before=before: seen.received_up > before)  # type: ignore[misc]
                 time.sleep(6 * interval / 1000)  # noqa: ASYNC251

@@ -484,7 +484,7 @@ def test_the_garbage_collector_may_end_one_in_the_midst_of_a_call(
 def test_a_program_that_computes_keeps_its_connection(mb_broker: RunningBroker) -> None:
     """The broker's sign of life is asked for, and answered, while the GIL is in demand."""
     lost = threading.Event()
-    client = MessageBrokerClient(mb_broker.url_of("tcp"), heartbeat_interval=150)
+    client = MessageBrokerClient(mb_broker.url_of("tcp"), heartbeat_interval=500)
     client.on_disconnect(lost.set)
     with client:
         sent = client.stats().messages_sent
