@@ -26,7 +26,7 @@ __all__ = ["main"]
 @click.version_option(package_name="mb-tools", prog_name="mb")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """MB: ask, answer, publish and listen through a message broker.
+    """MB: run a message broker, and send and receive messages through it.
 
     \b
     Exit status: 0 success, 1 error answer, timeout or failed output, 2 wrong usage,

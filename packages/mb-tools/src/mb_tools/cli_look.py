@@ -122,7 +122,7 @@ def trace(
     count: int | None,
     as_json: bool,
 ) -> Status | None:
-    """Show who asks whom, what that causes, and how long it takes, as it happens.
+    """Show live who sends requests to whom, what they cause, and how long they take.
 
     A message that another one caused (its parent id says so) is shown below it.  PATTERNs select
     the trees in which a topic matches.  On a pipe each tree is a line of JSON.

@@ -26,14 +26,14 @@ class _FromTable(click.Command):
 def serve(**given: Any) -> Any:
     """Run a broker until Ctrl-C or SIGTERM.
 
-    Prints the URLs on which it listens, one a line; its log goes to stderr.  Either makes it
-    stop accepting, wait for the answers to requests in flight, and end; a second one ends it at
-    once.  SIGHUP reloads certificates and log level.
+    Prints the URLs it listens on, one per line; its log goes to stderr.  When stopped, it accepts
+    no new connections and waits for the answers to requests in flight; a second signal ends it at
+    once.  SIGHUP reloads certificates and the log level.
 
-    --listen has it listen on any URL of an installed transport, and may be given several times.
+    --listen accepts any URL of an installed transport, and can be repeated.
 
     Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
-    (tcp_port = 9081): the command line comes before the environment, and that before the file.
+    (tcp_port = 9081).  The command line overrides the environment, which overrides the file.
     """
     from .config import configure, show
     from .exits import run

@@ -95,7 +95,7 @@ def sub(
 def request(
     endpoint: Endpoint, topic: str, payload: str | None, text: bool, timeout: int, as_json: bool
 ) -> Status | None:
-    """Ask whoever answers TOPIC, and print the answer's payload.
+    """Send a request to TOPIC, and print the payload of the answer.
 
     PAYLOAD is JSON, {} by default; - reads it from stdin.
     An answer that is an error goes to stderr, as CODE: message, with exit status 1.
