@@ -162,7 +162,7 @@ class TlsWire:
             self._wire.receive_eof()
         else:
             agreed = self._tls.cipher() is not None
-            self._fault = early_end(dialled=self._where is not None, agreed=agreed)
+            self._fault = early_end(self._where, agreed=agreed)
 
     def send(self, message: bytes) -> int:
         return self._wire.send(message)

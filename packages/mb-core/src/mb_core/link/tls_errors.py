@@ -82,12 +82,15 @@ def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, shaken: bool
     return ConnectError(f"no TLS with {where}: {reason}{hint}")
 
 
-def early_end(*, dialled: bool, agreed: bool) -> ConnectError:
-    """The stream ended within the handshake, before or after ciphers were agreed on."""
-    hint = ""
-    if dialled:
-        hint = " (does the server ask for a client certificate?)" if agreed else _TLS_PORT
-    return ConnectError(f"the connection ended during the TLS handshake{hint}")
+def early_end(where: str | None, *, agreed: bool) -> ConnectError:
+    """The stream ended within the handshake, before or after ciphers were agreed on.
+
+    `where` is the server that was dialled, None for an accepted connection.
+    """
+    if where is None:
+        return ConnectError("the connection ended during the TLS handshake")
+    hint = " (does the server ask for a client certificate?)" if agreed else _TLS_PORT
+    return ConnectError(f"the connection to {where} ended during the TLS handshake{hint}")
 
 
 def _refusal(alert: str, *, agreed: bool) -> str | None:
