@@ -20,7 +20,7 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-# Without names, what a change has to pass, in about eleven minutes on two cores.
+# Without names, what a change has to pass, in about nine minutes on two cores.
 nox.options.sessions = [
     "lint",
     "types",
