@@ -606,7 +606,7 @@ def test_it_works_below_a_path_of_its_own(browser: Browser, bus: Bus) -> None:
     bus.service("Echo", echo_back=lambda message: message.payload)
     host, _, port = bus.url.removeprefix("ws://").strip("/").partition(":")
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Prefix) as server:
-        server.broker = (host, int(port))  # type: ignore[attr-defined]
+        server.broker = (host, int(port))  # type: ignore[attr-defined]  # Prefix reads it
         server.daemon_threads = True
         server.block_on_close = False
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -420,7 +420,7 @@ async def test_a_restore_without_an_answer_fails_the_try_in_time_and_the_next_wo
             scripted.answers["system.topic.subscribe"] = None
             await scripted.connections[0].drop()
             failed = await watch.error(ConnectError)
-            assert "did not answer what it was told within 0.1 s" in str(failed)
+            assert "did not answer the client's requests within 0.1 s" in str(failed)
             await scripted.connections[1].lost.wait()
             scripted.answers["system.topic.subscribe"] = b'{"status":"success"}'
             await watch.connects(1)

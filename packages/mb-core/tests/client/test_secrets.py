@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from mb_broker import RunningBroker
-from mb_core import ConnectError, MessageBrokerClient, Plugins, hookimpl, installed_plugins
+from mb_core import (
+    URL,
+    ConnectError,
+    MessageBrokerClient,
+    PluginError,
+    Plugins,
+    hookimpl,
+    installed_plugins,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -60,6 +68,29 @@ async def test_errors_do_not_show_it(start_tcp_server: Start) -> None:
         with pytest.raises(ConnectError) as raised:
             await MessageBrokerClient().connect(url, 8080)
         assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError])
+async def test_what_a_transport_of_others_raises_does_not_show_it(error: type[Exception]) -> None:
+    class Mine:
+        scheme = "mine"
+
+        async def connect(self, url: URL, *_: object, **__: object) -> Any:
+            raise error(f"no way to {url.full}")
+
+        async def listen(self, *_: object, **__: object) -> Any:
+            raise NotImplementedError
+
+        @hookimpl
+        def mb_register_transports(self) -> Any:
+            return [self]
+
+    plugins = Plugins()
+    plugins.register(Mine(), "mine")
+    with pytest.raises((ConnectError, PluginError)) as raised:
+        await MessageBrokerClient("mine://host" + QUERY, plugins=plugins).connect()
+    assert "no way to mine://host" in str(raised.value)
+    assert "SECRET" not in str(raised.value)
 
 
 async def test_with_several_urls_each_error_names_its_url() -> None:

@@ -91,7 +91,7 @@ class MessageBrokerClient(CallbackMethods):
     client instead; `retry_connect=True` does the same for the first connection, for which calls
     then wait as they do after a loss, so that tasks may share a client before it is connected.
     The first try comes within `backoff_min`; before each further one it waits twice as long as
-    before the last, up to `backoff_max`, half of it at random.  It goes on for ever, or for
+    before the last, up to `backoff_max`, half of it at random.  It goes on forever, or for
     `reconnect_timeout`.  A connection on which nothing has moved for `heartbeat_interval` is
     asked for a sign of life, and given up after as long again; None never asks.  Every byte that
     arrives is one, and so is progress of a write that had to wait.
@@ -210,7 +210,7 @@ class MessageBrokerClient(CallbackMethods):
             raise
 
     async def wait_connected(self, timeout: int | None = None) -> None:
-        """Wait until there is a connection, at most `timeout` milliseconds; None waits for ever.
+        """Wait until there is a connection, at most `timeout` milliseconds; None waits forever.
 
         Returns at once if there is one.  Otherwise it waits for a `connect` that is under way
         elsewhere or yet to be called, or for a lost connection to be restored.

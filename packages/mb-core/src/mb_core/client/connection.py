@@ -122,7 +122,7 @@ class Connection:
                 if failure is not None:
                     text = f"{url} ended the connection before its greeting: {failure}"
                     raise ConnectError(text, final=_is_final(failure))
-                step = "sent its greeting and did not answer what it was told"
+                step = "sent its greeting and did not answer the client's requests"
                 failure = await self._restore()
                 if failure is not None:
                     raise ConnectError(f"{url} ended the connection at once: {failure}")
