@@ -94,12 +94,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types, for the oldest Python that is supported, and those of user code as pyright
-    sees them."""
+    """Strict types: MB's own, for the oldest Python, and those that user code sees, by pyright."""
     install(session, "mypy", "nox", "pyright", "pytest", "trustme")
     session.run("mypy")
     if shutil.which("node") is None:
-        session.warn("no node here (Debian: apt-get install nodejs): pyright has not looked")
+        session.warn("no node here (Debian: apt-get install nodejs): pyright was not run")
     else:
         session.run("pyright")
 

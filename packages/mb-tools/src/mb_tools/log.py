@@ -32,7 +32,7 @@ async def run(
     timeout: int | None,
     as_json: bool,
 ) -> Status | None:
-    """Print entries until `count` were printed, or for `timeout` milliseconds, or for ever."""
+    """Print entries until `count` were printed, or for `timeout` milliseconds, or forever."""
     output = Output(as_json)
     wanted = list(dict.fromkeys(levels))
     left = count

@@ -77,7 +77,7 @@ async def _read(client: MessageBrokerClient, patterns: Sequence[str]) -> list[di
 async def _watch_table(
     client: MessageBrokerClient, patterns: Sequence[str], seconds: float
 ) -> None:
-    """Redraw one table in its place, for ever."""
+    """Redraw one table in its place, forever."""
     from rich.live import Live
 
     with Live(console=_console(), auto_refresh=False, vertical_overflow="crop") as live:

@@ -1,4 +1,4 @@
-"""What reads a command's output: without a reader, a command has nothing left to do."""
+"""End a command when nobody reads its output any more."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ __all__ = ["until_nobody_reads"]
 T = TypeVar("T")
 
 
-async def until_nobody_reads(
-    function: Callable[[], Awaitable[T]],
-) -> T | None:
+async def until_nobody_reads(function: Callable[[], Awaitable[T]]) -> T | None:
     """Run `function`; where stdout is a pipe whose other end is closed, end it.
 
     A command that only writes would notice at its next write, which may be hours away.

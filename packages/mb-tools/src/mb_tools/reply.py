@@ -115,7 +115,7 @@ async def run(
     reconnect: bool,
     as_json: bool,
 ) -> Status | None:
-    """Answer until `count` requests were answered, or for ever; print each on a line.
+    """Answer until `count` requests were answered, or forever; print each on a line.
 
     At Ctrl-C and SIGTERM it answers what it was asked before, and raises KeyboardInterrupt.
     """

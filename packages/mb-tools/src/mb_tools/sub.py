@@ -30,7 +30,7 @@ async def run(
     reconnect: bool,
     as_json: bool,
 ) -> Status | None:
-    """Print messages until `count` were printed, or for `timeout` milliseconds, or for ever.
+    """Print messages until `count` were printed, or for `timeout` milliseconds, or forever.
 
     With `reconnect`, the time that it waits for the broker counts, too.
     """

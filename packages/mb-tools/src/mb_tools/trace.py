@@ -35,7 +35,7 @@ async def run(
     system: bool,
     as_json: bool,
 ) -> Status | None:
-    """Print trees until `count` were printed, or for ever.
+    """Print trees until `count` were printed, or forever.
 
     With `patterns` those in which a topic matches, with `errors` those in which something failed.
     Raises LocalProtocolError for a pattern that is not one.
