@@ -970,6 +970,16 @@ async def test_a_broker_that_refuses_to_unsubscribe_is_heard(start_tcp_server: S
             await events.unsubscribe()
 
 
+async def test_a_subscription_that_was_awaited_is_not_entered(url: str) -> None:
+    async with MessageBrokerClient(url) as client:
+        events = await client.subscribe("a.b")
+        with pytest.raises(LocalProtocolError, match="was awaited before: enter 'async with"):
+            async with events:
+                pass
+        await client.publish("a.b", 1)
+        assert (await anext(events)).payload == 1
+
+
 @pytest.mark.parametrize("reconnect", [True, False])
 async def test_unsubscribing_after_the_loss_is_no_error(doomed: Any, reconnect: bool) -> None:
     with anyio.fail_after(5):
