@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from mb_core import Frontend, InstalledPlugin, hookimpl
-from mb_core.errors import PluginError
-from mb_core.plugins import Plugins, examine, installed_plugins, registry
+from mb_core.errors import ConnectError, PluginError
+from mb_core.plugins import Plugins, describe, installed_plugins, registry
 from mb_core.transport import LinkTransport, WireTransport
 
 
@@ -554,6 +554,36 @@ def test_there_is_one_registry_however_many_threads_ask_first(
     assert len({id(transport) for _, transport in asked}) == 1
 
 
+def test_entry_points_that_can_not_be_read_are_a_connect_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that reconnects tries again: files that are used up now may be free later."""
+
+    def refused() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files", "/site-packages/METADATA")
+
+    monkeypatch.setattr(registry, "_entry_points", refused)
+    monkeypatch.setattr(registry, "_found", {})
+    with pytest.raises(ConnectError) as caught:
+        installed_plugins()
+    assert str(caught.value) == (
+        "can't read the installed plugins: Too many open files (raise the limit: ulimit -n)"
+    )
+    assert not caught.value.final
+
+
+def test_a_distribution_whose_name_can_not_be_read_is_a_connect_error() -> None:
+    class Unreadable:
+        @property
+        def name(self) -> str:
+            raise OSError(errno.EMFILE, "Too many open files", "/site-packages/METADATA")
+
+    entry: Any = EntryPoint("x", Unreadable(), lambda: giving([Carrier("x")]))  # type: ignore[arg-type]
+    plugins = Plugins([entry])
+    with pytest.raises(ConnectError, match=r"can't read the installed plugins: Too many open"):
+        plugins.transport("x")
+
+
 def test_without_plugins_nothing_is_spoken(install: Install) -> None:
     install()
     assert installed_plugins().schemes() == []
@@ -721,7 +751,7 @@ def test_observers_that_can_t_be_used_are_told_of_in_the_log_and_once(
 # Looking at all
 
 
-def test_all_are_examined_and_none_hides_another() -> None:
+def test_all_are_described_and_none_hides_another() -> None:
     entries: list[Any] = [
         entry_point("good", "good", giving([Carrier("good")])),
         entry_point("fails", "fails", ImportError("libx.so")),
@@ -730,7 +760,7 @@ def test_all_are_examined_and_none_hides_another() -> None:
         entry_point("sees-nothing", "sees-nothing", Module(), "mb.observers"),
         entry_point("sees", "sees", Module(mb_disconnected=lambda: None), "mb.observers"),
     ]
-    found = examine(Plugins(entries))
+    found = describe(Plugins(entries))
     expected = {
         "fails": ("broken", "fails can't be imported: ImportError: libx.so"),
         "good": ("ok", ""),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mb_core import InstalledPlugin, InvalidRequestError, MessageBrokerClient
-from mb_core.plugins import Examined, PluginState
+from mb_core.plugins import PluginReport, PluginState
 from mb_tools import ping, plugins
 from mb_tools.endpoint import Endpoint
 from mb_tools.lists import age
@@ -123,7 +123,7 @@ async def test_what_is_the_matter_stands_in_the_table_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = InstalledPlugin("codec", "x\x1b", "acme", "")
-    found = [Examined(plugin, PluginState.BROKEN, "acme can't be imported:\n[red]")]
+    found = [PluginReport(plugin, PluginState.BROKEN, "acme can't be imported:\n[red]")]
     monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
     await plugins.run(found, as_json=False)

@@ -28,7 +28,7 @@ from mb_core.link import (
     current_backend,
 )
 from mb_core.listening import listen
-from mb_core.plugins import Plugins, discover
+from mb_core.plugins import Plugins, installed_plugins
 from mb_core.url import URL, parse_url
 from mb_core.wire import Limits, Site
 
@@ -222,7 +222,7 @@ class Broker:
     # Listening
 
     async def _listen(self, url: URL, backend: Backend) -> None:
-        plugins = await discover(self._plugins, {url.scheme})
+        plugins = self._plugins if self._plugins is not None else installed_plugins()
         reached, listener = await listen(
             url,
             plugins.transport(url.scheme),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -26,6 +28,7 @@ from mb_core import (
     WireTransport,
     hookimpl,
 )
+from mb_core.plugins import registry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -187,6 +190,18 @@ async def test_a_tls_handshake_without_an_answer_is_refused_in_time(
             await server.disconnected.wait()
 
 
+async def test_without_a_thread_the_default_ssl_context_is_made_at_once(
+    secure: str, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr("trio._core._thread_cache.THREAD_CACHE._idle_workers", {})
+    for error in await refused(f"{secure}://127.0.0.1:{free_port}"):
+        assert "nobody listens" in str(error)
+
+
 async def test_an_ssl_context_for_what_is_not_encrypted_is_refused(
     mb_broker: RunningBroker, certificates: Any
 ) -> None:
@@ -286,3 +301,27 @@ async def test_a_transport_that_breaks_its_contract_is_a_plugin_error(error: Exc
 async def test_a_url_that_leads_nowhere_is_a_connect_error(url: str) -> None:
     with anyio.fail_after(5), pytest.raises(ConnectError):
         await MessageBrokerClient(url).connect()
+
+
+# What is installed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MessageBrokerClient("tcp://127.0.0.1:1").connect(),
+        lambda: TCPSocketClient().connect("127.0.0.1", 1),
+    ],
+    ids=["MessageBrokerClient", "TCPSocketClient"],
+)
+async def test_what_is_installed_and_can_not_be_read_is_a_connect_error(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files", "/site-packages/METADATA")
+
+    monkeypatch.setattr(registry, "_entry_points", refused)
+    monkeypatch.setattr(registry, "_found", {})
+    with pytest.raises(ConnectError, match="can't read the installed plugins") as caught:
+        await make()
+    assert not caught.value.final

@@ -149,11 +149,11 @@ def plugins(as_json: bool) -> Status | None:
 
     Each is imported.
     """
-    from mb_core.plugins import examine, installed_plugins
+    from mb_core.plugins import describe, installed_plugins
 
     from .plugins import run as run_plugins
 
-    found = examine(installed_plugins())  # it may block: before there is an event loop
+    found = describe(installed_plugins())  # it may block: before there is an event loop
     return run(run_plugins, found, as_json=as_json)
 
 

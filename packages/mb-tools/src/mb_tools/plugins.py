@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mb_core.plugins import Examined, PluginState
+from mb_core.plugins import PluginReport, PluginState
 
 from .exits import one_line
 from .output import Output, json_line
@@ -13,7 +13,7 @@ from .output import Output, json_line
 __all__ = ["run"]
 
 
-async def run(found: Iterable[Examined], *, as_json: bool) -> None:
+async def run(found: Iterable[PluginReport], *, as_json: bool) -> None:
     """Print what was found out about the installed plugins."""
     output = Output(as_json)
     if output.people:
@@ -22,7 +22,7 @@ async def run(found: Iterable[Examined], *, as_json: bool) -> None:
         await output.write("".join(json_line(_as_json(entry)) for entry in found))
 
 
-def _as_json(entry: Examined) -> dict[str, Any]:
+def _as_json(entry: PluginReport) -> dict[str, Any]:
     plugin = entry.plugin
     return {
         "kind": plugin.kind,
@@ -34,7 +34,7 @@ def _as_json(entry: Examined) -> dict[str, Any]:
     }
 
 
-def _print_table(found: Iterable[Examined]) -> None:
+def _print_table(found: Iterable[PluginReport]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -51,7 +51,7 @@ def _print_table(found: Iterable[Examined]) -> None:
     Console().print(table)
 
 
-def _state(entry: Examined) -> Any:
+def _state(entry: PluginReport) -> Any:
     from rich.text import Text
 
     if entry.state is PluginState.OK:

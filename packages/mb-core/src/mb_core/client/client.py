@@ -16,7 +16,7 @@ from ..codec import JSON, Codec, check_kind
 from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
 from ..header import DEFAULT_VERSION, Action, MessageHeader, check_timeout
 from ..message import Message
-from ..plugins import Plugins, discover
+from ..plugins import Plugins
 from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox, SessionState
 from ..topic import check_pattern
 from ..url import URL
@@ -156,11 +156,8 @@ class MessageBrokerClient(CallbackMethods):
         self._callbacks = Callbacks(self._handlers)
         self._supervisor: Supervisor | None = None
         self._entered = False  # whether a block will close it
-        # The first is there while plugins are being imported, before it connects; the second
-        # while somebody waits for a connect to begin.
-        self._preparing: Moment | None = None
-        self._begun: Moment | None = None
-        self._given_up = False  # whether it was closed meanwhile
+        self._begun: Moment | None = None  # while somebody waits for a connect to begin
+        self._given_up = False  # whether it was closed since the last connect
 
     # Connecting and closing
 
@@ -179,28 +176,21 @@ class MessageBrokerClient(CallbackMethods):
         """
         try:
             urls = self._where_to(host, port, use_tls)
+            observers = self._observers()
         except MBError:
             await checkpoint()
             raise
-        preparing = self._preparing = Moment()
         self._given_up = False
-        try:
-            await discover(self._options.given_plugins, {each.scheme for each in urls})
-            if self._given_up:
-                raise ConnectError("the client was closed while it was connecting")
-            supervisor = self._supervisor = Supervisor(
-                urls,
-                self._callbacks,
-                self._options,
-                self._upkeep,
-                self._outbox,
-                self._codec,
-                self._observers(),
-                inherit_deadlines=self._inherit_deadlines,
-            )
-        finally:
-            self._preparing = None
-            preparing.come()
+        supervisor = self._supervisor = Supervisor(
+            urls,
+            self._callbacks,
+            self._options,
+            self._upkeep,
+            self._outbox,
+            self._codec,
+            observers,
+            inherit_deadlines=self._inherit_deadlines,
+        )
         self._supervising(supervisor)
         self._tell_waiting()
         try:
@@ -282,9 +272,9 @@ class MessageBrokerClient(CallbackMethods):
             raise LocalProtocolError(ENTERED)
         self._entered = True
         try:
-            if supervisor is None and self._preparing is None:
+            if supervisor is None:
                 await self.connect()
-            elif supervisor is None or not supervisor.opened:
+            elif not supervisor.opened:
                 await self.wait_connected()  # another task connects
         except BaseException:
             self._entered = False
@@ -655,9 +645,9 @@ class MessageBrokerClient(CallbackMethods):
             await checkpoint()
 
     def _where_to(self, host: str | None, port: int | None, use_tls: bool) -> list[URL]:
-        if self._supervisor is not None or self._preparing:
-            supervisor = self._supervisor
-            if supervisor is None or not (supervisor.opened or supervisor.closing):
+        supervisor = self._supervisor
+        if supervisor is not None:
+            if not (supervisor.opened or supervisor.closing):
                 raise LocalProtocolError(CONNECTING)
             raise LocalProtocolError(CLOSED if supervisor.closing else CONNECTED_ALREADY)
         targets = self._urls if host is None else (host,)
@@ -675,16 +665,9 @@ class MessageBrokerClient(CallbackMethods):
         return Observers(found, self, self._callbacks, self._codec) if found else None
 
     async def _beginning(self) -> None:
-        """Let another task begin to connect, if it is about to.
-
-        Raises ConnectionLost if the client is closed before it has begun.
-        """
+        """Let another task begin to connect, if it is about to."""
         for _ in range(2):  # on trio, one turn may not be enough for it to be called
             await checkpoint()
-        if self._supervisor is None and self._preparing is not None:
-            await self._preparing.wait()
-            if self._supervisor is None and self._given_up:
-                raise ConnectionLost("not sent: the client was closed", sent=False)
 
     def _tell_waiting(self) -> None:
         if self._begun is not None:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from ..errors import ConnectError, PluginError
 from ..header import MAX_HEADER
 from ..link import Accept, Backend, Link, Spawn, StreamOptions
-from ..plugins import Plugins, in_worker, installed_plugins
+from ..plugins import Plugins, installed_plugins
 from ..transport import WireTransport
 from ..url import URL
 from ..wire import Limits
@@ -94,8 +95,7 @@ async def dial(
             return await transport.connect(url, accept, backend=backend, limits=options.limits)
     if transport.secure:
         if ssl_context is None:
-            # It reads the system's certificates, which takes longer than a loop should wait.
-            ssl_context = await in_worker(_default_ssl_context)
+            ssl_context = await _default_ssl_context()
     elif ssl_context is not None:
         raise ConnectError(f"an ssl_context was given, but {url} does not use TLS", final=True)
     with _blaming(url):
@@ -116,10 +116,24 @@ async def dial(
     )
 
 
-def _default_ssl_context() -> ssl.SSLContext:
-    from ..link.tls import client_ssl_context  # programs without TLS do not pay for it
+async def _default_ssl_context() -> ssl.SSLContext:
+    """Make a context in a thread: it reads the system's certificates, at each connect.
 
-    return client_ssl_context()
+    That takes 20 ms, for which other tasks should not have to wait.  When cancelled, the thread
+    finishes by itself.
+    """
+    # Programs without TLS do not pay for these.
+    import anyio.to_thread
+
+    from ..link.tls import client_ssl_context
+
+    one_more = anyio.CapacityLimiter(1)  # however many threads the program has busy
+    try:
+        return await anyio.to_thread.run_sync(
+            client_ssl_context, abandon_on_cancel=True, limiter=one_more
+        )
+    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
+        return client_ssl_context()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..header import MAX_HEADER
 from ..link import Link
-from ..plugins import Plugins, discover
+from ..plugins import Plugins
 from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .address import broker_url
@@ -73,7 +73,6 @@ class RawClient(CallbackMethods):
         self._receiver = _Receiver(self._callbacks)
         self._lifetime: Lifetime | None = None
         self._turn = Turn()
-        self._given_up = False  # whether it was closed while plugins were imported
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
         """Connect to the broker, at a host and a port or at a URL.
@@ -85,12 +84,6 @@ class RawClient(CallbackMethods):
             raise LocalProtocolError(_CONNECTED_ALREADY)
         url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
         seconds = self._options.connect_timeout
-        self._given_up = False
-        await discover(self._options.given_plugins, {url.scheme})
-        if self._lifetime is not None:  # another task was faster
-            raise LocalProtocolError(_CONNECTED_ALREADY)
-        if self._given_up:
-            raise ConnectError("the client was closed while it was connecting")
         lifetime = self._lifetime = Lifetime(self._callbacks, self._options.close_timeout)
         self._name = f"client of {url}"
         accept = partial(self._receiver.accept, lifetime)
@@ -149,7 +142,6 @@ class RawClient(CallbackMethods):
 
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
-        self._given_up = True
         try:
             if self._lifetime is not None:
                 await self._lifetime.end()

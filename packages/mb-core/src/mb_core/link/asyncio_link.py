@@ -10,8 +10,7 @@ import math
 import socket
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -55,8 +54,6 @@ __all__ = ["AsyncioBackend"]
 
 _log = logging.getLogger("mb_core.link")
 
-P = ParamSpec("P")
-T = TypeVar("T")
 _Found = tuple[Any, ...]  # what getaddrinfo gives of an address
 
 # Bytes of one turn that do not wait for its end: the other side can work on them meanwhile.
@@ -523,29 +520,6 @@ class _Listener:
             stream.close()
 
 
-class _OneCall(Executor):
-    """Makes a call in a daemon thread of its own.
-
-    The loop's default executor may be full of the user's work, and the loop's end waits for it.
-    """
-
-    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = Future()
-
-        def call() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = function(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        threading.Thread(target=call, name="mb_core", daemon=True).start()
-        return future
-
-
 class AsyncioBackend:
     """The Backend of asyncio."""
 
@@ -580,9 +554,6 @@ class AsyncioBackend:
 
     async def checkpoint(self) -> None:
         await asyncio.sleep(0)
-
-    async def in_worker(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(_OneCall(), function)
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
         return asyncio.ensure_future(function())

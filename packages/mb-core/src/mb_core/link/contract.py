@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -31,8 +31,6 @@ __all__ = [
     "Waiter",
     "Waker",
 ]
-
-T = TypeVar("T")
 
 FLUSH_AT = 65_536
 """Bytes that are sent in one turn of the loop, at which a Link is congested."""
@@ -257,14 +255,6 @@ class Backend(Protocol):
 
     async def checkpoint(self) -> None:
         """Let the loop have a turn; a point of cancellation."""
-        ...
-
-    async def in_worker(self, function: Callable[[], T]) -> T:
-        """Call `function` in a worker thread and return what it returns.
-
-        When cancelled, the thread finishes by itself.  Raises RuntimeError where no thread can be
-        started.
-        """
         ...
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:

@@ -6,7 +6,7 @@ import logging
 import math
 import socket
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 from anyio.abc import TaskGroup
@@ -48,8 +48,6 @@ from .tls import dialled_wire, nothing_came, wire_factory
 __all__ = ["TrioBackend"]
 
 _log = logging.getLogger("mb_core.link")
-
-T = TypeVar("T")
 
 _STREAM_FAULTS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -458,9 +456,6 @@ class TrioBackend:
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
-
-    async def in_worker(self, function: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
         return trio.lowlevel.spawn_system_task(function, name="mb client")

@@ -1,20 +1,17 @@
 """Plugins: which are installed, what they register, which observe."""
 
-from .discovery import discover, in_worker
-from .examine import Examined, PluginState, examine
-from .installed import GROUPS, InstalledPlugin
-from .registry import FAULTS, Observer, Plugins, installed_plugins
+from .describe import PluginReport, PluginState, describe
+from .kinds import GROUPS
+from .registry import FAULTS, InstalledPlugin, Observer, Plugins, installed_plugins
 
 __all__ = [
     "FAULTS",
     "GROUPS",
-    "Examined",
     "InstalledPlugin",
     "Observer",
+    "PluginReport",
     "PluginState",
     "Plugins",
-    "discover",
-    "examine",
-    "in_worker",
+    "describe",
     "installed_plugins",
 ]

@@ -1,23 +1,42 @@
-"""The kinds of things that plugins register, each found by a name."""
+"""The kinds of plugins, and what each must provide.
+
+A kind is announced by a group of entry points, registered by a hook, and checked here before
+anybody uses it.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from ..errors import PluginError
 from ..frontend import Frontend
+from ..hookspecs import PROJECT, MBSpec
 from ..transport import WireTransport
 
-__all__ = ["CODECS", "FRONTENDS", "KINDS", "OBSERVERS", "TRANSPORTS", "Kind"]
+__all__ = [
+    "CODECS",
+    "FRONTENDS",
+    "GROUPS",
+    "HOOKS",
+    "KINDS",
+    "NOUNS",
+    "OBSERVERS",
+    "OBSERVER_HOOKS",
+    "TRANSPORTS",
+    "Kind",
+    "check_hooks",
+]
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
-    """One kind: its group of entry points, the hook that gives it, what it is found by.
+    """One kind: its group of entry points, its hook, and the attribute that holds a value's name.
 
     An entry point has the name of what its plugin provides, so that a plugin is imported only when
     somebody asks for it.  `packages` are those of this project: if one is missing, the error says
@@ -28,19 +47,18 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     group: str
     hook: str
     key: str
-    """The attribute that holds the name."""
     check: Callable[[Any], None]
-    """Raises TypeError or ValueError for what is none."""
+    """Raises TypeError or ValueError for a value that is not of this kind."""
     packages: Mapping[str, str]
     instead: Mapping[str, str]
     """What to use in place of names that people are likely to try."""
 
     def title(self, name: str) -> str:
-        """What one of them is called in texts."""
+        """What to call one of them in texts."""
         return f"{name}://" if self.key == "scheme" else f"the {self.noun} {name!r}"
 
-    def of(self, given: object) -> dict[str, Any]:
-        """What a hook gave, by name; raises TypeError or ValueError if it is invalid."""
+    def by_name(self, given: object) -> dict[str, Any]:
+        """What a hook returned, by name; raises TypeError or ValueError if it is invalid."""
         if not isinstance(given, Iterable) or isinstance(given, str):
             raise TypeError(f"{self.hook} gave {given!r}, not a list of {self.noun}s")
         found: dict[str, Any] = {}
@@ -128,3 +146,37 @@ KINDS = (TRANSPORTS, FRONTENDS, CODECS)
 
 OBSERVERS = "mb.observers"
 """The group of observers.  They are not asked for by name: every installed one is used."""
+
+NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
+"""What to call the plugins of a group, in the order in which they are shown."""
+
+GROUPS = tuple(NOUNS)
+"""The groups of entry points that announce plugins."""
+
+HOOKS = [name for name in vars(MBSpec) if name.startswith("mb_")]
+OBSERVER_HOOKS = [name for name in HOOKS if name not in {kind.hook for kind in KINDS}]
+
+
+def check_hooks(plugin: object) -> None:
+    """Raise PluginError if a hook's function can't be called as one.
+
+    pluggy checks the names of hooks and of their arguments when the plugin is registered.
+    """
+    if inspect.isclass(plugin):
+        raise PluginError(f"{plugin.__name__} is a class: a plugin is an instance of it")
+    for hook in HOOKS:
+        function = getattr(plugin, hook, None)
+        if function is None:
+            continue
+        options = getattr(function, f"{PROJECT}_impl", None)
+        if options is None:
+            raise PluginError(f"{hook} is not marked with @mb_core.hookimpl")
+        if inspect.iscoroutinefunction(function):
+            raise PluginError(f"{hook} is a coroutine function: hooks are plain functions")
+        if options["wrapper"] or options["hookwrapper"]:
+            raise PluginError(f"{hook} is a wrapper: here it has nothing to wrap")
+        parameters = inspect.signature(function).parameters.values()
+        if any(
+            each.kind is each.KEYWORD_ONLY and each.default is each.empty for each in parameters
+        ):
+            raise PluginError(f"{hook} takes arguments behind a *: take them without it")

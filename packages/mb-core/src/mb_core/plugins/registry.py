@@ -1,15 +1,16 @@
-"""Finding plugins, and what they register.
+"""Finding plugins, importing them, and what they register.
 
-A plugin that fails is reported to those who need it, and to nobody else; it does not keep the
-others from working.
+A plugin is imported plainly, by the first caller that needs something of it.  One that fails is
+reported to those who ask for it, with its distribution and the reason, and breaks no other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from importlib import metadata
 from typing import Any, cast
 
@@ -17,27 +18,46 @@ import msgspec
 import pluggy
 
 from ..codec import Codec
-from ..errors import PluginError
+from ..errors import ConnectError, PluginError
 from ..frontend import Frontend
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Transport
-from .implementations import HOOKS, check_hooks, implementation
-from .installed import GROUPS, InstalledPlugin, by_kind, owner_of, promise_of
-from .kinds import CODECS, FRONTENDS, KINDS, OBSERVERS, TRANSPORTS, Kind
+from .kinds import (
+    CODECS,
+    FRONTENDS,
+    GROUPS,
+    KINDS,
+    NOUNS,
+    OBSERVER_HOOKS,
+    OBSERVERS,
+    TRANSPORTS,
+    Kind,
+    check_hooks,
+)
 
-__all__ = ["FAULTS", "Conflict", "Observer", "Plugins", "found_plugins", "installed_plugins"]
+__all__ = ["FAULTS", "Conflict", "InstalledPlugin", "Observer", "Plugins", "installed_plugins"]
 
 _log = logging.getLogger("mb_core.plugins")
 
 FAULTS = (Exception, SystemExit)
 """What the code of a plugin may raise; KeyboardInterrupt is the user's."""
 
-_OBSERVING = [name for name in HOOKS if name not in {kind.hook for kind in KINDS}]
-_HOOKS_TO_OBSERVE = ", ".join(_OBSERVING)
-
 
 class Conflict(PluginError):
     """Two plugins give what only one can."""
+
+
+class InstalledPlugin(msgspec.Struct, frozen=True):
+    """What a plugin announces: `kind` is "transport", "front end", "codec" or "observer".
+
+    `name` is what it is asked for by; `distribution` is installed, in this `version`.  Of a
+    plugin that was registered by hand, they are its name and an empty text.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
 
 
 class Observer(msgspec.Struct, frozen=True):
@@ -55,24 +75,19 @@ class Plugins:
     """
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
-        # What can't be used, by the plugin's name.
+        # Plugins that can't be used, by name.
         self.failures: dict[str, Exception | SystemExit] = {}
-        self._declared: dict[str, list[metadata.EntryPoint]] = {group: [] for group in GROUPS}
-        for entry in entry_points:
-            self._declared[entry.group].append(entry)
-        # By the id of an entry point: finding the name takes reading a file, which clients that
-        # connect again should not have to.
-        self._owners: dict[int, str] = {}
-        # What was registered by hand, with its plugin's name.
-        self._given: dict[Kind, list[tuple[str, str, Any]]] = {kind: [] for kind in KINDS}
+        self._announced = [_Announced(entry) for entry in entry_points]
+        # Registered by hand: their names, and what they gave, each with its plugin's name.
         self._registered: list[str] = []
+        self._given: dict[Kind, list[tuple[str, str, Any]]] = {kind: [] for kind in KINDS}
         # By the distribution and what its entry point names: what importing it raised, or the
-        # name under which it is registered.
+        # name under which it was added.
         self._import_errors: dict[tuple[str, str], Exception | SystemExit] = {}
-        self._loaded: dict[tuple[str, str], str] = {}
-        # What the loaded have given, by kind and plugin.
+        self._imported: dict[tuple[str, str], str] = {}
+        # What the imported have given, by kind and plugin.
         self._values: dict[tuple[Kind, str], dict[str, Any]] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         # Never held while a plugin's own code runs.
         self._lock = threading.RLock()
         self._manager = pluggy.PluginManager(PROJECT)
@@ -92,9 +107,9 @@ class Plugins:
             except FAULTS as error:
                 raise self._unusable(name, error) from error
         try:
-            given = {kind: kind.of(self._ask(kind, name)) for kind in KINDS}
+            given = {kind: kind.by_name(self._call(kind.hook, name)) for kind in KINDS}
         except FAULTS as error:
-            self._forget(name)
+            self._remove(name)
             raise self._unusable(name, error) from error
         with self._lock:
             for kind, values in given.items():
@@ -103,19 +118,23 @@ class Plugins:
 
     @property
     def installed(self) -> list[InstalledPlugin]:
-        """What all plugins promise, by kind and name; whether they keep it is seen later."""
-        promised = [promise_of(entry) for entries in self._declared.values() for entry in entries]
-        promised += [
+        """What all plugins announce, by kind and name; none is imported for that."""
+        installed = [
+            InstalledPlugin(NOUNS[each.group], each.name, each.owner, each.version)
+            for each in self._announced
+        ]
+        installed += [
             InstalledPlugin(kind.noun, name, owner, "")
             for kind, given in self._given.items()
             for name, owner, _ in given
         ]
-        promised += [
+        installed += [
             InstalledPlugin("observer", name, name, "")
             for name in self._registered
-            if self._hooks(name)
+            if self._observer_hooks(name)
         ]
-        return by_kind(promised)
+        order = [*NOUNS.values()]
+        return sorted(installed, key=lambda p: (order.index(p.kind), p.name, p.distribution))
 
     def transport(self, scheme: str) -> Transport:
         """The transport of a URL scheme; raises PluginError that says what to install."""
@@ -130,63 +149,49 @@ class Plugins:
         return cast("Codec", self._find(CODECS, name))
 
     def schemes(self) -> list[str]:
-        """The URL schemes that are spoken, sorted; whether they can be used is seen later."""
+        """The URL schemes that are announced, sorted; their plugins are not imported for that."""
         return self._names(TRANSPORTS)
 
     def observers(self) -> list[Observer]:
         """The plugins that observe; those that can't be used are logged, once."""
         names = list(self._registered)
-        for entry in self._declared[OBSERVERS]:
+        for announced in self._of(OBSERVERS):
             try:
-                names.append(self._load_observer(entry))
+                names.append(self._import_observer(announced))
             except PluginError as error:
-                if str(error) not in self._told:
-                    self._told.add(str(error))
+                if str(error) not in self._logged:
+                    self._logged.add(str(error))
                     _log.error("%s", error, exc_info=error.__cause__)
-        hooks = {name: self._hooks(name) for name in dict.fromkeys(names)}
+        hooks = {name: self._observer_hooks(name) for name in dict.fromkeys(names)}
         return [Observer(name, found) for name, found in hooks.items() if found]
 
-    def load(self, schemes: Collection[str]) -> None:
-        """Import the observers and what `schemes` need; what fails raises when it is asked for."""
-        self.observers()
-        for scheme in schemes:
-            with contextlib.suppress(PluginError):
-                self.transport(scheme)
-
-    def loaded(self, schemes: Collection[str]) -> bool:
-        """Whether nothing of that is left to be imported."""
-        entries = [entry for entry in self._declared[TRANSPORTS.group] if entry.name in schemes]
-        keys = {
-            (self._owner_of(entry), entry.value) for entry in [*entries, *self._declared[OBSERVERS]]
-        }
-        return keys <= self._loaded.keys() | self._import_errors.keys()
-
     def check(self, plugin: InstalledPlugin) -> None:
-        """See whether an installed plugin keeps what it promises; raises PluginError if not."""
+        """Raise PluginError if an installed plugin does not provide what it announces."""
         for kind in KINDS:
             if kind.noun == plugin.kind:
                 self._find(kind, plugin.name)
                 return
-        for entry in self._declared[OBSERVERS]:
-            if (entry.name, self._owner_of(entry)) == (plugin.name, plugin.distribution):
-                self._load_observer(entry)
+        for announced in self._of(OBSERVERS):
+            if (announced.name, announced.owner) == (plugin.name, plugin.distribution):
+                self._import_observer(announced)
 
     # Finding
 
-    def _owner_of(self, entry: metadata.EntryPoint) -> str:
-        owner = self._owners.get(id(entry))
-        if owner is None:
-            owner = self._owners[id(entry)] = owner_of(entry)
-        return owner
+    def _of(self, group: str, name: str | None = None) -> list[_Announced]:
+        return [
+            each
+            for each in self._announced
+            if each.group == group and (name is None or each.name == name)
+        ]
 
     def _names(self, kind: Kind) -> list[str]:
-        declared = {entry.name for entry in self._declared[kind.group]}
-        return sorted(declared | {name for name, _, _ in self._given[kind]})
+        announced = {each.name for each in self._of(kind.group)}
+        return sorted(announced | {name for name, _, _ in self._given[kind]})
 
     def _find(self, kind: Kind, name: str) -> Any:
-        declared = [entry for entry in self._declared[kind.group] if entry.name == name]
+        announced = self._of(kind.group, name)
         given = [(owner, value) for key, owner, value in self._given[kind] if key == name]
-        owners = [*map(self._owner_of, declared), *(owner for owner, _ in given)]
+        owners = [*(each.owner for each in announced), *(owner for owner, _ in given)]
         title = kind.title(name)
         if len({*owners}) > 1:
             both = " and ".join(owners)
@@ -195,23 +200,23 @@ class Plugins:
             raise Conflict(f"{title} is registered {len(owners)} times by {owners[0]}")
         if given:
             return given[0][1]
-        if not declared:
+        if not announced:
             raise self._missing(kind, name)
-        values = self._values_of(kind, declared[0], title)
+        values = self._values_of(kind, announced[0], title)
         if name not in values:
             there = ", ".join(map(kind.title, values)) or "nothing of the kind"
             broken = PluginError(f"it promises {title} and gives {there}")
             raise self._unusable(owners[0], broken, title)
         return values[name]
 
-    def _values_of(self, kind: Kind, entry: metadata.EntryPoint, title: str) -> dict[str, Any]:
-        plugin = self._load(entry, title)
+    def _values_of(self, kind: Kind, announced: _Announced, title: str) -> dict[str, Any]:
+        plugin = self._import(announced, title)
         found = self._values.get((kind, plugin))
         if found is None:
             try:
-                found = kind.of(self._ask(kind, plugin))
+                found = kind.by_name(self._call(kind.hook, plugin))
             except FAULTS as error:
-                raise self._unusable(self._owner_of(entry), error, title) from error
+                raise self._unusable(announced.owner, error, title) from error
             # Other threads that asked meanwhile get the same: there is one memory://, for example.
             found = self._values.setdefault((kind, plugin), found)
         return found
@@ -233,100 +238,104 @@ class Plugins:
         hint = "" if instead is None else f"use {kind.title(instead)} instead; "
         return PluginError(f"no installed plugin {verb} {title} ({hint}installed: {known}{broken})")
 
-    # Adding
+    # Importing
 
-    def _load(self, entry: metadata.EntryPoint, wanted: str | None = None) -> str:
-        """Import and register a plugin, once, and return its name; raises PluginError."""
-        key = owner, value = self._owner_of(entry), entry.value
-        if key not in self._loaded:
-            plugin = self._import(entry, wanted)
-            try:
-                with self._lock:
-                    if key not in self._loaded:
-                        name = f"{owner} ({value})" if self._manager.has_plugin(owner) else owner
-                        self._add(plugin, name)
-                        self._loaded[key] = name
-            except FAULTS as error:
-                raise self._unusable(owner, error, wanted) from error
-        return self._loaded[key]
+    def _import(self, announced: _Announced, title: str | None = None) -> str:
+        """Import and add a plugin, once; return the name under which it was added.
 
-    def _import(self, entry: metadata.EntryPoint, wanted: str | None) -> object:
-        """Import what an entry point names.
-
-        An import that failed is not tried again, unless the system refused to read a file.
+        Raises PluginError.  An import that failed is not tried again, unless the system refused to
+        read a file.
         """
-        key = owner, value = self._owner_of(entry), entry.value
-        if key not in self._import_errors:
+        key = owner, value = announced.owner, announced.value
+        if key in self._imported:
+            return self._imported[key]
+        failure = self._import_errors.get(key)
+        if failure is None:
             try:
-                return entry.load()
+                plugin = announced.load()
             except FAULTS as error:
-                cause = error
+                failure = error
                 if not isinstance(error, OSError):
                     self._import_errors[key] = error
-        else:
-            cause = self._import_errors[key]
-        text = f"{value} can't be imported: {type(cause).__name__}: {cause}"
-        raise self._unusable(owner, PluginError(text), wanted) from cause
+        if failure is not None:
+            text = f"{value} can't be imported: {type(failure).__name__}: {failure}"
+            raise self._unusable(owner, PluginError(text), title) from failure
+        with self._lock:
+            if key not in self._imported:
+                name = f"{owner} ({value})" if self._manager.has_plugin(owner) else owner
+                try:
+                    self._add(plugin, name)
+                except FAULTS as error:
+                    raise self._unusable(owner, error, title) from error
+                self._imported[key] = name
+            return self._imported[key]
 
-    def _load_observer(self, entry: metadata.EntryPoint) -> str:
-        name = self._load(entry)
-        if not self._hooks(name):
-            broken = PluginError(f"it implements none of {_HOOKS_TO_OBSERVE}")
-            raise self._unusable(self._owner_of(entry), broken)
+    def _import_observer(self, announced: _Announced) -> str:
+        name = self._import(announced)
+        if not self._observer_hooks(name):
+            broken = PluginError(f"it implements none of {', '.join(OBSERVER_HOOKS)}")
+            raise self._unusable(announced.owner, broken)
         return name
 
     def _add(self, plugin: object, name: str) -> None:
-        """Register with pluggy; raises where a hook is not what the specification says."""
+        """Register with pluggy; raises if a hook is not what the specification says."""
         check_hooks(plugin)
         try:
             self._manager.register(plugin, name)
             self._manager.check_pending()
         except BaseException:
-            self._forget(name)
+            self._remove(name)
             raise
 
-    def _unusable(
-        self, name: str, error: Exception | SystemExit, wanted: str | None = None
-    ) -> PluginError:
-        """The error of a plugin that can't be used, for a caller that needs something of it."""
-        self.failures[name] = error
-        why = " ".join(str(error).split()) or type(error).__name__
-        if wanted is None:
-            return PluginError(f"the plugin {name} can't be used: {why}")
-        return PluginError(f"{wanted} needs the plugin {name}, which can't be used: {why}")
-
-    def _forget(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         with self._lock:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
 
-    def _ask(self, kind: Kind, name: str) -> object:
-        """Call the plugin's hook; what it gives, or nothing where it has none."""
-        call = implementation(self._manager, kind.hook, name)
-        return call() if call is not None else []
+    def _unusable(
+        self, name: str, error: Exception | SystemExit, title: str | None = None
+    ) -> PluginError:
+        """The error of a plugin that can't be used; `title` is what was asked for."""
+        self.failures[name] = error
+        why = " ".join(str(error).split()) or type(error).__name__
+        if title is None:
+            return PluginError(f"the plugin {name} can't be used: {why}")
+        return PluginError(f"{title} needs the plugin {name}, which can't be used: {why}")
 
-    def _hooks(self, name: str) -> dict[str, Callable[..., Any]]:
-        calls = {hook: implementation(self._manager, hook, name) for hook in _OBSERVING}
-        return {hook: call for hook, call in calls.items() if call is not None}
+    # Calling: each plugin by itself, since pluggy's own call stops at the first that raises
+
+    def _call(self, hook: str, name: str) -> object:
+        """What a plugin's hook returns, or nothing if it has none."""
+        function = self._hook(hook, name)
+        return function() if function is not None else []
+
+    def _observer_hooks(self, name: str) -> dict[str, Callable[..., Any]]:
+        hooks = {hook: self._hook(hook, name) for hook in OBSERVER_HOOKS}
+        return {hook: function for hook, function in hooks.items() if function is not None}
+
+    def _hook(self, hook: str, name: str) -> Callable[..., Any] | None:
+        """A plugin's function for a hook, which is called with the arguments that it takes."""
+        for found in getattr(self._manager.hook, hook).get_hookimpls():
+            if found.plugin_name == name:
+                return _with_its_arguments(found)
+        return None
 
 
 def installed_plugins() -> Plugins:
     """Return the plugins of all installed distributions.
 
     Their entry points are read at the first call, which reads files: some milliseconds for each
-    hundred distributions.  Every caller gets the same Plugins, from whichever thread.
+    hundred distributions.  Every caller gets the same Plugins, from whichever thread.  Raises
+    ConnectError if the system can't read them, as when this process has no descriptor left.
     """
     found = _found.get(_INSTALLED)
     if found is None:
+        with _reading_files():
+            entries = _entry_points()
         # Several threads may read at once; all of them get what the first one has found.  A lock
         # would be in the wrong hands after a fork.
-        found = _found.setdefault(_INSTALLED, Plugins(_entry_points()))
+        found = _found.setdefault(_INSTALLED, Plugins(entries))
     return found
-
-
-def found_plugins() -> Plugins | None:
-    """Return what `installed_plugins` returns, or None where nobody has asked for that yet."""
-    return _found.get(_INSTALLED)
 
 
 _INSTALLED = "installed"
@@ -336,3 +345,44 @@ _found: dict[str, Plugins] = {}
 def _entry_points() -> list[metadata.EntryPoint]:
     found = metadata.entry_points()  # all: looking for one group reads the files of all as well
     return [entry for group in GROUPS for entry in found.select(group=group)]
+
+
+class _Announced:
+    """An entry point.  Who owns it is read from a file, when it is first asked."""
+
+    def __init__(self, entry: metadata.EntryPoint) -> None:
+        self.group = entry.group
+        self.name = entry.name
+        self.value = entry.value
+        self.load = entry.load
+        self._distribution = entry.dist
+
+    @cached_property
+    def owner(self) -> str:
+        """The name of the plugin: that of its distribution."""
+        with _reading_files():
+            return self._distribution.name if self._distribution is not None else self.name
+
+    @property
+    def version(self) -> str:
+        return self._distribution.version if self._distribution is not None else ""
+
+
+@contextmanager
+def _reading_files() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        from ..link.streams import system_error  # not for those that have no trouble
+
+        text = f"can't read the installed plugins: {system_error(error)}"
+        raise ConnectError(text) from error
+
+
+def _with_its_arguments(found: pluggy.HookImpl) -> Callable[..., Any]:
+    function, names = found.function, found.argnames
+
+    def call(**arguments: Any) -> Any:
+        return function(*[arguments[name] for name in names])
+
+    return call
