@@ -252,7 +252,7 @@ class Broker:
         self._connections[connection.service] = connection
         self._newcomers[connection.service] = connection
         self.flush()
-        self._timer.look()
+        self._timer.reschedule()
         return connection
 
     def _turn_away(self, link: Link) -> LinkHandler:
@@ -325,7 +325,7 @@ class Broker:
             self._count_held(connection.memory)
             self._turns.add(connection)
         self.flush()
-        self._timer.look()
+        self._timer.reschedule()
 
     def _take_for_a_while(self, service: Service, messages: list[bytes]) -> list[bytes]:
         """Handle messages for a few milliseconds; return those that are left."""
@@ -367,7 +367,7 @@ class Broker:
         if connection.ended and not waiting:
             self._forget(connection)
         self.flush()
-        self._timer.look()
+        self._timer.reschedule()
         connection.resume()
         return connection.ready
 

@@ -61,7 +61,7 @@ async def test_a_deadline_fires_and_not_before_its_time() -> None:
     async with running(machine) as timer:
         machine.add("one", 0.05)
         due = machine.deadlines["one"]
-        timer.look()
+        timer.reschedule()
         await machine.until_fired(1)
         assert anyio.current_time() >= due
 
@@ -79,10 +79,10 @@ async def test_an_earlier_deadline_moves_the_timer() -> None:
     machine.add("far", FAR)
     async with running(machine) as timer:
         machine.add("near", 0.01)
-        timer.look()
+        timer.reschedule()
         assert await machine.until_fired(1) == ["near"]
         machine.add("nearer", 0.01)
-        timer.look()
+        timer.reschedule()
         assert await machine.until_fired(2) == ["near", "nearer"]
 
 
@@ -90,7 +90,7 @@ async def test_a_deadline_that_has_passed_fires_at_once() -> None:
     machine = Machine()
     async with running(machine) as timer:
         machine.add("late", -FAR)
-        timer.look()
+        timer.reschedule()
         assert await machine.until_fired(1) == ["late"]
 
 
@@ -100,44 +100,44 @@ async def test_many_deadlines_fire_in_order() -> None:
         start = anyio.current_time()
         for n in reversed(range(200)):
             machine.deadlines[f"{n:03}"] = start + n / 10_000
-            timer.look()
+            timer.reschedule()
         assert await machine.until_fired(200) == [f"{n:03}" for n in range(200)]
 
 
 async def test_a_later_deadline_or_none_wakes_nobody() -> None:
     machine = Machine()
     async with running(machine) as timer:
-        timer.look()
+        timer.reschedule()
         machine.add("near", FAR)
-        timer.look()
+        timer.reschedule()
         await anyio.wait_all_tasks_blocked()
         calls = machine.calls
         machine.add("later", 2 * FAR)
-        timer.look()
+        timer.reschedule()
         del machine.deadlines["near"]
-        timer.look()
+        timer.reschedule()
         machine.deadlines.clear()
-        timer.look()
+        timer.reschedule()
         await anyio.wait_all_tasks_blocked()
         assert machine.calls == calls
 
 
-async def test_looking_many_times_in_a_turn_wakes_once() -> None:
+async def test_rescheduling_many_times_in_a_turn_wakes_once() -> None:
     machine = Machine()
     async with running(machine) as timer:
         calls = machine.calls
         for n in range(10):
             machine.add(f"{n}", FAR - n)
-            timer.look()
+            timer.reschedule()
         await anyio.wait_all_tasks_blocked()
         assert machine.calls == calls + 1
 
 
-async def test_looking_before_it_runs_and_after_it_ended_does_nothing() -> None:
+async def test_rescheduling_before_it_runs_and_after_it_ended_does_nothing() -> None:
     machine = Machine()
     timer = DeadlineTimer(current_backend(), machine.next_deadline, machine.handle)
     machine.add("one", FAR)
-    timer.look()
+    timer.reschedule()
     assert machine.calls == 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(timer.run)
@@ -145,6 +145,6 @@ async def test_looking_before_it_runs_and_after_it_ended_does_nothing() -> None:
         tasks.cancel_scope.cancel()
     calls = machine.calls
     machine.add("two", 0)
-    timer.look()
+    timer.reschedule()
     await anyio.wait_all_tasks_blocked()
     assert machine.calls == calls

@@ -281,7 +281,7 @@ class Supervisor:
         Then comes `finish`, or `abandon` if the caller does not wait for that.
         """
         request.waiter = waiter
-        self._timer.note(request.until)
+        self._timer.reschedule_if_earlier(request.until)
         if request.place is None:
             # A caller that waits for its answer needs no back-pressure, and has a deadline.
             self.connection.send(request.message)
@@ -457,7 +457,7 @@ class Supervisor:
                 again=again,
                 observers=self._observers,
                 turn=self.turn,
-                look=self._timer.look,
+                look=self._timer.reschedule,
                 lost=self._lost,
             )
             try:
@@ -590,7 +590,7 @@ class Supervisor:
             for _, request in leaving:
                 request.waiter = self.backend.waiter()
                 self.connection.send(request.message)
-            self._timer.look()
+            self._timer.reschedule()
             for entry, request in leaving:
                 outcome = await request.waiter
                 if isinstance(outcome, InvalidRequestError) and is_system(entry.pattern.lower()):

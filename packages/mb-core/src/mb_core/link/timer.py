@@ -1,4 +1,4 @@
-"""One timer for many deadlines: drives a machine that has `next_deadline` and a handler."""
+"""One timer for many deadlines, for a machine that has a next deadline and a handler."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["DeadlineTimer"]
 class DeadlineTimer:
     """Calls `handle(now)` when the time of `next_deadline()` has come, by the Backend's clock.
 
-    It is not moved when what it was set for is over: it fires once for nothing, where moving it
-    would cost each request.
+    It is not moved when the deadline that it was set for is discarded: it fires once for nothing,
+    where moving it would cost each request.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class DeadlineTimer:
         self._wakeup: Waiter | None = None
         self._set_for = float("inf")
 
-    def note(self, deadline: float) -> None:
-        """To be called after this deadline was added: it may be the next one."""
+    def reschedule_if_earlier(self, deadline: float) -> None:
+        """Call this after a deadline was added: it may be the next one."""
         if deadline < self._set_for and self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
-    def look(self) -> None:
-        """The same, where it is not known which were added, or whether any was."""
+    def reschedule(self) -> None:
+        """Call this after deadlines may have been added."""
         deadline = self._next_deadline()
         if deadline is not None:
-            self.note(deadline)
+            self.reschedule_if_earlier(deadline)
 
     async def run(self) -> None:
         """Handle deadlines until cancelled."""

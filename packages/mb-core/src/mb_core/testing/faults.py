@@ -142,7 +142,7 @@ class Faults:
                 self._trouble,
                 clock=backend.time,
                 post=post,
-                look=self._timer.look,
+                look=self._timer.reschedule,
                 forgotten=self._links.discard,
             )
             self._links.add(faulty)
@@ -208,7 +208,7 @@ class Faults:
         if not stalled and self._backend is not None:
             for link in list(self._links):
                 link.resume(self._backend.time())
-            self._timer.look()
+            self._timer.reschedule()
 
     def _set_delay(self, seconds: float) -> None:
         self._trouble.delay = seconds
