@@ -1,6 +1,5 @@
 """Links: live connections, each on one event loop, and the loops that they run on."""
 
-from ._detect import current_backend
 from .contract import (
     FLUSH_AT,
     Accept,
@@ -16,6 +15,7 @@ from .contract import (
     Waiter,
     Waker,
 )
+from .detect import current_backend
 from .home import Home, forked_error, guard
 from .timer import DeadlineTimer
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ..errors import ConnectError, MBError
 from ..wire import Wire, WireState, is_held_back
 from .contract import Address, SocketAddress, StreamOptions
-from .streams import where
+from .sockets import where
 from .tls_errors import accepted_error, dialled_error, early_end
 
 __all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "nothing_came", "wire_factory"]

@@ -373,7 +373,7 @@ def _reading_files() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        from ..link.streams import system_error  # not for those that have no trouble
+        from ..link.sockets import system_error  # not for those that have no trouble
 
         text = f"can't read the installed plugins: {system_error(error)}"
         raise ConnectError(text) from error

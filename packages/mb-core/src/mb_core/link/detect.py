@@ -18,9 +18,9 @@ def current_backend() -> Backend:
     # Until another thread has imported all of trio, it has no such attribute and no loop.
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
     if lowlevel is not None and lowlevel.in_trio_task():
-        from .trio_link import TrioBackend
+        from .trio_backend import TrioBackend
 
         return TrioBackend()
-    from .asyncio_link import AsyncioBackend
+    from .asyncio_backend import AsyncioBackend
 
     return AsyncioBackend()

@@ -15,8 +15,9 @@ import anyio
 import pytest
 
 from mb_core.errors import ConnectError, MBError, RemoteProtocolError
-from mb_core.link import streams
-from mb_core.link.streams import Shortage, peer_name, refusal
+from mb_core.link import sockets
+from mb_core.link.sockets import AcceptFailures, peer_name
+from mb_core.link.stream_link import end_error, refusal
 from mb_core.wire import Limits
 from mb_tcp import LengthPrefixWire
 
@@ -319,7 +320,7 @@ async def test_a_socket_whose_peer_is_gone_has_a_name_all_the_same(net: Any) -> 
 @pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNRESET])
 def test_a_reset_that_closing_meets_is_called_a_reset(kind: str, number: int) -> None:
     error = OSError(number, os.strerror(number))
-    lost = streams.end_error("host:1", LengthPrefixWire(Limits()), error, aborted=False)
+    lost = end_error("host:1", LengthPrefixWire(Limits()), error, aborted=False)
     assert str(lost) == "the connection to host:1 broke: Connection reset by peer"
     assert lost is not None
     assert lost.__cause__ is error
@@ -347,12 +348,12 @@ async def test_a_handshake_that_failed_for_other_reasons_may_be_tried_again(
 @pytest.mark.parametrize(
     ("number", "remedy"), [(errno.EMFILE, " (raise the limit: ulimit -n)"), (errno.ENOBUFS, "")]
 )
-def test_a_shortage_is_told_once_a_second(
+def test_streams_that_can_not_be_accepted_are_logged_once_a_second(
     kind: str, number: int, remedy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shortage = Shortage(("127.0.0.1", 8081))
+    failures = AcceptFailures(("127.0.0.1", 8081))
     for tenth in range(25):
-        shortage.tell(OSError(number, os.strerror(number)), 7 + tenth / 10)
+        failures.log(OSError(number, os.strerror(number)), 7 + tenth / 10)
     reason = os.strerror(number)
     assert caplog.messages == [
         f"can't accept connections on 127.0.0.1:8081: {reason}{remedy}" for _ in range(3)
@@ -383,7 +384,7 @@ async def test_where_the_loop_watches_no_sockets_its_own_server_accepts(
 async def test_only_posix_reuses_addresses(
     kind: str, posix: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "_REUSE_ADDRESS", posix)
-    [sock] = await streams.listening_sockets(("127.0.0.1", 0))
+    monkeypatch.setattr(sockets, "_REUSE_ADDRESS", posix)
+    [sock] = await sockets.listening_sockets(("127.0.0.1", 0))
     with sock:
         assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is posix

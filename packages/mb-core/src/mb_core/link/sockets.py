@@ -1,4 +1,4 @@
-"""What the byte-stream Links of all event loops have in common: addresses, and errors in words."""
+"""Stream sockets: listening on them, their names, and what the system says of them in words."""
 
 from __future__ import annotations
 
@@ -8,34 +8,25 @@ import logging
 import math
 import os
 import socket
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
 
-from ..errors import ConnectError, ConnectionLost, MBError, RemoteProtocolError
-from ..wire import Wire
-from .contract import Address, SocketAddress, StreamOptions
+from ..errors import ConnectError
+from .contract import Address, SocketAddress
 from .home import guard
 
 __all__ = [
     "ACCEPT_PAUSE",
     "BACKLOG",
-    "Handshakes",
-    "Shortage",
+    "AcceptFailures",
     "connect_error",
-    "end_error",
-    "late_close",
-    "late_handshake",
     "listening_address",
     "listening_sockets",
-    "log_refusal",
     "peer_name",
-    "refusal",
+    "reason_of",
     "system_error",
-    "unread_answers",
     "where",
 ]
 
@@ -52,9 +43,7 @@ ACCEPT_PAUSE = 0.2
 """Seconds until accepting is tried again where the system could not give one more stream."""
 
 # Seconds between two lines of the log that say so.
-_TELL_AGAIN = 1.0
-
-_LinkT = TypeVar("_LinkT", bound="_Handshaking")
+_LOG_AGAIN = 1.0
 
 
 class _Socket(Protocol):
@@ -62,49 +51,17 @@ class _Socket(Protocol):
     def getsockname(self) -> Any: ...
 
 
-class _Handshaking(Protocol):
-    peer: str
-
-    def give_way(self, reason: ConnectError) -> None: ...
-
-
-class Handshakes(Generic[_LinkT]):
-    """Accepted streams whose handshake is under way, in the order in which they came."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        # Not a dict: to find its first item, that walks over all that were taken from before it.
-        self._links: OrderedDict[_LinkT, None] = OrderedDict()
-
-    def __iter__(self) -> Iterator[_LinkT]:
-        return iter(list(self._links))
-
-    def add(self, link: _LinkT) -> None:
-        """Add one; at the limit, the oldest ends.
-
-        To refuse the new one instead would let a few streams that say nothing keep out everyone.
-        """
-        if len(self._links) >= self._limit:
-            oldest, _ = self._links.popitem(last=False)
-            text = f"{oldest.peer} had not completed its handshake when {self._limit} others had "
-            oldest.give_way(ConnectError(text + "begun theirs (max_handshakes)"))
-        self._links[link] = None
-
-    def discard(self, link: _LinkT) -> None:
-        self._links.pop(link, None)
-
-
-class Shortage:
-    """Tells the log, once a second, that the system can't give the streams that wait."""
+class AcceptFailures:
+    """Logs, once a second, that the system can't give the streams that wait."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._told = -math.inf
+        self._logged_at = -math.inf
 
-    def tell(self, error: OSError, now: float) -> None:
-        if now - self._told < _TELL_AGAIN:
+    def log(self, error: OSError, now: float) -> None:
+        if now - self._logged_at < _LOG_AGAIN:
             return
-        self._told = now
+        self._logged_at = now
         _log.warning(
             "can't accept connections on %s: %s", where(self._address), system_error(error)
         )
@@ -188,55 +145,8 @@ def connect_error(address: Address | SocketAddress, error: BaseException) -> Con
         return ConnectError(f"nobody listens on {where(address)}: is the broker running there?")
     if isinstance(address, tuple) and isinstance(error, socket.gaierror | UnicodeError):
         never = isinstance(error, UnicodeError)
-        return ConnectError(f"unknown host {address[0]!r}: {_words(error)}", final=never)
+        return ConnectError(f"unknown host {address[0]!r}: {reason_of(error)}", final=never)
     return ConnectError(f"can't connect to {where(address)}: {system_error(error)}")
-
-
-def end_error(
-    peer: str, wire: Wire, error: BaseException | None, *, aborted: bool
-) -> MBError | None:
-    """Why a stream ended, for `link_lost`.
-
-    In this order: what the Wire has found wrong; what broke the stream, or was wrong on our
-    side; what the Wire finds wrong with the end, unless that was ours.
-    """
-    if wire.error is None:
-        if error is not None:
-            lost = ConnectionLost(f"the connection to {peer} broke: {_words(error)}", sent=True)
-            lost.__cause__ = error
-            return lost
-        if not aborted:
-            wire.receive_eof()
-    return wire.error
-
-
-def late_handshake(peer: str, options: StreamOptions) -> ConnectError:
-    seconds = options.handshake_timeout
-    return ConnectError(f"{peer} did not complete its handshake in {seconds:g} s")
-
-
-def late_close(options: StreamOptions) -> TimeoutError:
-    return TimeoutError(f"the other side did not close it within {options.close_timeout:g} s")
-
-
-def unread_answers(waiting: int, options: StreamOptions) -> RemoteProtocolError:
-    return RemoteProtocolError(
-        f"the other side does not read: {waiting} bytes of answers to its pings wait for it, "
-        f"the limit is {options.max_answers}"
-    )
-
-
-def refusal(peer: str, reason: MBError | None) -> ConnectError:
-    """The error to raise for a handshake that failed: a ConnectError as it is, final or not."""
-    if isinstance(reason, ConnectError):
-        return reason
-    return ConnectError(str(reason or f"{peer} closed the connection during the handshake"))
-
-
-def log_refusal(peer: str, reason: MBError | None) -> None:
-    """Log an accepted stream whose handshake failed; at debug level if it just ended."""
-    level = logging.DEBUG if reason is None else logging.WARNING
-    _log.log(level, "connection from %s refused: %s", peer, refusal(peer, reason))
 
 
 def peer_name(sock: _Socket) -> str:
@@ -262,10 +172,11 @@ def _text(name: Any) -> str:
 def system_error(error: BaseException) -> str:
     """Why the system refused something, and what to do about it."""
     files = isinstance(error, OSError) and error.errno == errno.EMFILE
-    return _words(error) + (" (raise the limit: ulimit -n)" if files else "")
+    return reason_of(error) + (" (raise the limit: ulimit -n)" if files else "")
 
 
-def _words(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """The text of an error; what the system says, without its number."""
     if isinstance(error, OSError) and error.errno == errno.ENOTCONN:
         # What a stream says that is closed here and was reset by the other side just before.
         return os.strerror(errno.ECONNRESET)

@@ -1,0 +1,300 @@
+"""What core needs of asyncio: streams that are dialled and accepted, waiters, root tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..wire import Wire
+from .asyncio_link import AsyncioLink
+from .contract import (
+    Accept,
+    Address,
+    Link,
+    Listener,
+    Poster,
+    SocketAddress,
+    Spawn,
+    StreamOptions,
+    Waiter,
+)
+from .home import process
+from .sockets import (
+    ACCEPT_PAUSE,
+    BACKLOG,
+    AcceptFailures,
+    connect_error,
+    listening_address,
+    listening_sockets,
+)
+from .stream_link import Handshakes
+from .tls import dialled_wire, wire_factory
+
+__all__ = ["AsyncioBackend"]
+
+_log = logging.getLogger("mb_core.link")
+
+_Found = tuple[Any, ...]  # what getaddrinfo gives of an address
+
+# Streams that are accepted in one turn of the loop.
+_ACCEPTS = 64
+# Seconds after which the next address of a host is tried beside the one before; as on trio.
+_NEXT_ADDRESS = 0.25
+
+
+class AsyncioBackend:
+    """The Backend of asyncio."""
+
+    name = "asyncio"
+
+    def __init__(self) -> None:
+        self.time = asyncio.get_running_loop().time
+        self.running = asyncio._get_running_loop
+        self._starting: asyncio.Future[None] | None = None  # the last task that starts another
+
+    def waiter(self) -> Waiter:
+        return asyncio.get_running_loop().create_future()
+
+    def poster(self) -> Poster:
+        loop = asyncio.get_running_loop()
+        thread = threading.get_ident()
+        born_in = process()
+
+        def post(function: Callable[[], None]) -> bool:
+            try:
+                if threading.get_ident() == thread:
+                    loop.call_soon(function)
+                elif process() is born_in:
+                    loop.call_soon_threadsafe(function)
+                else:
+                    return False  # its thread is not in this process
+            except RuntimeError:  # the loop is closed
+                return False
+            return True
+
+        return post
+
+    async def checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
+    def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
+        return asyncio.ensure_future(function())
+
+    def start_in(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        if asyncio.current_task() is not None:
+            group.start_soon(function)
+            return
+
+        # anyio knows the event loop by the task that runs, unless anyio.run() has begun it.
+        async def start() -> None:
+            if not group.cancel_scope.cancel_called:
+                with contextlib.suppress(RuntimeError):  # it has ended
+                    group.start_soon(function)
+
+        self._starting = asyncio.ensure_future(start())
+
+    async def connect(
+        self,
+        address: Address | SocketAddress,
+        wire: Wire,
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
+    ) -> Link:
+        loop = asyncio.get_running_loop()
+        link = AsyncioLink(dialled_wire(wire, address, options), accept, options)
+        try:
+            if isinstance(address, SocketAddress):
+                await loop.create_connection(lambda: link, sock=await _connected(address))
+            elif _is_numeric(address[0]):
+                await loop.create_connection(lambda: link, *address)
+            else:
+                await loop.create_connection(lambda: link, sock=await _first_connected(address))
+            reason = await link.opened
+        except (OSError, UnicodeError) as error:
+            raise connect_error(address, error) from error
+        except BaseException:
+            link.abort()
+            # uvloop doesn't tell the protocol if it was cancelled right behind connection_made.
+            loop.call_soon(link.connection_lost, None)
+            raise
+        if reason is not None:
+            raise reason
+        return link
+
+    async def listen(
+        self,
+        address: Address | socket.socket,
+        wire: Callable[[], Wire],
+        accept: Accept,
+        *,
+        options: StreamOptions,
+        spawn: Spawn,
+    ) -> Listener:
+        make_wire = wire_factory(wire, options)
+        handshakes = Handshakes(options.max_handshakes)
+
+        def make() -> AsyncioLink:
+            return AsyncioLink(make_wire(), accept, options, handshakes)
+
+        listener = _Listener(await listening_sockets(address), make, handshakes)
+        try:
+            await listener.start()
+        except BaseException:
+            await listener.close()
+            raise
+        return listener
+
+
+class _Listener:
+    """Accepts streams itself: the loop's own server logs a traceback for each that it can't."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        make: Callable[[], AsyncioLink],
+        handshakes: Handshakes,
+    ) -> None:
+        self.address = listening_address(sockets[0])
+        self._handshakes = handshakes
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._sockets = sockets
+        self._failures = AcceptFailures(self.address)
+        self._opening: dict[asyncio.Task[None], socket.socket] = {}
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        for sock in self._sockets:
+            try:
+                self._loop.add_reader(sock, self._accept, sock)
+            except NotImplementedError:  # Windows' usual loop, whose files do not run out so soon
+                # In two steps: a server that is cancelled while it starts is nobody's to close.
+                server = await self._loop.create_server(
+                    self._make, sock=sock, backlog=BACKLOG, start_serving=False
+                )
+                self._servers.append(server)
+                await server.start_serving()
+
+    async def close(self) -> None:
+        if self._handshakes.closed:
+            return
+        for server in self._servers:
+            server.close()
+        for sock in self._sockets:
+            if not self._servers:
+                self._loop.remove_reader(sock)
+            sock.close()
+        self._handshakes.close()  # also those that were accepted and have not begun
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                stream, _ = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._failures.log(error, self._loop.time())
+                self._loop.remove_reader(sock)
+                self._loop.call_later(ACCEPT_PAUSE, self._accept_again, sock)
+                return
+            stream.setblocking(False)
+            task = self._loop.create_task(self._open(stream))
+            self._opening[task] = stream
+            task.add_done_callback(self._opened)
+
+    def _accept_again(self, sock: socket.socket) -> None:
+        if not self._handshakes.closed:
+            self._loop.add_reader(sock, self._accept, sock)
+
+    async def _open(self, stream: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make, stream)
+        except Exception as error:
+            stream.close()
+            _log.error("internal error: a connection can't be accepted", exc_info=error)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        stream = self._opening.pop(task)
+        if task.cancelled():  # with the loop, perhaps before it began
+            stream.close()
+
+
+async def _connected(address: SocketAddress) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address.address)
+        # A Unix socket whose queue is full refuses with EAGAIN, which asyncio takes for progress.
+        sock.getpeername()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_numeric(host: str) -> bool:
+    """Whether there is nothing to look up."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, UnicodeError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
+async def _first_connected(address: Address) -> socket.socket:
+    """A socket that is connected to whichever address of a host answers first.
+
+    Each is tried when the one before has failed, or has not answered for a little while (happy
+    eyeballs).  The loop's own way leaves a socket open when it is cancelled as it connects, and
+    uvloop has none.  Raises the error of the first address; when cancelled, nothing is left.
+    """
+    loop = asyncio.get_running_loop()
+    host, port = address
+    targets = _by_turns(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    connected: list[socket.socket] = []
+    failures: list[OSError] = []
+
+    async def attempt(failed: anyio.Event, family: int, target: Any) -> None:
+        try:
+            connected.append(await _connected(SocketAddress(family, target)))
+            tasks.cancel_scope.cancel()
+        except OSError as error:
+            failures.append(error)
+            failed.set()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for family, _, _, _, target in targets:
+                failed = anyio.Event()
+                tasks.start_soon(attempt, failed, family, target)
+                with anyio.move_on_after(_NEXT_ADDRESS):
+                    await failed.wait()
+        if not connected:
+            raise failures[0] if failures else OSError("it has no address")
+    except BaseException:
+        for sock in connected:
+            sock.close()
+        raise
+    for late in connected[1:]:
+        late.close()
+    return connected[0]
+
+
+def _by_turns(found: list[_Found]) -> list[_Found]:
+    """Addresses with their families in turn: where one does not work, none of it does."""
+    families: dict[int, list[_Found]] = {}
+    for each in found:
+        families.setdefault(each[0], []).append(each)
+    turns = itertools.zip_longest(*families.values())
+    return [each for turn in turns for each in turn if each is not None]

@@ -1,0 +1,353 @@
+"""A Link over a byte stream, but for the stream: asyncio's and trio's Links are subclasses.
+
+It drives a Wire, keeps what waits to be sent, and knows how the connection came about and how it
+ended.  The subclass reads and writes.
+
+Messages wait in an outbox before the Wire.  The Wire gets them when they are about to be written,
+and no more of them than one write takes: a message that it was given can't be taken back, one in
+the outbox can.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
+
+from ..errors import ConnectError, ConnectionLost, MBError, RemoteProtocolError
+from ..wire import Wire, WireState
+from .contract import FLUSH_AT, Accept, Link, LinkHandler, StreamOptions, Waiter
+from .sockets import reason_of
+from .tls import nothing_came
+
+__all__ = ["Handshakes", "StreamLink", "end_error", "refusal"]
+
+_log = logging.getLogger("mb_core.link")
+
+
+class StreamLink(Link):
+    """What the Links of all event loops have in common; see `Link`.
+
+    `handshakes` are those of the Listener that has accepted the stream, None if it was dialled.
+    `opened` is given None when the handshake is complete, or the error that ended it.
+    """
+
+    peer = "peer"
+    messages_sent = 0
+    bytes_sent = 0
+
+    def __init__(
+        self,
+        wire: Wire,
+        accept: Accept,
+        options: StreamOptions,
+        handshakes: Handshakes | None,
+        make_waiter: Callable[[], Waiter],
+    ) -> None:
+        self.opened = make_waiter()
+        self._wire = wire
+        self._accept = accept
+        self._options = options
+        self._handshakes = handshakes
+        self._handler: LinkHandler | None = None
+        # A list is cheapest where all leaves in one write; a deque, where there is a backlog.
+        self._outbox: list[bytes] | deque[bytes] = []
+        self._queued = 0  # bytes in the outbox
+        self._received = 0  # bytes
+        self._established = False  # whether the handshake is complete
+        # Whether it is only a probe if it ends before the first byte comes.
+        self._may_be_probe = handshakes is not None
+        self._open = False  # whether messages may be sent
+        self._eof = False  # whether the other side has ended its half of the stream
+        self._aborted = False
+        self._fault: Exception | None = None  # why it was aborted, where that is an error
+        self._over = False
+        self._make_waiter = make_waiter
+        self._draining: list[Waiter] = []
+        self._closing: list[Waiter] = []
+
+    # The Link
+
+    def take_unsent(self) -> list[bytes]:
+        messages, self._outbox = list(self._outbox), []
+        self._queued = 0
+        return messages
+
+    async def drain(self) -> None:
+        while self.congested and self._open:
+            await self._wait_among(self._draining)
+
+    def close(self, reason: str = "") -> None:
+        if not self._over:
+            self.resume_reading()
+            try:
+                self._feed_rest()
+                self._wire.close(reason)
+                self._after_wire()
+            except Exception as bug:
+                self._give_up(bug)
+
+    async def wait_closed(self) -> None:
+        if not self._over:
+            await self._wait_among(self._closing)
+
+    # What a subclass supplies
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Write the Wire's output, and messages, or have a task write them."""
+
+    @abstractmethod
+    def _end_stream(self) -> None:
+        """End our half of the stream behind the output: the Wire is CLOSED."""
+
+    @abstractmethod
+    def _set_time_limit(self, seconds: float | None) -> None:
+        """Call `_timed_out` in so many seconds, in place of what was set before."""
+
+    def _takes_output(self) -> bool:
+        """Whether the stream can still be written to, as far as is known."""
+        return True
+
+    # Reading
+
+    def _receive(self, data: bytes) -> None:
+        """Give the Wire what has arrived, and the handler the messages."""
+        messages = self._wire.receive_data(data)
+        if not self._established or self._wire.state is not WireState.OPEN:
+            self._after_wire()  # what came with the farewell can't be answered any more
+        if messages and self._handler is not None:
+            self._handler.messages_received(messages)
+
+    def _receive_eof(self) -> None:
+        """The other side has ended its half of the stream."""
+        self._eof = True
+        if self._handshakes is not None:
+            self._feed_rest()  # it may have ended its half only: a server's end is that of both
+        self._wire.receive_eof()
+        self._after_wire()
+
+    def _check_unread(self, answers: int) -> None:
+        """The other side does not read: call `unread`, and bound the Wire's own answers."""
+        options = self._options
+        if options.unread is not None:
+            options.unread(self)
+        if options.max_answers is not None and self._open and answers > options.max_answers:
+            self._fault = RemoteProtocolError(
+                f"the other side does not read: {answers} bytes of answers to its pings wait for "
+                f"it, the limit is {options.max_answers}"
+            )
+            self.abort()
+
+    # Writing
+
+    def _feed(self, limit: float = FLUSH_AT) -> Collection[bytes]:
+        """Give the Wire, which is OPEN, messages for one write; return them.
+
+        They are as many as it takes to fill `limit` bytes; there has to be one.
+        """
+        messages, size = self._outbox, self._queued
+        if size < limit or size - len(messages[-1]) < limit:
+            self._outbox = []
+            self._queued = 0
+        else:
+            messages, size = self._take_first(limit)
+        self.messages_sent += len(messages)
+        self.bytes_sent += size
+        send = self._wire.send
+        for message in messages:
+            send(message)
+        return messages
+
+    def _take_first(self, limit: float) -> tuple[list[bytes], int]:
+        """Take messages of the backlog, and how many bytes they have."""
+        backlog = self._outbox if isinstance(self._outbox, deque) else deque(self._outbox)
+        self._outbox = backlog
+        messages: list[bytes] = []
+        size = 0
+        while size < limit:
+            messages.append(backlog.popleft())
+            size += len(messages[-1])
+        self._queued -= size
+        return messages, size
+
+    def _feed_rest(self) -> None:
+        """Give the Wire, which is about to end, all that there is."""
+        if self._outbox and self._open and self._takes_output():
+            self._feed(math.inf)
+
+    def _put_back(self, messages: Collection[bytes]) -> None:
+        """Undo `_feed`: nothing of what the Wire made of them was written, or will be."""
+        size = sum(map(len, messages))
+        self._outbox = [*messages, *self._outbox]
+        self._queued += size
+        self.messages_sent -= len(messages)
+        self.bytes_sent -= size
+
+    # Beginning and end
+
+    def _after_wire(self) -> None:
+        """What is due after every call of the Wire: output, and the changes of its state."""
+        state = self._wire.state
+        if state is WireState.OPEN:
+            if not self._established:
+                self._establish()
+        elif state is not WireState.HANDSHAKE:
+            if state is WireState.CLOSED and not self._established:
+                self._refuse(self._wire.error)
+            if self._open:
+                self._open = False
+                self._set_time_limit(self._options.close_timeout)
+        self._flush()
+        if state is WireState.CLOSED:
+            self._end_stream()
+
+    def _establish(self) -> None:
+        """The handshake is complete."""
+        self._set_time_limit(None)
+        if self._handshakes is not None:
+            self._handshakes.discard(self)
+        self._established = self._open = True
+        self._handler = self._accept(self)
+        if not self.opened.done():
+            self.opened.set_result(None)
+
+    def _refuse(self, reason: MBError | None) -> None:
+        """The handshake has failed, if it is not complete; None if the stream just ended."""
+        if not self.opened.done():
+            if self._handshakes is not None:
+                probe = self._may_be_probe and nothing_came(self._wire, self._received)
+                refused = self._options.refused or _log_refusal
+                refused(self.peer, None if probe else reason)
+            self.opened.set_result(refusal(self.peer, reason))
+
+    def give_way(self, reason: ConnectError) -> None:
+        """End before the handshake is complete."""
+        self._may_be_probe = False
+        self._refuse(reason)
+        self.abort()
+
+    def _timed_out(self) -> None:
+        """The handshake, or closing, takes too long."""
+        options = self._options
+        if self._established:
+            limit = f"{options.close_timeout:g} s"
+            self._fault = TimeoutError(f"the other side did not close it within {limit}")
+            self.abort()
+        else:
+            limit = f"{options.handshake_timeout:g} s"
+            self.give_way(ConnectError(f"{self.peer} did not complete its handshake in {limit}"))
+
+    def _give_up(self, bug: Exception) -> None:
+        self._log_bug(bug)
+        self._fault = bug
+        self.abort()
+
+    def _log_bug(self, bug: BaseException) -> None:
+        _log.error("internal error: the link to %s is given up", self.peer, exc_info=bug)
+
+    def _lost(self, fault: BaseException | None) -> None:
+        """The stream is over; `fault` is what broke it."""
+        self._open = False
+        self._set_time_limit(None)
+        if self._handshakes is not None:
+            self._handshakes.discard(self)
+        self._queued = 0
+        self._wake_draining()
+        error = end_error(self.peer, self._wire, fault or self._fault, aborted=self._aborted)
+        try:
+            if self._handler is not None:
+                self._handler.link_lost(error)
+            else:
+                self._refuse(error)
+        except Exception as bug:
+            self._log_bug(bug)
+        finally:
+            self._over = True
+            _wake(self._closing)
+
+    def _wake_draining(self) -> None:
+        """More may be sent, or nothing any more."""
+        _wake(self._draining)
+
+    async def _wait_among(self, waiting: list[Waiter]) -> None:
+        waiter = self._make_waiter()
+        waiting.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in waiting:  # it was cancelled
+                waiting.remove(waiter)
+
+
+def _wake(waiting: list[Waiter]) -> None:
+    for waiter in waiting:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiting.clear()
+
+
+class Handshakes:
+    """A Listener's accepted streams whose handshake is under way, the oldest first."""
+
+    def __init__(self, limit: int) -> None:
+        self.closed = False
+        self._limit = limit
+        # Not a dict: to find its first item, that walks over all that were taken from before it.
+        self._links: OrderedDict[StreamLink, None] = OrderedDict()
+
+    def add(self, link: StreamLink) -> None:
+        """Add one; at the limit, the oldest ends, and when the Listener is closed, this one.
+
+        To refuse the new one instead would let a few streams that say nothing keep out everyone.
+        """
+        if self.closed:
+            link.abort()
+            return
+        if len(self._links) >= self._limit:
+            oldest, _ = self._links.popitem(last=False)
+            text = f"{oldest.peer} had not completed its handshake when {self._limit} others had "
+            oldest.give_way(ConnectError(text + "begun theirs (max_handshakes)"))
+        self._links[link] = None
+
+    def discard(self, link: StreamLink) -> None:
+        self._links.pop(link, None)
+
+    def close(self) -> None:
+        """End all, and those that come from now on."""
+        self.closed = True
+        for link in list(self._links):
+            link.abort()
+
+
+def end_error(
+    peer: str, wire: Wire, fault: BaseException | None, *, aborted: bool
+) -> MBError | None:
+    """Why a stream ended, for `link_lost`.
+
+    In this order: what the Wire has found wrong; what broke the stream, or was wrong on our
+    side; what the Wire finds wrong with the end, unless that was ours.
+    """
+    if wire.error is None:
+        if fault is not None:
+            lost = ConnectionLost(f"the connection to {peer} broke: {reason_of(fault)}", sent=True)
+            lost.__cause__ = fault
+            return lost
+        if not aborted:
+            wire.receive_eof()
+    return wire.error
+
+
+def refusal(peer: str, reason: MBError | None) -> ConnectError:
+    """The error to raise for a handshake that failed: a ConnectError as it is, final or not."""
+    if isinstance(reason, ConnectError):
+        return reason
+    return ConnectError(str(reason or f"{peer} closed the connection during the handshake"))
+
+
+def _log_refusal(peer: str, reason: MBError | None) -> None:
+    """Log an accepted stream whose handshake failed; at debug level if it just ended."""
+    level = logging.DEBUG if reason is None else logging.WARNING
+    _log.log(level, "connection from %s refused: %s", peer, refusal(peer, reason))
