@@ -24,8 +24,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mb_core import codec, parse_message
-from mb_core.codec import decode_payload, encode_error, encode_payload, error_in, is_text
+from mb_core import parse_message
+from mb_core.codec import (
+    decode_payload,
+    encode_error,
+    encode_payload,
+    error_in,
+    is_text,
+    json_encoding,
+)
 from mb_core.errors import (
     InternalError,
     LocalProtocolError,
@@ -443,7 +450,7 @@ def test_usual_payloads_are_not_searched_value_by_value(
     payload: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The search makes a place of each value: it would raise here.
-    monkeypatch.setattr(codec, "deque", None)
+    monkeypatch.setattr(json_encoding, "deque", None)
     assert decode_payload(encode_payload(payload)) == payload
 
 
