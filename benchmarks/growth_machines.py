@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from mb_broker import Router, RouterOptions
 from mb_broker.registry import Service
 from mb_core.header import Action
-from mb_core.session import Delivered, Event, Outbox, Session, Subscribed
+from mb_core.session import Event, Outbox, PublicationsReceived, Session, Subscribed
 from mb_core.session.encoder import Encoder
 from mb_core.wire import Limits
 
@@ -103,9 +103,9 @@ def session_subscribes(size: int) -> Work:
     def run() -> None:
         entry = Subscribed("bench.more", Action.PUBLISH, 1, None)
         request = session.subscribe(entry, now=0.0, timeout=1000)
-        session.announce()
+        session.ask_for_timeouts()
         session.receive([_response(request.request_id, request.topic)])
-        session.forget(entry)
+        session.remove(entry)
 
     return Work(run, 1)
 
@@ -322,6 +322,6 @@ def _response(request_id: bytes, topic: str) -> bytes:
 
 
 def _decode(event: Event) -> None:
-    assert isinstance(event, Delivered)
+    assert isinstance(event, PublicationsReceived)
     for message in event.messages:
         _ = message.payload

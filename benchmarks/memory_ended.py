@@ -15,7 +15,14 @@ from mb_broker import Broker, Router
 from mb_broker.registry import Service
 from mb_core import Message, MessageBrokerClient, RequestTimeoutError
 from mb_core.header import Action
-from mb_core.session import Initialized, PendingRequest, Reply, Requested, Session, Subscribed
+from mb_core.session import (
+    Initialized,
+    PendingRequest,
+    RequestsReceived,
+    SendNow,
+    Session,
+    Subscribed,
+)
 
 from .growth_whole import Round, whole
 from .growth_work import Work, topic, wildcard
@@ -77,9 +84,9 @@ class _Pair:
                 restoring = self.session.restore(now=self.now, timeout=1000)
                 self.exchange(*(request.message for request in restoring))
                 self.session.restored(self.now)
-            elif isinstance(event, Reply):
+            elif isinstance(event, SendNow):
                 said.append(event.message)
-            elif isinstance(event, Requested):
+            elif isinstance(event, RequestsReceived):
                 said += [self.session.respond(m, m.payload) for m in event.messages]
         return said
 
@@ -123,7 +130,7 @@ def subscriptions() -> Work:
             assert message is not None
             pair.exchange(message)
             pair.ask(session.unsubscribe(entry, now=pair.now, timeout=1000))
-            session.forget(entry)
+            session.remove(entry)
         assert not list(session.subscriptions)
         assert not list(pair.router.registry.subscriptions())
 

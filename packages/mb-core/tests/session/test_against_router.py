@@ -26,20 +26,20 @@ from mb_core.errors import (
 from mb_core.header import Action
 from mb_core.message import Message
 from mb_core.session import (
-    Answered,
-    Delivered,
     Event,
-    Failed,
     Initialized,
+    PeerSilent,
     PendingRequest,
-    Reply,
-    Requested,
+    PublicationsReceived,
+    PublicationUnheard,
+    RequestFailed,
+    RequestsReceived,
+    ResponseReceived,
+    SendNow,
     Session,
     SessionState,
-    Silent,
     Subscribed,
     Unmatched,
-    Unroutable,
 )
 
 Handler = Callable[[Message], Any]
@@ -59,7 +59,7 @@ class Peer:
         self.outcomes: dict[PendingRequest, list[Message | MBError]] = {}
         self.delivered: list[tuple[Subscribed, Any]] = []
         self.unmatched: list[Unmatched] = []
-        self.unroutable: list[Unroutable] = []
+        self.unroutable: list[PublicationUnheard] = []
         self.asked: list[Message] = []
         self.link: list[bytes] = []
         self.slow = False
@@ -116,7 +116,7 @@ class Peer:
 
     def begin(self, request: PendingRequest) -> PendingRequest:
         self.outcomes[request] = []
-        self.send(request.message if not request.held else None)
+        self.send(request.message if not request.in_outbox else None)
         return request
 
     def ask(
@@ -148,7 +148,7 @@ class Peer:
         action = Action.PUBLISH if handler is None else Action.REQUEST
         entry = Subscribed(pattern, action, priority, handler)
         request = self.begin(self.session.subscribe(entry, now=self.world.now, timeout=1000))
-        if not request.held and not self.slow:
+        if not request.in_outbox and not self.slow:
             assert self.answer(request) == {"status": "success"}
         return entry
 
@@ -159,7 +159,7 @@ class Peer:
         request = None
         if alone and session.state is SessionState.READY:
             request = session.unsubscribe(entry, now=self.world.now, timeout=1000)
-        session.forget(entry)
+        session.remove(entry)
         return self.answer(self.begin(request)) if request is not None else None
 
     # What came of it
@@ -180,28 +180,28 @@ class Peer:
                 asked = self.session.restore(now=self.world.now, timeout=1000)
                 self.restoring.update(asked)
                 self.transmit(*(request.message for request in asked))
-            elif isinstance(event, Answered):
+            elif isinstance(event, ResponseReceived):
                 self.complete(event.request, event.message)
-            elif isinstance(event, Failed):
+            elif isinstance(event, RequestFailed):
                 self.complete(event.request, event.error)
-            elif isinstance(event, Delivered):
+            elif isinstance(event, PublicationsReceived):
                 self.delivered += [
                     (entry, message.payload)
                     for entry in event.subscriptions
                     for message in event.messages
                 ]
-            elif isinstance(event, Requested):
+            elif isinstance(event, RequestsReceived):
                 for message in event.messages:
                     self.asked.append(message)
                     result = event.subscription.consumer(message)
                     if result is not Unanswered:
                         self.respond(message, result)
-            elif isinstance(event, Reply):
+            elif isinstance(event, SendNow):
                 self.transmit(event.message)
-            elif isinstance(event, Silent):
+            elif isinstance(event, PeerSilent):
                 self.silent += 1
                 self.lose(len(self.link))
-            elif isinstance(event, Unroutable):
+            elif isinstance(event, PublicationUnheard):
                 self.unroutable.append(event)
             elif isinstance(event, Unmatched):
                 self.unmatched.append(event)

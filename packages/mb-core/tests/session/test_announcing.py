@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mb_core.header import Action
-from mb_core.session import Reply, Session, SessionState, Subscribed
+from mb_core.session import SendNow, Session, SessionState, Subscribed
 
 
 def subscribed(session: Session, action: str) -> Subscribed:
@@ -19,17 +19,17 @@ def subscribed(session: Session, action: str) -> Subscribed:
 
 def test_who_answers_requests_says_so_once_in_a_heartbeat(session: Session) -> None:
     subscribed(session, "request")
-    (event,) = session.announce()
-    assert isinstance(event, Reply)
+    (event,) = session.ask_for_timeouts()
+    assert isinstance(event, SendNow)
     assert event.message.startswith(b"request:system.heartbeat:1.0.0:")
     assert event.message.endswith(b'\n{"timeouts":true}')
-    assert session.announce() == []
+    assert session.ask_for_timeouts() == []
 
 
 def test_who_answers_none_says_nothing(session: Session) -> None:
-    assert session.announce() == []
+    assert session.ask_for_timeouts() == []
     subscribed(session, "publish")
-    assert session.announce() == []
+    assert session.ask_for_timeouts() == []
 
 
 def test_who_answers_none_any_more_says_nothing(
@@ -37,17 +37,17 @@ def test_who_answers_none_any_more_says_nothing(
 ) -> None:
     answers = [subscribe(session, topic, "request") for topic in ("a.b", "a.c")]
     subscribe(session, "a.b")
-    session.forget(answers[0])
+    session.remove(answers[0])
     assert session.subscriptions.answers_requests
-    session.forget(answers[1])
-    session.forget(answers[1])
-    assert session.announce() == []
+    session.remove(answers[1])
+    session.remove(answers[1])
+    assert session.ask_for_timeouts() == []
 
 
 def test_nobody_waits_for_its_answer(session: Session) -> None:
     pending = session.pending
     subscribed(session, "request")
-    session.announce()
+    session.ask_for_timeouts()
     assert session.pending == pending + 1  # the subscription's
 
 
@@ -55,15 +55,15 @@ def test_the_next_connection_is_told_again_before_the_subscriptions(
     session: Session, subscribe: Callable[..., Subscribed], greeting: bytes
 ) -> None:
     subscribe(session, "a.b", "request")
-    session.announce()
+    session.ask_for_timeouts()
     session.link_lost(None)
     session.link_up()
-    assert session.announce() == []  # not before the broker has greeted
+    assert session.ask_for_timeouts() == []  # not before the broker has greeted
     session.receive([greeting])
     session.restore(now=1.0, timeout=1000)
-    assert len(session.announce()) == 1
+    assert len(session.ask_for_timeouts()) == 1
     session.restored(1.0)
-    assert session.announce() == []
+    assert session.ask_for_timeouts() == []
 
 
 @pytest.mark.parametrize("state", [SessionState.LOST, SessionState.CLOSED])
@@ -75,4 +75,4 @@ def test_without_a_connection_nothing_is_said(
         session.link_lost(None)
     else:
         session.close()
-    assert session.announce() == []
+    assert session.ask_for_timeouts() == []

@@ -11,14 +11,14 @@ from mb_core.errors import ConnectionLost, LocalProtocolError
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
-    Answered,
-    Discarded,
     Event,
-    Failed,
     Initialized,
     Outbox,
     PendingRequest,
-    Reply,
+    PublicationsDiscarded,
+    RequestFailed,
+    ResponseReceived,
+    SendNow,
     Session,
     SessionState,
     Subscribed,
@@ -44,20 +44,20 @@ def sent(events: list[Event]) -> list[bytes]:
     """The messages that are given to be sent; there is nothing else among the events."""
     messages = []
     for event in events:
-        assert isinstance(event, Reply)
+        assert isinstance(event, SendNow)
         messages.append(event.message)
     return messages
 
 
 def lost(event: Event) -> ConnectionLost:
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert isinstance(event.error, ConnectionLost)
     return event.error
 
 
 def fates(events: list[Event]) -> dict[PendingRequest, bool]:
     """The requests that have failed with ConnectionLost, and whether it says that they left."""
-    return {event.request: lost(event).sent for event in events if isinstance(event, Failed)}
+    return {event.request: lost(event).sent for event in events if isinstance(event, RequestFailed)}
 
 
 def empty(session: Session) -> bool:
@@ -95,11 +95,11 @@ def test_a_request_with_retry_is_sent_again_and_answered_once(
     request = session.request("a.b", 1, retry=True, **LIMITS)
     message = request.message
     assert session.link_lost(None, [] if left else [message]) == []
-    assert (request.held, request.sent, session.pending) == (True, left, 1)
+    assert (request.in_outbox, request.sent, session.pending) == (True, left, 1)
     assert sent(reconnect(session)) == [message]
-    assert not request.held
+    assert not request.in_outbox
     (event,) = session.receive([answer(request)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert event.request is request
     assert empty(session)
 
@@ -143,11 +143,11 @@ def test_a_confirmed_publication_that_never_left_waits_with_the_others_in_its_or
     assert after is not None
     messages = [before, request.message, after]
     assert session.link_lost(None, messages) == []
-    assert (request.held, session.pending, len(session.outbox)) == (True, 1, 3)
+    assert (request.in_outbox, session.pending, len(session.outbox)) == (True, 1, 3)
     assert session.outbox.used == sum(map(len, messages))
     assert sent(reconnect(session)) == messages
     (event,) = session.receive([answer(request)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert empty(session)
 
 
@@ -223,7 +223,7 @@ def test_a_request_that_waits_and_is_answered_all_the_same_is_complete(
     session = in_state(SessionState.RESTORING, again=True)
     request = session.request("a.b", 1, retry=True, **LIMITS)
     (event,) = session.receive([answer(request)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert empty(session)
     assert session.restored(0.0) == []
 
@@ -264,7 +264,7 @@ def test_a_request_with_retry_is_sent_as_often_as_it_takes(
         assert parse_message(again).header.timeout == 60_000 - 1000 * loss
         assert again is request.message
     (event,) = session.receive([answer(request)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert empty(session)
 
 
@@ -368,10 +368,10 @@ def test_the_time_that_is_left_is_the_limit_on_the_wire_and_the_margin_is_back(
     session.link_lost(None)
     (again,) = sent(reconnect(session, now=10.75))
     assert again == b'request:a.b:1.0.0:%b::1250\n{"n":1}' % request.request_id
-    assert request.limit == 2000
+    assert request.timeout == 2000
     assert session.next_deadline() == 12.5
     (event,) = session.handle_deadline(12.5)
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert "within 2000 ms" in str(event.error)
 
 
@@ -498,8 +498,8 @@ def test_closing_gives_up_what_waits_and_counts_what_nobody_waits_for(
         session.receive([GREETING])
     events = session.close()
     assert fates(events) == {left: True, waits: False, confirmed: False}
-    (discarded,) = [event for event in events if not isinstance(event, Failed)]
-    assert isinstance(discarded, Discarded)
+    (discarded,) = [event for event in events if not isinstance(event, RequestFailed)]
+    assert isinstance(discarded, PublicationsDiscarded)
     assert discarded.count == 2
     assert empty(session)
     assert session.close() == []
@@ -523,7 +523,7 @@ def test_publications_that_a_closed_session_could_not_send_are_counted_when_its_
     messages = [session.publish("a.b", number) for number in range(3)]
     unsent = [message for message in messages[1:] if message is not None]
     session.close()
-    assert session.link_lost(None, unsent) == [Discarded(2)]
+    assert session.link_lost(None, unsent) == [PublicationsDiscarded(2)]
     assert empty(session)
 
 

@@ -20,17 +20,17 @@ from mb_core.errors import (
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
-    Answered,
-    Discarded,
     Event,
-    Failed,
     Initialized,
     Outbox,
+    PeerSilent,
     PendingRequest,
-    Reply,
+    PublicationsDiscarded,
+    RequestFailed,
+    ResponseReceived,
+    SendNow,
     Session,
     SessionState,
-    Silent,
     Subscribed,
     Unmatched,
 )
@@ -168,10 +168,10 @@ class SessionMachine(RuleBasedStateMachine):
         assert len(told) == len(subjects) + len(expected)
         assert set(told[len(subjects) :]) == set(expected.values())
         for request in asked:
-            self.restoring.append(self.begin("restore", request, request.subject))
+            self.restoring.append(self.begin("restore", request, request.about))
 
     def subject(self, request: PendingRequest, expected: dict[Key, Subscribed]) -> object:
-        subject = request.subject
+        subject = request.about
         return expected[key_of(subject)] if isinstance(subject, Subscribed) else subject
 
     @precondition(lambda self: self.state is SessionState.RESTORING)
@@ -206,12 +206,12 @@ class SessionMachine(RuleBasedStateMachine):
         given = [item for item in held if item not in gone and item not in late]
         taken_back: list[bytes] = []
         for event in events:
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailed):
                 item = self.item_of(event.request)
                 assert item in gone
                 self.lost(item, event)
                 continue
-            assert isinstance(event, Reply)
+            assert isinstance(event, SendNow)
             item_or_none = next((i for i in given if self.is_message(i, event.message)), None)
             if item_or_none is None:
                 taken_back.append(event.message)
@@ -253,25 +253,25 @@ class SessionMachine(RuleBasedStateMachine):
             count = sum(
                 item is not None and item.kind == "publish" for _, item in self.link[taken:]
             )
-            assert events == ([Discarded(count)] if count else [])
+            assert events == ([PublicationsDiscarded(count)] if count else [])
             self.discarded += count
             self.link = []
             return
         self.state = SessionState.LOST
         failing: list[Item] = []
         for _, item in self.link:
-            if item is None or item.place != "link":
+            if item is None or item.outbox_key != "link":
                 continue
             waits = item.kind in RETRIED or (item.published and not item.taken)
-            item.place = "outbox" if waits and not item.over else "nowhere"
+            item.outbox_key = "outbox" if waits and not item.over else "nowhere"
             if item.awaited and not waits:
                 failing.append(item)
         self.link = []
-        assert {event.request for event in events if isinstance(event, Failed)} == {
+        assert {event.request for event in events if isinstance(event, RequestFailed)} == {
             item.request for item in failing
         }
         for event in events:
-            assert isinstance(event, Failed)
+            assert isinstance(event, RequestFailed)
             self.lost(self.item_of(event.request), event)
 
     @precondition(lambda self: self.state is not SessionState.CLOSED)
@@ -288,17 +288,17 @@ class SessionMachine(RuleBasedStateMachine):
         self.look_at = None
         failing = [item for item in self.items if item.awaited]
         for event in events:
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailed):
                 item = self.item_of(event.request)
-                item.taken |= item.place == "link"  # it may have arrived
+                item.taken |= item.outbox_key == "link"  # it may have arrived
                 self.lost(item, event)
             else:
-                assert event == Discarded(waiting)
+                assert event == PublicationsDiscarded(waiting)
         assert not any(item.awaited for item in failing)
         for item in self.held():
-            item.place = "nowhere"
+            item.outbox_key = "nowhere"
         self.discarded += waiting
-        assert any(isinstance(event, Discarded) for event in events) == (waiting > 0)
+        assert any(isinstance(event, PublicationsDiscarded) for event in events) == (waiting > 0)
         if not was_live:
             self.link = []
 
@@ -431,7 +431,7 @@ class SessionMachine(RuleBasedStateMachine):
         elif not self.is_ready():
             with pytest.raises((ConnectionLost, LocalProtocolError)):
                 self.session.unsubscribe(entry, now=self.now, timeout=1000)
-        self.session.forget(entry)
+        self.session.remove(entry)
         if entry in self.entries:
             self.entries.remove(entry)
 
@@ -462,16 +462,16 @@ class SessionMachine(RuleBasedStateMachine):
     def an_answer_arrives(self, index: int, refused: bool) -> None:
         """It may be to what waits to be sent again: the broker has seen it before."""
         item = self.pick(index)
-        if item.place == "link" or item.kind == "retry":
+        if item.outbox_key == "link" or item.kind == "retry":
             self.answer(item, REFUSAL if refused else SUCCESS)
 
     def answer(self, item: Item, payload: bytes) -> None:
         assert item.request is not None
         (event,) = self.receive(b"response:a:1.0.0:%b\n%b" % (item.request.request_id, payload))
         self.ends[item.request] += 1
-        on_its_way = item.place == "link"
+        on_its_way = item.outbox_key == "link"
         self.over(item)
-        if isinstance(event, Answered):
+        if isinstance(event, ResponseReceived):
             assert payload is SUCCESS
             assert event.request is item.request
             if item.kind == "register":
@@ -479,7 +479,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self.registration = (told["name"], told["description"])
                 self.session.registration = self.registration
             return
-        assert isinstance(event, Failed)
+        assert isinstance(event, RequestFailed)
         assert payload is REFUSAL
         assert event.request is item.request
         assert isinstance(event.error, ForbiddenError)
@@ -492,7 +492,7 @@ class SessionMachine(RuleBasedStateMachine):
             self.registration = self.session.registration = None
         elif item.kind == "restore" and item.entry is not None:
             for entry in [e for e in self.entries if key_of(e) == key_of(item.entry)]:
-                self.session.forget(entry)
+                self.session.remove(entry)
                 self.entries.remove(entry)
 
     @precondition(is_ready)
@@ -515,7 +515,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def a_heartbeat_arrives(self) -> None:
         (event,) = self.receive(b"request:system.heartbeat:1.0.0\n{}")
-        assert isinstance(event, Reply)
+        assert isinstance(event, SendNow)
         self.give(event.message, None)
 
     def receive(self, message: bytes) -> list[Event]:
@@ -543,18 +543,18 @@ class SessionMachine(RuleBasedStateMachine):
         self.now += seconds
 
     def handle_deadline(self, part: float) -> None:
-        due = {item for item in self.items if item.awaited and item.until <= self.now}
+        due = {item for item in self.items if item.awaited and item.given_up_at <= self.now}
         times: list[float] = []
         given_up = False
         events = self.session.handle_deadline(self.now)
-        failures = [event for event in events if isinstance(event, Failed)]
+        failures = [event for event in events if isinstance(event, RequestFailed)]
         sign = events[len(failures) :]
         expected = self.sign()
         assert {self.item_of(event.request) for event in failures} == due
         for event in failures:
             item = self.item_of(event.request)
-            times.append(item.until)
-            if item.place == "outbox":
+            times.append(item.given_up_at)
+            if item.outbox_key == "outbox":
                 self.lost(item, event)
             else:
                 assert isinstance(event.error, RequestTimeoutError)
@@ -567,11 +567,11 @@ class SessionMachine(RuleBasedStateMachine):
         assert times == sorted(times)
         assert [type(event) for event in sign] == expected
         for question in sign:
-            if isinstance(question, Reply):
+            if isinstance(question, SendNow):
                 assert parse_message(question.message).topic == "system.heartbeat"
                 self.give(question.message, None)
         # A driver ends a connection that is silent, and one whose broker does not answer it.
-        if expected == [Silent] or given_up:
+        if expected == [PeerSilent] or given_up:
             self.lose(part)
 
     def sign(self) -> list[type[Event]]:
@@ -584,11 +584,11 @@ class SessionMachine(RuleBasedStateMachine):
             return []
         if not self.asked:
             self.asked = True
-            return [Reply]
+            return [SendNow]
         if late > self.heartbeat / 2:
             return []
         self.look_at = None
-        return [Silent]
+        return [PeerSilent]
 
     # What holds always
 
@@ -598,7 +598,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.session.pending == len(waiting)
         for item in waiting:
             assert item.request is not None
-            assert item.request.held == (item.place == "outbox")
+            assert item.request.in_outbox == (item.outbox_key == "outbox")
 
     @invariant()
     def the_outbox_holds_what_waits_for_a_connection(self) -> None:
@@ -611,7 +611,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_next_deadline_is_the_earliest_of_what_waits(self) -> None:
-        times = [item.until for item in self.items if item.awaited]
+        times = [item.given_up_at for item in self.items if item.awaited]
         if self.look_at is not None:
             times.append(self.look_at)
         assert self.session.next_deadline() == min(times, default=None)
@@ -658,12 +658,12 @@ class SessionMachine(RuleBasedStateMachine):
 
     def begin(self, kind: str, request: PendingRequest, subject: object = None) -> Item:
         entry = subject if isinstance(subject, Subscribed) else None
-        deadline = self.now + request.limit / 1000
+        deadline = self.now + request.timeout / 1000
         item = Item(kind, len(self.items), request.message, request, entry, deadline)
         self.add(item)
-        assert request.held == self.is_held() or kind == "restore"
-        if request.held:
-            item.place = "outbox"
+        assert request.in_outbox == self.is_held() or kind == "restore"
+        if request.in_outbox:
+            item.outbox_key = "outbox"
         else:
             self.give(request.message, item)
         return item
@@ -675,7 +675,7 @@ class SessionMachine(RuleBasedStateMachine):
         """The driver gives a message to the connection."""
         if item is not None:
             assert item.kind in RETRIED or not item.taken
-            item.place = "link"
+            item.outbox_key = "link"
         self.link.append((message, item))
         parsed = parse_message(message)
         if parsed.topic.startswith("system.topic."):
@@ -687,10 +687,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     def over(self, item: Item) -> None:
         item.over = True
-        if item.place == "outbox":
-            item.place = "nowhere"
+        if item.outbox_key == "outbox":
+            item.outbox_key = "nowhere"
 
-    def lost(self, item: Item, event: Failed) -> None:
+    def lost(self, item: Item, event: RequestFailed) -> None:
         assert isinstance(event.error, ConnectionLost)
         assert event.error.sent == item.taken
         assert item.awaited
@@ -710,7 +710,7 @@ class SessionMachine(RuleBasedStateMachine):
         if room < length:
             return False
         for item in victims:
-            item.place = "nowhere"
+            item.outbox_key = "nowhere"
         self.dropped += len(victims)
         return True
 
@@ -720,7 +720,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert not refusal.value.sent
 
     def held(self) -> list[Item]:
-        return [item for item in self.items if item.place == "outbox"]
+        return [item for item in self.items if item.outbox_key == "outbox"]
 
     def waits(self, entry: Subscribed) -> bool:
         return any(item.entry is entry and item.kind == "subscribe" for item in self.held())

@@ -26,19 +26,19 @@ from mb_core.errors import (
 )
 from mb_core.header import Action
 from mb_core.session import (
-    Answer,
-    Answered,
-    Delivered,
+    AnswerNow,
     Event,
-    Failed,
     Initialized,
     PendingRequest,
-    Requested,
+    PublicationsReceived,
+    PublicationUnheard,
+    RequestFailed,
+    RequestsReceived,
+    ResponseReceived,
     Session,
     SessionState,
     Subscribed,
     Unmatched,
-    Unroutable,
 )
 from mb_core.topic import matches
 
@@ -47,9 +47,9 @@ FOREIGN = b"7a0c7a6e-0000-4000-8000-00000000beef"
 
 # Payloads of responses, and what completes their request.
 OUTCOMES: dict[bytes, type[object]] = {
-    b"{}": Answered,
-    b"no JSON": Answered,
-    b'{"error":"data"}': Answered,
+    b"{}": ResponseReceived,
+    b"no JSON": ResponseReceived,
+    b'{"error":"data"}': ResponseReceived,
     b'{"error":{"code":"NO_ROUTE_FOUND","message":"nobody"}}': NoRouteFoundError,
     b'error:{"code":"FORBIDDEN","message":"no"}': ForbiddenError,
 }
@@ -170,7 +170,7 @@ class ReceivingMachine(RuleBasedStateMachine):
 
     def begun_at_now(self, request: PendingRequest) -> None:
         assert request not in self.waiting
-        self.waiting[request] = self.now + request.limit / 1000 + 0.5
+        self.waiting[request] = self.now + request.timeout / 1000 + 0.5
         self.begun += 1
 
     @precondition(is_ready)
@@ -232,7 +232,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         entry = self.entries.pop(index % len(self.entries))
         if self.is_ready() and not self.sharing(entry):
             self.begun_at_now(self.session.unsubscribe(entry, now=self.now, timeout=1000))
-        self.session.forget(entry)
+        self.session.remove(entry)
 
     @precondition(lambda self: self.is_ready() and self.entries)
     @rule(index=INDEX)
@@ -253,9 +253,9 @@ class ReceivingMachine(RuleBasedStateMachine):
         events = self.session.handle_deadline(self.now)
         due = [request for request, when in self.waiting.items() if when <= self.now]
         due.sort(key=lambda request: self.waiting[request])
-        assert [event.request for event in events if isinstance(event, Failed)] == due
+        assert [event.request for event in events if isinstance(event, RequestFailed)] == due
         for event in events:
-            assert isinstance(event, Failed)
+            assert isinstance(event, RequestFailed)
             assert isinstance(event.error, RequestTimeoutError)
             self.end(event.request)
 
@@ -304,7 +304,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         assert [each for event in events for each in told(event)] == expected
         got: dict[Subscribed, list[int]] = {}
         for event in events:
-            if isinstance(event, Delivered):
+            if isinstance(event, PublicationsReceived):
                 assert event.messages
                 for entry in event.subscriptions:
                     got.setdefault(entry, []).extend(m.payload for m in event.messages)
@@ -319,7 +319,7 @@ class ReceivingMachine(RuleBasedStateMachine):
             return self._foreign_answer(True, payload, inboxes)
         request = self.pick_waiting(index)
         kind = OUTCOMES[payload]
-        event = ("answered", request) if kind is Answered else ("failed", request, kind)
+        event = ("answered", request) if kind is ResponseReceived else ("failed", request, kind)
         return response(request.request_id, payload), [event]
 
     def _answer_again(
@@ -419,7 +419,7 @@ class ReceivingMachine(RuleBasedStateMachine):
 
     def all_fail(self, events: list[Event]) -> None:
         for event in events:
-            assert isinstance(event, Failed)
+            assert isinstance(event, RequestFailed)
             self.end(event.request)
             assert isinstance(event.error, ConnectionLost)
             assert event.error.sent
@@ -439,16 +439,16 @@ def response(request_id: bytes | None, payload: bytes) -> bytes:
 
 def unmatched(payload: bytes) -> tuple[object, ...]:
     kind = OUTCOMES[payload]
-    return ("unmatched", None if kind is Answered else kind)
+    return ("unmatched", None if kind is ResponseReceived else kind)
 
 
 TELLERS: dict[type[object], Callable[..., tuple[object, ...]]] = {
     Initialized: lambda event: ("initialized",),
-    Answered: lambda event: ("answered", event.request),
-    Failed: lambda event: ("failed", event.request, type(event.error)),
-    Requested: lambda event: ("requested", event.subscription.priority),
-    Answer: lambda event: ("reply", event.message.partition(b"\n")[0]),
-    Unroutable: lambda event: ("unroutable", event.topic),
+    ResponseReceived: lambda event: ("answered", event.request),
+    RequestFailed: lambda event: ("failed", event.request, type(event.error)),
+    RequestsReceived: lambda event: ("requested", event.subscription.priority),
+    AnswerNow: lambda event: ("reply", event.message.partition(b"\n")[0]),
+    PublicationUnheard: lambda event: ("unroutable", event.topic),
     Unmatched: lambda event: (
         "unmatched",
         type(event.error) if event.error is not None else None,
@@ -458,9 +458,9 @@ TELLERS: dict[type[object], Callable[..., tuple[object, ...]]] = {
 
 def told(event: Event) -> list[tuple[object, ...]]:
     """An event in the words of the model, which has one for each message but publications."""
-    if isinstance(event, Delivered):
+    if isinstance(event, PublicationsReceived):
         return []
-    count = len(event.messages) if isinstance(event, Requested) else 1
+    count = len(event.messages) if isinstance(event, RequestsReceived) else 1
     return [TELLERS[type(event)](event)] * count
 
 

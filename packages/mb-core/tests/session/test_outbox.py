@@ -75,17 +75,17 @@ def test_a_new_outbox_holds_eight_mebibytes_and_nothing_is_in_it() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_whole_messages_are_counted_up_to_the_bound_and_it_included(policy: str) -> None:
     outbox = Outbox(100, policy)
-    outbox.publish(message("a", 40))
-    outbox.publish(request("b", 60))
+    outbox.add_publication(message("a", 40))
+    outbox.add_publication(request("b", 60))
     assert (len(outbox), outbox.used, outbox.dropped) == (2, 100, 0)
 
 
 def test_a_full_outbox_refuses_one_more_byte_and_stays_as_it_is() -> None:
     outbox = Outbox(100)
-    outbox.publish(message("a", 100))
+    outbox.add_publication(message("a", 100))
     for more in (message("b", 1), request("c", 1)):
         with pytest.raises(ConnectionLost, match=r"buffer of 100 bytes .* is full") as full:
-            outbox.publish(more)
+            outbox.add_publication(more)
         assert not full.value.sent
     assert (len(outbox), outbox.used, outbox.dropped) == (1, 100, 0)
     assert labels(outbox.take_all()) == ["a"]
@@ -94,14 +94,14 @@ def test_a_full_outbox_refuses_one_more_byte_and_stays_as_it_is() -> None:
 def test_what_is_refused_has_no_place() -> None:
     outbox = Outbox(10)
     refused = request("a", 11)
-    assert outcome(lambda: outbox.publish(refused)) == "full"
-    assert not refused.held
+    assert outcome(lambda: outbox.add_publication(refused)) == "full"
+    assert not refused.in_outbox
 
 
 def test_one_that_does_not_fit_leaves_room_for_a_smaller_one() -> None:
     outbox = Outbox(100)
     assert [
-        outcome(lambda size=size: outbox.publish(message("x", size)))  # type: ignore[misc]
+        outcome(lambda size=size: outbox.add_publication(message("x", size)))  # type: ignore[misc]
         for size in (60, 41, 40, 1)
     ] == ["held", "full", "held", "full"]
     assert outbox.used == 100
@@ -112,7 +112,7 @@ def test_a_bound_of_zero_holds_no_publication_and_says_so(policy: str) -> None:
     outbox = Outbox(0, policy)
     for more in (b"x", request("a", 1)):
         with pytest.raises(ConnectionLost, match="publish_buffer=0 holds nothing") as full:
-            outbox.publish(more)
+            outbox.add_publication(more)
         assert not full.value.sent
     assert (len(outbox), outbox.used, outbox.dropped) == (0, 0, 0)
 
@@ -120,16 +120,16 @@ def test_a_bound_of_zero_holds_no_publication_and_says_so(policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_requests_do_not_count(policy: str) -> None:
     outbox = Outbox(0, policy)
-    outbox.hold(request("a", 1000))
+    outbox.add_request(request("a", 1000))
     assert (len(outbox), outbox.used) == (0, 0)
     assert labels(list(outbox.requests)) == ["a"]
 
 
 def test_an_outbox_with_requests_only_is_empty_of_publications() -> None:
     outbox = Outbox()
-    outbox.hold(request("a"))
+    outbox.add_request(request("a"))
     assert not outbox
-    outbox.publish(b"b")
+    outbox.add_publication(b"b")
     assert outbox
 
 
@@ -139,8 +139,8 @@ def test_an_outbox_with_requests_only_is_empty_of_publications() -> None:
 def test_the_oldest_make_room_and_no_more_of_them_than_it_takes() -> None:
     outbox = Outbox(100, "drop_oldest")
     for label in "abcd":
-        outbox.publish(message(label, 25))
-    outbox.publish(message("e", 26))
+        outbox.add_publication(message(label, 25))
+    outbox.add_publication(message("e", 26))
     assert (len(outbox), outbox.used, outbox.dropped) == (3, 76, 2)
     assert labels(outbox.take_all()) == ["c", "d", "e"]
 
@@ -150,18 +150,18 @@ def test_one_that_would_never_fit_drops_nothing(
     kind: Callable[[str, int], bytes | PendingRequest],
 ) -> None:
     outbox = Outbox(100, "drop_oldest")
-    outbox.publish(message("a", 60))
-    outbox.publish(message("b", 40))
-    assert outcome(lambda: outbox.publish(kind("c", 101))) == "full"
+    outbox.add_publication(message("a", 60))
+    outbox.add_publication(message("b", 40))
+    assert outcome(lambda: outbox.add_publication(kind("c", 101))) == "full"
     assert (len(outbox), outbox.used, outbox.dropped) == (2, 100, 0)
 
 
 def test_what_somebody_waits_for_is_never_dropped() -> None:
     outbox = Outbox(100, "drop_oldest")
-    outbox.publish(request("a", 40))
-    outbox.publish(message("b", 30))
-    outbox.publish(request("c", 30))
-    outbox.publish(message("d", 30))
+    outbox.add_publication(request("a", 40))
+    outbox.add_publication(message("b", 30))
+    outbox.add_publication(request("c", 30))
+    outbox.add_publication(message("d", 30))
     assert (len(outbox), outbox.used, outbox.dropped) == (3, 100, 1)
     assert labels(outbox.take_all()) == ["a", "c", "d"]
 
@@ -171,27 +171,27 @@ def test_nothing_is_dropped_for_one_that_does_not_fit_all_the_same(
     kind: Callable[[str, int], bytes | PendingRequest],
 ) -> None:
     outbox = Outbox(100, "drop_oldest")
-    outbox.publish(request("a", 80))
-    outbox.publish(message("b", 10))
-    assert outcome(lambda: outbox.publish(kind("c", 21))) == "full"
+    outbox.add_publication(request("a", 80))
+    outbox.add_publication(message("b", 10))
+    assert outcome(lambda: outbox.add_publication(kind("c", 21))) == "full"
     assert (len(outbox), outbox.used, outbox.dropped) == (2, 90, 0)
     assert labels(outbox.take_all()) == ["a", "b"]
 
 
 def test_the_policy_of_errors_drops_nothing() -> None:
     outbox = Outbox(100, "error")
-    outbox.publish(message("a", 100))
-    assert outcome(lambda: outbox.publish(message("b", 100))) == "full"
+    outbox.add_publication(message("a", 100))
+    assert outcome(lambda: outbox.add_publication(message("b", 100))) == "full"
     assert (outbox.dropped, labels(outbox.take_all())) == (0, ["a"])
 
 
 def test_what_is_dropped_is_counted_for_good() -> None:
     outbox = Outbox(10, "drop_oldest")
     for label in "abc":
-        outbox.publish(message(label, 10))
+        outbox.add_publication(message(label, 10))
     outbox.take_all()
     for label in "de":
-        outbox.publish(message(label, 10))
+        outbox.add_publication(message(label, 10))
     assert outbox.dropped == 3
 
 
@@ -199,11 +199,11 @@ def test_dropping_costs_what_is_dropped_and_not_what_waits() -> None:
     def cheapest(waiting: int) -> float:
         outbox = Outbox(10 * waiting, "drop_oldest")
         for _ in range(waiting):
-            outbox.publish(b"0123456789")
+            outbox.add_publication(b"0123456789")
         costs = []
         for _ in range(50):
             begun = time.perf_counter()
-            outbox.publish(b"0123456789")
+            outbox.add_publication(b"0123456789")
             costs.append(time.perf_counter() - begun)
         assert (len(outbox), outbox.dropped) == (waiting, 50)
         return min(costs)
@@ -214,10 +214,10 @@ def test_dropping_costs_what_is_dropped_and_not_what_waits() -> None:
 
 def test_what_has_left_makes_no_room_for_others() -> None:
     outbox = Outbox(100, "drop_oldest")
-    outbox.publish(message("a", 50))
+    outbox.add_publication(message("a", 50))
     outbox.take_all()
-    outbox.publish(request("b", 100))
-    assert outcome(lambda: outbox.publish(message("c", 50))) == "full"
+    outbox.add_publication(request("b", 100))
+    assert outcome(lambda: outbox.add_publication(message("c", 50))) == "full"
     assert (outbox.used, outbox.dropped) == (100, 0)
 
 
@@ -226,11 +226,11 @@ def test_what_has_left_makes_no_room_for_others() -> None:
 
 def test_publications_and_requests_leave_in_the_order_in_which_they_came() -> None:
     outbox = Outbox()
-    outbox.publish(message("a", 5))
-    outbox.hold(request("b"))
-    outbox.publish(request("c"))
-    outbox.publish(message("d", 5))
-    outbox.hold(request("e"))
+    outbox.add_publication(message("a", 5))
+    outbox.add_request(request("b"))
+    outbox.add_publication(request("c"))
+    outbox.add_publication(message("d", 5))
+    outbox.add_request(request("e"))
     outbox.put_back(message("f", 5))
     assert labels(list(outbox.requests)) == ["b", "e"]
     assert labels(outbox.take_all()) == ["a", "b", "c", "d", "e", "f"]
@@ -239,24 +239,24 @@ def test_publications_and_requests_leave_in_the_order_in_which_they_came() -> No
 def test_taking_all_empties_it_and_gives_the_very_objects() -> None:
     outbox = Outbox()
     items: list[bytes | PendingRequest] = [message("a", 5), request("b"), request("c")]
-    outbox.publish(items[0])
-    outbox.publish(items[1])
+    outbox.add_publication(items[0])
+    outbox.add_publication(items[1])
     assert isinstance(items[2], PendingRequest)
-    outbox.hold(items[2])
+    outbox.add_request(items[2])
     taken = outbox.take_all()
     assert all(one is other for one, other in zip(taken, items, strict=True))
-    assert not any(isinstance(item, PendingRequest) and item.held for item in taken)
+    assert not any(isinstance(item, PendingRequest) and item.in_outbox for item in taken)
     assert (len(outbox), outbox.used, outbox.requests) == (0, 0, [])
     assert outbox.take_all() == []
 
 
 def test_what_is_put_back_is_behind_what_waits_whatever_room_there_is() -> None:
     outbox = Outbox(10)
-    outbox.publish(message("a", 10))
+    outbox.add_publication(message("a", 10))
     outbox.put_back(message("b", 10))
     outbox.put_back(request("c", 10))
     assert (len(outbox), outbox.used) == (3, 30)
-    assert outcome(lambda: outbox.publish(b"d")) == "full"
+    assert outcome(lambda: outbox.add_publication(b"d")) == "full"
     assert labels(outbox.take_all()) == ["a", "b", "c"]
 
 
@@ -264,7 +264,7 @@ def test_what_was_put_back_above_the_bound_makes_room_like_any_other() -> None:
     outbox = Outbox(10, "drop_oldest")
     for label in "abc":
         outbox.put_back(message(label, 10))
-    outbox.publish(message("d", 10))
+    outbox.add_publication(message("d", 10))
     assert (outbox.used, outbox.dropped, labels(outbox.take_all())) == (10, 3, ["d"])
 
 
@@ -274,13 +274,13 @@ def test_what_was_put_back_above_the_bound_makes_room_like_any_other() -> None:
 @pytest.mark.parametrize("how", ["publish", "put_back", "hold"])
 def test_what_is_discarded_is_gone_and_its_bytes_are_free(how: str) -> None:
     outbox = Outbox(100)
-    outbox.publish(message("a", 30))
+    outbox.add_publication(message("a", 30))
     gone = request("b", 40)
     getattr(outbox, how)(gone)
-    outbox.publish(message("c", 30))
-    assert gone.held
+    outbox.add_publication(message("c", 30))
+    assert gone.in_outbox
     outbox.discard(gone)
-    assert gone.place is None
+    assert gone.outbox_key is None
     assert (len(outbox), outbox.used, outbox.requests) == (2, 60, [])
     assert labels(outbox.take_all()) == ["a", "c"]
 
@@ -302,8 +302,8 @@ def test_discarding_what_is_not_there_does_nothing(how: str) -> None:
 def test_of_equal_messages_the_one_that_is_meant_is_discarded() -> None:
     outbox = Outbox(100)
     first, second = request("a"), request("a")
-    outbox.publish(first)
-    outbox.publish(second)
+    outbox.add_publication(first)
+    outbox.add_publication(second)
     outbox.discard(first)
     (left,) = outbox.take_all()
     assert left is second
@@ -352,14 +352,14 @@ def test_it_holds_what_a_list_of_its_rules_holds(
                 model.append(new)
                 counted.append(new)
             expected = "held" if room >= length else "full"
-            assert outcome(lambda: outbox.publish(new)) == expected  # noqa: B023
+            assert outcome(lambda: outbox.add_publication(new)) == expected  # noqa: B023
         elif step == "put_back":
             outbox.put_back(new)
             model.append(new)
             counted.append(new)
         elif step == "hold":
             assert isinstance(new, PendingRequest)
-            outbox.hold(new)
+            outbox.add_request(new)
             model.append(new)
         elif step == "discard":
             waiting = [each for each in model if isinstance(each, PendingRequest)]

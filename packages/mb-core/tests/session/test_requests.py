@@ -24,9 +24,9 @@ from mb_core.errors import (
 from mb_core.header import MAX_HEADER
 from mb_core.message import parse_message
 from mb_core.session import (
-    Answered,
-    Failed,
     PendingRequest,
+    RequestFailed,
+    ResponseReceived,
     Session,
     Unmatched,
 )
@@ -60,7 +60,7 @@ def begin(request: pytest.FixtureRequest) -> Begin:
 def test_a_request_carries_id_and_time_limit(session: Session) -> None:
     request = session.request("a.b", {"city": "Oslo"}, now=0.0, timeout=2000)
     assert request.message == b'request:a.b:1.0.0:%b::2000\n{"city":"Oslo"}' % request.request_id
-    assert (request.topic, request.limit, request.waiter) == ("a.b", 2000, None)
+    assert (request.topic, request.timeout, request.waiter) == ("a.b", 2000, None)
 
 
 def test_a_request_may_have_a_version_and_a_parent(session: Session) -> None:
@@ -72,7 +72,7 @@ def test_a_request_may_have_a_version_and_a_parent(session: Session) -> None:
 def test_a_confirmed_publication_carries_an_id_and_no_time_limit(session: Session) -> None:
     request = session.publish_confirmed("a.b", {}, now=0.0, timeout=2000)
     assert request.message == b"publish:a.b:1.0.0:%b\n{}" % request.request_id
-    assert request.limit == 2000
+    assert request.timeout == 2000
 
 
 def test_a_confirmed_publication_may_have_a_version_and_a_parent(session: Session) -> None:
@@ -244,7 +244,7 @@ def test_an_answer_completes_its_request_whatever_its_payload(
     request = begin(session)
     assert session.pending == 1
     (event,) = session.receive([answer(request, payload)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert event.request is request
     assert event.message.raw_payload == payload
     assert event.message.request_key == request.request_id
@@ -276,7 +276,7 @@ def test_an_error_in_either_shape_fails_its_request(
         '"details":{"at":1}}'
     )
     (event,) = session.receive([answer(request, (shape % error).encode())])
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert event.request is request
     assert type(event.error) is kind
     assert isinstance(event.error, ResponseError)
@@ -293,7 +293,7 @@ def test_the_prefix_of_a_services_error_is_never_taken_for_data(
 ) -> None:
     request = begin(session)
     (event,) = session.receive([answer(request, b"error:" + rest)])
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert isinstance(event.error, InternalError)
 
 
@@ -307,7 +307,9 @@ def test_an_answer_nested_without_measure_completes_its_request(
     closing = b"}" if start.startswith(b"{") else b""
     nested = answer(request, start + b"[" * depth + b"]" * depth + closing)
     events = session.receive([nested, answer(other)])
-    assert [event.request for event in events if isinstance(event, Answered | Failed)] == [
+    assert [
+        event.request for event in events if isinstance(event, ResponseReceived | RequestFailed)
+    ] == [
         request,
         other,
     ]
@@ -325,7 +327,7 @@ def test_an_error_whose_class_is_made_in_its_own_way_fails_its_request(
     request = session.request("a.b", {}, now=0.0, timeout=1000)
     payload = b'error:{"code":"OUT_OF_REACH","message":"5 km are too far"}'
     (event,) = session.receive([answer(request, payload)])
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert isinstance(event.error, ResponseError)
     assert (event.error.code, event.error.message) == ("OUT_OF_REACH", "5 km are too far")
 
@@ -333,7 +335,7 @@ def test_an_error_whose_class_is_made_in_its_own_way_fails_its_request(
 def test_a_response_is_matched_by_its_id_alone(session: Session) -> None:
     request = session.request("a.b", {}, now=0.0, timeout=1000)
     (event,) = session.receive([b"response:other.topic:9.9.9:%b\n{}" % request.request_id])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert event.request is request
 
 
@@ -341,7 +343,7 @@ def test_a_response_is_matched_by_its_id_alone(session: Session) -> None:
 def test_only_a_response_completes_a_request(session: Session, begin: Begin, action: bytes) -> None:
     request = begin(session)
     events = session.receive([action + b":a.b:1.0.0:" + request.request_id + b"\n{}"])
-    assert not any(isinstance(event, Answered | Failed) for event in events)
+    assert not any(isinstance(event, ResponseReceived | RequestFailed) for event in events)
     assert session.pending == 1
 
 
@@ -349,7 +351,7 @@ def test_answers_in_any_order_find_their_requests(session: Session, answer: Answ
     requests = [session.request("a.b", n, now=0.0, timeout=1000) for n in range(50)]
     shuffled = requests[::3] + requests[1::3] + requests[2::3]
     events = session.receive([answer(request) for request in shuffled])
-    assert [event.request for event in events if isinstance(event, Answered)] == shuffled
+    assert [event.request for event in events if isinstance(event, ResponseReceived)] == shuffled
     assert session.pending == 0
 
 
@@ -392,7 +394,7 @@ def test_cancelling_a_request_of_another_session_does_nothing(
 def test_a_second_answer_is_unmatched(session: Session, begin: Begin, answer: Answer) -> None:
     request = begin(session)
     first, second = session.receive([answer(request, b"1"), answer(request, b"2")])
-    assert isinstance(first, Answered)
+    assert isinstance(first, ResponseReceived)
     assert isinstance(second, Unmatched)
     assert first.message.payload == 1
     assert second.message is not None
@@ -436,7 +438,7 @@ def test_a_request_is_waited_for_its_limit_and_the_margin(
     assert session.handle_deadline(due - 0.001) == []
     assert session.pending == 1
     (event,) = session.handle_deadline(due)
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert event.request is request
     assert isinstance(event.error, RequestTimeoutError)
     assert re.search("'a.b' within 1500 ms", str(event.error))
@@ -456,7 +458,7 @@ def test_the_next_deadline_is_the_earliest_of_those_that_wait(ready: Ready, answ
     session.cancel(medium)
     assert session.next_deadline() == 3.0
     assert [
-        event.request for event in session.handle_deadline(3.0) if isinstance(event, Failed)
+        event.request for event in session.handle_deadline(3.0) if isinstance(event, RequestFailed)
     ] == [slow]
 
 
@@ -467,7 +469,7 @@ def test_a_late_call_fails_all_that_is_due_the_earliest_first(ready: Ready) -> N
         for timeout in (3000, 1000, 9000, 2000)
     }
     events = session.handle_deadline(5.0)
-    assert [event.request for event in events if isinstance(event, Failed)] == [
+    assert [event.request for event in events if isinstance(event, RequestFailed)] == [
         requests[timeout] for timeout in (1000, 2000, 3000)
     ]
     assert session.pending == 1
@@ -490,7 +492,7 @@ def test_an_answer_within_the_margin_is_in_time(
     request = begin(session, now=0.0, timeout=1000)
     assert session.handle_deadline(1.5) == []
     (event,) = session.receive([answer(request, b'error:{"code":"TIMEOUT","message":"m"}')])
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert isinstance(event.error, RequestTimeoutError)
     assert event.error.message == "m"
 
@@ -521,7 +523,7 @@ def test_deadlines_are_right_whatever_leaves_first(plan: list[tuple[int, str]]) 
         assert due == min(time for time, request in left if request not in failed)
         events = session.handle_deadline(due)
         assert events
-        failed += [event.request for event in events if isinstance(event, Failed)]
+        failed += [event.request for event in events if isinstance(event, RequestFailed)]
     assert failed == [request for _, request in sorted(left, key=lambda pair: pair[0])]
     assert session.pending == 0
 

@@ -11,14 +11,14 @@ from mb_core.errors import ConnectionLost
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
-    Answered,
-    Delivered,
     Event,
-    Failed,
     Initialized,
     PendingRequest,
-    Reply,
-    Requested,
+    PublicationsReceived,
+    RequestFailed,
+    RequestsReceived,
+    ResponseReceived,
+    SendNow,
     Session,
     SessionState,
     Subscribed,
@@ -54,20 +54,20 @@ def sent(events: list[Event]) -> list[bytes]:
     """The messages that are given to be sent; there is nothing else among the events."""
     messages = []
     for event in events:
-        assert isinstance(event, Reply)
+        assert isinstance(event, SendNow)
         messages.append(event.message)
     return messages
 
 
 def lost(event: Event) -> ConnectionLost:
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert isinstance(event.error, ConnectionLost)
     return event.error
 
 
 def fates(events: list[Event]) -> dict[PendingRequest, bool]:
     """The requests that have failed with ConnectionLost, and whether it says that they left."""
-    return {event.request: lost(event).sent for event in events if isinstance(event, Failed)}
+    return {event.request: lost(event).sent for event in events if isinstance(event, RequestFailed)}
 
 
 def empty(session: Session) -> bool:
@@ -101,10 +101,10 @@ def test_the_registration_comes_first_and_the_subscriptions_as_they_were_made(
         subscribing("Weather.#"),
         subscribing("a.b", "request", priority=2.5),
     ]
-    assert [request.subject for request in asked] == [session.registration, second, third]
+    assert [request.about for request in asked] == [session.registration, second, third]
     assert {parse_message(request.message).header.timeout for request in asked} == {2000}
     assert session.pending == 3
-    assert not any(request.held for request in asked)
+    assert not any(request.in_outbox for request in asked)
 
 
 def test_each_pattern_is_told_once_in_whatever_spelling_and_for_each_action(
@@ -124,9 +124,9 @@ def test_each_pattern_is_told_once_in_whatever_spelling_and_for_each_action(
 
 def test_what_was_forgotten_is_not_told(session: Session, subscribe: Subscribe) -> None:
     first, second = subscribe(session, "a.b"), subscribe(session, "c.d")
-    session.forget(first)
+    session.remove(first)
     session.link_lost(None)
-    session.forget(second)
+    session.remove(second)
     greeted(session)
     assert session.restore(**LIMITS) == []
 
@@ -140,7 +140,7 @@ def test_what_is_told_goes_out_before_what_waited(
     greeted(session)
     (request,) = session.restore(**LIMITS)
     (event,) = session.receive([answer(request, b'{"status":"success"}')])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert event.request is request
     assert sent(session.restored(0.0)) == [b"publish:c.d:1.0.0\n1"]
 
@@ -154,10 +154,10 @@ def test_what_is_refused_fails_alone(
     asked = session.restore(**LIMITS)
     refusal = b'{"error":{"code":"FORBIDDEN","message":"no"}}'
     failed, answered = session.receive([answer(asked[0], refusal), answer(asked[1])])
-    assert isinstance(failed, Failed)
-    assert failed.request.subject is first
-    assert isinstance(answered, Answered)
-    assert answered.request.subject is second
+    assert isinstance(failed, RequestFailed)
+    assert failed.request.about is first
+    assert isinstance(answered, ResponseReceived)
+    assert answered.request.about is second
     assert session.restored(0.0) == []
 
 
@@ -169,7 +169,7 @@ def test_what_is_told_has_a_time_limit_like_any_request(ready: Ready, subscribe:
     (request,) = session.restore(now=10.0, timeout=2000)
     assert session.next_deadline() == 12.5
     (event,) = session.handle_deadline(12.5)
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert event.request is request
     assert empty(session)
 
@@ -184,9 +184,9 @@ def test_messages_that_come_while_restoring_find_their_subscriptions(
     delivered, requested = session.receive(
         [b"publish:a.b:1.0.0\n1", b"request:c.d:1.0.0:7a0c7a6e-0000-4000-8000-00000000beef\n1"]
     )
-    assert isinstance(delivered, Delivered)
+    assert isinstance(delivered, PublicationsReceived)
     assert delivered.subscriptions == (listens,)
-    assert isinstance(requested, Requested)
+    assert isinstance(requested, RequestsReceived)
     assert requested.subscription is responds
     assert session.respond(requested.messages[0], 2).startswith(b"response:c.d:1.0.0:")
 
@@ -207,7 +207,7 @@ def test_a_subscription_that_waits_is_told_once_and_after_the_restored_ones(
     assert told(request) == subscribing("c.d")
     session.link_lost(None)
     session.cancel(request)
-    session.forget(entry)
+    session.remove(entry)
 
 
 def test_a_subscription_on_its_way_when_the_link_was_lost_is_told_once(
@@ -220,7 +220,7 @@ def test_a_subscription_on_its_way_when_the_link_was_lost_is_told_once(
     assert session.restore(**LIMITS) == []
     assert sent(session.restored(0.0)) == [request.message]
     (event,) = session.receive([answer(request)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
     assert event.request is request
     session.link_lost(None)  # now it is one of those that are restored
     greeted(session)
@@ -236,7 +236,7 @@ def test_one_in_force_is_restored_though_another_to_its_pattern_waits(
     request = session.subscribe(second, **LIMITS)
     greeted(session)
     (asked,) = session.restore(**LIMITS)
-    assert asked.subject is first
+    assert asked.about is first
     assert sent(session.restored(0.0)) == [request.message]
 
 
@@ -260,7 +260,7 @@ def test_a_subscription_that_waits_and_is_forgotten_fails_and_is_not_told(
     session.link_lost(None)
     entry = Subscribed("a.b", Action.PUBLISH, 1, None)
     request = session.subscribe(entry, **LIMITS)
-    session.forget(entry)
+    session.remove(entry)
     (event,) = reconnect(session)
     assert "unsubscribed" in str(lost(event))
     assert fates([event]) == {request: False}
@@ -282,7 +282,7 @@ def test_what_is_forgotten_after_the_broker_was_told_of_it_is_taken_back(
     asked = session.restore(**LIMITS)
     if confirmed:
         session.receive([answer(request) for request in asked])
-    session.forget(entry)
+    session.remove(entry)
     if not confirmed:
         session.receive([answer(request) for request in asked])
     (message,) = sent(session.restored(0.0))
@@ -301,7 +301,7 @@ def test_one_of_two_to_a_pattern_that_is_forgotten_is_not_taken_back(
     session.link_lost(None)
     greeted(session)
     asked = session.restore(**LIMITS)
-    session.forget(first)
+    session.remove(first)
     session.receive([answer(request) for request in asked])
     assert session.restored(0.0) == []
 
@@ -313,7 +313,7 @@ def test_what_is_subscribed_to_again_while_the_broker_is_told_stays(
     session.link_lost(None)
     greeted(session)
     (asked,) = session.restore(**LIMITS)
-    session.forget(first)
+    session.remove(first)
     second = Subscribed("a.b", Action.PUBLISH, 1, None)
     request = session.subscribe(second, **LIMITS)
     session.receive([answer(asked)])

@@ -25,15 +25,15 @@ from mb_core.errors import (
 from mb_core.header import HeaderPrefix
 from mb_core.message import Message, parse_message
 from mb_core.session import (
-    Answer,
-    Answered,
-    Delivered,
+    AnswerNow,
     PendingRequest,
-    Requested,
+    PublicationsReceived,
+    PublicationUnheard,
+    RequestsReceived,
+    ResponseReceived,
     Session,
     Subscribed,
     Unmatched,
-    Unroutable,
 )
 from mb_core.wire import Limits
 
@@ -93,7 +93,7 @@ def test_a_publication_that_reached_nobody_is_reported_by_its_topic(session: Ses
     session.publish("A.b", {})
     for _ in range(2):
         (event,) = session.receive([unroutable("A.b")])
-        assert isinstance(event, Unroutable)
+        assert isinstance(event, PublicationUnheard)
         assert event.topic == "A.b"
         assert isinstance(event.error, NoRouteFoundError)
         assert (event.error.message, event.error.details) == ("nobody", {"topic": "A.b"})
@@ -103,7 +103,7 @@ def test_a_publication_that_reached_nobody_is_reported_by_its_topic(session: Ses
 def test_a_report_without_details_is_given_the_topic(session: Session) -> None:
     session.publish("a.b", {})
     (event,) = session.receive([unroutable("a.b", details="null")])
-    assert isinstance(event, Unroutable)
+    assert isinstance(event, PublicationUnheard)
     assert event.error.details == {"topic": "a.b"}
 
 
@@ -117,7 +117,7 @@ def test_a_publication_with_more_in_its_header_is_reported_by_its_topic_too(
 ) -> None:
     session.publish("a.b", {}, **options)
     (event,) = session.receive([unroutable("a.b", options.get("version", "1.0.0"))])
-    assert isinstance(event, Unroutable)
+    assert isinstance(event, PublicationUnheard)
     assert event.topic == "a.b"
 
 
@@ -128,7 +128,7 @@ def test_a_publication_that_waited_for_its_connection_is_reported_by_its_topic_t
     session.publish("a.b", {})
     reconnect(session)
     (event,) = session.receive([unroutable("a.b")])
-    assert isinstance(event, Unroutable)
+    assert isinstance(event, PublicationUnheard)
 
 
 def test_a_report_of_what_was_never_published_is_unmatched(session: Session) -> None:
@@ -292,7 +292,7 @@ def test_an_error_that_no_shortening_makes_fit_is_refused(session: Session) -> N
     ids=["plain", "empty", "other case", "with an id"],
 )
 def test_a_heartbeat_is_answered(session: Session, heartbeat: bytes, reply: bytes) -> None:
-    assert session.receive([heartbeat]) == [Answer(reply)]
+    assert session.receive([heartbeat]) == [AnswerNow(reply)]
 
 
 def test_a_response_to_a_heartbeat_is_never_answered(session: Session) -> None:
@@ -301,7 +301,7 @@ def test_a_response_to_a_heartbeat_is_never_answered(session: Session) -> None:
     request = session.request("system.heartbeat", {}, now=0.0, timeout=1000)
     response = b'response:system.heartbeat:1.0.0:%b\n{"status":"success"}' % request.request_id
     (event,) = session.receive([response])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)
 
 
 def test_a_published_heartbeat_is_not_answered(session: Session) -> None:
@@ -311,7 +311,7 @@ def test_a_published_heartbeat_is_not_answered(session: Session) -> None:
 def test_a_heartbeat_goes_to_no_responder(session: Session, subscribe: Subscribe) -> None:
     subscribe(session, "#", "request")
     events = session.receive([b"request:system.heartbeat:1.0.0\n{}"])
-    assert [type(event) for event in events] == [Answer]
+    assert [type(event) for event in events] == [AnswerNow]
 
 
 def test_the_sessions_own_replies_are_sent_whatever_the_limit(ready: Ready) -> None:
@@ -319,7 +319,7 @@ def test_the_sessions_own_replies_are_sent_whatever_the_limit(ready: Ready) -> N
     events = session.receive(
         [b"request:system.heartbeat:1.0.0\n{}", b"request:a.b:1.0.0:%b\n{}" % ID]
     )
-    assert [type(event) for event in events] == [Answer, Answer]
+    assert [type(event) for event in events] == [AnswerNow, AnswerNow]
 
 
 # Requests
@@ -330,7 +330,7 @@ def test_a_request_without_an_id_reaches_its_responder(
 ) -> None:
     entry = subscribe(session, "a.b", "request")
     (event,) = session.receive([b"request:a.b:1.0.0\n{}"])
-    assert isinstance(event, Requested)
+    assert isinstance(event, RequestsReceived)
     assert event.subscription is entry
     assert [message.request_id for message in event.messages] == [None]
 
@@ -403,10 +403,12 @@ def test_input_that_can_not_be_read_is_unmatched_and_harms_no_other_message(
         assert isinstance(event.error, RemoteProtocolError)
         assert event.message is None
     rest = [event for event in events if not isinstance(event, Unmatched)]
-    delivered = [m.payload for e in rest if isinstance(e, Delivered) for m in e.messages]
+    delivered = [m.payload for e in rest if isinstance(e, PublicationsReceived) for m in e.messages]
     assert delivered == [1, 2]
-    assert [event.request for event in rest if isinstance(event, Answered)] == [request]
-    assert [event.subscription for event in rest if isinstance(event, Requested)] == [responds]
+    assert [event.request for event in rest if isinstance(event, ResponseReceived)] == [request]
+    assert [event.subscription for event in rest if isinstance(event, RequestsReceived)] == [
+        responds
+    ]
     assert session.pending == 0
 
 
@@ -415,7 +417,7 @@ def test_a_payload_that_is_no_text_is_delivered_as_it_is(
 ) -> None:
     subscribe(session, "a.b")
     (event,) = session.receive([b"publish:a.b:1.0.0\n\xff\xfe\n\n"])
-    assert isinstance(event, Delivered)
+    assert isinstance(event, PublicationsReceived)
     (message,) = event.messages
     assert message.raw_payload == b"\xff\xfe\n\n"
     with pytest.raises(RemoteProtocolError):
@@ -442,7 +444,7 @@ def test_nothing_that_is_received_raises_or_hides_what_comes_after_it(junk: list
     request = session.request("a.b", {}, now=0.0, timeout=1000)
     last = b"response:a.b:1.0.0:%b\n{}" % request.request_id
     events = session.receive([*junk, last])
-    assert isinstance(events[-1], Answered)
+    assert isinstance(events[-1], ResponseReceived)
     assert events[-1].request is request
     assert len(events) <= len(junk) + 1
     assert session.pending == 0
@@ -494,7 +496,9 @@ def test_the_headers_that_are_remembered_for_reading_are_bounded(
     for number in range(200):
         batch = [f"publish:topic.n{number}x{n}:1.0.0\n{{}}".encode() for n in range(100)]
         seen += sum(
-            len(event.messages) for event in session.receive(batch) if isinstance(event, Delivered)
+            len(event.messages)
+            for event in session.receive(batch)
+            if isinstance(event, PublicationsReceived)
         )
     assert seen == 20_000
     assert alive(HeaderPrefix) - before <= 5_000
@@ -566,4 +570,4 @@ def test_a_call_that_raises_leaves_the_session_as_it_was(
         call(session)
     assert picture(session) == before
     (event,) = session.receive([answer(request)])
-    assert isinstance(event, Answered)
+    assert isinstance(event, ResponseReceived)

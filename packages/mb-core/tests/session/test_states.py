@@ -17,10 +17,10 @@ from mb_core.errors import (
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
-    Answer,
-    Failed,
+    AnswerNow,
     Initialized,
     PendingRequest,
+    RequestFailed,
     Session,
     SessionState,
     Subscribed,
@@ -228,7 +228,7 @@ def test_what_comes_with_the_greeting_is_read_after_it(
     heartbeat = b"request:system.heartbeat:1.0.0\n{}"
     assert session.receive([greeting, heartbeat]) == [
         Initialized(),
-        Answer(b"response:system.heartbeat:1.0.0\n{}"),
+        AnswerNow(b"response:system.heartbeat:1.0.0\n{}"),
     ]
 
 
@@ -238,7 +238,7 @@ def test_a_heartbeat_is_answered_whenever_there_is_a_link(
 ) -> None:
     session = in_state(state)
     events = session.receive([b"request:system.heartbeat:1.0.0\n{}"])
-    assert events == [Answer(b"response:system.heartbeat:1.0.0\n{}")]
+    assert events == [AnswerNow(b"response:system.heartbeat:1.0.0\n{}")]
     assert session.state is state
 
 
@@ -325,7 +325,7 @@ def test_what_may_wait_for_the_next_connection_is_held(
         assert given is None
     else:
         assert isinstance(given, PendingRequest)
-        assert given.held
+        assert given.in_outbox
         assert not given.sent
     assert session.pending == (call != "publish")
     assert len(session.outbox) + len(session.outbox.requests) == 1
@@ -337,7 +337,7 @@ def test_a_ready_session_sends(in_state: MakeSession, again: bool, call: str) ->
     session = in_state(READY, again=again)
     given = sending_calls(session)[call]()
     assert given
-    assert not isinstance(given, PendingRequest) or not given.held
+    assert not isinstance(given, PendingRequest) or not given.in_outbox
     assert (len(session.outbox), session.outbox.requests) == (0, [])
 
 
@@ -371,9 +371,9 @@ def test_a_lost_link_fails_what_may_not_be_sent_twice_and_says_why(
         session.unsubscribe(entry, now=0.0, timeout=1000),
     ]
     events = session.link_lost(error)
-    assert [event.request for event in events if isinstance(event, Failed)] == requests
+    assert [event.request for event in events if isinstance(event, RequestFailed)] == requests
     for event, request in zip(events, requests, strict=True):
-        assert isinstance(event, Failed)
+        assert isinstance(event, RequestFailed)
         assert isinstance(event.error, ConnectionLost)
         assert event.error.sent
         assert request.topic in str(event.error)
@@ -386,7 +386,7 @@ def test_closing_fails_all_that_wait_once(in_state: MakeSession) -> None:
     session = in_state(READY)
     request = session.request("a.b", {}, now=0.0, timeout=1000)
     (event,) = session.close()
-    assert isinstance(event, Failed)
+    assert isinstance(event, RequestFailed)
     assert event.request is request
     assert isinstance(event.error, ConnectionLost)
     assert event.error.sent
@@ -438,6 +438,6 @@ def test_an_entry_can_be_forgotten_in_any_state_and_twice(
         MOVES[move](session)
     assert session.state is state
     for _ in range(2):
-        session.forget(entry)
+        session.remove(entry)
         assert list(session.subscriptions) == []
         assert session.pending == 0

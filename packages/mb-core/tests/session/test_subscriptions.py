@@ -16,12 +16,12 @@ from mb_core.errors import LocalProtocolError, MBError, MessageTooLarge
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
-    Delivered,
     Event,
-    Failed,
     PendingRequest,
-    Reply,
-    Requested,
+    PublicationsReceived,
+    RequestFailed,
+    RequestsReceived,
+    SendNow,
     Session,
     Subscribed,
 )
@@ -49,7 +49,7 @@ def receivers(events: list[Event]) -> list[Subscribed]:
     return [
         entry
         for event in events
-        if isinstance(event, Delivered)
+        if isinstance(event, PublicationsReceived)
         for _ in event.messages
         for entry in event.subscriptions
     ]
@@ -57,7 +57,7 @@ def receivers(events: list[Event]) -> list[Subscribed]:
 
 def responder(session: Session, topic: str) -> Subscribed | None:
     (event,) = session.receive([requested(topic)])
-    return event.subscription if isinstance(event, Requested) else None
+    return event.subscription if isinstance(event, RequestsReceived) else None
 
 
 def told(request: PendingRequest) -> tuple[str, Any]:
@@ -104,7 +104,7 @@ def test_a_subscription_is_in_force_until_it_is_forgotten(
     request = session.unsubscribe(entry, now=0.0, timeout=1)
     assert receivers(session.receive([published("a.b"), answer(request)])) == [entry]
     assert list(session.subscriptions) == [entry]
-    session.forget(entry)
+    session.remove(entry)
     assert session.receive([published("a.b")]) == []
     assert list(session.subscriptions) == []
 
@@ -121,10 +121,10 @@ def test_several_share_a_pattern_and_leave_it_one_by_one(
     )
     assert receivers(session.receive([published("a.b")])) == [first, second]
     assert session.subscriptions.of(Action.PUBLISH, "a.b") == [first, second]
-    session.forget(first)
+    session.remove(first)
     assert receivers(session.receive([published("a.b")])) == [second]
     assert session.subscriptions.of(Action.PUBLISH, "a.b") == [second]
-    session.forget(second)
+    session.remove(second)
     assert session.receive([published("a.b")]) == []
     assert session.subscriptions.of(Action.PUBLISH, "a.b") == []
 
@@ -136,17 +136,17 @@ def test_a_refused_subscription_does_not_end_the_one_that_shares_its_pattern(
     second = Subscribed("a.b", Action.PUBLISH, 1, "second")
     request = session.subscribe(second, now=0.0, timeout=1)
     (event,) = session.receive([answer(request, b'error:{"code":"FORBIDDEN","message":"no"}')])
-    assert isinstance(event, Failed)
-    assert event.request.subject is second
-    # The driver's part of the contract: on Failed it removes the entry.
-    session.forget(second)
+    assert isinstance(event, RequestFailed)
+    assert event.request.about is second
+    # The driver's part of the contract: on RequestFailed it removes the entry.
+    session.remove(second)
     assert receivers(session.receive([published("a.b")])) == [first]
 
 
 def test_forgetting_twice_touches_no_other(session: Session, subscribe: Subscribe) -> None:
     first, second = subscribe(session, "a.b"), subscribe(session, "a.b")
-    session.forget(first)
-    session.forget(first)
+    session.remove(first)
+    session.remove(first)
     assert list(session.subscriptions) == [second]
 
 
@@ -154,8 +154,8 @@ def test_forgetting_what_was_never_subscribed_touches_no_other(
     session: Session, subscribe: Subscribe
 ) -> None:
     entry = subscribe(session, "a.b")
-    session.forget(Subscribed("a.b", Action.PUBLISH, 1, "stranger"))
-    session.forget(Subscribed("c.d", Action.REQUEST, 1, "stranger"))
+    session.remove(Subscribed("a.b", Action.PUBLISH, 1, "stranger"))
+    session.remove(Subscribed("c.d", Action.REQUEST, 1, "stranger"))
     assert list(session.subscriptions) == [entry]
     assert receivers(session.receive([published("a.b")])) == [entry]
 
@@ -166,7 +166,7 @@ def test_a_table_contains_the_entries_that_are_filed_and_no_others(
     entry = subscribe(session, "a.b")
     assert entry in session.subscriptions
     assert Subscribed("a.b", Action.PUBLISH, 1, entry.consumer) not in session.subscriptions
-    session.forget(entry)
+    session.remove(entry)
     assert entry not in session.subscriptions
 
 
@@ -305,7 +305,7 @@ def test_messages_of_one_kind_that_arrive_together_are_one_event_in_order(
     first, second = subscribe(session, "a.b"), subscribe(session, "a.#")
     events = session.receive([published("a.b", str(n)) for n in range(100)])
     (event,) = events
-    assert isinstance(event, Delivered)
+    assert isinstance(event, PublicationsReceived)
     assert event.subscriptions == (first, second)
     assert [message.payload for message in event.messages] == list(range(100))
 
@@ -334,7 +334,7 @@ def test_what_is_between_publications_keeps_its_place(
     assert [
         [message.payload for message in event.messages]
         for event in events
-        if isinstance(event, Delivered)
+        if isinstance(event, PublicationsReceived)
     ] == [[1, 2], [3], [4]]
 
 
@@ -351,7 +351,9 @@ def test_spellings_and_versions_of_a_topic_go_to_the_same_subscriptions_in_order
         ]
     )
     assert receivers(events) == [entry] * 4
-    messages = [m for event in events if isinstance(event, Delivered) for m in event.messages]
+    messages = [
+        m for event in events if isinstance(event, PublicationsReceived) for m in event.messages
+    ]
     assert [message.payload for message in messages] == [1, 2, 3, 4]
     assert [message.topic for message in messages] == ["a.b", "A.b", "a.b", "a.b"]
 
@@ -360,8 +362,8 @@ def test_batches_are_apart(session: Session, subscribe: Subscribe) -> None:
     subscribe(session, "a.b")
     (first,) = session.receive([published("a.b", "1")])
     (second,) = session.receive([published("a.b", "2")])
-    assert isinstance(first, Delivered)
-    assert isinstance(second, Delivered)
+    assert isinstance(first, PublicationsReceived)
+    assert isinstance(second, PublicationsReceived)
     assert [message.payload for message in first.messages] == [1]
     assert [message.payload for message in second.messages] == [2]
 
@@ -378,7 +380,7 @@ def test_a_request_goes_to_the_highest_priority_that_matches(
     assert responder(session, "a.b") is high
     assert responder(session, "a.c") is high
     assert responder(session, "c") is lowest
-    session.forget(high)
+    session.remove(high)
     assert responder(session, "a.b") is low
     assert responder(session, "a.c") is lowest
 
@@ -400,7 +402,7 @@ def test_requests_of_one_topic_that_come_together_are_one_event(
     assert [
         (event.subscription, [message.payload for message in event.messages])
         for event in events
-        if isinstance(event, Requested)
+        if isinstance(event, RequestsReceived)
     ] == [(first, [1, 2]), (second, [3]), (first, [4])]
 
 
@@ -411,7 +413,7 @@ def test_publications_and_requests_of_a_topic_are_subscribed_to_apart(
     responds = subscribe(session, "a.b", "request")
     assert receivers(session.receive([published("a.b")])) == [listens]
     assert responder(session, "a.b") is responds
-    session.forget(listens)
+    session.remove(listens)
     assert receivers(session.receive([published("a.b")])) == []
     assert responder(session, "a.b") is responds
 
@@ -421,9 +423,9 @@ def test_a_request_that_crossed_unsubscribing_is_answered_at_once(
 ) -> None:
     entry = subscribe(session, "a.b", "request")
     assert responder(session, "a.b") is entry
-    session.forget(entry)
+    session.remove(entry)
     (event,) = session.receive([requested("a.b")])
-    assert isinstance(event, Reply)
+    assert isinstance(event, SendNow)
     head, _, payload = event.message.partition(b"\n")
     assert head == b"response:a.b:1.0.0:" + ID
     assert payload.startswith(b'{"error":{"code":"SERVICE_UNAVAILABLE"')
@@ -442,9 +444,9 @@ def test_a_topic_met_before_is_looked_up_again_when_subscriptions_change(
     assert receivers(session.receive(every_spelling)) == [first] * 3
     second = subscribe(session, "+.b")
     assert receivers(session.receive(every_spelling)) == [first, second] * 3
-    session.forget(first)
+    session.remove(first)
     assert receivers(session.receive(every_spelling)) == [second] * 3
-    session.forget(second)
+    session.remove(second)
     assert session.receive(every_spelling) == []
 
 
@@ -454,7 +456,7 @@ def test_a_responder_met_before_is_looked_up_again_when_subscriptions_change(
     assert responder(session, "a.b") is None
     first = subscribe(session, "A.b", "request")
     assert responder(session, "a.b") is first
-    session.forget(first)
+    session.remove(first)
     assert responder(session, "a.b") is None
     again = subscribe(session, "a.B", "request")
     assert responder(session, "a.b") is again
@@ -473,7 +475,7 @@ def test_a_consumer_that_is_unsubscribed_is_let_go(
     assert session.handle_deadline(60.0) == []  # whose heap may remember the request
     assert session.receive([f"{action}:a.b:1.0.0:{ID.decode()}\n{{}}".encode()])
     alive = weakref.ref(consumer)
-    session.forget(entry)
+    session.remove(entry)
     del consumer, entry
     gc.collect()
     assert alive() is None
@@ -488,7 +490,7 @@ def test_subscriptions_that_ended_leave_nothing_behind(
                 for action in ("publish", "request"):
                     entry = subscribe(session, pattern, action)
                     session.cancel(session.unsubscribe(entry, now=0.0, timeout=1))
-                    session.forget(entry)
+                    session.remove(entry)
 
     come_and_go(10)
     gc.collect()
@@ -541,7 +543,7 @@ def test_routing_agrees_with_the_rule_for_one_pattern_and_topic(
         elif step == "unsubscribe":
             for entries in (listeners, responders):
                 if entries:
-                    session.forget(entries.pop(number % len(entries)))
+                    session.remove(entries.pop(number % len(entries)))
         else:
             got = receivers(session.receive([published(topic)]))
             assert len(got) == len(set(got))

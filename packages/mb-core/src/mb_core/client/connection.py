@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..link import Link, LinkHandler, Waiter
 from ..message import Message
-from ..session import PendingRequest, Session, SessionState, Subscribed, Unrouted
+from ..session import NoServiceYet, PendingRequest, Session, SessionState, Subscribed
 from ..url import URL
 from .backoff import Backoff
 from .callbacks import Callbacks
@@ -195,7 +195,7 @@ class Connection:
             raise self._give_up_broken(error) from error
 
     async def respond(self, message: Message, payload: Any) -> None:
-        """Answer a request received here; see Message.respond."""
+        """AnswerNow a request received here; see Message.respond."""
         try:
             sent = self._respond(message, payload)
         except Exception:
@@ -233,7 +233,7 @@ class Connection:
         return True
 
     def answer_now(self, message: Message, payload: Any) -> None:
-        """Answer a request from the reader: without back-pressure, if it still can."""
+        """AnswerNow a request from the reader: without back-pressure, if it still can."""
         deadline, message.responder = message.deadline, None
         if deadline is not None and self._clock() >= deadline:
             return
@@ -285,9 +285,9 @@ class Connection:
         self._fault = error
         abort(self.link)
 
-    def unrouted(self, event: Unrouted) -> None:
+    def unrouted(self, event: NoServiceYet) -> None:
         now = self._clock()
-        self._dispatcher.act(self._session.ask_again(event.request, event.error, now=now))
+        self._dispatcher.act(self._session.retry_later(event.request, event.error, now=now))
         self._look()
 
     # Within
@@ -332,7 +332,7 @@ class Connection:
         if (end := self._end()) is not None:
             return end
         requests = session.restore(now=self._clock(), timeout=self._limit)
-        self._dispatcher.act(session.announce())
+        self._dispatcher.act(session.ask_for_timeouts())
         try:
             refused = await self._tell(requests)
         except ConnectionLost as error:
@@ -358,7 +358,7 @@ class Connection:
             await anyio.sleep(backoff.next())
             if self._over.is_set():
                 return  # the next connection restores everything
-            requests = self._session.restore_rest(refused, now=self._clock(), timeout=self._limit)
+            requests = self._session.restore_again(refused, now=self._clock(), timeout=self._limit)
             try:
                 refused = await self._tell(requests)
             except ConnectionLost:
@@ -381,11 +381,11 @@ class Connection:
                     raise outcome
                 error = check_status(request, outcome)
                 if isinstance(error, ResponseError) and error.code in _PERMANENT:
-                    self._drop(request.subject, error)
+                    self._drop(request.about, error)
                 elif error is not None:
-                    what = f"{_name_of(request.subject)} could not be restored, will try again"
+                    what = f"{_name_of(request.about)} could not be restored, will try again"
                     self._callbacks.report(error, what, level=logging.WARNING)
-                    refused.append(request.subject)
+                    refused.append(request.about)
         finally:
             for request in requests:
                 self._session.cancel(request)
@@ -409,7 +409,7 @@ class Connection:
             session.registration = None
             return
         for entry in session.subscriptions.of(subject.action, subject.pattern):
-            session.forget(entry)
+            session.remove(entry)
             entry.consumer.release(entry, lambda: copy.copy(error))
 
     async def _end_at_once(self) -> None:

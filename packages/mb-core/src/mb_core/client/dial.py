@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 import msgspec
 
 from ..errors import ConnectError, PluginError

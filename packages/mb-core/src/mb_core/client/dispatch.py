@@ -13,19 +13,19 @@ from ..errors import ConnectionLost, InvalidRequestIdError, MBError, RequestTime
 from ..link import Waker
 from ..message import Message
 from ..session import (
-    Answer,
-    Answered,
-    Delivered,
-    Discarded,
+    AnswerNow,
     Event,
-    Failed,
     Initialized,
-    Reply,
-    Requested,
-    Silent,
+    NoServiceYet,
+    PeerSilent,
+    PublicationsDiscarded,
+    PublicationsReceived,
+    PublicationUnheard,
+    RequestFailed,
+    RequestsReceived,
+    ResponseReceived,
+    SendNow,
     Unmatched,
-    Unroutable,
-    Unrouted,
 )
 from .brake import Brake
 from .callbacks import Callbacks
@@ -55,7 +55,7 @@ class Uplink(Protocol):
         """End the connection, because of `error`."""
         ...
 
-    def unrouted(self, event: Unrouted) -> None:
+    def unrouted(self, event: NoServiceYet) -> None:
         """Nobody answers a request yet that may be sent again."""
         ...
 
@@ -93,23 +93,23 @@ class Dispatcher:
 
     def act(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Delivered):
+            if isinstance(event, PublicationsReceived):
                 messages = event.messages
                 for entry in event.subscriptions:
                     entry.consumer.deliver(messages)
                     if entry is not event.subscriptions[-1]:
                         # Each consumer decodes a payload of its own, which it may change.
                         messages = list(map(copy, messages))
-            elif isinstance(event, Answered):
+            elif isinstance(event, ResponseReceived):
                 _wake(event.request.waiter, event.message)
-            elif isinstance(event, Requested):
+            elif isinstance(event, RequestsReceived):
                 self._take(event)
-            elif isinstance(event, Failed):
+            elif isinstance(event, RequestFailed):
                 _wake(event.request.waiter, event.error)
-            elif isinstance(event, Reply):
+            elif isinstance(event, SendNow):
                 if self.uplink is None:
                     continue
-                if isinstance(event, Answer):
+                if isinstance(event, AnswerNow):
                     self.uplink.answer(event.message)
                 else:
                     self.uplink.send(event.message)
@@ -132,7 +132,7 @@ class Dispatcher:
 
         self._callbacks.count(("late", topic.lower()), report)
 
-    def _take(self, event: Requested) -> None:
+    def _take(self, event: RequestsReceived) -> None:
         uplink, now = self.uplink, self._clock()
         assert uplink is not None
         for message in event.messages:
@@ -142,9 +142,15 @@ class Dispatcher:
         event.subscription.consumer.deliver(event.messages)
 
     def _act_on_news(
-        self, event: Initialized | Silent | Discarded | Unroutable | Unrouted | Unmatched
+        self,
+        event: Initialized
+        | PeerSilent
+        | PublicationsDiscarded
+        | PublicationUnheard
+        | NoServiceYet
+        | Unmatched,
     ) -> None:
-        if isinstance(event, Unroutable):
+        if isinstance(event, PublicationUnheard):
             self.unroutable += 1
             if self._brake.lets(event.topic):
                 # Usual where events have no listeners yet: no warning for each of them.
@@ -152,7 +158,7 @@ class Dispatcher:
                 self._callbacks.report(event.error, what, level=logging.DEBUG)
         elif isinstance(event, Unmatched):
             self._unmatched(event)
-        elif isinstance(event, Discarded):
+        elif isinstance(event, PublicationsDiscarded):
             count = event.count
             were = "1 publication was" if count == 1 else f"{count} publications were"
             text = f"{were} never sent: there was no connection before the client closed"
@@ -160,7 +166,7 @@ class Dispatcher:
         elif self.uplink is not None:
             if isinstance(event, Initialized):
                 self.uplink.greeted()
-            elif isinstance(event, Unrouted):
+            elif isinstance(event, NoServiceYet):
                 self.uplink.unrouted(event)
             else:
                 text = "the other side gives no sign of life (heartbeat_interval)"

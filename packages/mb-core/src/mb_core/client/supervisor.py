@@ -251,7 +251,7 @@ class Supervisor:
         request = self.session.publish_confirmed(
             topic, payload, now=self.clock(), timeout=timeout, version=version, parent_id=parent_id
         )
-        if request.held:
+        if request.in_outbox:
             self.look_at_buffer()
         return request
 
@@ -281,8 +281,8 @@ class Supervisor:
         Then comes `finish`, or `abandon` if the caller does not wait for that.
         """
         request.waiter = waiter
-        self._timer.reschedule_if_earlier(request.until)
-        if request.place is None:
+        self._timer.reschedule_if_earlier(request.given_up_at)
+        if request.outbox_key is None:
             # A caller that waits for its answer needs no back-pressure, and has a deadline.
             self.connection.send(request.message)
 
@@ -332,7 +332,7 @@ class Supervisor:
             raise ConnectionLost("not subscribed: the client is being closed", sent=False)
         self._replace_earlier(entry)
         request = self.session.subscribe(entry, now=self.clock(), timeout=self._system_limit)
-        self._dispatcher.act(self.session.announce())
+        self._dispatcher.act(self.session.ask_for_timeouts())
         try:
             await self.call(request)
         except BaseException:
@@ -535,7 +535,7 @@ class Supervisor:
             with anyio.move_on_after(self._options.close_timeout), contextlib.suppress(MBError):
                 await self._tell([(each, self._ask_to_leave(each)) for each in keys.values()])
         for entry in entries:
-            self.session.forget(entry)
+            self.session.remove(entry)
             entry.consumer.release(entry)
         await self._lifetime.wait_consumed()
         while self.session.outbox and not self._over.is_set():
@@ -609,7 +609,7 @@ class Supervisor:
         if run is not None:
             for other in self.session.subscriptions.of(entry.action, entry.pattern):
                 if run.follows(other.consumer.made_by):
-                    self.session.forget(other)
+                    self.session.remove(other)
                     other.consumer.release(other)
 
     def _leave(self, entry: Subscribed) -> PendingRequest | None:
@@ -618,7 +618,7 @@ class Supervisor:
         alone = session.subscriptions.of(entry.action, entry.pattern) == [entry]
         ready = session.state is SessionState.READY
         request = self._ask_to_leave(entry) if alone and ready else None
-        session.forget(entry)
+        session.remove(entry)
         return request
 
     def _ask_to_leave(self, entry: Subscribed) -> PendingRequest:

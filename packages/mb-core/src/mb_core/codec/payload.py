@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar, overload
 
-from ..errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
+from ..errors import LocalProtocolError, MessageTooLarge
 from .json_decoding import NOT_JSON, decode, decode_rest, decoder_of, unreadable
 from .json_encoding import encode_checked
 

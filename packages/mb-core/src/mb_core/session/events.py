@@ -10,19 +10,19 @@ from .requests import PendingRequest
 from .subscriptions import Subscribed
 
 __all__ = [
-    "Answer",
-    "Answered",
-    "Delivered",
-    "Discarded",
+    "AnswerNow",
     "Event",
-    "Failed",
     "Initialized",
-    "Reply",
-    "Requested",
-    "Silent",
+    "NoServiceYet",
+    "PeerSilent",
+    "PublicationUnheard",
+    "PublicationsDiscarded",
+    "PublicationsReceived",
+    "RequestFailed",
+    "RequestsReceived",
+    "ResponseReceived",
+    "SendNow",
     "Unmatched",
-    "Unroutable",
-    "Unrouted",
 ]
 
 # Structs, which take half the time of dataclasses to make: they are made for each message.
@@ -32,68 +32,68 @@ class Initialized(msgspec.Struct):
     """The broker has greeted: the driver restores what it is to know (`Session.restore`)."""
 
 
-class Delivered(msgspec.Struct):
+class PublicationsReceived(msgspec.Struct):
     """Published messages of one kind that arrived together, in order, for each subscription."""
 
     subscriptions: tuple[Subscribed, ...]
     messages: list[Message]
 
 
-class Requested(msgspec.Struct):
+class RequestsReceived(msgspec.Struct):
     """Requests of one kind that arrived together, in order, for `subscription`'s consumer."""
 
     subscription: Subscribed
     messages: list[Message]
 
 
-class Answered(msgspec.Struct):
+class ResponseReceived(msgspec.Struct):
     """The request is complete: this is its response."""
 
     request: PendingRequest
     message: Message
 
 
-class Failed(msgspec.Struct):
+class RequestFailed(msgspec.Struct):
     """The request is complete: a ResponseError, or ConnectionLost."""
 
     request: PendingRequest
     error: MBError
 
 
-class Reply(msgspec.Struct):
-    """A message of the Session's own, which the driver must send at once."""
+class SendNow(msgspec.Struct):
+    """A message of the Session's own: the driver sends it at once."""
 
     message: bytes
 
 
-class Answer(Reply):
-    """A Reply to something that the other side has sent, for which nobody here waits.
+class AnswerNow(SendNow):
+    """An answer of the Session's own to something that the other side has sent.
 
-    The driver bounds how much of it waits for another side that does not read.
+    Nobody here waits for it: the driver bounds how much of it a peer may leave unread.
     """
 
 
-class Silent(msgspec.Struct):
+class PeerSilent(msgspec.Struct):
     """The other side gives no sign of life, though it was asked: the driver ends the Link."""
 
 
-class Discarded(msgspec.Struct):
+class PublicationsDiscarded(msgspec.Struct):
     """Publications that waited for a connection are given up: there will be none."""
 
     count: int
 
 
-class Unroutable(msgspec.Struct):
-    """Nobody is subscribed to `topic`, to which this side published without asking for word."""
+class PublicationUnheard(msgspec.Struct):
+    """Nobody is subscribed to `topic`, to which this side published without confirmation."""
 
     topic: str
     error: NoRouteFoundError
 
 
-class Unrouted(msgspec.Struct):
+class NoServiceYet(msgspec.Struct):
     """Nobody answers this request's topic, but a service may still be on its way back.
 
-    The driver passes it to `Session.ask_again`, which needs the time.
+    The driver passes it to `Session.retry_later`, which needs the time.
     """
 
     request: PendingRequest
@@ -115,14 +115,14 @@ class Unmatched(msgspec.Struct):
 
 Event = (
     Initialized
-    | Delivered
-    | Requested
-    | Answered
-    | Failed
-    | Reply
-    | Silent
-    | Discarded
-    | Unroutable
-    | Unrouted
+    | PublicationsReceived
+    | RequestsReceived
+    | ResponseReceived
+    | RequestFailed
+    | SendNow
+    | PeerSilent
+    | PublicationsDiscarded
+    | PublicationUnheard
+    | NoServiceYet
     | Unmatched
 )

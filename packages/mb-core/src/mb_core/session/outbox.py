@@ -62,8 +62,8 @@ class Outbox:
         self.used = 0
         self.dropped = 0
         self._next = 0
-        # By place, which is the order among all.  Publications that nobody waits for are apart:
-        # the oldest of them make room, however many of the others are older.
+        # By key, in the order in which all of them are to be sent.  Publications that nobody waits
+        # for are apart: the oldest of them make room, however many of the others are older.
         self._anonymous: OrderedDict[int, bytes] = OrderedDict()
         self._anonymous_used = 0
         self._confirmed: dict[int, PendingRequest] = {}
@@ -78,7 +78,7 @@ class Outbox:
         """The requests that wait, in order."""
         return list(self._requests.values())
 
-    def publish(self, message: bytes | PendingRequest) -> None:
+    def add_publication(self, message: bytes | PendingRequest) -> None:
         """Add a publication behind the others.
 
         Raises ConnectionLost with sent=False where it does not fit.  With the policy
@@ -91,7 +91,7 @@ class Outbox:
         self.put_back(message)
 
     def check_room(self, length: int, before: int) -> None:
-        """Raise ConnectionLost if `publish` wouldn't take a message behind `before` bytes more."""
+        """Raise ConnectionLost if `add_publication` would, for a message behind `before` bytes."""
         if length > self.size or self.overflow is not BufferOverflow.DROP_OLDEST:
             self._check(before + length)
 
@@ -107,23 +107,23 @@ class Outbox:
 
     def put_back(self, message: bytes | PendingRequest) -> None:
         """Add a publication whatever room there is: its publisher was told that it is safe."""
-        place = self._place(message)
+        key = self._new_key(message)
         if isinstance(message, PendingRequest):
-            self._confirmed[place] = message
+            self._confirmed[key] = message
         else:
-            self._anonymous[place] = message
+            self._anonymous[key] = message
             self._anonymous_used += len(message)
         self.used += len(_bytes_of(message))
 
-    def hold(self, request: PendingRequest) -> None:
+    def add_request(self, request: PendingRequest) -> None:
         """Add a request behind the others."""
-        self._requests[self._place(request)] = request
+        self._requests[self._new_key(request)] = request
 
     def discard(self, request: PendingRequest) -> None:
         """Take out what nobody waits for any more, if it is here."""
-        place, request.place = request.place, None
-        if place is not None and self._requests.pop(place, None) is None:
-            del self._confirmed[place]
+        key, request.outbox_key = request.outbox_key, None
+        if key is not None and self._requests.pop(key, None) is None:
+            del self._confirmed[key]
             self.used -= len(request.message)
 
     def take_all(self) -> list[bytes | PendingRequest]:
@@ -133,20 +133,20 @@ class Outbox:
             **self._confirmed,
             **self._requests,
         }
-        items = [merged[place] for place in sorted(merged)]
+        items = [merged[key] for key in sorted(merged)]
         self._anonymous.clear()
         self._confirmed.clear()
         self._requests.clear()
         self.used = self._anonymous_used = 0
         for item in items:
             if isinstance(item, PendingRequest):
-                item.place = None
+                item.outbox_key = None
         return items
 
-    def _place(self, message: bytes | PendingRequest) -> int:
+    def _new_key(self, message: bytes | PendingRequest) -> int:
         self._next += 1
         if isinstance(message, PendingRequest):
-            message.place = self._next
+            message.outbox_key = self._next
         return self._next
 
     def _make_room(self, length: int) -> None:

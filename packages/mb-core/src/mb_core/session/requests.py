@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from ..deadlines import Deadlines
-from ..errors import MBError
+from ..errors import NoRouteFoundError
+from .subscriptions import Subscribed
 
 __all__ = ["PendingRequest", "PendingRequests"]
 
@@ -16,41 +17,41 @@ __all__ = ["PendingRequest", "PendingRequests"]
 class PendingRequest(msgspec.Struct, eq=False):
     """A message with an id, sent or about to be, whose response is awaited.
 
-    `message` is what the driver has to send, unless `held` says that it waits for a connection.
-    `waiter` is the driver's, for whatever it wakes when the request is complete.  `limit` is the
+    `message` is what the driver has to send, unless it is `in_outbox`, and waits for a connection.
+    `waiter` is the driver's, for whatever it wakes when the request is complete.  `timeout` is the
     time limit in milliseconds that was asked for, `deadline` when it is over, in seconds, and
-    `until` when the request is given up.
-    `subject` is what a request to the broker is about: a subscription, a registration.
-    `unrouted` is the refusal after which it is about to be sent again, and `unrouted_times` how
-    often it was refused like that.
+    `given_up_at` when the request is given up.
+    `about` is what the broker is asked for: a subscription, or a service's name and description.
+    `refusal` is the error after which it is about to be sent again, since nobody answered, and
+    `refused_times` how often it was refused like that.
     """
 
     request_id: bytes
     topic: str
     message: bytes
-    limit: int
+    timeout: int
     deadline: float
     # Whether it may be sent twice, where the connection is lost before its response.
     retry: bool
-    subject: Any = None
+    about: Subscribed | tuple[str, str] | None = None
     # Whether a connection that is lost may have taken it.
     sent: bool = False
-    # Where it waits in the Outbox; None where it was given to be sent.
-    place: int | None = None
-    until: float = 0.0
+    # Under what it waits in the Outbox; None where it was given to be sent.
+    outbox_key: int | None = None
+    given_up_at: float = 0.0
     waiter: Any = None
-    unrouted: MBError | None = None
-    unrouted_times: int = 0
+    refusal: NoRouteFoundError | None = None
+    refused_times: int = 0
 
     @property
     def began(self) -> float:
         """When it was asked for."""
-        return self.deadline - self.limit / 1000
+        return self.deadline - self.timeout / 1000
 
     @property
-    def held(self) -> bool:
+    def in_outbox(self) -> bool:
         """Whether it waits for a connection: the Session gives it to be sent then."""
-        return self.place is not None
+        return self.outbox_key is not None
 
 
 class PendingRequests:
@@ -68,11 +69,11 @@ class PendingRequests:
     def __iter__(self) -> Iterator[PendingRequest]:
         return iter(list(self._by_id.values()))
 
-    def add(self, request: PendingRequest, until: float) -> None:
-        """File `request`, to be given up at `until`; again moves that time."""
-        request.until = until
+    def add(self, request: PendingRequest, given_up_at: float) -> None:
+        """Add `request`, or change the time at which it is given up."""
+        request.given_up_at = given_up_at
         self._by_id[request.request_id] = request
-        self._deadlines.add(request, until)
+        self._deadlines.add(request, given_up_at)
 
     def take(self, request_id: bytes | None) -> PendingRequest | None:
         """Remove and return the request of this id; None where none waits for it."""

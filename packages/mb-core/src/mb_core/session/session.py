@@ -12,17 +12,18 @@ client) owns the Links, one after the other, and owes the Session this:
 - `link_up` when a Link is there; then each batch of received messages to `receive`, and the end
   of the Link to `link_lost`, with the messages that never left;
 - at `Initialized`, to send what `restore` gives and await its outcome, then to call `restored`;
-  before each subscription is sent, then and later, to act on what `announce` gives;
-- to act on every Event that these return, in order.  `Reply` must be sent; `Initialized`,
-  `Answered` and `Failed` wake whoever waits; `Delivered` and `Requested` go to a queue, never
-  straight into user code; `Unrouted` goes to `ask_again`; `Silent` ends the Link;
+  before each subscription is sent, then and later, to act on what `ask_for_timeouts` gives;
+- to act on every Event that these return, in order.  `SendNow` is sent; `Initialized`,
+  `ResponseReceived` and `RequestFailed` wake whoever waits; `PublicationsReceived` and
+  `RequestsReceived` go to a queue, never straight into user code; `NoServiceYet` goes to
+  `retry_later`; `PeerSilent` ends the Link;
 - to call `handle_deadline` when the time of `next_deadline` has come, which may be late: a late
   call costs patience, never correctness;
 - times from one clock that does not go back, in seconds.
 
 What the Session promises in return:
 
-- A request that was begun is completed exactly once: by `Answered`, by `Failed`, or by the
+- A request that was begun is completed exactly once: by `ResponseReceived`, `RequestFailed`, or the
   driver's own `cancel`.  It leaves the table on each of these paths, so the table holds what is
   really waited for.
 - A message is given to be sent once, unless it is a request that may be sent again (`retry`).
@@ -34,7 +35,7 @@ What the Session promises in return:
 States
 ======
 
-A connection begins with the broker's greeting; before it, nothing is sent but a Reply.  Then the
+A connection begins with the broker's greeting; before it, nothing is sent but a SendNow.  Then the
 broker is told what it told the one before: the service's name, its subscriptions:
 
     OFFLINE --link_up--> GREETING --initialize--> RESTORING --restored--> READY
@@ -44,7 +45,8 @@ broker is told what it told the one before: the service's name, its subscription
                            LOST
     any of them --close--> CLOSED
 
-The table in states.py says the same, and one place raises for a move that is not in it.
+The table in states.py says the same, and one place raises for a move that is not in it.  The
+flags that decide as well, such as why it was closed, are there, too.
 
 What is asked of the Session while it is not READY, but was once, waits in its Outbox
 (outbox.py): publications, within a bound, and requests that may be sent again.  Everything else
@@ -84,24 +86,24 @@ from ..message import Message
 from ..wire import Limits
 from .encoder import Encoder, is_anonymous, with_timeout
 from .events import (
-    Answer,
-    Answered,
-    Delivered,
-    Discarded,
+    AnswerNow,
     Event,
-    Failed,
     Initialized,
-    Reply,
-    Requested,
-    Silent,
+    NoServiceYet,
+    PeerSilent,
+    PublicationsDiscarded,
+    PublicationsReceived,
+    PublicationUnheard,
+    RequestFailed,
+    RequestsReceived,
+    ResponseReceived,
+    SendNow,
     Unmatched,
-    Unroutable,
-    Unrouted,
 )
-from .liveness import Liveness, Sign
+from .heartbeat import Heartbeat, HeartbeatAction
 from .outbox import Outbox
 from .requests import PendingRequest, PendingRequests
-from .states import LIVE, Move, SessionState, after
+from .states import LIVE, Lifecycle, SessionState
 from .subscriptions import LOG_TOPIC, Subscribed, SubscriptionTable
 
 __all__ = ["Session"]
@@ -114,11 +116,13 @@ _UNSUBSCRIBE = "system.topic.unsubscribe"
 _FOLLOW_LOG = "system.log.subscribe"
 _LEAVE_LOG = "system.log.unsubscribe"
 
-# Milliseconds, on the wire, of a request for whose answer nobody waits.
-_TOLD_LIMIT = 10_000
+# The time limit on the wire of a request for whose answer nobody waits, in milliseconds.
+_UNAWAITED_TIMEOUT = 10_000
 
 # Seconds between the tries of a request that nobody answers yet: the bounds double.
 _FIRST_TRY, _LAST_TRY = 0.05, 0.5
+
+_Registration = tuple[str, str]  # a service's name and description
 
 
 class Session:
@@ -126,7 +130,7 @@ class Session:
 
     `limits` bounds what is sent.  `margin` is how many seconds longer than its time limit on
     the wire a request is waited for, so that the broker's own TIMEOUT comes first.
-    `heartbeat` is the Liveness' interval in seconds.  `outbox` holds what waits for a connection.
+    `heartbeat` is the Heartbeat's interval in seconds.  `outbox` holds what waits for a connection.
     `codec` is that of payloads.  With `early`, what would wait after a loss waits for the first
     connection as well.
     """
@@ -145,20 +149,14 @@ class Session:
         self.margin = margin
         self.subscriptions = SubscriptionTable()
         # What the broker has accepted as this service's name and description.
-        self.registration: tuple[str, str] | None = None
+        self.registration: _Registration | None = None
         self.outbox = outbox if outbox is not None else Outbox()
-        self._state = SessionState.OFFLINE
-        self._was_ready = False
-        self._early = early
-        self._closed_because: str | None = None
-        self._announced = False
-        # Until when services may still be on their way back, after a reconnect.
-        self._settled_at: float | None = None
+        self._life = Lifecycle(waits_early=early)
         self._ids = IdSource()
         self._pending = PendingRequests()
-        self._liveness = Liveness(heartbeat)
-        # What the present connection's broker was told again.
-        self._told: dict[tuple[Action, str], Subscribed] = {}
+        self._heartbeat = Heartbeat(heartbeat)
+        # What the present connection's broker is asked for again.
+        self._restoring: dict[tuple[Action, str], Subscribed] = {}
         self._codec = codec
         self._reader = HeaderReader(codec=codec)
         self._encoder = Encoder(self.limits.max_payload, codec)
@@ -167,7 +165,7 @@ class Session:
 
     @property
     def state(self) -> SessionState:
-        return self._state
+        return self._life.state
 
     @property
     def pending(self) -> int:
@@ -178,72 +176,72 @@ class Session:
 
     def link_up(self) -> None:
         """A Link is there; the broker's greeting is awaited."""
-        self._move(Move.LINK_UP)
-        self._announced = False
+        self._life.link_up()
 
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
         """What to tell the broker that has greeted; empty on a first connection.
 
-        The `subject` of each request is the registration or the Subscribed entry that it is for.
+        Each request is `about` the registration or the Subscribed entry that is to be restored.
         """
-        if self._state is not SessionState.RESTORING:
-            raise LocalProtocolError(f"nothing is to be restored while {self._state.value}")
+        state = self._life.state
+        if state is not SessionState.RESTORING:
+            raise LocalProtocolError(f"nothing is to be restored while {state.value}")
         asked: list[PendingRequest] = []
         # Subscriptions whose request waits in the outbox are not in force yet, and are sent then.
-        waiting = {id(request.subject) for request in self.outbox.requests}
+        waiting = {id(request.about) for request in self.outbox.requests}
         if self.registration is not None:
             asked.append(self._ask_for(self.registration, now, timeout))
-        self._told.clear()
+        self._restoring.clear()
         for entry in self.subscriptions:
             key = (entry.action, entry.pattern.lower())
-            if key not in self._told and id(entry) not in waiting:
-                self._told[key] = entry
+            if key not in self._restoring and id(entry) not in waiting:
+                self._restoring[key] = entry
                 asked.append(self._ask_for(entry, now, timeout))
         return asked
 
-    def restore_rest(
-        self, subjects: Iterable[Any], *, now: float, timeout: int
+    def restore_again(
+        self, refused: Iterable[Subscribed | _Registration | None], *, now: float, timeout: int
     ) -> list[PendingRequest]:
-        """Ask once more for `subjects` of `restore`, which the broker has refused for now.
+        """Ask once more for what requests of `restore` were about, if it was refused for now.
 
         For those that are still wanted; empty where there is no connection.
         """
-        if self._state is not SessionState.READY:
+        if self._life.state is not SessionState.READY:
             return []
         asked: list[PendingRequest] = []
-        for subject in subjects:
-            if isinstance(subject, Subscribed):
+        for about in refused:
+            if isinstance(about, Subscribed):
                 # The broker knows one entry of each pattern: any that is left will do.
-                left = self.subscriptions.of(subject.action, subject.pattern)
+                left = self.subscriptions.of(about.action, about.pattern)
                 asked += [self._ask_for(entry, now, timeout) for entry in left[:1]]
-            elif subject == self.registration:
-                asked.append(self._ask_for(subject, now, timeout))
+            elif about is not None and about == self.registration:
+                asked.append(self._ask_for(about, now, timeout))
         return asked
 
     def restored(self, now: float, *, settling: float = 0.0, progress: int = 0) -> list[Event]:
         """The broker knows all: messages may be sent, and those that waited are, in order.
 
-        `progress` is the Link's at present, for the Liveness.
+        `progress` is the Link's at present, for the Heartbeat.
         For `settling` seconds, other clients may still be on their way back: a request with
-        `retry` that nobody answers is `Unrouted` meanwhile.
+        `retry` that nobody answers is `NoServiceYet` meanwhile.
         """
-        self._move(Move.RESTORED)
-        self._was_ready = True
-        self._settled_at = now + settling if settling else None
-        self._liveness.start(now, progress)
-        # What was forgotten while the broker was told is taken back; nobody waits for its answer.
-        gone = [e for e in self._told.values() if not self.subscriptions.of(e.action, e.pattern)]
-        events: list[Event] = [Reply(self._unsubscribing(entry)) for entry in gone]
-        self._told.clear()
+        self._life.restored(settled_at=now + settling if settling else None)
+        self._heartbeat.start(now, progress)
+        # What was removed meanwhile is unsubscribed; nobody waits for the answer.
+        gone = [
+            e for e in self._restoring.values() if not self.subscriptions.of(e.action, e.pattern)
+        ]
+        events: list[Event] = [SendNow(self._unsubscribing(entry)) for entry in gone]
+        self._restoring.clear()
         for item in self.outbox.take_all():
             if not isinstance(item, PendingRequest):
-                events.append(Reply(item))
-            elif item.subject is not None and item.subject not in self.subscriptions:
+                events.append(SendNow(item))
+            elif isinstance(item.about, Subscribed) and item.about not in self.subscriptions:
                 # It has been unsubscribed meanwhile: the broker need not know.
                 self._pending.take(item.request_id)
                 events.append(_failed(item, "it was unsubscribed"))
             else:
-                events.extend(self._send_held(item, now))
+                events.extend(self._send_waiting(item, now))
         return events
 
     def link_lost(self, error: MBError | None, unsent: Iterable[bytes] = ()) -> list[Event]:
@@ -252,19 +250,19 @@ class Session:
         Pending requests fail, but those that may be sent again; publications that never left
         wait for the next Link.
         """
-        self._move(Move.LINK_LOST)
-        self._liveness.stop()
+        self._life.link_lost()
+        self._heartbeat.stop()
         unsent = list(unsent)
-        if self._state is SessionState.CLOSED:  # `close` has failed the requests
+        if self._life.state is SessionState.CLOSED:  # `close` has failed the requests
             lost = sum(1 for m in unsent if m.startswith(b"publish:") and is_anonymous(m))
-            return [Discarded(lost)] if lost else []
+            return [PublicationsDiscarded(lost)] if lost else []
         reason = str(error) if error is not None else "the connection was closed"
         never_left = {id(message) for message in unsent}
         # Of those, what is to be sent once there is a connection, by its message.
         back: dict[int, PendingRequest] = {}
         events: list[Event] = []
         for request in self._pending:
-            if request.held:
+            if request.in_outbox:
                 continue
             left = id(request.message) not in never_left
             if left:
@@ -272,14 +270,14 @@ class Session:
             if not left and (request.retry or request.message.startswith(b"publish:")):
                 back[id(request.message)] = request
             elif request.retry:
-                self._hold(request)
+                self._put_in_outbox(request)
             else:
                 self._pending.take(request.request_id)
                 events.append(_failed(request, reason))
         for message in unsent:
             waiting = back.get(id(message))
             if waiting is not None and waiting.retry:
-                self._hold(waiting)
+                self._put_in_outbox(waiting)
             elif waiting is not None:
                 self.outbox.put_back(waiting)
                 self._pending.add(waiting, waiting.deadline)
@@ -292,10 +290,8 @@ class Session:
 
         `reason` is what errors say, those of later calls too; the first one counts.
         """
-        self._move(Move.CLOSE)
-        self._liveness.stop()
-        if self._closed_because is None:
-            self._closed_because = reason
+        self._life.close(reason)
+        self._heartbeat.stop()
         return self._fail_all(reason)
 
     # Sending: each gives the message that the driver sends
@@ -328,10 +324,10 @@ class Session:
 
     def publish_encoded(self, message: bytes) -> bytes | None:
         """Publish what `encode` gave; as `publish`."""
-        if self._state is SessionState.READY:
+        if self._life.state is SessionState.READY:
             return message
-        self._check_holding()
-        self.outbox.publish(message)
+        self._life.check_waiting()
+        self.outbox.add_publication(message)
         return None
 
     def check_room(self, length: int, before: int) -> None:
@@ -339,7 +335,7 @@ class Session:
 
         For other threads: it changes nothing.
         """
-        self._check_holding()
+        self._life.check_waiting()
         self.outbox.check_room(length, before)
 
     def publish_confirmed(
@@ -354,7 +350,7 @@ class Session:
     ) -> PendingRequest:
         """A publication that the broker confirms; `timeout` in milliseconds bounds the wait.
 
-        It may be `held`, as `publish` may give None.
+        It may be `in_outbox`, as `publish` may give None.
         """
         check_timeout(timeout)
         request_id = self._ids.next()
@@ -363,10 +359,10 @@ class Session:
         )
         deadline = now + timeout / 1000
         request = PendingRequest(request_id, topic, message, timeout, deadline, False)
-        if self._state is SessionState.READY:
+        if self._life.state is SessionState.READY:
             return self._begin(request)
-        self._check_holding()
-        self.outbox.publish(request)
+        self._life.check_waiting()
+        self.outbox.add_publication(request)
         self._pending.add(request, deadline)
         return request
 
@@ -380,50 +376,51 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
         retry: bool = False,
-        subject: Any = None,
+        about: Subscribed | None = None,
     ) -> PendingRequest:
         """A request; `timeout` is its time limit on the wire, in milliseconds.
 
-        With `retry` it may be sent again where the connection is lost, and is `held` until there
-        is one; without, it raises ConnectionLost where there is none.
+        With `retry` it may be sent again where the connection is lost, and is `in_outbox` until
+        there is one; without, it raises ConnectionLost where there is none.
         """
-        if self._state is not SessionState.READY:
-            self._check_holding()
+        if self._life.state is not SessionState.READY:
+            self._life.check_waiting()
             if not retry:
+                why = self._life.state.value
                 raise ConnectionLost(
-                    f"not sent: {self._state.value} (retry=True waits for the next connection)",
-                    sent=False,
+                    f"not sent: {why} (retry=True waits for the next connection)", sent=False
                 )
-        request = self._make(topic, payload, now, timeout, version, parent_id, retry, subject)
-        if self._state is SessionState.READY:
+        request = self._make(topic, payload, now, timeout, version, parent_id, retry, about)
+        if self._life.state is SessionState.READY:
             return self._begin(request)
-        self._hold(request)
+        self._put_in_outbox(request)
         return request
 
-    def ask_again(
+    def retry_later(
         self, request: PendingRequest, error: NoRouteFoundError, *, now: float
     ) -> list[Event]:
-        """Send an `Unrouted` request again in a moment, or fail it where the time is over."""
-        if self._settled_at is None or now >= min(self._settled_at, request.deadline):
-            return [Failed(request, error)]
-        bound = min(_FIRST_TRY * 2**request.unrouted_times, _LAST_TRY)
+        """Send the request of a NoServiceYet again in a moment, or fail it if the time is over."""
+        settled_at = self._life.settled_at
+        if settled_at is None or now >= min(settled_at, request.deadline):
+            return [RequestFailed(request, error)]
+        bound = min(_FIRST_TRY * 2**request.refused_times, _LAST_TRY)
         at = now + bound * (1 + random.random()) / 2
-        request.unrouted = error
-        request.unrouted_times += 1
-        self._pending.add(request, min(at, self._settled_at, request.deadline))
+        request.refusal = error
+        request.refused_times += 1
+        self._pending.add(request, min(at, settled_at, request.deadline))
         return []
 
     def cancel(self, request: PendingRequest) -> None:
         """Nobody waits for `request` any more; its response, if one comes, is ignored."""
         self._pending.take(request.request_id)
-        if request.place is not None:
+        if request.outbox_key is not None:
             self.outbox.discard(request)
 
     def respond(self, message: Message, payload: Any) -> bytes:
         """The answer to a request received over the present Link; see Encoder.response."""
-        if self._state not in (SessionState.RESTORING, SessionState.READY):
-            self._check_holding()
-            raise ConnectionLost(f"not sent: {self._state.value}", sent=False)
+        if not self._life.greeted:
+            self._life.check_waiting()
+            raise ConnectionLost(f"not sent: {self._life.state.value}", sent=False)
         return self._encoder.response(message, payload)
 
     # Registration and subscriptions: what each new connection is told again
@@ -443,37 +440,35 @@ class Session:
         return self.request(_REGISTER, payload, now=now, timeout=timeout, retry=True)
 
     def subscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
-        """Begin to receive what `entry` asks for; on `Failed` the driver removes the entry.
+        """Begin to receive what `entry` asks for; on `RequestFailed`, the driver removes it.
 
-        The entry is in force before the broker confirms: messages may overtake that word.
+        The entry is in force before the broker confirms: messages may overtake the confirmation.
         """
-        if self._state is not SessionState.READY:
-            self._check_holding()
+        if self._life.state is not SessionState.READY:
+            self._life.check_waiting()
         self.subscriptions.check(entry)
         topic, wishes = _subscription(entry)
-        request = self.request(topic, wishes, now=now, timeout=timeout, retry=True, subject=entry)
+        request = self.request(topic, wishes, now=now, timeout=timeout, retry=True, about=entry)
         self.subscriptions.add(entry)
         return request
 
-    def announce(self) -> list[Event]:
-        """Ask the broker, once a connection, to pass time limits on with requests.
+    def ask_for_timeouts(self) -> list[Event]:
+        """Ask the broker, once in each connection, to pass time limits on with requests.
 
-        To be called before the first subscription to requests.  A broker that does not
-        understand takes it for a heartbeat (docs/protocol.md, "Beyond the reference").
+        Call it before the first subscription to requests.  A broker that does not understand
+        takes it for a heartbeat (docs/protocol.md, "Beyond the reference").
         """
-        live = self._state in (SessionState.RESTORING, SessionState.READY)
-        if self._announced or not live or not self.subscriptions.answers_requests:
+        if not self.subscriptions.answers_requests or not self._life.ask_for_timeouts():
             return []
-        self._announced = True
-        return [Reply(self._sign_of_life({"timeouts": True}))]
+        return [SendNow(self._sign_of_life({"timeouts": True}))]
 
     def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
-        """Tell the broker that what `entry` asks for is no longer wanted; see `forget`."""
+        """Tell the broker that what `entry` asks for is no longer wanted; see `remove`."""
         topic, payload = _unsubscription(entry)
         return self.request(topic, payload, now=now, timeout=timeout)
 
-    def forget(self, entry: Subscribed) -> None:
-        """Have done with `entry`: what still comes for it is answered, or ignored."""
+    def remove(self, entry: Subscribed) -> None:
+        """Take `entry` off the table: what still comes for it is refused, or ignored."""
         self.subscriptions.remove(entry)
         # The routes that are remembered would keep the entry and its consumer alive.
         self._reader = HeaderReader(codec=self._codec)
@@ -482,31 +477,31 @@ class Session:
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` is due next, if at all."""
-        deadline, look_at = self._pending.next_deadline(), self._liveness.look_at
-        if deadline is None or look_at is None:
-            return deadline if look_at is None else look_at
-        return min(deadline, look_at)
+        deadline, check = self._pending.next_deadline(), self._heartbeat.next_check
+        if deadline is None or check is None:
+            return deadline if check is None else check
+        return min(deadline, check)
 
     def handle_deadline(self, now: float, *, progress: int = 0) -> list[Event]:
-        """Fail what has waited too long; look whether the other side is alive.
+        """Fail what has waited too long; check whether the other side is alive.
 
         `progress` is the Link's at present.
         """
         events: list[Event] = []
         for request in self._pending.take_due(now):
-            if request.held:
+            if request.in_outbox:
                 self.outbox.discard(request)
-                reason = f"there was no connection within {request.limit} ms"
+                reason = f"there was no connection within {request.timeout} ms"
                 events.append(_failed(request, reason))
-            elif request.unrouted is not None:
+            elif request.refusal is not None:
                 events.append(self._send_again(request, now))
             else:
-                events.append(Failed(request, _too_late(request)))
-        sign = self._liveness.look(now, progress)
-        if sign is Sign.ASK:
-            events.append(Reply(self._sign_of_life({})))
-        elif sign is Sign.DEAD:
-            events.append(Silent())
+                events.append(RequestFailed(request, _too_late(request)))
+        action = self._heartbeat.check(now, progress)
+        if action is HeartbeatAction.ASK:
+            events.append(SendNow(self._sign_of_life({})))
+        elif action is HeartbeatAction.GIVE_UP:
+            events.append(PeerSilent())
         return events
 
     # Receiving
@@ -514,13 +509,13 @@ class Session:
     def receive(self, messages: list[bytes]) -> list[Event]:
         """Take whole messages in the order of their arrival; ignored without a live Link."""
         events: list[Event] = []
-        if self._state not in LIVE:
+        if self._life.state not in LIVE:
             return events
-        self._liveness.heard = True
+        self._heartbeat.received = True
         read = self._reader.read
         table = self.subscriptions
-        run: list[Message] | None = None  # of the event that is being filled
-        run_prefix: HeaderPrefix | None = None
+        batch: list[Message] | None = None  # of the event that is being filled
+        batch_prefix: HeaderPrefix | None = None
         for data in messages:
             try:
                 prefix, request_id, parent_id, timeout, end = read(data)
@@ -528,32 +523,32 @@ class Session:
                 # There may be very many of them, and the frames of each hold much more than it.
                 error.__traceback__ = None
                 events.append(Unmatched(error, None))
-                run = run_prefix = None  # what comes behind it is told behind it
+                batch = batch_prefix = None  # what comes behind it is told behind it
                 continue
             message = Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
-            if prefix is run_prefix and run is not None:
-                run.append(message)
+            if prefix is batch_prefix and batch is not None:
+                batch.append(message)
                 continue
-            run = run_prefix = None
+            batch = batch_prefix = None
             action = prefix.action
             if prefix.generation != table.generation:
                 self._look_up(prefix)
             if action is Action.PUBLISH:
                 if prefix.key == _INITIALIZE:
-                    if self._state is SessionState.GREETING:  # a broker may repeat itself
-                        self._move(Move.INITIALIZED)
+                    if self._life.state is SessionState.GREETING:  # a broker may repeat itself
+                        self._life.initialized()
                         events.append(Initialized())
                 elif prefix.route:
-                    run, run_prefix = [message], prefix
-                    events.append(Delivered(prefix.route, run))
+                    batch, batch_prefix = [message], prefix
+                    events.append(PublicationsReceived(prefix.route, batch))
             elif action is Action.RESPONSE:
                 if request_id is None and prefix.route:  # an entry of the broker's log
-                    events.append(Delivered(prefix.route, [message]))
+                    events.append(PublicationsReceived(prefix.route, [message]))
                 else:
                     events.append(self._response(message, request_id))
             elif prefix.route is not None:
-                run, run_prefix = [message], prefix
-                events.append(Requested(prefix.route, run))
+                batch, batch_prefix = [message], prefix
+                events.append(RequestsReceived(prefix.route, batch))
             else:
                 events.append(self._unanswered(message))
         return events
@@ -562,17 +557,17 @@ class Session:
         error = error_in(message.raw_payload)
         request = self._pending.take(request_id)
         if request is not None:
-            if request.place is not None:  # it answers what was to be sent again
+            if request.outbox_key is not None:  # it answers what was to be sent again
                 self.outbox.discard(request)
             if error is None:
-                return Answered(request, message)
+                return ResponseReceived(request, message)
             if (
                 isinstance(error, NoRouteFoundError)
                 and request.retry
-                and self._settled_at is not None
+                and self._life.settled_at is not None
             ):
-                return Unrouted(request, error)
-            return Failed(request, error)
+                return NoServiceYet(request, error)
+            return RequestFailed(request, error)
         if request_id is not None and self._ids.made(request_id):
             # Too late for a request that was given up: nobody waits for its error any more.
             return Unmatched(None, message)
@@ -580,18 +575,18 @@ class Session:
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
             details = error.details if error.details is not None else {"topic": topic}
             known = NoRouteFoundError(error.message, timestamp=error.timestamp, details=details)
-            return Unroutable(topic, known)
+            return PublicationUnheard(topic, known)
         return Unmatched(error, message)
 
     def _unanswered(self, message: Message) -> Event:
         """What becomes of a request for which there is no subscription."""
         if message.prefix.key == _HEARTBEAT:
-            return Answer(self._own.response(message, {}))
+            return AnswerNow(self._own.response(message, {}))
         if message.request_key is None:
             return Unmatched(None, message)
         # It crossed our unsubscribing: the requester need not wait for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
-        return Answer(self._own.response(message, gone))
+        return AnswerNow(self._own.response(message, gone))
 
     # Within
 
@@ -615,7 +610,7 @@ class Session:
         version: str,
         parent_id: str | None,
         retry: bool,
-        subject: Any,
+        about: Subscribed | _Registration | None,
     ) -> PendingRequest:
         check_timeout(timeout)
         request_id = self._ids.next()
@@ -628,103 +623,93 @@ class Session:
             parent_id=parent_id,
         )
         deadline = now + timeout / 1000
-        return PendingRequest(request_id, topic, message, timeout, deadline, retry, subject)
+        return PendingRequest(request_id, topic, message, timeout, deadline, retry, about)
 
     def _ask_for(
-        self, subject: Subscribed | tuple[str, str], now: float, timeout: int
+        self, about: Subscribed | _Registration, now: float, timeout: int
     ) -> PendingRequest:
         """Ask the broker for a subscription, or for a registration, that it is to restore."""
-        if isinstance(subject, Subscribed):
-            topic, payload = _subscription(subject)
+        if isinstance(about, Subscribed):
+            topic, payload = _subscription(about)
         else:
-            topic, payload = _REGISTER, _registration(*subject)
-        request = self._make(topic, payload, now, timeout, DEFAULT_VERSION, None, False, subject)
+            topic, payload = _REGISTER, _registration(*about)
+        request = self._make(topic, payload, now, timeout, DEFAULT_VERSION, None, False, about)
         return self._begin(request)
 
     def _begin(self, request: PendingRequest) -> PendingRequest:
         self._pending.add(request, request.deadline + self.margin)
         return request
 
-    def _hold(self, request: PendingRequest) -> None:
-        request.unrouted = None
-        self.outbox.hold(request)
+    def _put_in_outbox(self, request: PendingRequest) -> None:
+        request.refusal = None
+        self.outbox.add_request(request)
         self._pending.add(request, request.deadline)
 
-    def _send_held(self, request: PendingRequest, now: float) -> list[Event]:
+    def _send_waiting(self, request: PendingRequest, now: float) -> list[Event]:
         if request.message.startswith(b"request:"):
             left = int((request.deadline - now) * 1000)
             if left < 1:
-                self._hold(request)  # its deadline is about to fail it
+                self._put_in_outbox(request)  # its deadline is about to fail it
                 return []
             request.message = with_timeout(request.message, left)
         self._begin(request)
-        return [Reply(request.message)]
+        return [SendNow(request.message)]
 
     def _send_again(self, request: PendingRequest, now: float) -> Event:
         """Send a request that nobody answered a moment ago."""
-        error, request.unrouted = request.unrouted, None
+        error, request.refusal = request.refusal, None
         assert error is not None
         left = int((request.deadline - now) * 1000)
         if left < 1:
-            return Failed(request, error)
+            return RequestFailed(request, error)
         request.message = with_timeout(request.message, left)
         self._begin(request)
-        return Reply(request.message)
+        return SendNow(request.message)
 
     def _sign_of_life(self, payload: dict[str, Any]) -> bytes:
         """A request to which any message at all is the answer: it is not pending."""
-        interval = self._liveness.interval
-        limit = round(interval * 1000) or 1 if interval is not None else _TOLD_LIMIT
+        interval = self._heartbeat.interval
+        limit = round(interval * 1000) or 1 if interval is not None else _UNAWAITED_TIMEOUT
         return self._own.request(_HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit)
 
     def _unsubscribing(self, entry: Subscribed) -> bytes:
         topic, payload = _unsubscription(entry)
-        return self._own.request(topic, payload, request_id=self._ids.next(), timeout=_TOLD_LIMIT)
+        return self._own.request(
+            topic, payload, request_id=self._ids.next(), timeout=_UNAWAITED_TIMEOUT
+        )
 
     def _fail_all(self, reason: str) -> list[Event]:
         events: list[Event] = []
         for request in self._pending:
             self._pending.take(request.request_id)
-            if request.held:
+            if request.in_outbox:
                 self.outbox.discard(request)
             else:
                 request.sent = True
             events.append(_failed(request, reason))
         if self.outbox:
-            events.append(Discarded(len(self.outbox.take_all())))
+            events.append(PublicationsDiscarded(len(self.outbox.take_all())))
         return events
 
-    def _move(self, move: Move) -> None:
-        self._state = after(self._state, move)
 
-    def _check_holding(self) -> None:
-        """Raise where nothing can wait for a connection: there was none yet, or will be none."""
-        if self._state is SessionState.CLOSED:
-            raise ConnectionLost(f"not sent: {self._closed_because}", sent=False)
-        if not self._was_ready and not self._early:
-            raise LocalProtocolError(
-                f"nothing can be sent while {self._state.value}, before the first connection: "
-                "wait for client.connect(...) first (retry_connect=True lets calls wait)"
-            )
-
-
-def _failed(request: PendingRequest, reason: str) -> Failed:
+def _failed(request: PendingRequest, reason: str) -> RequestFailed:
     text = f"{_missing(request)}: {reason}"
-    return Failed(request, ConnectionLost(text, sent=request.sent))
+    return RequestFailed(request, ConnectionLost(text, sent=request.sent))
 
 
 def _too_late(request: PendingRequest) -> RequestTimeoutError:
+    limit = f"{request.timeout} ms"
     return RequestTimeoutError(
-        f"{_missing(request)} within {request.limit} ms, nor the broker's error that there is none"
+        f"{_missing(request)} within {limit}, nor the broker's error that there is none"
     )
 
 
 def _missing(request: PendingRequest) -> str:
     """What has not come, as the caller calls it."""
-    subject = request.subject
-    if isinstance(subject, Subscribed):
-        return f"no confirmation of the subscription to {subject.pattern!r}"
-    return f"no answer to {request.topic!r}" if subject is None else "no answer to the registration"
+    about = request.about
+    if isinstance(about, Subscribed):
+        return f"no confirmation of the subscription to {about.pattern!r}"
+    return f"no answer to {request.topic!r}" if about is None else "no answer to the registration"
 
 
 def _registration(name: str, description: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mb_core.message import parse_message
-from mb_core.session import Failed, Reply, Session, SessionState, Silent, Unmatched
-from mb_core.session.liveness import Liveness, Sign
+from mb_core.session import PeerSilent, RequestFailed, SendNow, Session, SessionState, Unmatched
+from mb_core.session.heartbeat import Heartbeat, HeartbeatAction
 
 MakeSession = Callable[..., Session]
 
 
-def started(interval: float | None = 10.0, now: float = 100.0) -> Liveness:
-    liveness = Liveness(interval)
+def started(interval: float | None = 10.0, now: float = 100.0) -> Heartbeat:
+    liveness = Heartbeat(interval)
     liveness.start(now)
     return liveness
 
@@ -27,123 +27,123 @@ def started(interval: float | None = 10.0, now: float = 100.0) -> Liveness:
 
 def test_it_looks_after_each_interval_of_the_start() -> None:
     liveness = started()
-    assert liveness.look_at == 110.0
-    liveness.heard = True
-    assert liveness.look(110.0) is Sign.NOTHING
-    assert liveness.look_at == 120.0
+    assert liveness.next_check == 110.0
+    liveness.received = True
+    assert liveness.check(110.0) is HeartbeatAction.NOTHING
+    assert liveness.next_check == 120.0
 
 
 def test_after_an_interval_of_silence_it_asks_and_after_another_it_gives_up() -> None:
     liveness = started()
-    assert liveness.look(110.0) is Sign.ASK
-    assert liveness.look_at == 120.0
-    assert liveness.look(120.0) is Sign.DEAD
-    assert liveness.look_at is None
+    assert liveness.check(110.0) is HeartbeatAction.ASK
+    assert liveness.next_check == 120.0
+    assert liveness.check(120.0) is HeartbeatAction.GIVE_UP
+    assert liveness.next_check is None
 
 
 def test_it_gives_up_once() -> None:
     liveness = started()
-    liveness.look(110.0)
-    liveness.look(120.0)
-    assert liveness.look(130.0) is Sign.NOTHING
-    assert liveness.look_at is None
+    liveness.check(110.0)
+    liveness.check(120.0)
+    assert liveness.check(130.0) is HeartbeatAction.NOTHING
+    assert liveness.next_check is None
 
 
 @pytest.mark.parametrize("now", [0.0, 100.0, 109.999])
 def test_a_look_before_its_time_changes_nothing(now: float) -> None:
     liveness = started()
-    assert liveness.look(now) is Sign.NOTHING
-    assert liveness.look_at == 110.0
-    assert liveness.look(110.0) is Sign.ASK
+    assert liveness.check(now) is HeartbeatAction.NOTHING
+    assert liveness.next_check == 110.0
+    assert liveness.check(110.0) is HeartbeatAction.ASK
 
 
 def test_whatever_is_heard_counts_for_one_interval() -> None:
     liveness = started()
-    liveness.heard = True
-    assert liveness.look(110.0) is Sign.NOTHING
-    assert liveness.look(120.0) is Sign.ASK
+    liveness.received = True
+    assert liveness.check(110.0) is HeartbeatAction.NOTHING
+    assert liveness.check(120.0) is HeartbeatAction.ASK
 
 
 def test_what_is_heard_after_the_question_is_its_answer() -> None:
     liveness = started()
-    assert liveness.look(110.0) is Sign.ASK
-    liveness.heard = True
-    assert liveness.look(120.0) is Sign.NOTHING
-    assert liveness.look(130.0) is Sign.ASK  # from the beginning
-    assert liveness.look(140.0) is Sign.DEAD
+    assert liveness.check(110.0) is HeartbeatAction.ASK
+    liveness.received = True
+    assert liveness.check(120.0) is HeartbeatAction.NOTHING
+    assert liveness.check(130.0) is HeartbeatAction.ASK  # from the beginning
+    assert liveness.check(140.0) is HeartbeatAction.GIVE_UP
 
 
 def test_what_moves_is_alive_though_nothing_is_whole() -> None:
-    liveness = Liveness(10.0)
+    liveness = Heartbeat(10.0)
     liveness.start(100.0, 7)
-    assert liveness.look(110.0, 8) is Sign.NOTHING
-    assert liveness.look(120.0, 8) is Sign.ASK
-    assert liveness.look(130.0, 9) is Sign.NOTHING
-    assert liveness.look(140.0, 9) is Sign.ASK
-    assert liveness.look(150.0, 9) is Sign.DEAD
+    assert liveness.check(110.0, 8) is HeartbeatAction.NOTHING
+    assert liveness.check(120.0, 8) is HeartbeatAction.ASK
+    assert liveness.check(130.0, 9) is HeartbeatAction.NOTHING
+    assert liveness.check(140.0, 9) is HeartbeatAction.ASK
+    assert liveness.check(150.0, 9) is HeartbeatAction.GIVE_UP
 
 
 def test_what_moved_before_the_start_does_not_count() -> None:
-    liveness = Liveness(10.0)
+    liveness = Heartbeat(10.0)
     liveness.start(100.0, 7)
-    assert liveness.look(110.0, 7) is Sign.ASK
+    assert liveness.check(110.0, 7) is HeartbeatAction.ASK
     liveness.start(200.0, 3)  # of another Link
-    assert liveness.look(210.0, 3) is Sign.ASK
+    assert liveness.check(210.0, 3) is HeartbeatAction.ASK
 
 
 def test_a_late_question_is_given_a_whole_interval_for_its_answer() -> None:
     liveness = started()
-    assert liveness.look(500.0) is Sign.ASK
-    assert liveness.look(509.9) is Sign.NOTHING
-    assert liveness.look(510.0) is Sign.DEAD
+    assert liveness.check(500.0) is HeartbeatAction.ASK
+    assert liveness.check(509.9) is HeartbeatAction.NOTHING
+    assert liveness.check(510.0) is HeartbeatAction.GIVE_UP
 
 
 def test_who_comes_too_late_to_have_heard_an_answer_does_not_give_up() -> None:
     liveness = started()
-    assert liveness.look(110.0) is Sign.ASK
-    assert liveness.look(125.1) is Sign.NOTHING
-    assert liveness.look_at == 135.1
-    assert liveness.look(135.1) is Sign.DEAD
+    assert liveness.check(110.0) is HeartbeatAction.ASK
+    assert liveness.check(125.1) is HeartbeatAction.NOTHING
+    assert liveness.next_check == 135.1
+    assert liveness.check(135.1) is HeartbeatAction.GIVE_UP
 
 
 def test_who_comes_a_little_late_gives_up() -> None:
     liveness = started()
-    assert liveness.look(110.0) is Sign.ASK
-    assert liveness.look(124.9) is Sign.DEAD
+    assert liveness.check(110.0) is HeartbeatAction.ASK
+    assert liveness.check(124.9) is HeartbeatAction.GIVE_UP
 
 
 def test_the_answer_that_is_read_after_a_late_look_is_in_time() -> None:
     liveness = started()
-    assert liveness.look(110.0) is Sign.ASK
-    assert liveness.look(200.0) is Sign.NOTHING
-    liveness.heard = True
-    assert liveness.look(210.0) is Sign.NOTHING
-    assert liveness.look(220.0) is Sign.ASK
+    assert liveness.check(110.0) is HeartbeatAction.ASK
+    assert liveness.check(200.0) is HeartbeatAction.NOTHING
+    liveness.received = True
+    assert liveness.check(210.0) is HeartbeatAction.NOTHING
+    assert liveness.check(220.0) is HeartbeatAction.ASK
 
 
 def test_a_start_forgets_what_was_before() -> None:
     liveness = started()
-    liveness.look(110.0)
-    liveness.heard = True
+    liveness.check(110.0)
+    liveness.received = True
     liveness.start(500.0)
-    assert liveness.look(510.0) is Sign.ASK
-    assert liveness.look(520.0) is Sign.DEAD
+    assert liveness.check(510.0) is HeartbeatAction.ASK
+    assert liveness.check(520.0) is HeartbeatAction.GIVE_UP
     liveness.start(600.0)
-    assert liveness.look(610.0) is Sign.ASK
+    assert liveness.check(610.0) is HeartbeatAction.ASK
 
 
 def test_a_stop_ends_it() -> None:
     liveness = started()
     liveness.stop()
-    assert liveness.look_at is None
-    assert liveness.look(1e9) is Sign.NOTHING
-    assert liveness.look_at is None
+    assert liveness.next_check is None
+    assert liveness.check(1e9) is HeartbeatAction.NOTHING
+    assert liveness.next_check is None
 
 
 def test_without_an_interval_it_never_looks() -> None:
     liveness = started(None)
-    assert liveness.look_at is None
-    assert liveness.look(1e9) is Sign.NOTHING
+    assert liveness.next_check is None
+    assert liveness.check(1e9) is HeartbeatAction.NOTHING
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 1.0, 1.4, 3.0]), st.booleans()), max_size=60))
@@ -158,13 +158,13 @@ def test_nobody_is_given_up_who_was_heard_of_since_the_question_or_was_asked_jus
     for seconds, heard in plan:
         now += seconds
         if heard:
-            liveness.heard = True
+            liveness.received = True
             heard_at = now
-        sign = liveness.look(now)
-        if sign is Sign.ASK:
+        sign = liveness.check(now)
+        if sign is HeartbeatAction.ASK:
             assert now - heard_at >= interval - 1e-9  # times are sums
             asked_at = now
-        elif sign is Sign.DEAD:
+        elif sign is HeartbeatAction.GIVE_UP:
             assert asked_at is not None
             assert heard_at < asked_at
             assert now - asked_at >= interval - 1e-9
@@ -177,14 +177,14 @@ def test_a_dead_side_is_found_within_three_intervals_of_its_last_word(
 ) -> None:
     liveness = started(interval, 0.0)
     last_word = intervals * interval
-    signs: list[Sign] = []
+    signs: list[HeartbeatAction] = []
     now = 0.0
-    while liveness.look_at is not None:
-        liveness.heard |= last_word > now
-        now = liveness.look_at
-        signs.append(liveness.look(now))
-    assert signs[-2:] == [Sign.ASK, Sign.DEAD]
-    assert set(signs[:-2]) <= {Sign.NOTHING}
+    while liveness.next_check is not None:
+        liveness.received |= last_word > now
+        now = liveness.next_check
+        signs.append(liveness.check(now))
+    assert signs[-2:] == [HeartbeatAction.ASK, HeartbeatAction.GIVE_UP]
+    assert set(signs[:-2]) <= {HeartbeatAction.NOTHING}
     assert interval < now - last_word <= 3 * interval + 1e-6
 
 
@@ -193,7 +193,7 @@ def test_a_dead_side_is_found_within_three_intervals_of_its_last_word(
 
 def silent_at(session: Session, *times: float) -> list[str]:
     """What `handle_deadline` gives at these times, in words."""
-    words = {Reply: "asks", Silent: "gives up"}
+    words = {SendNow: "asks", PeerSilent: "gives up"}
     return ["+".join(words[type(event)] for event in session.handle_deadline(now)) for now in times]
 
 
@@ -201,7 +201,7 @@ def test_a_silent_connection_is_asked_and_then_given_up(ready: MakeSession) -> N
     session = ready(heartbeat=5.0)
     assert session.next_deadline() == 5.0
     (asked,) = session.handle_deadline(5.0)
-    assert isinstance(asked, Reply)
+    assert isinstance(asked, SendNow)
     message = parse_message(asked.message)
     assert (message.header.action, message.topic) == ("request", "system.heartbeat")
     assert message.header.timeout == 5000
@@ -209,7 +209,7 @@ def test_a_silent_connection_is_asked_and_then_given_up(ready: MakeSession) -> N
     assert message.payload == {}
     assert session.pending == 0
     assert session.next_deadline() == 10.0
-    assert session.handle_deadline(10.0) == [Silent()]
+    assert session.handle_deadline(10.0) == [PeerSilent()]
     assert session.next_deadline() is None
     assert session.handle_deadline(1e9) == []
     assert session.state is SessionState.READY  # to end the Link is the driver's
@@ -239,7 +239,7 @@ def test_the_answer_to_the_question_completes_nothing(
     session = ready(heartbeat=5.0)
     request = session.request("a.b", {}, now=0.0, timeout=60_000)
     (asked,) = session.handle_deadline(5.0)
-    assert isinstance(asked, Reply)
+    assert isinstance(asked, SendNow)
     asked_id = parse_message(asked.message).request_key
     assert asked_id is not None
     (event,) = session.receive([b"response:system.heartbeat:1.0.0:%b\n{}" % asked_id])
@@ -255,7 +255,7 @@ def test_each_question_has_an_id_of_its_own(ready: MakeSession) -> None:
     questions = []
     for second in range(1, 10):
         for event in session.handle_deadline(float(second)):
-            assert isinstance(event, Reply)
+            assert isinstance(event, SendNow)
             questions.append(event.message)
             session.receive([b"garbage"])
     assert len(questions) == 5
@@ -271,14 +271,14 @@ def test_deadlines_and_looks_share_one_clock(ready: MakeSession) -> None:
     for when in due:
         assert session.next_deadline() == when
         events += session.handle_deadline(when)
-    assert [type(event) for event in events] == [Failed, Reply, Failed, Silent]
-    assert [event.request for event in events if isinstance(event, Failed)] == [early, late]
+    assert [type(event) for event in events] == [RequestFailed, SendNow, RequestFailed, PeerSilent]
+    assert [event.request for event in events if isinstance(event, RequestFailed)] == [early, late]
 
 
 def test_one_call_may_fail_a_request_and_ask(ready: MakeSession) -> None:
     session = ready(heartbeat=5.0, margin=0.0)
     session.request("a.b", {}, now=0.0, timeout=1000)
-    assert [type(event) for event in session.handle_deadline(60.0)] == [Failed, Reply]
+    assert [type(event) for event in session.handle_deadline(60.0)] == [RequestFailed, SendNow]
 
 
 def test_a_session_that_was_not_served_gives_nobody_up_for_it(ready: MakeSession) -> None:
@@ -326,8 +326,8 @@ def test_a_message_that_takes_long_is_no_silence(ready: MakeSession) -> None:
     session = ready(heartbeat=5.0)
     for number in range(1, 10):
         assert session.handle_deadline(number * 5.0, progress=number) == []
-    assert [type(e) for e in session.handle_deadline(50.0, progress=9)] == [Reply]
-    assert [type(e) for e in session.handle_deadline(55.0, progress=9)] == [Silent]
+    assert [type(e) for e in session.handle_deadline(50.0, progress=9)] == [SendNow]
+    assert [type(e) for e in session.handle_deadline(55.0, progress=9)] == [PeerSilent]
 
 
 @pytest.mark.parametrize("interval", [0.001, 0.05, 1.0, 3600.0])
@@ -336,7 +336,7 @@ def test_the_question_has_a_time_limit_that_the_wire_allows(
 ) -> None:
     session = ready(heartbeat=interval)
     (asked,) = session.handle_deadline(interval)
-    assert isinstance(asked, Reply)
+    assert isinstance(asked, SendNow)
     assert parse_message(asked.message).header.timeout == int(interval * 1000)
 
 

@@ -1,0 +1,65 @@
+"""The heartbeat: a question after silence, and a limit for its answer."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["Heartbeat", "HeartbeatAction"]
+
+
+class HeartbeatAction(Enum):
+    """What to do after a check."""
+
+    NOTHING = "nothing: something was received"
+    ASK = "ask for a sign of life"
+    GIVE_UP = "give the connection up"
+
+
+class Heartbeat:
+    """Checks once each `interval` seconds whether anything was received, or has moved.
+
+    `progress` is the Link's: it changes with every byte that arrives, and with every byte that
+    leaves after it had to wait, so a message that takes long does not pass for silence.
+
+    After an interval of silence it asks, after another it gives up: a connection whose other
+    side has gone without a word is found within three intervals of the last.  An `interval` of
+    None never checks.
+    """
+
+    __slots__ = ("_asked", "_progress", "interval", "next_check", "received")
+
+    def __init__(self, interval: float | None) -> None:
+        self.interval = interval
+        self.next_check: float | None = None
+        # Set when something arrives: one assignment for each batch of messages, and no clock.
+        self.received = False
+        self._asked = False
+        self._progress = 0
+
+    def start(self, now: float, progress: int = 0) -> None:
+        self._progress = progress
+        if self.interval is not None:
+            self.next_check = now + self.interval
+            self.received = self._asked = False
+
+    def stop(self) -> None:
+        self.next_check = None
+
+    def check(self, now: float, progress: int = 0) -> HeartbeatAction:
+        """Call this when the time of `next_check` has come, or later."""
+        if self.next_check is None or self.interval is None or now < self.next_check:
+            return HeartbeatAction.NOTHING
+        late = now - self.next_check
+        self.next_check = now + self.interval
+        if self.received or progress != self._progress:
+            self._progress = progress
+            self.received = self._asked = False
+            return HeartbeatAction.NOTHING
+        if not self._asked:
+            self._asked = True
+            return HeartbeatAction.ASK
+        if late > self.interval / 2:
+            # We could not receive it: the program has kept its event loop busy.
+            return HeartbeatAction.NOTHING
+        self.next_check = None
+        return HeartbeatAction.GIVE_UP
