@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from .cache import BoundedCache
 from .codec import JSON, Codec
 from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
 from .ids import check_id, is_id
@@ -60,7 +61,7 @@ _SPACES = (
 )
 # The beginning of a time limit that JavaScript's parseInt reads.
 _INTEGER = re.compile(rb"[\t\v\f\r ]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(?!0[xX])(\d+))")
-_REMEMBERED = 4096
+_REMEMBERED = 4096  # prefixes
 _COLON = ord(":")
 _R = ord("r")
 
@@ -139,7 +140,7 @@ class HeaderReader:
     def __init__(self, limit: int = MAX_HEADER, codec: Codec = JSON) -> None:
         self._limit = limit
         self._codec = codec
-        self._known: dict[bytes, HeaderPrefix] = {}
+        self._known: BoundedCache[bytes, HeaderPrefix] = BoundedCache(_REMEMBERED)
 
     def read(self, data: bytes) -> ReadHeader:
         """Read the header of a whole message; raises RemoteProtocolError where it has none."""
@@ -178,8 +179,6 @@ class HeaderReader:
     def _learn(self, prefix: HeaderPrefix) -> HeaderPrefix:
         known = self._known
         if prefix.encoded not in known:
-            if len(known) >= _REMEMBERED:
-                known.clear()
             if not is_system(prefix.key):
                 prefix.codec = self._codec
             known[prefix.encoded] = prefix

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..cache import BoundedCache
 from ..codec import JSON, Codec, encode_error, encode_payload
 from ..errors import MessageTooLarge, ResponseError
 from ..header import DEFAULT_VERSION, Action, MessageHeader, encode_header
@@ -14,7 +15,7 @@ from ..topic import check_topic, is_system
 
 __all__ = ["Encoder", "is_anonymous", "with_timeout"]
 
-# Topics whose header is remembered; forgotten together when there are more.
+# Topics whose header is remembered.
 _REMEMBERED = 4096
 
 
@@ -30,8 +31,8 @@ class Encoder:
     def __init__(self, max_payload: int, codec: Codec = JSON) -> None:
         self._max_payload = max_payload
         self._codec = codec
-        self._publish = _Remembered(_publish_header)
-        self._request = _Remembered(_request_header)
+        self._publish = _Headers(_publish_header)
+        self._request = _Headers(_request_header)
 
     def has_published(self, topic: str) -> bool:
         """Whether a publication of this topic was made, of late."""
@@ -124,18 +125,17 @@ def with_timeout(message: bytes, timeout: int) -> bytes:
     return b"%b%b%d%b%b" % (start, colon, timeout, newline, payload)
 
 
-class _Remembered(dict[str, bytes]):
+class _Headers(BoundedCache[str, bytes]):
     """What `make` gives for a topic: from the second time on, a look-up."""
 
+    __slots__ = ("_make",)
+
     def __init__(self, make: Callable[[str], bytes]) -> None:
-        super().__init__()
+        super().__init__(_REMEMBERED)
         self._make = make
 
     def __missing__(self, topic: str) -> bytes:
-        header = self._make(topic)
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        self[topic] = header
+        header = self[topic] = self._make(topic)
         return header
 
 
