@@ -260,10 +260,10 @@ class SessionMachine(RuleBasedStateMachine):
         self.state = SessionState.LOST
         failing: list[Item] = []
         for _, item in self.link:
-            if item is None or item.outbox_key != "link":
+            if item is None or item.place != "link":
                 continue
             waits = item.kind in RETRIED or (item.published and not item.taken)
-            item.outbox_key = "outbox" if waits and not item.over else "nowhere"
+            item.place = "outbox" if waits and not item.over else "nowhere"
             if item.awaited and not waits:
                 failing.append(item)
         self.link = []
@@ -290,13 +290,13 @@ class SessionMachine(RuleBasedStateMachine):
         for event in events:
             if isinstance(event, RequestFailed):
                 item = self.item_of(event.request)
-                item.taken |= item.outbox_key == "link"  # it may have arrived
+                item.taken |= item.place == "link"  # it may have arrived
                 self.lost(item, event)
             else:
                 assert event == PublicationsDiscarded(waiting)
         assert not any(item.awaited for item in failing)
         for item in self.held():
-            item.outbox_key = "nowhere"
+            item.place = "nowhere"
         self.discarded += waiting
         assert any(isinstance(event, PublicationsDiscarded) for event in events) == (waiting > 0)
         if not was_live:
@@ -462,14 +462,14 @@ class SessionMachine(RuleBasedStateMachine):
     def an_answer_arrives(self, index: int, refused: bool) -> None:
         """It may be to what waits to be sent again: the broker has seen it before."""
         item = self.pick(index)
-        if item.outbox_key == "link" or item.kind == "retry":
+        if item.place == "link" or item.kind == "retry":
             self.answer(item, REFUSAL if refused else SUCCESS)
 
     def answer(self, item: Item, payload: bytes) -> None:
         assert item.request is not None
         (event,) = self.receive(b"response:a:1.0.0:%b\n%b" % (item.request.request_id, payload))
         self.ends[item.request] += 1
-        on_its_way = item.outbox_key == "link"
+        on_its_way = item.place == "link"
         self.over(item)
         if isinstance(event, ResponseReceived):
             assert payload is SUCCESS
@@ -543,7 +543,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.now += seconds
 
     def handle_deadline(self, part: float) -> None:
-        due = {item for item in self.items if item.awaited and item.given_up_at <= self.now}
+        due = {item for item in self.items if item.awaited and item.until <= self.now}
         times: list[float] = []
         given_up = False
         events = self.session.handle_deadline(self.now)
@@ -553,8 +553,8 @@ class SessionMachine(RuleBasedStateMachine):
         assert {self.item_of(event.request) for event in failures} == due
         for event in failures:
             item = self.item_of(event.request)
-            times.append(item.given_up_at)
-            if item.outbox_key == "outbox":
+            times.append(item.until)
+            if item.place == "outbox":
                 self.lost(item, event)
             else:
                 assert isinstance(event.error, RequestTimeoutError)
@@ -598,7 +598,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.session.pending == len(waiting)
         for item in waiting:
             assert item.request is not None
-            assert item.request.in_outbox == (item.outbox_key == "outbox")
+            assert item.request.in_outbox == (item.place == "outbox")
 
     @invariant()
     def the_outbox_holds_what_waits_for_a_connection(self) -> None:
@@ -611,7 +611,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_next_deadline_is_the_earliest_of_what_waits(self) -> None:
-        times = [item.given_up_at for item in self.items if item.awaited]
+        times = [item.until for item in self.items if item.awaited]
         if self.look_at is not None:
             times.append(self.look_at)
         assert self.session.next_deadline() == min(times, default=None)
@@ -663,7 +663,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.add(item)
         assert request.in_outbox == self.is_held() or kind == "restore"
         if request.in_outbox:
-            item.outbox_key = "outbox"
+            item.place = "outbox"
         else:
             self.give(request.message, item)
         return item
@@ -675,7 +675,7 @@ class SessionMachine(RuleBasedStateMachine):
         """The driver gives a message to the connection."""
         if item is not None:
             assert item.kind in RETRIED or not item.taken
-            item.outbox_key = "link"
+            item.place = "link"
         self.link.append((message, item))
         parsed = parse_message(message)
         if parsed.topic.startswith("system.topic."):
@@ -687,8 +687,8 @@ class SessionMachine(RuleBasedStateMachine):
 
     def over(self, item: Item) -> None:
         item.over = True
-        if item.outbox_key == "outbox":
-            item.outbox_key = "nowhere"
+        if item.place == "outbox":
+            item.place = "nowhere"
 
     def lost(self, item: Item, event: RequestFailed) -> None:
         assert isinstance(event.error, ConnectionLost)
@@ -710,7 +710,7 @@ class SessionMachine(RuleBasedStateMachine):
         if room < length:
             return False
         for item in victims:
-            item.outbox_key = "nowhere"
+            item.place = "nowhere"
         self.dropped += len(victims)
         return True
 
@@ -720,7 +720,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert not refusal.value.sent
 
     def held(self) -> list[Item]:
-        return [item for item in self.items if item.outbox_key == "outbox"]
+        return [item for item in self.items if item.place == "outbox"]
 
     def waits(self, entry: Subscribed) -> bool:
         return any(item.entry is entry and item.kind == "subscribe" for item in self.held())

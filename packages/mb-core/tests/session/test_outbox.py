@@ -271,7 +271,7 @@ def test_what_was_put_back_above_the_bound_makes_room_like_any_other() -> None:
 # Discarding
 
 
-@pytest.mark.parametrize("how", ["publish", "put_back", "hold"])
+@pytest.mark.parametrize("how", ["add_publication", "put_back", "add_request"])
 def test_what_is_discarded_is_gone_and_its_bytes_are_free(how: str) -> None:
     outbox = Outbox(100)
     outbox.add_publication(message("a", 30))
@@ -285,7 +285,7 @@ def test_what_is_discarded_is_gone_and_its_bytes_are_free(how: str) -> None:
     assert labels(outbox.take_all()) == ["a", "c"]
 
 
-@pytest.mark.parametrize("how", ["publish", "hold"])
+@pytest.mark.parametrize("how", ["add_publication", "add_request"])
 def test_discarding_what_is_not_there_does_nothing(how: str) -> None:
     outbox = Outbox(100)
     gone = request("a")

@@ -326,10 +326,10 @@ def test_what_is_between_publications_keeps_its_place(
         ]
     )
     assert [type(event).__name__ for event in events] == [
-        "Delivered",
-        "Answered",
-        "Delivered",
-        "Delivered",
+        "PublicationsReceived",
+        "ResponseReceived",
+        "PublicationsReceived",
+        "PublicationsReceived",
     ]
     assert [
         [message.payload for message in event.messages]
