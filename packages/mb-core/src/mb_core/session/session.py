@@ -383,7 +383,8 @@ class Session:
         With `retry` it may be sent again where the connection is lost, and is `in_outbox` until
         there is one; without, it raises ConnectionLost where there is none.
         """
-        if self._life.state is not SessionState.READY:
+        ready = self._life.state is SessionState.READY
+        if not ready:
             self._life.check_waiting()
             if not retry:
                 why = self._life.state.value
@@ -391,7 +392,7 @@ class Session:
                     f"not sent: {why} (retry=True waits for the next connection)", sent=False
                 )
         request = self._make(topic, payload, now, timeout, version, parent_id, retry, about)
-        if self._life.state is SessionState.READY:
+        if ready:
             return self._begin(request)
         self._put_in_outbox(request)
         return request
