@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mb_client import Broker, Message, MessageBrokerClient, ResponseError
-from mb_tools.endpoint import Endpoint
+from mb_tools.connect import Endpoint
 from mb_tools.top.app import TopApp
-from mb_tools.top.feed import Feed
 from mb_tools.top.model import Model
+from mb_tools.top.poller import Poller
 
 # Seconds that an answer takes, at most; and the share of answers that are errors.
 SERVICES = {
@@ -105,8 +105,9 @@ async def picture(size: tuple[int, int], seconds: float, theme: str) -> str:
         # The picture has the usual port, wherever this broker listens.
         os.environ["MB_CONNECT_TO"] = f"localhost:8081={broker.url.removeprefix('tcp://')}"
         model = Model()
-        app = TopApp(Feed(Endpoint("tcp://localhost:8081"), model), model)
-        async with app.run_test(size=size) as pilot:
+        poller = Poller(Endpoint("tcp://localhost:8081"), model)
+        app = TopApp(poller, model)
+        async with poller.client, app.run_test(size=size) as pilot:
             app.theme = theme
             await pilot.pause(seconds)
             return app.export_screenshot(title="mb top")

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from mb_tools.cli import main
-from mb_tools.endpoint import Endpoint
+from mb_tools.connect import Endpoint, endpoint_options
 
 COMMANDS = {
     *("serve", "demo", "top", "pub", "sub", "request", "reply", "ping", "services", "topics"),
@@ -104,7 +105,7 @@ def test_the_script_completes_commands() -> None:
 
 
 def test_a_missing_event_loop_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mb_tools.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("mb_tools.commands.demo.find_spec", lambda name: None)
     result = CliRunner().invoke(main, ["demo", "--backend", "trio"])
     assert result.exit_code == 2
     assert "trio is not installed: pip install 'mb-core[trio]'" in result.output
@@ -121,14 +122,12 @@ def test_help_imports_neither_the_client_nor_an_event_loop() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_top_gets_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Endpoint, bool]] = []
+def test_endpoint_options_become_an_endpoint() -> None:
+    @click.command()
+    @endpoint_options
+    def command(endpoint: Endpoint) -> Endpoint:
+        return endpoint
 
-    def show(endpoint: Endpoint, *, audit: bool) -> int:
-        calls.append((endpoint, audit))
-        return 0
-
-    monkeypatch.setattr("mb_tools.top.run", show)
-    arguments = ["top", "--url", "ws://localhost", "--no-audit"]
-    assert CliRunner().invoke(main, arguments).exit_code == 0
-    assert calls == [(Endpoint("ws://localhost"), False)]
+    found = command.main(["--url", "ws://user@localhost?token=x"], standalone_mode=False)
+    assert found == Endpoint("ws://user@localhost?token=x")
+    assert "token" not in found.shown

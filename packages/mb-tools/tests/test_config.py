@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mb_tools.config import Configuration, configure, serve_table, show, split
-from mb_tools.exits import Failure, Status
-from mb_tools.serve import urls
+from mb_tools.errors import Failure, Status
+from mb_tools.serving import urls
 
 FILES = {"tls_port": 0, "tls_cert": "cert.pem", "tls_key": "key.pem"}
 

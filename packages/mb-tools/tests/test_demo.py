@@ -8,14 +8,14 @@ import anyio
 import pytest
 
 from mb_client import Broker, MessageBrokerClient, NoRouteFoundError
-from mb_tools import demo
+from mb_tools.commands import demo
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_everything_arrives_and_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     with anyio.fail_after(60):
-        assert await demo.run(50, 250) == 0
+        assert await demo.demo(50, 250) == 0
     printed = capsys.readouterr().out
     for word in ("broker", "service", "client", "requests", "events"):
         assert re.search(rf"^{word}\b", printed, re.MULTILINE)
@@ -33,7 +33,7 @@ async def test_what_does_not_arrive_is_status_1(
 
     monkeypatch.setattr(MessageBrokerClient, "publish", refuse)
     with anyio.fail_after(60):
-        assert await demo.run(5, 5) == 1
+        assert await demo.demo(5, 5) == 1
     printed = capsys.readouterr().out
     assert "failed: NO_ROUTE_FOUND: nobody listens" in printed
     assert re.search(r"publish to handler\W+0 of 5", printed)
@@ -46,6 +46,6 @@ async def test_what_hangs_ends_with_a_verdict(
         await anyio.sleep_forever()
 
     monkeypatch.setattr(Broker, "__aenter__", hang)
-    monkeypatch.setattr(demo, "_PATIENCE", 0.01)
-    assert await demo.run(5, 5) == 1
+    monkeypatch.setattr(demo, "_TIME_LIMIT", 0.01)
+    assert await demo.demo(5, 5) == 1
     assert "not everything arrived within 0.01 s" in capsys.readouterr().out

@@ -30,13 +30,16 @@ from mb_core import (
     ResponseError,
     SlowConsumer,
 )
-from mb_tools.connect import _tell
-from mb_tools.exits import Failure, Program, Status, note, one_line, run
+from mb_tools.cli import CommandGroup
+from mb_tools.connect import _note_error
+from mb_tools.errors import Failure, Status, note
+from mb_tools.runner import run
+from mb_tools.text import one_line
 
 
-def program(body: Callable[[], Any]) -> Program:
+def program(body: Callable[[], Any]) -> CommandGroup:
     """A program `mb` with one command, `do`."""
-    main = Program(name="mb")
+    main = CommandGroup(name="mb")
     main.add_command(click.Command("do", callback=body))
     return main
 
@@ -501,8 +504,8 @@ def test_a_scheme_that_is_not_installed_names_its_package(
 
 
 def test_what_goes_wrong_beside_a_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    _tell(SlowConsumer("a.#", 7))
-    _tell(InternalError("oh no"))
+    _note_error(SlowConsumer("a.#", 7))
+    _note_error(InternalError("oh no"))
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("mb: 7 messages of a.# are lost so far: they come faster than")
     assert second == "mb: INTERNAL_ERROR: oh no"

@@ -13,10 +13,11 @@ from typing import Any
 import anyio
 import pytest
 
-from mb_tools.exits import Failure
-from mb_tools.output import Output, clock, json_line, raw_json
-from mb_tools.reader import until_nobody_reads
-from mb_tools.stdin import json_payload, read_payload, stdin_lines
+from mb_tools.errors import Failure
+from mb_tools.output import Output
+from mb_tools.payloads import json_line, json_payload, raw_json, read_payload, stdin_lines
+from mb_tools.runner import until_nobody_reads
+from mb_tools.text import clock
 
 anyio_test = pytest.mark.anyio
 

@@ -13,10 +13,9 @@ import pytest
 
 from mb_core import InstalledPlugin, InvalidRequestError, MessageBrokerClient
 from mb_core.plugins import PluginReport, PluginState
-from mb_tools import ping, plugins
-from mb_tools.endpoint import Endpoint
-from mb_tools.lists import age
-from mb_tools.names import Names
+from mb_tools.commands import ping, plugins
+from mb_tools.commands.services import age
+from mb_tools.commands.trace import Names
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -34,7 +33,7 @@ def test_services_are_a_table_on_a_terminal(mb: Any, peer: Any) -> None:
     peer.call(peer.client.register_service, "Weather\x1b", "Answers\n[red]")
     status, shown = mb.on_terminal("services", COLUMNS="160")
     assert status == 0
-    assert re.search(r"Weather\\x1b +│ \d s +│ \d s +│ Answers\\n\[red\] +│ [0-9a-f]{8} ", shown)
+    assert re.search(r"Weather\\x1b +│ \ds +│ \ds +│ Answers\\n\[red\] +│ [0-9a-f]{8} ", shown)
     status, shown = mb.on_terminal("services", "--json")
     assert [json.loads(line)["name"] for line in shown.splitlines()][-1] == "mb services"
 
@@ -61,11 +60,11 @@ def test_topics_name_their_subscribers(mb: Any, peer: Any) -> None:
 @pytest.mark.parametrize(
     ("passed", "text"),
     [
-        (timedelta(seconds=-3), "0 s"),
-        (timedelta(seconds=59.9), "59 s"),
-        (timedelta(minutes=2, seconds=5), "2 min 5 s"),
-        (timedelta(hours=3, minutes=59), "3 h 59 min"),
-        (timedelta(days=2, hours=1), "2 d 1 h"),
+        (timedelta(seconds=-3), "0s"),
+        (timedelta(seconds=59.9), "59s"),
+        (timedelta(minutes=2, seconds=5), "2m 05s"),
+        (timedelta(hours=3, minutes=59), "3h 59m"),
+        (timedelta(days=2, hours=1), "2d 01h"),
     ],
 )
 def test_an_age_has_two_units(passed: timedelta, text: str) -> None:
@@ -78,13 +77,15 @@ def test_a_time_that_can_t_be_read_has_no_age(moment: object) -> None:
 
 
 def test_names_are_learned_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mb_tools.names._MAX_NAMES", 2)
-    names = Names([{"id": "a" * 36, "name": "A"}, {"id": "b", "name": ""}, {"id": 3, "name": "C"}])
-    assert names.of("a" * 36) == "A"
-    assert names.of("b" * 36) == "b" * 8
+    monkeypatch.setattr("mb_tools.commands.trace._MAX_NAMES", 2)
+    names = Names()
+    for service_id, name in (("a" * 36, "A"), ("b", ""), (3, "C")):
+        names.set(service_id, name)
+    assert names.shown("a" * 36) == "A"
+    assert names.shown("b" * 36) == "b" * 8
     assert names.get("b") is None
-    names.learn("b", "B")
-    names.learn("c", "C")
+    names.set("b", "B")
+    names.set("c", "C")
     assert (names.get("a" * 36), names.get("b"), names.get("c")) == (None, "B", "C")
 
 
@@ -118,15 +119,13 @@ def test_plugins_are_a_table_on_a_terminal(mb: Any) -> None:
     assert re.search(r"front end +│ trio +│ mb-core +│ \S+ +│ .*ok", shown)
 
 
-@pytest.mark.anyio
-async def test_what_is_the_matter_stands_in_the_table_too(
+def test_what_is_the_matter_stands_in_the_table_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = InstalledPlugin("codec", "x\x1b", "acme", "")
     found = [PluginReport(plugin, PluginState.BROKEN, "acme can't be imported:\n[red]")]
-    monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
-    await plugins.run(found, as_json=False)
+    plugins._print_table(found)
     shown = capsys.readouterr().out
     assert re.search(
         r"codec │ x\\x1b │ acme +│ - +│ .*broken: acme can't be imported:\\n\[red\]", shown
@@ -169,9 +168,8 @@ def test_ctrl_c_ends_ping_with_its_figures(mb: Any) -> None:
     assert json.loads(out)["answered"] == 1
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("terminal", [False, True])
-async def test_no_answer_at_all_is_status_1(
+def test_no_answer_at_all_is_status_1(
     terminal: bool, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def refuse(self: MessageBrokerClient, *args: object, **options: object) -> None:
@@ -180,7 +178,8 @@ async def test_no_answer_at_all_is_status_1(
     monkeypatch.setattr(MessageBrokerClient, "request", refuse)
     monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: terminal)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert await ping.run(Endpoint(url), count=2, interval=0.001, timeout=1_000, as_json=False) == 1
+    arguments = ["-n", "2", "--interval", "0.001", "--url", url]
+    assert ping.command.main(arguments, standalone_mode=False) == 1
     shown = capsys.readouterr().out
     if terminal:
         assert "seq=2 INVALID_REQUEST: no\n" in shown

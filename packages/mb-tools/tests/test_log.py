@@ -12,9 +12,8 @@ import anyio
 import pytest
 
 from mb_core import Message, NoRouteFoundError, parse_message
-from mb_tools import log
-from mb_tools.connect import staying
-from mb_tools.endpoint import Endpoint
+from mb_tools.commands import log
+from mb_tools.connect import Endpoint, following
 
 anyio_test = pytest.mark.anyio
 
@@ -121,7 +120,7 @@ def test_an_entry_that_is_no_object_is_json_all_the_same() -> None:
 
 @anyio_test
 async def test_what_does_not_fit_is_told(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    async with staying(Endpoint(url), "test", "test") as client:
+    async with following(Endpoint(url), "test", "test") as client:
         lost = anyio.Event()
         client.on_error(lambda error: lost.set())
         entries = await client.follow_log(["error"], queue_size=1)

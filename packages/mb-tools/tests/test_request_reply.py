@@ -26,8 +26,8 @@ from mb_core import (
     ResponseError,
     parse_message,
 )
-from mb_tools import reply
-from mb_tools.reply import constant, echo, program
+from mb_tools.commands import reply
+from mb_tools.commands.reply import constant, echo_payload, output_of
 
 anyio_test = pytest.mark.anyio
 
@@ -299,10 +299,10 @@ async def test_a_constant_is_sent_as_it_was_written() -> None:
 
 @anyio_test
 async def test_an_echo_is_the_payload() -> None:
-    assert bytes(await echo(question('{"a": 1}'))) == b'{"a":1}'
-    assert bytes(await echo(question(""))) == b"null"
+    assert bytes(await echo_payload(question('{"a": 1}'))) == b'{"a":1}'
+    assert bytes(await echo_payload(question(""))) == b"null"
     with pytest.raises(InvalidRequestError, match="can't be echoed"):
-        await echo(question("nope"))
+        await echo_payload(question("nope"))
 
 
 @anyio_test
@@ -316,24 +316,24 @@ async def test_an_echo_is_the_payload() -> None:
 )
 async def test_a_program_s_failure_is_told(code: str, said: str) -> None:
     with pytest.raises(InternalError, match=said):
-        await program(python(code), 60_000)(question("1"))
+        await output_of(python(code), 60_000)(question("1"))
 
 
 @anyio_test
 async def test_a_program_need_not_read_its_input() -> None:
-    answer = program(python("print(1)"), 60_000)
+    answer = output_of(python("print(1)"), 60_000)
     assert bytes(await answer(question(f'"{"x" * 1_000_000}"'))) == b"1"
 
 
 @anyio_test
 async def test_a_program_that_prints_nothing_answers_null() -> None:
-    assert bytes(await program("true", 60_000)(question("1"))) == b"null"
+    assert bytes(await output_of("true", 60_000)(question("1"))) == b"null"
 
 
 @anyio_test
 async def test_a_program_that_takes_too_long_is_killed() -> None:
     with pytest.raises(RequestTimeoutError, match="sleep took longer than 50 ms"):
-        await program("sleep 3600", 50)(question("1"))
+        await output_of("sleep 3600", 50)(question("1"))
 
 
 @anyio_test
@@ -342,7 +342,7 @@ async def test_a_program_that_prints_without_end_is_killed(
 ) -> None:
     monkeypatch.setattr(reply, "_MAX_OUTPUT", 100_000)
     with pytest.raises(InternalError, match="yes prints without end"):
-        await program("yes", 60_000)(question("1"))
+        await output_of("yes", 60_000)(question("1"))
 
 
 @anyio_test
@@ -350,7 +350,7 @@ async def test_a_program_that_is_gone_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "here"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
-    answer = program(str(path), 60_000)
+    answer = output_of(str(path), 60_000)
     path.unlink()
     with pytest.raises(InternalError, match="here can't be started: No such file"):
         await answer(question("1"))

@@ -16,12 +16,11 @@ pytest.importorskip("textual")
 
 from textual.pilot import Pilot
 
-from mb_tools.endpoint import Endpoint
-from mb_tools.top.app import TopApp
-from mb_tools.top.dialogs import Dialog
-from mb_tools.top.feed import Feed
+from mb_tools.connect import Endpoint
+from mb_tools.top.app import Dialog, TopApp
 from mb_tools.top.model import Model
-from mb_tools.top.pane import Pane
+from mb_tools.top.poller import Poller
+from mb_tools.top.tables import Pane
 
 
 def on_asyncio(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -74,8 +73,9 @@ async def screen(
     url: str, *, size: tuple[int, int] = (80, 24), audit: bool = True
 ) -> AsyncIterator[Screen]:
     model = Model()
-    app = TopApp(Feed(Endpoint(url), model, audit=audit, interval=0.05), model, interval=0.05)
-    async with app.run_test(size=size) as pilot:
+    poller = Poller(Endpoint(url), model, audit=audit, interval=0.05)
+    app = TopApp(poller, model, interval=0.05)
+    async with poller.client, app.run_test(size=size) as pilot:
         yield Screen(app, pilot)
 
 
@@ -103,7 +103,7 @@ async def ask(client: MessageBrokerClient, *topics: str) -> None:
 
 
 def names(pane: Pane[Any]) -> list[str]:
-    return [row.name for row in pane.rows]
+    return [row.name for row in pane.shown]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
@@ -143,7 +143,7 @@ async def test_tab_goes_from_pane_to_pane_and_back(mb_broker: Broker) -> None:
 @on_asyncio
 async def test_s_sorts_by_the_next_column_and_r_the_other_way_round(mb_broker: Broker) -> None:
     async with talking(mb_broker.url), screen(mb_broker.url, audit=False) as seen:
-        await seen.until(lambda: len(seen.services.rows) == 3)
+        await seen.until(lambda: len(seen.services.shown) == 3)
         assert seen.shows("req/s▼")
         while not seen.shows("name▲"):
             await seen.press("s")
@@ -158,7 +158,7 @@ async def test_s_sorts_by_the_next_column_and_r_the_other_way_round(mb_broker: B
 @on_asyncio
 async def test_a_click_on_a_title_sorts_by_its_column(mb_broker: Broker) -> None:
     async with talking(mb_broker.url), screen(mb_broker.url, audit=False) as seen:
-        await seen.until(lambda: len(seen.services.rows) == 3)
+        await seen.until(lambda: len(seen.services.shown) == 3)
         # What is said about the connection and the feed moves the panes as it comes and goes.
         await seen.until(lambda: seen.shows("audit feed off") and not seen.shows("NO CONN"))
         await seen.until(lambda: seen.services.region.y == 3)
@@ -169,7 +169,7 @@ async def test_a_click_on_a_title_sorts_by_its_column(mb_broker: Broker) -> None
         await seen.until(lambda: seen.shows("name▼"))
         assert names(seen.services) == ["Shop", "mb top", "Bakery"]
         await seen.click(seen.services, 2)
-        await seen.until(lambda: seen.services.cursor_row.name == "mb top")
+        await seen.until(lambda: seen.services.current.name == "mb top")
         await seen.click(seen.services, 3, times=2)
         await seen.until(lambda: isinstance(seen.app.screen, Dialog))
 
@@ -177,19 +177,19 @@ async def test_a_click_on_a_title_sorts_by_its_column(mb_broker: Broker) -> None
 @on_asyncio
 async def test_slash_filters_all_panes_and_escape_shows_all_again(mb_broker: Broker) -> None:
     async with talking(mb_broker.url), screen(mb_broker.url) as seen:
-        await seen.until(lambda: len(seen.services.rows) == 3 and len(seen.topics.rows) == 4)
+        await seen.until(lambda: len(seen.services.shown) == 3 and len(seen.topics.shown) == 4)
         await seen.press("slash", "P", "I", "E")
         assert names(seen.services) == ["Bakery"]
-        assert [row.topic for row in seen.topics.rows] == ["pie.bake"]
+        assert [row.topic for row in seen.topics.shown] == ["pie.bake"]
         assert seen.shows("services 1, 3 in all")
         await seen.press("enter")
         assert seen.services.has_focus
         assert seen.shows("only 'PIE'")
         await seen.press("slash", "x")
-        assert not seen.services.rows
+        assert not seen.services.shown
         assert seen.shows("nothing has 'x'")
         await seen.press("escape")
-        assert len(seen.services.rows) == 3
+        assert len(seen.services.shown) == 3
         assert not seen.shows("only")
         # It goes back to the pane from which it was called; tab goes to the next.
         await seen.press("tab", "slash", "escape")
@@ -203,7 +203,7 @@ async def test_slash_filters_all_panes_and_escape_shows_all_again(mb_broker: Bro
 @on_asyncio
 async def test_p_holds_the_screen_still_and_goes_on(mb_broker: Broker) -> None:
     async with screen(mb_broker.url) as seen:
-        await seen.until(lambda: seen.services.rows)
+        await seen.until(lambda: seen.services.shown)
         await seen.press("p")
         assert seen.shows("PAUSED")
         async with talking(mb_broker.url):
@@ -211,17 +211,17 @@ async def test_p_holds_the_screen_still_and_goes_on(mb_broker: Broker) -> None:
             await seen.pilot.pause(0.1)
             assert names(seen.services) == ["mb top"]
             await seen.press("p")
-            assert len(seen.services.rows) == 3
+            assert len(seen.services.shown) == 3
             assert not seen.shows("PAUSED")
 
 
 @on_asyncio
 async def test_a_switches_the_audit_feed_off_and_on(mb_broker: Broker) -> None:
     async with talking(mb_broker.url) as client, screen(mb_broker.url) as seen:
-        await seen.until(lambda: len(seen.topics.rows) == 4)
+        await seen.until(lambda: len(seen.topics.shown) == 4)
         await seen.press("a")
         await seen.until(lambda: seen.shows("audit feed off"))
-        assert len(seen.topics.rows) == 4
+        assert len(seen.topics.shown) == 4
         await seen.press("a")
         await seen.until(lambda: not seen.shows("audit feed off"))
         await ask(client, "pie.bake")
@@ -231,13 +231,13 @@ async def test_a_switches_the_audit_feed_off_and_on(mb_broker: Broker) -> None:
 @on_asyncio
 async def test_the_cursor_stays_with_its_row_and_enter_shows_all_of_it(mb_broker: Broker) -> None:
     async with talking(mb_broker.url) as client, screen(mb_broker.url, audit=False) as seen:
-        await seen.until(lambda: len(seen.topics.rows) == 4)
+        await seen.until(lambda: len(seen.topics.shown) == 4)
         await seen.press("tab", "s", "s", "s", "s", "down", "j")
-        row = seen.topics.cursor_row
+        row = seen.topics.current
         await client.subscribe("a.first", action="request", handler=lambda message: {})
         await client.subscribe("z.last", action="request", handler=lambda message: {})
-        await seen.until(lambda: len(seen.topics.rows) == 6)
-        assert seen.topics.cursor_row.id == row.id
+        await seen.until(lambda: len(seen.topics.shown) == 6)
+        assert seen.topics.current.id == row.id
         await seen.press("enter")
         assert isinstance(seen.app.screen, Dialog)
         assert seen.shows("subscribers")
@@ -261,25 +261,22 @@ async def test_more_rows_than_lines_are_scrolled_through(mb_broker: Broker) -> N
             letter = chr(ord("a") + number % 26)
             topic = f"topic.{letter}{number}"
             await client.subscribe(topic, action="request", handler=lambda message: {})
-        await seen.until(lambda: len(seen.topics.rows) == 30)
+        await seen.until(lambda: len(seen.topics.shown) == 30)
         height = seen.topics.size.height - 1
         await seen.press("tab")
         await seen.until(lambda: seen.shows(f"topics 1-{height} of 30"))
         await seen.press("end")
         assert seen.shows(f"topics {30 - height + 1}-30 of 30")
-        assert seen.topics.cursor_row is seen.topics.rows[-1]
+        assert seen.topics.current is seen.topics.shown[-1]
         await seen.press("pageup", "up", "k")
-        index = 30 - height - 2
-        assert seen.topics.cursor_row is seen.topics.rows[index]
-        assert seen.shows(f"topics {index + 1}-{index + height} of 30")
-        await seen.press("home", "pagedown")
-        assert seen.topics.cursor_row is seen.topics.rows[height - 1]
+        index = seen.topics.shown.index(seen.topics.current)
+        assert 30 - height - 4 < index < 30 - height  # a page, and two more rows
+        assert seen.shows(f"{seen.topics.current.topic} ")
+        await seen.press("home", "pagedown", "j", "down")
+        assert height <= seen.topics.shown.index(seen.topics.current) <= height + 2
         await seen.press("home")
+        assert seen.topics.current is seen.topics.shown[0]
         assert seen.shows(f"topics 1-{height} of 30")
-        seen.topics.on_mouse_scroll_down()
-        seen.topics.on_mouse_scroll_down()
-        seen.topics.on_mouse_scroll_up()
-        assert seen.topics.cursor_row is seen.topics.rows[1]
         # A larger terminal shows more of them.
         await seen.pilot.resize_terminal(120, 60)
         await seen.until(lambda: seen.topics.size.height - 1 > height)
@@ -317,7 +314,7 @@ async def test_t_goes_through_the_themes(
 async def test_q_ends_it_and_the_connection_with_it(mb_broker: Broker) -> None:
     async with MessageBrokerClient(mb_broker.url) as client:
         async with screen(mb_broker.url) as seen:
-            await seen.until(lambda: seen.services.rows)
+            await seen.until(lambda: seen.services.shown)
             await seen.press("q")
             await seen.until(lambda: not seen.app.is_running)
         async with asyncio.timeout(20):
@@ -332,16 +329,16 @@ async def test_a_broker_that_was_killed_and_started_again_is_followed_again() ->
     broker = running("tcp://127.0.0.1:0")
     url = broker.__enter__().url
     async with screen(url) as seen:
-        await seen.until(lambda: seen.services.rows)
-        old = seen.services.rows[0].id
+        await seen.until(lambda: seen.services.shown)
+        old = seen.services.shown[0].id
         await asyncio.to_thread(broker.__exit__, None, None, None)
         await seen.until(lambda: seen.shows("NO CONNECTION"))
-        assert seen.services.rows
+        assert seen.services.shown
         broker = running(url)
         broker.__enter__()
         try:
             await seen.until(lambda: not seen.shows("NO CONNECTION"))
-            await seen.until(lambda: seen.services.rows[0].id != old)
+            await seen.until(lambda: seen.services.shown[0].id != old)
             async with talking(url) as client:
                 await ask(client, "pie.bake")
                 await seen.until(lambda: seen.shows("NO_FLOUR"))
@@ -357,7 +354,7 @@ async def test_a_small_terminal_shows_what_has_a_place(
     mb_broker: Broker, size: tuple[int, int]
 ) -> None:
     async with talking(mb_broker.url), screen(mb_broker.url, size=size) as seen:
-        await seen.until(lambda: len(seen.services.rows) == 3)
+        await seen.until(lambda: len(seen.services.shown) == 3)
         await seen.press("s", "down", "tab", "enter", "tab")
         # A click beside all rows and titles does nothing.
         region = seen.services.region
@@ -370,7 +367,7 @@ async def test_a_small_terminal_shows_what_has_a_place(
 @on_asyncio
 async def test_a_click_below_the_rows_does_nothing(mb_broker: Broker) -> None:
     async with screen(mb_broker.url) as seen:
-        await seen.until(lambda: seen.services.rows)
+        await seen.until(lambda: seen.services.shown)
         bottom = seen.services.region.bottom - 1
         await seen.pilot.click(offset=(2, bottom), times=2)
         await seen.pilot.click(offset=(0, seen.services.region.y))

@@ -15,15 +15,9 @@ import click
 import pytest
 
 from mb_client import Broker, ConnectError, PluginError
-from mb_tools.endpoint import Endpoint
-from mb_tools.top import run
+from mb_tools.commands.top import command as top
 
-PROGRAM = """
-import sys
-from mb_tools.endpoint import Endpoint
-from mb_tools.top import run
-sys.exit(run(Endpoint(sys.argv[1]), audit=False))
-"""
+MB = [sys.executable, "-W", "error", "-m", "mb_tools"]
 
 
 @contextmanager
@@ -31,7 +25,7 @@ def terminal(url: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`mb top` on a terminal of its own; gives the process and our end of the terminal."""
     ours, its = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, url]
+    command = [*MB, "top", "--no-audit", "--url", url]
     try:
         with subprocess.Popen(
             command, stdin=its, stdout=its, stderr=its, env=environment
@@ -79,22 +73,24 @@ def test_it_draws_on_the_terminal_until_a_key_and_ends_with_status_0(
 def test_without_a_terminal_it_says_what_else_there_is(mb_broker: Broker) -> None:
     pytest.importorskip("textual")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, mb_broker.url_of("tcp")],
+        [*MB, "top", "--url", mb_broker.url_of("tcp")],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "UsageError: mb top needs a terminal" in done.stderr
-    assert "mb metrics" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "mb top: mb top needs a terminal (programs can use mb metrics and mb services) "
+        "(mb top --help tells more)\n"
+    )
 
 
 def test_without_textual_it_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "textual", None)
     with pytest.raises(click.UsageError, match=r"pip install 'mb-tools\[top\]'"):
-        run(Endpoint("tcp://localhost:8081"))
+        top.main([], standalone_mode=False)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +103,7 @@ def test_a_first_connection_that_fails_is_an_error_and_no_screen(
     monkeypatch.setattr(sys, "stdin", _Terminal())
     monkeypatch.setattr(sys, "stdout", _Terminal())
     with pytest.raises(error):
-        run(Endpoint(url))
+        top.main(["--url", url], standalone_mode=False)
 
 
 class _Terminal:

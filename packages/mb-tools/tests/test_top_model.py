@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from mb_tools.top.model import FEED, METRICS, SERVICES, SUBSCRIPTIONS, Model
-from mb_tools.top.view import Audit, ServiceRow, TopicRow
+from mb_tools.top.model import (
+    FEED,
+    METRICS,
+    SERVICES,
+    SUBSCRIPTIONS,
+    Audit,
+    Model,
+    ServiceRow,
+    TopicRow,
+)
 
 ID = "11111111-0000-4000-8000-000000000001"
 OTHER = "22222222-0000-4000-8000-000000000002"

@@ -80,17 +80,17 @@ def latencies(feed: Feed, action: str = "request", topic: str = "a.b") -> Any:
 
 def errors(feed: Feed, action: str = "request", topic: str = "a.b") -> int:
     window = feed.traffic.topic((action, topic))
-    return window.errors(feed.now) if window is not None else 0
+    return window.count(feed.now, "error") if window is not None else 0
 
 
 def unheard(feed: Feed, action: str, topic: str = "a.b") -> int:
     window = feed.traffic.topic((action, topic))
-    return window.unheard(feed.now) if window is not None else 0
+    return window.count(feed.now, "unheard") if window is not None else 0
 
 
 def service_errors(feed: Feed, service: str = "service") -> int:
     window = feed.traffic.service(service)
-    return window.errors(feed.now) if window is not None else 0
+    return window.count(feed.now, "error") if window is not None else 0
 
 
 def test_latencies_are_those_of_the_service_and_of_the_whole_way(feed: Feed) -> None:
@@ -162,7 +162,7 @@ def test_an_error_of_a_service_is_counted_once_in_each_of_its_shapes(
     feed.wait(7)
     feed.answer(payload=payload)
     assert (errors(feed), service_errors(feed)) == (1, 1)
-    (failure,) = feed.traffic.failures
+    (failure,) = feed.traffic.errors
     assert (failure.topic, failure.code, failure.message) == ("a.b", "BROKEN", "it is broken")
     assert failure.who == "service"
     assert failure.time == START + timedelta(milliseconds=7)
@@ -184,7 +184,7 @@ def test_an_error_of_a_service_is_counted_once_in_each_of_its_shapes(
 def test_what_is_no_error_is_data(feed: Feed, payload: Any) -> None:
     feed.ask()
     feed.answer(payload=payload)
-    assert not feed.traffic.failures
+    assert not feed.traffic.errors
 
 
 def test_a_request_that_nobody_answers_is_an_error_of_its_topic(feed: Feed) -> None:
@@ -192,7 +192,7 @@ def test_a_request_that_nobody_answers_is_an_error_of_its_topic(feed: Feed) -> N
     refusal = {"error": {**ERROR, "code": "NO_ROUTE_FOUND"}}
     feed.sent("client", "response", "a.b", "c1", payload=refusal)
     assert errors(feed) == 1
-    (failure,) = feed.traffic.failures
+    (failure,) = feed.traffic.errors
     assert (failure.code, failure.who) == ("NO_ROUTE_FOUND", "client")
     assert latencies(feed) is None
 
@@ -203,7 +203,7 @@ def test_a_time_out_is_an_error_of_the_service_that_did_not_answer(feed: Feed) -
     late = {"error": {**ERROR, "code": "TIMEOUT"}}
     feed.sent("client", "response", "a.b", "c1", payload=late)
     assert (errors(feed), service_errors(feed)) == (1, 1)
-    assert feed.traffic.failures[0].who == "service"
+    assert feed.traffic.errors[0].who == "service"
     # How long nobody answered is no latency of an answer.
     assert latencies(feed) is None
 
@@ -215,7 +215,7 @@ def test_an_answer_that_comes_too_late_is_its_services_error(feed: Feed) -> None
     feed.got("service", "response", "a.b", "b1", payload={})
     refusal = {"error": {**ERROR, "code": "INVALID_REQUEST_ID"}}
     feed.sent("service", "response", "a.b", "b1", payload=refusal)
-    assert [(each.code, each.who) for each in feed.traffic.failures] == [
+    assert [(each.code, each.who) for each in feed.traffic.errors] == [
         ("TIMEOUT", "service"),
         ("INVALID_REQUEST_ID", "service"),
     ]
@@ -232,7 +232,7 @@ def test_a_publication_without_an_id_that_nobody_gets_is_told_from_a_request(fee
     assert unheard(feed, "publish") == 1
     assert unheard(feed, "request") == 0
     assert errors(feed, "publish") == errors(feed, "request") == 0
-    assert not feed.traffic.failures
+    assert not feed.traffic.errors
 
 
 def test_a_publication_that_nobody_gets_is_unheard_and_no_error_if_it_was_to_be_confirmed(
@@ -260,7 +260,7 @@ def test_an_error_in_answer_to_a_request_without_an_id_is_counted_once(feed: Fee
     feed.got("service", "response", "a.b", "b1", payload=text)
     feed.sent("client", "response", "a.b", "random", payload=text)
     assert (errors(feed), service_errors(feed)) == (1, 1)
-    assert len(feed.traffic.failures) == 1
+    assert len(feed.traffic.errors) == 1
 
 
 def test_a_feed_that_begins_in_between_counts_what_it_can(feed: Feed) -> None:
@@ -271,12 +271,12 @@ def test_a_feed_that_begins_in_between_counts_what_it_can(feed: Feed) -> None:
     assert service is not None
     assert service.percentiles(feed.now, 0.5) == (3,)
     feed.answer(number=2)  # of which the beginning was missed altogether
-    assert not feed.traffic.failures
+    assert not feed.traffic.errors
 
 
 def test_an_error_that_belongs_to_nothing_known_is_listed_all_the_same(feed: Feed) -> None:
     feed.sent("client", "response", "error", payload={"error": ERROR})
-    (failure,) = feed.traffic.failures
+    (failure,) = feed.traffic.errors
     assert (failure.topic, failure.who) == ("error", "client")
 
 
@@ -321,17 +321,19 @@ def test_memory_does_not_grow_with_topics_services_errors_and_lost_requests(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_SERIES", 10)
-    monkeypatch.setattr(module, "_MAX_OPEN", 20)
+    monkeypatch.setattr(module, "_MAX_IDS", 20)
     feed.got("client", "publish", "hot")
     for number in range(300):
-        feed.ask(f"topic{number}", number)
-        feed.got(f"service{number}", "response", f"topic{number}", f"b{number}", payload="error:{}")
-        feed.ask(f"topic{number}", 1000 + number)
+        topic, service = f"topic{number}", f"service{number}"
+        feed.got("client", "request", topic, f"c{number}")
+        feed.sent(service, "request", topic, f"b{number}", maskedId=f"c{number}")
+        feed.got(service, "response", topic, f"b{number}", payload="error:{}")
+        feed.ask(topic, 1000 + number)
         feed.got("client", "publish", "hot")
     traffic = feed.traffic
     assert len(traffic._topics) == len(traffic._services) == 10
-    assert len(traffic._by_requester_id) == len(traffic._by_broker_id) == 20
-    assert len(traffic.failures) == 200
+    assert len(traffic._exchanges) == 20
+    assert len(traffic.errors) == 200
     # The ones in use are kept.
     assert ("publish", "hot") in traffic.topics(feed.now)
 
@@ -339,7 +341,7 @@ def test_memory_does_not_grow_with_topics_services_errors_and_lost_requests(
 def test_the_text_of_an_error_is_cut(feed: Feed) -> None:
     feed.ask()
     feed.answer(payload={"error": {**ERROR, "message": "x" * 100_000}})
-    assert len(feed.traffic.failures[0].message) == 500
+    assert len(feed.traffic.errors[0].message) == 500
 
 
 def test_errors_known_from_elsewhere_are_added(feed: Feed) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from mb_core import NoRouteFoundError, ResponseError
+from mb_core import ResponseError
 from mb_core.codec import error_in
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "AuditHeader",
     "AuditMessage",
     "error_of",
-    "is_unheard",
     "read_event",
     "registered_name",
 ]
@@ -31,7 +30,7 @@ class AuditHeader(msgspec.Struct, gc=False, rename="camel"):
 
 
 class AuditMessage(msgspec.Struct):
-    """A message that the broker got or sent; its payload stays JSON until it is looked at."""
+    """A message that the broker got or sent; its payload stays JSON until it is needed."""
 
     header: AuditHeader
     payload: msgspec.Raw = msgspec.Raw(b"null")
@@ -73,9 +72,9 @@ _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_event(raw: bytes) -> AuditEvent | None:
-    """The event in a message of the feed; None where it can't be read.
+    """Return the event in a message of the feed; None if it can't be read.
 
-    The feed shows payloads as they came, and they need not be JSON: a broker may fail to quote
+    The feed shows payloads as they were sent, which need not be JSON: a broker may fail to quote
     one.  That event is lost, and nothing else.
     """
     try:
@@ -93,21 +92,12 @@ def _without_surrogates(raw: bytes) -> bytes:
 
 
 def error_of(event: AuditEvent) -> ResponseError | None:
-    """The error that an audited response is, or None."""
+    """Return the error that a response in the feed is, or None."""
     return error_in(_payload_of(event))
 
 
-def is_unheard(action: str, error: ResponseError) -> bool:
-    """Whether an error only says that nobody is subscribed to a publication.
-
-    That is usual where events have no listeners yet; the broker's metrics count it as dropped,
-    and not as an error.
-    """
-    return action == "publish" and error.code == NoRouteFoundError.code
-
-
 def registered_name(event: AuditEvent) -> tuple[str, str] | None:
-    """The id and the name of a service that registers; None for any other event."""
+    """Return the id and the name of a service that registers; None for any other event."""
     header = event.message.header
     if event.sender is None or header.topic.lower() != "system.service.register":
         return None
@@ -118,7 +108,7 @@ def registered_name(event: AuditEvent) -> tuple[str, str] | None:
 
 
 def _payload_of(event: AuditEvent) -> bytes:
-    """The payload as it was sent.
+    """Return the payload as it was sent.
 
     The feed has a payload that is not JSON, such as a service's `error:{...}`, as a string or, from
     the reference broker, as the list of its bytes.

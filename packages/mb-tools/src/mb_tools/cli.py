@@ -1,25 +1,94 @@
-"""The command `mb`.
-
-What a command does is in a module of its own, imported when the command is called: `mb --help` is
-fast.  How commands end is in exits.py.
-"""
+"""The command `mb`: finds the commands, and turns how they end into an exit status."""
 
 from __future__ import annotations
 
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import click
 
-from . import cli_look, cli_serve, cli_talk
-from .endpoint import Endpoint, endpoint_options
-from .exits import Program
-from .options import COUNT
+from . import commands
+from .errors import Failure, Status, failure_of, report
+from .streams import discard_unwritable, open_missing_streams
 
 __all__ = ["main"]
 
 
+class CommandInModule(click.Command):
+    """A command whose module, of the same name, is imported when the command is called."""
+
+    @property
+    def module(self) -> str:
+        return f"{commands.__name__}.{self.name}"
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **more: Any,
+    ) -> click.Context:
+        command: click.Command = import_module(self.module).command
+        return command.make_context(info_name, args, parent, **more)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        # The module's docstring is the help; importing the module for it would take too long.
+        spec = find_spec(self.module)
+        code = spec.loader.get_code(self.module)  # type: ignore[union-attr]
+        docstring = code.co_consts[0]
+        self.help = docstring if isinstance(docstring, str) else None  # none with python -OO
+        return super().get_short_help_str(limit)
+
+
+class CommandGroup(click.Group):
+    """All commands; whatever ends one becomes an exit status, and at most a line on stderr."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, **extra)
+        open_missing_streams()
+        status: int | None
+        try:
+            status = super().main(args, prog_name, complete_var, False, **extra)
+            sys.stdout.flush()
+        except click.Abort:
+            status = Status.INTERRUPTED
+        except BrokenPipeError:  # the reader of our output has enough: `mb sub '#' | head -1`
+            status = Status.SUCCESS
+        except (click.ClickException, OSError) as error:  # OSError: from --help and --version
+            failure = failure_of(error) if isinstance(error, OSError) else error
+            report(failure)
+            status = failure.status if isinstance(failure, Failure) else failure.exit_code
+        discard_unwritable()
+        sys.exit(status or Status.SUCCESS)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            return Status.INTERRUPTED
+        except (click.UsageError, BrokenPipeError):
+            raise
+        except Exception as error:
+            failure = error if isinstance(error, Failure) else failure_of(error)
+            failure.path = " ".join(filter(None, (ctx.command_path, ctx.invoked_subcommand)))
+            raise failure from error.__cause__ if failure is error else error
+
+
 @click.group(
-    cls=Program,
+    cls=CommandGroup,
+    commands=[CommandInModule(module.name) for module in pkgutil.iter_modules(commands.__path__)],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,52 +103,3 @@ def main(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-@main.command()
-@click.option(
-    "--requests", type=COUNT, default=2_000, show_default=True, help="How many requests to ask."
-)
-@click.option(
-    "--events", type=COUNT, default=10_000, show_default=True, help="How many events to publish."
-)
-@click.option(
-    "--backend",
-    type=click.Choice(["asyncio", "trio"]),
-    default="asyncio",
-    show_default=True,
-    help="The event loop to run on.",
-)
-def demo(requests: int, events: int, backend: str) -> int:
-    """Show MB at work: a broker, a service over TCP, a client over WebSocket.
-
-    Exit status 0 means that every request was answered and every event arrived.
-    """
-    import anyio
-
-    from .demo import run
-
-    if find_spec(backend) is None:
-        raise click.UsageError(f"{backend} is not installed: pip install 'mb-core[{backend}]'")
-    return anyio.run(run, requests, events, backend=backend)
-
-
-@main.command()
-@endpoint_options
-@click.option(
-    "--audit/--no-audit", default=True, show_default=True, help="Watch each message go by."
-)
-def top(endpoint: Endpoint, audit: bool) -> int:
-    """Show a live screen of services, rates, latencies, topics and errors."""
-    from .top import run
-
-    return run(endpoint, audit=audit)
-
-
-for _command in (
-    cli_serve.serve,
-    *(cli_talk.pub, cli_talk.sub, cli_talk.request, cli_talk.reply, cli_talk.ping),
-    *(cli_look.services, cli_look.topics, cli_look.metrics, cli_look.log, cli_look.trace),
-    *(cli_look.plugins, cli_look.completion),
-):
-    main.add_command(_command)

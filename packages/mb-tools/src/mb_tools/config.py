@@ -19,7 +19,8 @@ from mb_broker.options import BrokerOptions, Option, complete_options, option_ta
 from mb_core import ConnectError, LocalProtocolError
 from mb_core.url import parse_url
 
-from .exits import Failure, Status, one_line
+from .errors import Failure, Status
+from .text import one_line
 
 __all__ = [
     "OFF",

@@ -1,46 +1,106 @@
-"""How the commands connect to a broker."""
+"""The broker that a command connects to: its URL, the TLS files that go with it, its client."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mb_core import MessageBrokerClient, SlowConsumer
+import click
+from click.core import ParameterSource
 
-from .endpoint import Endpoint
-from .exits import note
+from mb_core import MessageBrokerClient, SlowConsumer, installed_plugins
+from mb_core.url import parse_url, redacted
+
+from .errors import Failure, Status, note
 from .output import Output
 
-__all__ = ["ask_list", "connected", "hint", "staying"]
+if TYPE_CHECKING:
+    import ssl
 
-# Entries of a list that are asked for at once.
+__all__ = ["Endpoint", "connected", "endpoint_options", "following", "hint", "list_all"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]*")
+
+# Entries of a list that are requested at once.
 _PAGE = 1_000
 
 _MAX_DESCRIPTION = 1024
 
 
+class Endpoint(NamedTuple):
+    """A broker's URL, and the TLS context for connections to it; None, the default one."""
+
+    url: str
+    ssl_context: ssl.SSLContext | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL for people to see: its query, which may be a secret, is left out."""
+        return redacted(self.url)
+
+
+def endpoint_options(function: F) -> F:
+    """Add --url, --cafile, --cert and --key; the command gets them as `endpoint`.
+
+    The command fails if a file can't be used, or is of no use: the URL's transport has no TLS.
+    What the environment gives is for whichever URL needs it.
+    """
+
+    @wraps(function)
+    def command(
+        *args: Any, url: str, cafile: str | None, cert: str | None, key: str | None, **given: Any
+    ) -> Any:
+        context = _ssl_context(url, cafile=cafile, cert=cert, key=key)
+        return function(*args, endpoint=Endpoint(url, context), **given)
+
+    for name, text in (
+        ("key", "Private key of --cert, in PEM; may be in the same file."),
+        ("cert", "Certificate that identifies this client, in PEM."),
+        ("cafile", "Certificates to trust instead of the system's, in PEM."),
+    ):
+        option = click.option(
+            f"--{name}", envvar=f"MB_{name.upper()}", show_envvar=True, metavar="FILE", help=text
+        )
+        command = option(command)
+    url_option = click.option(
+        "--url",
+        callback=_check_url,
+        default="tcp://localhost:8081",
+        envvar="MB_URL",
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help="URL of the broker.",
+    )
+    return url_option(command)  # type: ignore[return-value]
+
+
 def connected(endpoint: Endpoint) -> MessageBrokerClient:
-    """A connection for a moment: use it as a context."""
-    return MessageBrokerClient(endpoint.url, ssl_context=endpoint.ssl_context(), reconnect=False)
+    """Return a client for one call or a few; enter it as a context."""
+    return MessageBrokerClient(endpoint.url, ssl_context=endpoint.ssl_context, reconnect=False)
 
 
 @asynccontextmanager
-async def staying(
+async def following(
     endpoint: Endpoint, name: str, description: str, *, reconnect: bool = False
 ) -> AsyncIterator[MessageBrokerClient]:
-    """A connection of a command that stays: others see its name, and its troubles are reported.
+    """Connect for as long as a command runs: registered by name, with problems on stderr.
 
-    With `reconnect` it waits for the broker, and is restored when it is lost.
+    With `reconnect`, wait for the broker, and restore a connection that is lost.
     """
     client = MessageBrokerClient(
         endpoint.url,
-        ssl_context=endpoint.ssl_context(),
+        ssl_context=endpoint.ssl_context,
         reconnect=reconnect,
         retry_connect=reconnect,
     )
-    client.on_error(_tell)
+    client.on_error(_note_error)
     if reconnect:
         client.on_connect(lambda: note(f"connected to {endpoint.shown}"))
         client.on_disconnect(lambda: note(f"the connection to {endpoint.shown} has ended"))
@@ -49,10 +109,10 @@ async def staying(
         yield client
 
 
-async def ask_list(client: MessageBrokerClient, topic: str, key: str) -> list[Any]:
-    """Return the list that the broker's answers have under `key`, asked for page by page.
+async def list_all(client: MessageBrokerClient, topic: str, key: str) -> list[Any]:
+    """Return the list that the broker's answers have under `key`, page by page.
 
-    Brokers that know no pages give all of it at once.
+    Brokers without pages return all of it at once.
     """
     entries: list[Any] = []
     page: dict[str, Any] = {"limit": _PAGE}
@@ -72,7 +132,50 @@ def hint(output: Output, text: str) -> None:
         note(f"{text}; Ctrl-C ends it")
 
 
-def _tell(error: Exception) -> None:
+def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if _URL.fullmatch(value):
+        return value
+    raise click.BadParameter(
+        f"{value!r} is not a URL: expected scheme://host:port, for example tcp://localhost:8081"
+    )
+
+
+def _ssl_context(url: str, **files: str | None) -> ssl.SSLContext | None:
+    """Return the TLS context for these files, None if the default is right; raises Failure."""
+    given = {name: file for name, file in files.items() if file is not None}
+    if not given:
+        return None
+    source = click.get_current_context().get_parameter_source
+    on_command_line = [name for name in given if source(name) is ParameterSource.COMMANDLINE]
+
+    def written(name: str) -> str:
+        return f"--{name}" if name in on_command_line else f"MB_{name.upper()}"
+
+    from mb_core.link.tls import client_ssl_context
+
+    from .tls_files import load_certificate, trusting
+
+    scheme = parse_url(url).scheme
+    if not getattr(installed_plugins().transport(scheme), "secure", False):
+        for name in on_command_line:
+            text = f"--{name} is for tls:// and wss://, and {scheme}:// is not encrypted"
+            raise Failure(text, Status.USAGE)
+        return None
+    if "key" in given and "cert" not in given:
+        text = f"{written('key')} needs --cert: the certificate that it belongs to"
+        raise Failure(text, Status.USAGE)
+    if "cafile" in given:
+        context = trusting(written("cafile"), given["cafile"])
+    else:
+        context = client_ssl_context()
+    if "cert" in given:
+        key = "key" if "key" in given else "cert"
+        certificate = written("cert"), given["cert"]
+        load_certificate(context, certificate, (written(key), given[key]))
+    return context
+
+
+def _note_error(error: Exception) -> None:
     if isinstance(error, SlowConsumer):
         note(
             f"{error.dropped} messages of {error.topic} are lost so far: "

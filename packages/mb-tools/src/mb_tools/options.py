@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, each declared once."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -12,39 +12,22 @@ import click
 
 __all__ = [
     "COUNT",
-    "MILLISECONDS",
     "SECONDS",
     "PayloadCommand",
     "count_option",
     "json_option",
-    "patterns_argument",
     "payload_argument",
     "reconnect_option",
     "timeout_option",
-    "topic_argument",
-    "url_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NEGATIVE = re.compile(r"-[0-9].*")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]*")
-
-
-def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if _URL.fullmatch(value):
-        return value
-    raise click.BadParameter(
-        f"{value!r} is not a URL: expected scheme://host:port, for example tcp://localhost:8081"
-    )
 
 
 class _WholeNumber(click.IntRange):
     name = "whole number"
-
-
-COUNT = _WholeNumber(1)
-MILLISECONDS = _WholeNumber(1, 3_600_000)
 
 
 class _Seconds(click.FloatRange):
@@ -59,18 +42,8 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+COUNT = _WholeNumber(1)
 SECONDS = _Seconds(0.001, 86_400)
-
-url_option = click.option(
-    "--url",
-    callback=_check_url,
-    default="tcp://localhost:8081",
-    envvar="MB_URL",
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="URL of the broker.",
-)
 
 json_option = click.option(
     "--json",
@@ -87,17 +60,17 @@ reconnect_option = click.option(
 
 
 def count_option(what: str) -> Callable[[F], F]:
-    """`-n`: end after so many."""
+    """Add `-n`: stop after so many."""
     return click.option(
         "-n", "count", type=COUNT, metavar="COUNT", help=f"Stop after COUNT {what}."
     )
 
 
 def timeout_option(text: str, default: int | None = None) -> Callable[[F], F]:
-    """`--timeout`, in milliseconds as on the wire."""
+    """Add `--timeout`, in milliseconds as on the wire."""
     return click.option(
         "--timeout",
-        type=MILLISECONDS,
+        type=_WholeNumber(1, 3_600_000),
         default=default,
         show_default=default is not None,
         metavar="MS",
@@ -105,20 +78,24 @@ def timeout_option(text: str, default: int | None = None) -> Callable[[F], F]:
     )
 
 
-topic_argument = click.argument("topic")
-patterns_argument = click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+def payload_argument(function: F) -> F:
+    """Add PAYLOAD and `--text`."""
+    function = click.option("--text", is_flag=True, help="Send the payload as a JSON string.")(
+        function
+    )
+    return click.argument("payload", required=False, metavar="[PAYLOAD]")(function)
 
 
 class PayloadCommand(click.Command):
     """A command whose last argument may be a negative number."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # click would take it for an option.  Behind -- it is an argument.
-        for place, (before, each) in enumerate(pairwise(["", *args])):
+        # click would take it for an option.  After -- it is an argument.
+        for index, (before, each) in enumerate(pairwise(["", *args])):
             if before == "--" or each == "--":
                 break
             if _NEGATIVE.fullmatch(each) and not self._takes_value(before):
-                args = [*args[:place], *args[place + 1 :], "--", each]
+                args = [*args[:index], *args[index + 1 :], "--", each]
                 break
         return super().parse_args(ctx, args)
 
@@ -127,11 +104,3 @@ class PayloadCommand(click.Command):
             isinstance(param, click.Option) and not param.is_flag and name in param.opts
             for param in self.params
         )
-
-
-def payload_argument(function: F) -> F:
-    """PAYLOAD and `--text`."""
-    function = click.option("--text", is_flag=True, help="Send the payload as a JSON string.")(
-        function
-    )
-    return click.argument("payload", required=False, metavar="[PAYLOAD]")(function)

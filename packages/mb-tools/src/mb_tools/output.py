@@ -1,36 +1,39 @@
-"""Standard output: for people on a terminal, one JSON value a line anywhere else."""
+"""Standard output: formatted for people on a terminal, one JSON value per line elsewhere."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import select
 import sys
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
-import msgspec
 
-from .exits import escaped_json, write_failure
+from .errors import write_failure
+from .text import escaped_json, one_line
 
-__all__ = ["Output", "clock", "compact_json", "json_line", "raw_json"]
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["Output", "print_table", "table"]
 
 
 class Output:
-    """Lines to stdout that never block the event loop, however slow their reader is.
+    """Writes to stdout without blocking the event loop, however slow the reader is.
 
-    A command that waits for a pager must go on to answer heartbeats, or the broker drops it.  So
-    no more is written at a time than a pipe that is ready takes at once.
+    A command that waits for a pager must go on answering heartbeats, or the broker drops it.  So
+    it writes no more at a time than fits into a pipe that is ready.
 
     Raises Failure if stdout is closed or the disk is full: a command that waits for something to
     print would otherwise notice only then.
     """
 
     def __init__(self, as_json: bool = False) -> None:
-        _expect_stdout()
+        _check_stdout()
         self._terminal = sys.stdout.isatty()
         self.people = self._terminal and not as_json
         """Whether people read it: a terminal, and JSON was not asked for."""
@@ -38,14 +41,14 @@ class Output:
         self._lock = anyio.Lock(fast_acquire=True)
 
     def style(self, text: str, **styles: Any) -> str:
-        """`text` in colour, where that is wanted; see click.style."""
+        """Return `text` with the colours of click.style, if colours are wanted."""
         return click.style(text, **styles) if self.coloured else text
 
     async def write(self, text: str) -> None:
         """Write whole lines.
 
         Raises BrokenPipeError if nobody reads them any more, and Failure if they can't be written.
-        When cancelled, a part of them may have been written.
+        When cancelled, some of them may have been written.
         """
         if self._terminal and not self.people:
             text = escaped_json(text)
@@ -59,58 +62,29 @@ class Output:
                 raise write_failure(error) from error
 
 
-def json_line(value: Any) -> str:
-    """`value` as a line of JSON."""
-    return msgspec.json.encode(value).decode() + "\n"
+def print_table(
+    columns: Mapping[str, dict[str, Any]], rows: Iterable[Sequence[str | Text]]
+) -> None:
+    """Print a table for people: `columns` are titles, with the options of rich's columns."""
+    from rich.console import Console
+
+    Console().print(table(columns, rows))
 
 
-def raw_json(payload: bytes) -> msgspec.Raw | None:
-    """Return a received payload as JSON on one line, digits and all; None if it is not JSON.
+def table(columns: Mapping[str, dict[str, Any]], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return the table that `print_table` prints; anybody may have written what is in it."""
+    from rich.table import Table
+    from rich.text import Text
 
-    An empty payload counts as null.
-    """
-    try:
-        return compact_json(payload or b"null")
-    except ValueError:
-        return None
-
-
-def compact_json(data: bytes) -> msgspec.Raw:
-    """Return JSON on one line, with numbers as they were written.
-
-    Raises ValueError that says why it is not valid JSON.
-    """
-    try:
-        data.decode()
-        return msgspec.Raw(msgspec.json.format(data, indent=-1))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8: {error}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        if _is_json(data):  # with half of a surrogate pair, which msgspec refuses
-            # In a string a line break is escaped: these are between values.
-            return msgspec.Raw(data.strip().replace(b"\r", b" ").replace(b"\n", b" "))
-        reason = str(error).removeprefix("JSON is malformed: ")
-        raise ValueError(f"is not valid JSON: {reason}") from None
+    made = Table(header_style="bold")
+    for title, options in columns.items():
+        made.add_column(title, **options)
+    for row in rows:
+        made.add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row))
+    return made
 
 
-def clock(moment: datetime | None = None) -> str:
-    """The time of day in this place, to the millisecond."""
-    moment = moment if moment is not None else datetime.now().astimezone()
-    return moment.astimezone().strftime("%H:%M:%S.%f")[:-3]
-
-
-def _is_json(data: bytes) -> bool:
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)  # NaN and Infinity are Python's own
-
-    try:
-        json.loads(data.decode(), parse_constant=refuse)  # from bytes it reads UTF-16 as well
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _expect_stdout() -> None:
+def _check_stdout() -> None:
     try:
         os.write(sys.stdout.fileno(), b"")
     except io.UnsupportedOperation:  # not a file: a test's capture
@@ -138,7 +112,7 @@ async def _write(text: str) -> None:
             await anyio.wait_writable(fd)
         try:
             written = os.write(fd, data[: select.PIPE_BUF])
-        except BlockingIOError:  # somebody else who shares this pipe was faster
+        except BlockingIOError:  # another process that shares this pipe was faster
             await anyio.wait_writable(fd)
             continue
         data = data[written:]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mb_core.link.tls import client_ssl_context
 
-from .exits import Failure, Status
+from .errors import Failure, Status
 
 __all__ = ["load_authorities", "load_certificate", "trusting"]
 

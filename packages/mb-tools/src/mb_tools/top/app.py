@@ -9,40 +9,74 @@ from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Footer, Input
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Footer, Input, Label, Sparkline, Static
 
-from .dialogs import Dialog, details_text, help_dialog
-from .feed import Feed
-from .head import HeadLines, Notices, notices
-from .model import Model
-from .pane import Pane
-from .tables import ERRORS, SERVICES, TOPICS
-from .view import ErrorRow, ServiceRow, TopicRow, View
+from ..text import bytes_text, duration_text, number_text, one_line, rate_text
+from .model import Audit, Head, Model, Rate, ServiceRow, TopicRow, View
+from .poller import Poller
+from .tables import ERRORS, SERVICES, TOPICS, Pane
+from .traffic import ErrorRow
 
-__all__ = ["TopApp"]
+__all__ = ["Dialog", "TopApp", "head_text", "notices"]
 
 _THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 
+_HELP = """\
+tab       the next pane (shift+tab: the one before)
+↑ ↓       another row; page up, page down, home, end
+enter     all that is known of the row
+s         sort by the next column; or click its title
+r         sort the other way round
+/         show only what has a text in it (esc: all)
+p         pause the screen, and go on
+a         audit feed on or off: see below
+t         another theme: dark, light, the terminal's own
+q         quit
+
+Totals are the broker's own, of the last second. Rates in
+the tables are means of the last 5 seconds, latencies and
+errors those of the last minute.
+
+Rates, latencies and errors come from the broker's audit
+feed. While it is on, the broker sends a copy of each
+message that it gets or sends, which slows a busy one down.
+Off, rates and latencies are missing, and the rest stays."""
+
+# What is missing on the screen if the broker does not answer a system topic.
+_PARTS = {
+    "system.metrics": "totals",
+    "system.service.list": "services",
+    "system.topic.subscriptions": "subscribers",
+    "system.message": "latencies and errors",
+}
+
 
 class TopApp(App[None]):
-    """Draws what the model knows every `interval` seconds; the feed keeps the model up to date."""
+    """Shows what the model knows every `interval` seconds; the poller keeps it up to date."""
 
     TITLE = "mb top"
     ENABLE_COMMAND_PALETTE = False
 
     CSS = """
-    HeadLines { height: 2; padding: 0 1; background: $panel; text-style: bold; }
-    Notices { height: auto; max-height: 3; padding: 0 1; background: $warning; color: $text; }
-    Notices:ansi { background: ansi_yellow; color: ansi_black; }
+    #head { height: 1; padding: 0 1; background: $panel; text-style: bold; text-wrap: nowrap; }
+    #totals { height: 1; padding: 0 1; background: $panel; text-style: bold; }
+    #totals Total { width: 1fr; height: 1; padding-right: 2; }
+    #totals Label { width: auto; }
+    #totals Sparkline { width: 1fr; }
+    #notices { height: auto; max-height: 3; padding: 0 1; background: $warning; color: $text; }
+    #notices:ansi { background: ansi_yellow; color: ansi_black; }
     Pane {
-        height: 1fr; min-height: 3; padding: 0 1;
+        height: 1fr; min-height: 3; padding: 0 1; scrollbar-size: 0 0;
         border-top: solid $primary; border-title-color: $foreground;
     }
-    Pane:focus { border-top: heavy $accent; border-title-style: bold; }
-    Pane > .pane--header { text-style: bold; color: $text-muted; }
-    Pane > .pane--cursor { text-style: reverse; }
-    Pane > .pane--bad { color: $text-error; text-style: bold; }
-    Pane > .pane--empty { text-style: italic; color: $text-muted; }
+    Pane:focus {
+        border-top: heavy $accent; border-title-style: bold; background-tint: $foreground 0%;
+    }
+    Pane > .datatable--header { background: $background; color: $text-muted; }
+    Pane:focus > .datatable--cursor { text-style: reverse; }
     #filter { display: none; height: 1; border: none; padding: 0 1; }
     #filter.open { display: block; }
     Dialog { align: center middle; }
@@ -68,7 +102,7 @@ class TopApp(App[None]):
 
     def __init__(
         self,
-        feed: Feed,
+        poller: Poller,
         model: Model,
         *,
         interval: float = 1.0,
@@ -76,21 +110,22 @@ class TopApp(App[None]):
     ) -> None:
         super().__init__()
         self.model = model
-        self._feed = feed
+        self._poller = poller
         self._interval = interval
         self._clock = clock
         self.paused = False
-        self._head = HeadLines()
-        self._notices = Notices()
+        self._view: View = model.view(clock())
+        self._head = Static(id="head")
+        self._totals = [Total() for _ in self._view.head.rates]
+        self._notices = Static(id="notices")
         self._services: Pane[ServiceRow] = Pane(SERVICES)
         self._topics: Pane[TopicRow] = Pane(TOPICS)
         self._errors: Pane[ErrorRow] = Pane(ERRORS)
-        # Where the focus goes back to when the filter is closed.
+        # Where the focus returns to when the filter is closed.
         self._pane: Pane[Any] = self._services
         self._filter = Input(
             placeholder="show only rows with ... (enter: keep it, esc: all)", id="filter"
         )
-        self._view: View = model.view(clock())
 
     @property
     def panes(self) -> tuple[Pane[Any], ...]:
@@ -99,6 +134,7 @@ class TopApp(App[None]):
 
     def compose(self) -> ComposeResult:
         yield self._head
+        yield Horizontal(*self._totals, id="totals")
         yield self._notices
         yield from self.panes
         yield self._filter
@@ -108,19 +144,25 @@ class TopApp(App[None]):
         if "TEXTUAL_THEME" not in os.environ and _light_terminal():
             self.theme = "textual-light"
         self._services.focus()
-        self._feed.on_change = self.look
-        self.run_worker(self._feed.run(), name="feed")
-        self.set_interval(self._interval, self.look)
-        self.look()
+        self._poller.on_change = self.update_view
+        self.run_worker(self._poller.run(), name="poller")
+        self.set_interval(self._interval, self.update_view)
+        self.update_view()
 
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._draw)
-
-    def look(self) -> None:
+    def update_view(self) -> None:
         """Show what the model knows now, unless the screen is paused."""
         if not self.paused:
             self._view = self.model.view(self._clock())
-        self._draw()
+        view = self._view
+        self._head.update(Content(head_text(self._poller.url, view.head)))
+        for total, rate in zip(self._totals, view.head.rates, strict=True):
+            total.show(rate)
+        texts = notices(view, paused=self.paused, wanted=self._filter.value)
+        self._notices.display = bool(texts)
+        self._notices.update(Content(one_line(" · ".join(texts))))
+        self._services.show(view.services)
+        self._topics.show(view.topics)
+        self._errors.show(view.errors)
 
     # Keys
 
@@ -135,17 +177,17 @@ class TopApp(App[None]):
 
     def action_pause(self) -> None:
         self.paused = not self.paused
-        self.look()
+        self.update_view()
 
     def action_audit(self) -> None:
-        self._feed.audit = not self._feed.audit
+        self._poller.audit = not self._poller.audit
 
     def action_theme(self) -> None:
         index = _THEMES.index(self.theme) if self.theme in _THEMES else -1
         self.theme = _THEMES[(index + 1) % len(_THEMES)]
 
     def action_help(self) -> None:
-        self.push_screen(help_dialog())
+        self.push_screen(Dialog("help", _HELP))
 
     def action_filter(self) -> None:
         self._pane = next((pane for pane in self.panes if pane.has_focus), self._pane)
@@ -159,31 +201,98 @@ class TopApp(App[None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         for pane in self.panes:
             pane.show_only(event.value)
-        self._draw()
+        self.update_view()
 
     def on_input_submitted(self) -> None:
         self._close_filter()
 
-    def on_pane_selected(self, event: Pane.Selected) -> None:
-        self.push_screen(Dialog("details", details_text(event.details)))
-
-    # Within
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        for pane in self.panes:
+            if pane is event.data_table and pane.current is not None:
+                self.push_screen(Dialog("details", pane.table.details_of(pane.current)))
 
     def _close_filter(self) -> None:
         if self._filter.has_class("open"):
             self._filter.remove_class("open")
             self._pane.focus()
 
-    def _draw(self) -> None:
-        view = self._view
-        self._head.show(self._feed.url, view.head)
-        self._notices.show(notices(view, paused=self.paused, wanted=self._filter.value))
-        self._services.show(view.services)
-        self._topics.show(view.topics)
-        self._errors.show(view.errors)
+
+class Total(Horizontal):
+    """One of the broker's totals, and its curve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._label = Label()
+        self._curve = Sparkline()
+
+    def compose(self) -> ComposeResult:
+        yield self._label
+        yield self._curve
+
+    def show(self, rate: Rate) -> None:
+        """Show the total now, and as much of its past as fits."""
+        unit = "/s" if rate.now is not None else ""
+        self._label.update(f"{rate.name} {rate_text(rate.now)}{unit} ")
+        width = max(1, self._curve.size.width)
+        past = rate.past[-width:]
+        self._curve.data = [*[0.0] * (width - len(past)), *past]
+
+
+class Dialog(ModalScreen[None]):
+    """A text in a box; most keys close it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter,question_mark,space", "app.pop_screen", "Close"),
+    ]
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        box = VerticalScroll(Static(Content(self._text)))
+        box.border_title = self._title
+        box.border_subtitle = "esc: close"
+        yield box
+
+
+def head_text(url: str, head: Head) -> str:
+    """Return where the broker is and how it is; what is not known is left out."""
+    parts = [f"mb top {one_line(url)}"]
+    if head.uptime is not None:
+        parts.append(f"up {duration_text(head.uptime)}")
+    if head.connections is not None:
+        plural = "" if head.connections == 1 else "s"
+        parts.append(f"{number_text(head.connections)} connection{plural}")
+    if head.cpu is not None:
+        parts.append(f"cpu {head.cpu:.0%}")
+    if head.memory is not None:
+        parts.append(f"memory {bytes_text(head.memory)}")
+    return "  ".join(parts)
+
+
+def notices(view: View, *, paused: bool, wanted: str) -> list[str]:
+    """Return what is not as usual, the most important first."""
+    found = []
+    if view.trouble:
+        found.append(f"NO CONNECTION, trying again: {view.trouble}")
+    if paused:
+        found.append("PAUSED (p: go on)")
+    if wanted:
+        found.append(f"only {wanted!r} (esc: all)")
+    if view.audit is Audit.OFF:
+        found.append("audit feed off: no rates, no latencies (a: on)")
+    for topic, reason in view.missing.items():
+        found.append(f"no {_PARTS.get(topic, topic)}: {topic} {reason}")
+    if view.skipped:
+        found.append(f"{view.skipped:,} audit messages skipped: figures are too low")
+    if view.unreadable:
+        found.append(f"{view.unreadable:,} audit messages can't be read")
+    return found
 
 
 def _light_terminal() -> bool:
-    """Whether the terminal says, as some do, that its background is light."""
+    """Return whether the terminal says, as some do, that its background is light."""
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
     return background in ("7", "15")

@@ -1,21 +1,34 @@
-"""What a broker says of itself, put together.  No I/O: answers and the time in, a View out."""
+"""What is known of a broker.  No I/O: answers, events and the time go in, a View comes out."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from mb_client import matches
 
 from ..audit import read_event
-from .traffic import TopicKey, Traffic
-from .view import Audit, ErrorRow, Head, Rate, ServiceRow, TopicRow, View
+from .traffic import ErrorRow, TopicKey, Traffic
 from .window import Window
 
-__all__ = ["FEED", "METRICS", "POLLED", "SERVICES", "SUBSCRIPTIONS", "Model"]
+__all__ = [
+    "FEED",
+    "METRICS",
+    "POLLED",
+    "SERVICES",
+    "SUBSCRIPTIONS",
+    "Audit",
+    "Head",
+    "Model",
+    "Rate",
+    "ServiceRow",
+    "TopicRow",
+    "View",
+]
 
 METRICS = "system.metrics"
 SERVICES = "system.service.list"
@@ -37,17 +50,107 @@ _ERROR_RATE = "registry.service.{{serviceid:{}}}.error.rate"
 _HISTORY = 120
 
 
+class Audit(Enum):
+    """The audit feed: not wanted; on; or wanted and refused by the broker."""
+
+    OFF = "off"
+    ON = "on"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
-class _Service:
+class Rate:
+    """One of the broker's totals, per second, and its past; `now` is None if it is not known."""
+
+    name: str
+    now: float | None
+    past: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The broker as a whole; None is what is not known.
+
+    `uptime` in seconds, `cpu` as a share (0..1) of a core, `memory` in bytes.
+    """
+
+    uptime: float | None
+    connections: float | None
+    cpu: float | None
+    memory: float | None
+    rates: tuple[Rate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRow:
+    """A connected client; `topics` are those it answers.
+
+    Answers per second, latencies in milliseconds, errors of the last minute: None if they are not
+    known.
+    """
+
+    id: str
     name: str
     description: str
+    topics: tuple[str, ...]
+    rate: float | None
+    p50: int | None
+    p99: int | None
+    errors: int | None
     since: datetime | None
 
 
-class Model:
-    """Takes what a broker answers and feeds; `now` is the caller's monotonic clock, in seconds.
+@dataclass(frozen=True, slots=True)
+class TopicRow:
+    """A topic with traffic, or a pattern that somebody subscribed to; latencies of requests.
 
-    It takes it from any broker: what does not have the expected form is left out.
+    `subscribers` are ids of services, `unheard` the publications of the last minute that reached
+    nobody.
+    """
+
+    action: str
+    topic: str
+    subscribers: tuple[str, ...]
+    rate: float | None
+    p50: int | None
+    p99: int | None
+    errors: int | None
+    unheard: int | None
+
+    @property
+    def id(self) -> str:
+        return f"{self.action}:{self.topic}"
+
+    @property
+    def subscriber_count(self) -> int:
+        return len(self.subscribers)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that the screen shows, at one moment.
+
+    `trouble` says why there is no connection, and is empty if there is one.  `missing` has the
+    system topics that the broker does not answer, with the reasons.  `skipped` counts messages
+    of the audit feed that arrived faster than they could be handled, `unreadable` those that are
+    not valid JSON.
+    """
+
+    trouble: str
+    audit: Audit
+    missing: Mapping[str, str]
+    skipped: int
+    unreadable: int
+    head: Head
+    services: tuple[ServiceRow, ...]
+    topics: tuple[TopicRow, ...]
+    errors: tuple[ErrorRow, ...]
+
+
+class Model:
+    """Takes a broker's answers and its audit feed; `now` is a monotonic clock, in seconds.
+
+    Any broker will do: what does not have the expected form is left out.
     """
 
     def __init__(self) -> None:
@@ -61,26 +164,26 @@ class Model:
         self._traffic = Traffic()
         self._metrics: dict[str, float] = {}
         self._past: dict[str, deque[float]] = {name: deque(maxlen=_HISTORY) for name in _TOTALS}
-        self._services: dict[str, _Service] = {}
+        self._services: dict[str, dict[str, Any]] = {}
         self._subscribers: dict[TopicKey, tuple[str, ...]] = {}
-        # Found out of the subscriptions, and valid as long as they do not change.
+        # Derived from the subscriptions, and valid until they change.
         self._answered: dict[str, list[str]] = {}
         self._listeners: dict[TopicKey, tuple[str, ...]] = {}
 
     # The connection
 
     def up(self) -> None:
-        """There is a connection; nothing is missing so far."""
+        """Note that there is a connection, and that nothing is missing so far."""
         self._trouble = ""
         self._missing.clear()
 
     def down(self, trouble: str) -> None:
-        """There is none, for this reason; the last known figures stay."""
+        """Note that there is no connection, and why; the last known figures stay."""
         self._trouble = trouble
         self._traffic.forget_open()
 
     def refused(self, topic: str, reason: str) -> None:
-        """The broker does not answer this system topic, or does not give this feed."""
+        """Note why the broker does not answer this system topic, or refuses the feed."""
         self._missing[topic] = reason
         if topic == FEED:
             self.audit = Audit.REFUSED
@@ -88,7 +191,7 @@ class Model:
             self._metrics = {}
 
     def set_audit(self, audit: Audit) -> None:
-        """The audit feed begins or ends."""
+        """Note that the audit feed begins or ends."""
         self.audit = audit
         self._missing.pop(FEED, None)
         self._traffic.forget_open()
@@ -96,18 +199,19 @@ class Model:
     # What the broker says
 
     def take(self, topic: str, answer: Any, now: float) -> None:
-        """The answer to a request to one of POLLED."""
+        """Take the answer to a request to one of POLLED."""
         self._missing.pop(topic, None)
         answer = answer if isinstance(answer, dict) else {}
         if topic == METRICS:
             self._take_metrics(answer, now)
         elif topic == SERVICES:
-            self._take_services(answer)
+            services = _objects(answer.get("services"))
+            self._services = {each["id"]: each for each in services if _text(each.get("id"))}
         else:
             self._take_subscriptions(answer)
 
     def take_event(self, raw: bytes, now: float) -> None:
-        """The payload of a message of the audit feed."""
+        """Take the payload of a message of the audit feed."""
         self.heard += 1
         if self.audit is Audit.REFUSED:
             self.set_audit(Audit.ON)  # it is no longer silent
@@ -124,47 +228,33 @@ class Model:
             if value is not None:
                 past.append(value)
         if self.audit is not Audit.ON:
-            # The feed has each error; without it there is their rate.
+            # The feed shows each error; without it, their rate has to do.
             for service_id in self._services:
                 rate = self._metrics.get(_ERROR_RATE.format(service_id), 0.0)
                 if round(rate):
                     self._traffic.count_service_errors(service_id, round(rate), now)
 
-    def _take_services(self, answer: dict[str, Any]) -> None:
-        self._services = {
-            entry["id"]: _Service(
-                _text(entry.get("name")),
-                _text(entry.get("description")),
-                _time(entry.get("connectedAt")),
-            )
-            for entry in _objects(answer.get("services"))
-            if isinstance(entry.get("id"), str)
-        }
-
     def _take_subscriptions(self, answer: dict[str, Any]) -> None:
-        subscribers = {
-            (_text(entry.get("action")), _text(entry.get("topic")).lower()): tuple(
-                each["serviceId"]
-                for each in _objects(entry.get("subscribers"))
-                if isinstance(each.get("serviceId"), str)
-            )
-            for entry in _objects(answer.get("subscriptions"))
-        }
+        subscribers: dict[TopicKey, tuple[str, ...]] = {}
+        for entry in _objects(answer.get("subscriptions")):
+            ids = (_text(each.get("serviceId")) for each in _objects(entry.get("subscribers")))
+            key = _text(entry.get("action")), _text(entry.get("topic")).lower()
+            subscribers[key] = tuple(filter(None, ids))
         if subscribers == self._subscribers:
             return
         self._subscribers = subscribers
-        self._traffic.set_patterns(key for key in subscribers if _is_wild(key[1]))
+        self._traffic.set_patterns(key for key in subscribers if "+" in key[1] or "#" in key[1])
         self._listeners.clear()
         self._answered.clear()
-        for (action, topic), ids in sorted(subscribers.items()):
+        for (action, topic), services in sorted(subscribers.items()):
             if action == "request":
-                for service_id in ids:
+                for service_id in services:
                     self._answered.setdefault(service_id, []).append(topic)
 
     # What the screen shows
 
     def view(self, now: float) -> View:
-        """All of it, as of now."""
+        """Return what the screen shows now."""
         return View(
             trouble=self._trouble,
             audit=self.audit,
@@ -179,12 +269,9 @@ class Model:
 
     def _head(self) -> Head:
         value = self._metrics.get
-        connections = value("connection.active")
-        if connections is None and self._services:
-            connections = len(self._services)
         return Head(
             uptime=value("process.uptime"),
-            connections=connections,
+            connections=value("connection.active", len(self._services) or None),
             cpu=value("process.cpu.percent"),
             memory=value("process.memory.bytes"),
             rates=tuple(
@@ -193,21 +280,20 @@ class Model:
         )
 
     def _service_rows(self, now: float) -> Iterator[ServiceRow]:
-        audited = self.audit is Audit.ON
-        counted = audited or METRICS not in self._missing
+        errors_known = self.audit is Audit.ON or METRICS not in self._missing
         for service_id, service in self._services.items():
             window = self._traffic.service(service_id) or Window()
-            p50, p99 = _latencies(window, now) if audited else (None, None)
+            rate, p50, p99 = self._figures(window, now)
             yield ServiceRow(
                 id=service_id,
-                name=service.name,
-                description=service.description,
+                name=_text(service.get("name")),
+                description=_text(service.get("description")),
                 topics=tuple(self._answered.get(service_id, ())),
-                rate=window.rate(now) if audited else None,
+                rate=rate,
                 p50=p50,
                 p99=p99,
-                errors=window.errors(now) if counted else None,
-                since=service.since,
+                errors=window.count(now, "error") if errors_known else None,
+                since=_time(service.get("connectedAt")),
             )
 
     def _topic_rows(self, now: float) -> Iterator[TopicRow]:
@@ -217,32 +303,32 @@ class Model:
             keys.update(dict.fromkeys(self._traffic.topics(now)))
         for key in keys:
             window = self._traffic.topic(key) or Window()
-            p50, p99 = _latencies(window, now) if audited else (None, None)
+            rate, p50, p99 = self._figures(window, now)
             yield TopicRow(
                 action=key[0],
                 topic=key[1],
                 subscribers=self._listeners_of(key),
-                rate=window.rate(now) if audited else None,
+                rate=rate,
                 p50=p50,
                 p99=p99,
-                errors=window.errors(now) if audited else None,
-                unheard=window.unheard(now) if audited else None,
+                errors=window.count(now, "error") if audited else None,
+                unheard=window.count(now, "unheard") if audited else None,
             )
+
+    def _figures(self, window: Window, now: float) -> tuple[float | None, int | None, int | None]:
+        """Return the rate, and the latencies p50 and p99."""
+        if self.audit is not Audit.ON:
+            return None, None, None
+        latencies = window.percentiles(now, 0.5, 0.99)
+        return window.rate(now), *(latencies or (None, None))
 
     def _error_rows(self) -> Iterator[ErrorRow]:
-        for failure in self._traffic.failures:
-            service = self._services.get(failure.who)
-            yield ErrorRow(
-                number=failure.number,
-                time=failure.time,
-                topic=failure.topic,
-                code=failure.code,
-                message=failure.message,
-                who=(service.name if service is not None else "") or failure.who,
-            )
+        for row in self._traffic.errors:
+            name = _text(self._services.get(row.who, {}).get("name"))
+            yield replace(row, who=name) if name else row
 
     def _listeners_of(self, key: TopicKey) -> tuple[str, ...]:
-        """The subscribers of this topic: by its name, or by a pattern that matches."""
+        """Return the subscribers of this topic: by its name, or by a pattern that matches."""
         found = self._listeners.get(key)
         if found is None:
             found = self._listeners[key] = tuple(
@@ -256,17 +342,8 @@ class Model:
         return found
 
 
-def _latencies(window: Window, now: float) -> tuple[int, int] | tuple[None, None]:
-    found = window.percentiles(now, 0.5, 0.99)
-    return (found[0], found[1]) if found is not None else (None, None)
-
-
-def _is_wild(topic: str) -> bool:
-    return "+" in topic or "#" in topic
-
-
 def _numbers(metrics: object) -> Iterator[tuple[str, float]]:
-    """Metrics by name, in either form: a value, or an object that has one."""
+    """Yield metrics by name, in either form: a value, or an object that has one."""
     for name, given in metrics.items() if isinstance(metrics, dict) else ():
         value = given.get("value") if isinstance(given, dict) else given
         if isinstance(value, int | float) and not isinstance(value, bool):

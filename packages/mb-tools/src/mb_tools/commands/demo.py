@@ -1,50 +1,60 @@
-"""`mb demo`: a broker, a service over TCP, a client over WebSocket, and figures."""
+"""Show MB at work: a broker, a service over TCP, a client over WebSocket.
+
+Exit status 0 means that every request was answered and every event arrived.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import anyio
+import click
 from rich.console import Console
 from rich.table import Table
 
 from mb_client import Broker, MBError, Message, MessageBrokerClient
 
-__all__ = ["run"]
+from ..options import COUNT
 
 _IN_FLIGHT = 16
 _BURST = 100
-# Seconds that the whole may take: it ends with a verdict even where something hangs.
-_PATIENCE = 60.0
+# Seconds for all of it: it ends with a verdict even if something hangs.
+_TIME_LIMIT = 60.0
 
 
-@dataclass
-class _Figures:
-    """One kind of message: how many there should be, and how long each took, in seconds."""
+@click.command(help=__doc__)
+@click.option(
+    "--requests", type=COUNT, default=2_000, show_default=True, help="How many requests to ask."
+)
+@click.option(
+    "--events", type=COUNT, default=10_000, show_default=True, help="How many events to publish."
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["asyncio", "trio"]),
+    default="asyncio",
+    show_default=True,
+    help="The event loop to run on.",
+)
+def command(requests: int, events: int, backend: str) -> int:
+    if find_spec(backend) is None:
+        raise click.UsageError(f"{backend} is not installed: pip install 'mb-core[{backend}]'")
+    return anyio.run(demo, requests, events, backend=backend)
 
-    name: str
-    wanted: int
-    latencies: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    error: MBError | None = None
 
-    @property
-    def complete(self) -> bool:
-        return len(self.latencies) == self.wanted
-
-
-async def run(requests: int, events: int) -> int:
-    """Play the demo; gives the exit status."""
+async def demo(requests: int, events: int) -> int:
+    """Play the demo and return the exit status."""
     console = Console(highlight=False)
     asked = _Figures("request and response", requests)
     heard = _Figures("publish to handler", events)
     try:
-        with anyio.fail_after(_PATIENCE):
+        with anyio.fail_after(_TIME_LIMIT):
             await _play(console, asked, heard)
     except TimeoutError:
-        _step(console, "demo", f"not everything arrived within {_PATIENCE:g} s")
+        _step(console, "demo", f"not everything arrived within {_TIME_LIMIT:g} s")
     except MBError as error:
         _step(console, "demo", f"failed: {error}")
     console.print(_table((asked, heard)))
@@ -141,3 +151,18 @@ def _percentile(ordered: Sequence[float], share: float) -> str:
     if not ordered:
         return "-"
     return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000:.2f}"
+
+
+@dataclass
+class _Figures:
+    """One kind of message: how many there should be, and how long each took, in seconds."""
+
+    name: str
+    wanted: int
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    error: MBError | None = None
+
+    @property
+    def complete(self) -> bool:
+        return len(self.latencies) == self.wanted

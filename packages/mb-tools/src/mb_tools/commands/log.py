@@ -1,43 +1,61 @@
-"""`mb log`: the broker's log as it is written."""
+"""Print the broker's log as it is written, from now on."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from datetime import datetime
+from typing import get_args
 
 import anyio
+import click
 
 from mb_core import LogLevel, Message, RemoteProtocolError
 
-from .connect import hint, staying
-from .endpoint import Endpoint
-from .exits import Failure, Status, one_line
-from .output import Output, clock, json_line, raw_json
+from ..connect import Endpoint, endpoint_options, following, hint
+from ..errors import Failure
+from ..options import count_option, json_option, timeout_option
+from ..output import Output
+from ..payloads import json_line, raw_json
+from ..runner import asynchronous
+from ..text import clock, one_line
 
-__all__ = ["run"]
-
+# Lines that are written at once if as many entries wait.
 _BATCH = 256
+
 _COLOURS = {"error": "red", "warn": "yellow", "info": "green", "debug": "blue"}
 _KNOWN = ("level", "module", "message", "timestamp")
 
 
-async def run(
+@click.command(help=__doc__)
+@click.option(
+    "--level",
+    "levels",
+    type=click.Choice(get_args(LogLevel), case_sensitive=False),
+    multiple=True,
+    default=["error"],
+    show_default=True,
+    help="Print entries of this level; can be given several times.",
+)
+@click.option("--regex", help="Print entries whose text matches this regular expression.")
+@count_option("entries")
+@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT entries came.")
+@endpoint_options
+@json_option
+@asynchronous(endless=lambda given: given["count"] is None and given["timeout"] is None)
+async def command(
     endpoint: Endpoint,
-    *,
-    levels: Sequence[LogLevel],
+    levels: tuple[LogLevel, ...],
     regex: str | None,
     count: int | None,
     timeout: int | None,
     as_json: bool,
-) -> Status | None:
-    """Print entries until `count` were printed, or for `timeout` milliseconds, or forever."""
+) -> None:
     output = Output(as_json)
     wanted = list(dict.fromkeys(levels))
     left = count
     async with (
-        staying(endpoint, "mb log", "Follows the log") as client,
+        following(endpoint, "mb log", "Follows the log") as client,
         client.follow_log(wanted, regex) as entries,
     ):
         hint(output, f"the log of {endpoint.shown} ({', '.join(wanted)})")
@@ -53,7 +71,6 @@ async def run(
     if left:
         received = (count or 0) - left
         raise Failure(f"timed out after {timeout} ms: received {received} of {count} entries")
-    return None
 
 
 def _line(message: Message, output: Output) -> str:

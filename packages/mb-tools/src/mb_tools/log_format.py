@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from .exits import escaped, escaped_json, one_line
+from .text import escaped, escaped_json, one_line
 
 __all__ = ["JsonFormatter", "TextFormatter", "UnblockedHandler", "set_up"]
 

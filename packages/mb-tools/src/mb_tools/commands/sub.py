@@ -1,4 +1,8 @@
-"""`mb sub`: print what is published."""
+"""Print what is published to topics that match a PATTERN.
+
+In a pattern, + is any one segment and a closing # any number of them; quote it for the shell.
+On a pipe each message is a line of JSON with topic, action, requestId and payload.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +11,50 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import anyio
+import click
 
 from mb_core import Message, Subscription, matches
 
-from .connect import hint, staying
-from .endpoint import Endpoint
-from .exits import Failure, Status, one_line
-from .output import Output, clock, json_line, raw_json
+from ..connect import Endpoint, endpoint_options, following, hint
+from ..errors import Failure
+from ..options import count_option, json_option, reconnect_option, timeout_option
+from ..output import Output
+from ..payloads import json_line, payload_text, raw_json
+from ..runner import asynchronous
+from ..text import clock
 
-__all__ = ["run"]
-
-# Lines that are written at once, where that many messages wait.
+# Lines that are written at once if as many messages wait.
 _BATCH = 256
 
 
-async def run(
+@click.command(help=__doc__)
+@click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+@count_option("messages")
+@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT messages came.")
+@reconnect_option
+@endpoint_options
+@json_option
+@asynchronous(endless=lambda given: given["count"] is None and given["timeout"] is None)
+async def command(
     endpoint: Endpoint,
-    patterns: Sequence[str],
-    *,
+    patterns: tuple[str, ...],
     count: int | None,
     timeout: int | None,
     reconnect: bool,
     as_json: bool,
-) -> Status | None:
-    """Print messages until `count` were printed, or for `timeout` milliseconds, or forever.
-
-    With `reconnect`, the time that it waits for the broker counts, too.
-    """
-    patterns = list({pattern.lower(): pattern for pattern in patterns}.values())
-    printer = _Printer(Output(as_json), patterns, count)
-    shown = " ".join(patterns)
+) -> None:
+    different = list({pattern.lower(): pattern for pattern in patterns}.values())
+    printer = _Printer(Output(as_json), different, count)
+    shown = " ".join(different)
     seconds = timeout / 1000 if timeout is not None else math.inf
+    # With --reconnect, the time that it waits for the broker counts as well.
     with anyio.move_on_after(seconds if reconnect else math.inf):
         async with (
-            staying(endpoint, "mb sub", f"Prints {shown}", reconnect=reconnect) as client,
+            following(endpoint, "mb sub", f"Prints {shown}", reconnect=reconnect) as client,
             AsyncExitStack() as stack,
         ):
             subscriptions = [
-                await stack.enter_async_context(client.subscribe(pattern)) for pattern in patterns
+                await stack.enter_async_context(client.subscribe(pattern)) for pattern in different
             ]
             hint(printer.output, f"listening to {shown} at {endpoint.shown}")
             with anyio.move_on_after(seconds):
@@ -54,7 +64,6 @@ async def run(
     if printer.left:
         received = (count or 0) - printer.left
         raise Failure(f"timed out after {timeout} ms: received {received} of {count} messages")
-    return None
 
 
 class _Printer:
@@ -79,24 +88,23 @@ class _Printer:
                 scope.cancel()
 
     def _first(self, topic: str) -> str | None:
-        """The first pattern that matches: a message comes once for each that does."""
+        """Return the first pattern that matches: a message arrives once for each that does."""
         return next((pattern for pattern in self._patterns if matches(pattern, topic)), None)
 
     def _line(self, message: Message) -> str:
-        payload = raw_json(message.raw_payload)
         if self.output.people:
             style = self.output.style
-            shown = message.raw_payload if payload is None else bytes(payload)
             return (
                 f"{style(clock(), dim=True)}  {style(message.topic, fg='cyan')}  "
-                f"{one_line(shown.decode(errors='backslashreplace'))}\n"
+                f"{payload_text(message.raw_payload)}\n"
             )
-        header = {
+        payload = raw_json(message.raw_payload)
+        entry = {
             "topic": message.topic,
             "action": message.action.value,
             "requestId": message.request_id,
+            "payload": payload,
         }
-        if payload is None:  # no JSON: as text, under a name of its own
-            text = message.raw_payload.decode(errors="backslashreplace")
-            return json_line({**header, "payload": None, "text": text})
-        return json_line({**header, "payload": payload})
+        if payload is None:
+            entry["text"] = message.raw_payload.decode(errors="backslashreplace")
+        return json_line(entry)

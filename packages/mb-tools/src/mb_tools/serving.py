@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 
 from .config import OFF, PORTS, Configuration, ServeOptions
-from .exits import Failure, Status, discard_output
+from .errors import Failure, Status
+from .streams import discard
 from .tls_files import load_authorities, load_certificate
 
 __all__ = ["broken", "serve", "server_context", "urls"]
@@ -161,7 +163,7 @@ def _print_urls(urls: list[str]) -> None:
         _log.warning(
             "can't write the URLs to standard output: %s (%s)", error.strerror, ", ".join(urls)
         )
-        discard_output()
+        discard(sys.stdout)
 
 
 def urls(options: ServeOptions) -> list[str]:

@@ -11,28 +11,28 @@ import msgspec
 import pytest
 
 from mb_tools.audit import AuditEvent, error_of, read_event, registered_name
-from mb_tools.names import Names
-from mb_tools.trace_text import as_json, as_lines
-from mb_tools.trace_tree import Exchange, Outcome, TraceBuilder
+from mb_tools.commands.trace import Names, tree_json, tree_text
+from mb_tools.exchanges import Outcome
+from mb_tools.trees import Node, TreeBuilder
 
 BEGAN = 1_767_225_600.0  # 2026-01-01
 
 
 class Feed:
-    """Plays a broker's audit feed into a TraceBuilder; time passes only by `wait`."""
+    """Plays a broker's audit feed into a TreeBuilder; time passes only by `wait`."""
 
     def __init__(self, **options: Any) -> None:
-        self.builder = TraceBuilder(**options)
+        self.builder = TreeBuilder(**options)
         self.now = 0.0
-        self.finished: list[Exchange] = []
+        self.finished: list[Node] = []
         self._count = 0
 
-    def wait(self, seconds: float) -> list[Exchange]:
+    def wait(self, seconds: float) -> list[Node]:
         """Let time pass; what is finished by then."""
         self.now += seconds
         return self.take()
 
-    def take(self) -> list[Exchange]:
+    def take(self) -> list[Node]:
         found = self.builder.take_finished(self.now)
         self.finished += found
         return found
@@ -50,7 +50,7 @@ class Feed:
         )
         event = read_event(text.encode())
         assert event is not None
-        self.builder.feed(event, self.now)
+        self.builder.take(event, self.now)
 
     # What clients do
 
@@ -139,11 +139,15 @@ def test_a_request_and_its_answer_are_one_exchange(feed: Feed) -> None:
     assert feed.take() == []
     assert feed.builder.next_deadline() == pytest.approx(0.262)
     (root,) = feed.wait(0.25)
-    assert (root.action, root.topic) == ("request", "order.pay")
-    assert (root.sender, root.receivers, root.count) == ("shop", ["billing"], 1)
-    assert root.outcome is Outcome.ANSWERED
-    assert root.seconds == pytest.approx(0.012, abs=1e-6)
-    assert root.began == BEGAN
+    assert (root.exchange.action, root.exchange.topic) == ("request", "order.pay")
+    assert (root.exchange.sender, root.exchange.receivers, root.exchange.count) == (
+        "shop",
+        ["billing"],
+        1,
+    )
+    assert root.exchange.outcome is Outcome.ANSWERED
+    assert root.exchange.seconds == pytest.approx(0.012, abs=1e-6)
+    assert root.exchange.began == BEGAN
     assert not root.failed
     assert len(feed.builder) == 0
     assert feed.builder.next_deadline() is None
@@ -160,11 +164,14 @@ def test_what_is_asked_while_answering_hangs_below(feed: Feed) -> None:
     feed.refuse("mail", "mail.send", None, "TIMEOUT")
     assert feed.wait(0.3) == []  # nobody knows that id: the request is still open
     (root,) = [*feed.wait(5), *feed.wait(1)]
-    assert [child.topic for child in root.children] == ["bank.charge", "order.paid"]
+    assert [child.exchange.topic for child in root.children] == ["bank.charge", "order.paid"]
     charge, paid = root.children
-    assert charge.seconds == pytest.approx(1)
-    assert (paid.outcome, paid.receivers) == (Outcome.DELIVERED, ["mail", "stock"])
-    assert [child.topic for child in paid.children] == ["mail.send"]
+    assert charge.exchange.seconds == pytest.approx(1)
+    assert (paid.exchange.outcome, paid.exchange.receivers) == (
+        Outcome.DELIVERED,
+        ["mail", "stock"],
+    )
+    assert [child.exchange.topic for child in paid.children] == ["mail.send"]
     assert root.failed
 
 
@@ -173,7 +180,7 @@ def test_the_sender_s_own_id_is_a_parent_too(feed: Feed) -> None:
     feed.publish("shop", "b", "mail", parent=outer[0])
     feed.answer("billing", "shop", "a", outer, 1)
     (root,) = feed.wait(1)
-    assert [child.topic for child in root.children] == ["b"]
+    assert [child.exchange.topic for child in root.children] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +197,11 @@ def test_an_error_answer_fails_the_exchange(feed: Feed, payload: Any) -> None:
     ids = feed.request("shop", "a.b", "billing")
     feed.answer("billing", "shop", "a.b", ids, payload)
     (root,) = feed.wait(1)
-    assert (root.outcome, root.error_code, root.error_text) == (Outcome.FAILED, "BAD", "why")
+    assert (root.exchange.outcome, root.exchange.error.code, root.exchange.error.message) == (
+        Outcome.FAILED,
+        "BAD",
+        "why",
+    )
     assert root.failed
 
 
@@ -199,7 +210,7 @@ def test_other_payloads_are_answers(feed: Feed, payload: Any) -> None:
     ids = feed.request("shop", "a.b", "billing")
     feed.answer("billing", "shop", "a.b", ids, payload)
     (root,) = feed.wait(1)
-    assert root.outcome is Outcome.ANSWERED
+    assert root.exchange.outcome is Outcome.ANSWERED
 
 
 def test_the_broker_s_own_errors_fail_it_without_a_response(feed: Feed) -> None:
@@ -209,8 +220,8 @@ def test_the_broker_s_own_errors_fail_it_without_a_response(feed: Feed) -> None:
     own_id, _ = feed.request("shop", "c.d", None)
     feed.refuse("shop", "c.d", own_id, "NO_ROUTE_FOUND")
     late, unroutable = feed.wait(1)
-    assert (late.error_code, late.seconds) == ("TIMEOUT", pytest.approx(1))
-    assert (unroutable.error_code, unroutable.receivers) == ("NO_ROUTE_FOUND", [])
+    assert (late.exchange.error.code, late.exchange.seconds) == ("TIMEOUT", pytest.approx(1))
+    assert (unroutable.exchange.error.code, unroutable.exchange.receivers) == ("NO_ROUTE_FOUND", [])
 
 
 def test_an_answer_after_the_time_limit_changes_nothing(feed: Feed) -> None:
@@ -218,7 +229,7 @@ def test_an_answer_after_the_time_limit_changes_nothing(feed: Feed) -> None:
     feed.refuse("shop", "a.b", ids[0], "TIMEOUT")
     feed.answer("billing", "shop", "a.b", ids, 1)
     (root,) = feed.wait(1)
-    assert root.error_code == "TIMEOUT"
+    assert root.exchange.error.code == "TIMEOUT"
 
 
 def test_an_answer_of_somebody_else_changes_nothing(feed: Feed) -> None:
@@ -233,8 +244,8 @@ def test_a_request_without_an_id_ends_with_its_response(feed: Feed) -> None:
     feed.request("shop", "c.d", None, own_id=None)
     feed.refuse("shop", "c.d", None, "NO_ROUTE_FOUND")
     answered, refused = feed.wait(1)
-    assert answered.outcome is Outcome.ANSWERED
-    assert refused.outcome is Outcome.FAILED
+    assert answered.exchange.outcome is Outcome.ANSWERED
+    assert refused.exchange.outcome is Outcome.FAILED
 
 
 def test_a_publication_to_nobody_is_unheard_and_has_not_failed_with_or_without_an_id(
@@ -244,8 +255,8 @@ def test_a_publication_to_nobody_is_unheard_and_has_not_failed_with_or_without_a
         feed.publish("shop", "a.b", own_id=own_id)
         feed.refuse("shop", "a.b", own_id, "NO_ROUTE_FOUND")
     both = feed.wait(1)
-    assert [(root.outcome, root.failed) for root in both] == [(Outcome.UNHEARD, False)] * 2
-    assert [root.error_code for root in both] == [None] * 2
+    assert [(root.exchange.outcome, root.failed) for root in both] == [(Outcome.UNHEARD, False)] * 2
+    assert [root.exchange.error for root in both] == [None] * 2
 
 
 def test_a_publication_that_is_refused_fails(feed: Feed) -> None:
@@ -253,7 +264,7 @@ def test_a_publication_that_is_refused_fails(feed: Feed) -> None:
     feed.publish("shop", "a.b", own_id=own_id)
     feed.refuse("shop", "a.b", own_id, "INVALID_REQUEST")
     (root,) = feed.wait(1)
-    assert (root.outcome, root.error_code) == (Outcome.FAILED, "INVALID_REQUEST")
+    assert (root.exchange.outcome, root.exchange.error.code) == (Outcome.FAILED, "INVALID_REQUEST")
 
 
 def test_a_confirmed_publication_is_delivered(feed: Feed) -> None:
@@ -262,7 +273,7 @@ def test_a_confirmed_publication_is_delivered(feed: Feed) -> None:
     header = {"action": "response", "topic": "a.b", "requestId": own_id}
     feed.event(header, {"status": "success"}, to="shop")
     (root,) = feed.wait(1)
-    assert (root.outcome, root.ended) == (Outcome.DELIVERED, None)
+    assert (root.exchange.outcome, root.exchange.ended) == (Outcome.DELIVERED, None)
 
 
 def test_a_request_whose_end_is_not_seen_ends_at_its_time_limit(feed: Feed) -> None:
@@ -270,7 +281,7 @@ def test_a_request_whose_end_is_not_seen_ends_at_its_time_limit(feed: Feed) -> N
     assert feed.wait(4.9) == []
     assert feed.wait(0.2) == []
     (root,) = feed.wait(0.3)
-    assert (root.outcome, root.seconds) == (Outcome.UNSEEN, None)
+    assert (root.exchange.outcome, root.exchange.seconds) == (Outcome.UNSEEN, None)
 
 
 def test_the_feed_may_begin_in_the_middle(feed: Feed) -> None:
@@ -297,7 +308,7 @@ def test_messages_in_between_do_not_confuse_what_has_no_id(feed: Feed) -> None:
     feed.event({"action": "publish", "topic": "c.d", "requestId": feed.new_id()}, to="mail")
     feed.event({"action": "request", "topic": "a.b", "requestId": feed.new_id()}, to="mail")
     (root,) = feed.wait(1)
-    assert root.receivers == []
+    assert root.exchange.receivers == []
 
 
 def test_the_broker_s_own_topics_are_left_out_unless_asked_for() -> None:
@@ -312,7 +323,7 @@ def test_the_broker_s_own_topics_are_left_out_unless_asked_for() -> None:
 def test_of_many_receivers_the_first_are_named(feed: Feed) -> None:
     feed.publish("shop", "a.b", *(f"mail{number}" for number in range(1_000)))
     (root,) = feed.wait(1)
-    assert (root.count, len(root.receivers)) == (1_000, 50)
+    assert (root.exchange.count, len(root.exchange.receivers)) == (1_000, 50)
 
 
 # Memory
@@ -323,7 +334,7 @@ def test_a_long_chain_goes_on_in_a_tree_of_its_own(feed: Feed) -> None:
     for number in range(150):
         copy = feed.publish("a", f"t{number}", "a", parent=copy)
     roots = feed.wait(1)
-    assert [len(root.with_descendants()) for root in roots] == [61, 61, 28]
+    assert [len(list(root.walk())) for root in roots] == [61, 61, 28]
     assert [root.cause is None for root in roots] == [True, False, False]
 
 
@@ -332,7 +343,7 @@ def test_a_tree_that_grows_and_grows_is_given_in_parts() -> None:
     copy = feed.publish("a", "root", "a")
     for number in range(25):
         feed.publish("a", f"t{number}", "a", parent=copy)
-    sizes = [len(root.with_descendants()) for root in feed.take()]
+    sizes = [len(list(root.walk())) for root in feed.take()]
     assert sizes == [10]
     late = feed.wait(1)
     assert {root.cause for root in late} == {copy}
@@ -343,8 +354,8 @@ def test_above_its_limit_the_oldest_tree_is_given_unfinished() -> None:
     for number in range(5):
         feed.request("shop", f"t{number}", "billing", timeout=3_600_000)
     first, second = feed.take()
-    assert [first.topic, second.topic] == ["t0", "t1"]
-    assert first.outcome is Outcome.OPEN
+    assert [first.exchange.topic, second.exchange.topic] == ["t0", "t1"]
+    assert first.exchange.outcome is Outcome.OPEN
     assert len(feed.builder) == 3
 
 
@@ -353,12 +364,12 @@ def test_the_end_of_what_was_given_already_is_ignored() -> None:
     ids = feed.request("shop", "a", "billing")
     feed.request("shop", "b", "billing")
     feed.answer("billing", "shop", "a", ids, 1)
-    assert [root.topic for root in feed.take()] == ["a"]
+    assert [root.exchange.topic for root in feed.take()] == ["a"]
 
 
 def test_all_that_is_held_can_be_taken(feed: Feed) -> None:
     feed.request("shop", "a.b", "billing")
-    assert [root.topic for root in feed.builder.take_all()] == ["a.b"]
+    assert [root.exchange.topic for root in feed.builder.take_all()] == ["a.b"]
     assert len(feed.builder) == 0
 
 
@@ -389,15 +400,15 @@ def test_a_feed_with_gaps_leaves_nothing_behind() -> None:
             elif kind < 0.95:
                 feed.refuse("a", topic, ids[0], "TIMEOUT")
         feed.take()
-        peak = max(peak, len(feed.builder), len(feed.builder._by_id) // 4)
+        peak = max(peak, len(feed.builder), len(feed.builder._exchanges) // 4)
     assert peak <= 201
     feed.wait(60)
     feed.wait(60)
     assert len(feed.builder) == 0
-    assert feed.builder._by_id == {}
+    assert len(feed.builder._exchanges) == 0
     assert not feed.builder._trees
     assert feed.builder.next_deadline() is None
-    count = sum(len(root.with_descendants()) for root in feed.finished)
+    count = sum(len(list(root.walk())) for root in feed.finished)
     assert count > 10_000
 
 
@@ -441,7 +452,10 @@ def tagged(text: str, **styles: Any) -> str:
 
 @pytest.fixture
 def names() -> Names:
-    return Names([{"id": "shop", "name": "Shop"}, {"id": "billing", "name": "Billing"}])
+    names = Names()
+    names.set("shop", "Shop")
+    names.set("billing", "Billing")
+    return names
 
 
 def test_a_tree_is_drawn_with_its_branches(feed: Feed, names: Names) -> None:
@@ -454,7 +468,7 @@ def test_a_tree_is_drawn_with_its_branches(feed: Feed, names: Names) -> None:
     feed.now += 0.012
     feed.answer("billing", "shop", "order.pay", outer, {})
     (root,) = feed.wait(1)
-    first, *rest = as_lines(root, names, plain).splitlines()
+    first, *rest = tree_text(root, names, plain).splitlines()
     assert first[12:] == "  request  order.pay  Shop → Billing  12 ms"
     assert rest == [
         "              ├─ request  bank.charge  Billing → 01234567  <1 ms",
@@ -471,17 +485,17 @@ def test_what_went_wrong_is_red(feed: Feed, names: Names) -> None:
     feed.request("shop", "e.f", "billing")
     failed, nobody = feed.wait(1)
     (unseen,) = [*feed.wait(3), *feed.wait(1)]
-    assert "  <1 ms  <red TIMEOUT: why>\n" in as_lines(failed, names, tagged)
+    assert "  <1 ms  <red TIMEOUT: why>\n" in tree_text(failed, names, tagged)
     assert "Shop → nobody  <red NO\\x1b: why>  (caused by 00000000, not in this tree)\n" in (
-        as_lines(nobody, names, tagged)
+        tree_text(nobody, names, tagged)
     )
-    assert "Billing  <red no answer seen>\n" in as_lines(unseen, names, tagged)
+    assert "Billing  <red no answer seen>\n" in tree_text(unseen, names, tagged)
 
 
 def test_what_is_not_over_says_so(feed: Feed, names: Names) -> None:
     feed.request("shop", "a.b", "billing")
     (root,) = feed.builder.take_all()
-    assert "Billing  <yellow not answered yet>\n" in as_lines(root, names, tagged)
+    assert "Billing  <yellow not answered yet>\n" in tree_text(root, names, tagged)
 
 
 def test_as_json_a_tree_is_nested(feed: Feed, names: Names) -> None:
@@ -491,7 +505,7 @@ def test_as_json_a_tree_is_nested(feed: Feed, names: Names) -> None:
     feed.refuse("shop", "order.pay", outer[0], "TIMEOUT")
     feed.publish("shop", "a.b", "nobody", parent=outer[1])
     (root,) = feed.wait(1)
-    value = as_json(root, names)
+    value = tree_json(root, names)
     paid, other = value.pop("children")
     assert value == {
         "action": "request",
@@ -507,4 +521,4 @@ def test_as_json_a_tree_is_nested(feed: Feed, names: Names) -> None:
     assert (other["outcome"], other["to"]) == ("delivered", [{"id": "nobody", "name": None}])
     feed.publish("shop", "a.b", "nobody", parent="gone")
     (late,) = feed.wait(1)
-    assert as_json(late, names)["parentRequestId"] == "gone"
+    assert tree_json(late, names)["parentRequestId"] == "gone"

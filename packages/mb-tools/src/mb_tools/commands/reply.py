@@ -1,4 +1,8 @@
-"""`mb reply`: answer requests with a value, with themselves, or with a program's output."""
+"""Answer requests to TOPIC, which may be a pattern, and print each.
+
+With --exec the program runs once for each request, without a shell, with MB_TOPIC and
+MB_REQUEST_ID in its environment.  Its failure is an error answer.
+"""
 
 from __future__ import annotations
 
@@ -29,25 +33,111 @@ from mb_core import (
 )
 from mb_core.client.stopping import interruptible
 
-from .connect import hint, staying
-from .endpoint import Endpoint
-from .exits import Status, one_line
-from .output import Output, clock, json_line, raw_json
-from .stdin import json_payload
-
-__all__ = ["Answer", "constant", "echo", "program", "run"]
+from ..connect import Endpoint, endpoint_options, following, hint
+from ..options import COUNT, count_option, json_option, reconnect_option, timeout_option
+from ..output import Output
+from ..payloads import json_line, json_payload, payload_text, raw_json
+from ..runner import asynchronous
+from ..text import clock, one_line
 
 Answer = Callable[[Message], Awaitable[msgspec.Raw]]
-"""Gives the payload of the answer to a request, or raises a ResponseError."""
+"""Returns the payload of the answer to a request, or raises a ResponseError."""
 
-# Seconds for what was asked before it is stopped, as a client's drain_timeout.
+# Seconds for pending requests before it is stopped, as a client's drain_timeout.
 _STOPPING = 5.0
-# Of a program's output no more is read: no broker takes an answer that long.
+# No more of a program's output is read: no broker accepts an answer that long.
 _MAX_OUTPUT = 16 * 1024 * 1024
 
 
+@click.command(help=__doc__)
+@click.argument("topic")
+@click.option("--value", metavar="JSON", help="Answer with this JSON.")
+@click.option("--echo", is_flag=True, help="Answer with the request's payload.")
+@click.option(
+    "--exec",
+    "program",
+    metavar="'PROGRAM ARGS'",
+    help="Answer with the JSON that a program prints; it gets the payload on stdin.",
+)
+@timeout_option("How long a program may take for one answer.", default=30_000)
+@click.option(
+    "--name", default="mb reply", show_default=True, metavar="NAME", help="The service's name."
+)
+@click.option(
+    "--priority",
+    type=float,
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Priority among services that answer TOPIC: the highest gets the requests.",
+)
+@click.option(
+    "--concurrency",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    metavar="COUNT",
+    help="Answer up to COUNT requests at a time.",
+)
+@count_option("requests")
+@reconnect_option
+@endpoint_options
+@json_option
+@asynchronous(endless=lambda given: given["count"] is None)
+async def command(
+    endpoint: Endpoint,
+    topic: str,
+    value: str | None,
+    echo: bool,
+    program: str | None,
+    timeout: int,
+    name: str,
+    priority: float,
+    concurrency: int,
+    count: int | None,
+    reconnect: bool,
+    as_json: bool,
+) -> None:
+    if [value is not None, echo, program is not None].count(True) != 1:
+        raise click.UsageError("give exactly one of --value, --echo and --exec: the answer")
+    if value is not None:
+        answer = constant(value)
+    else:
+        answer = echo_payload if program is None else output_of(program, timeout)
+    responder = _Responder(answer, Output(as_json), count)
+    stopped: KeyboardInterrupt | None = None
+    async with (
+        following(endpoint, name, f"Answers {topic}", reconnect=reconnect) as client,
+        client.subscribe(topic, priority, action="request") as requests,
+    ):
+        hint(responder.output, f"answering {topic} at {endpoint.shown}")
+        async with anyio.create_task_group() as tasks:
+            done = anyio.Event()
+
+            async def serve() -> None:
+                async with anyio.create_task_group() as workers:
+                    for _ in range(concurrency):
+                        workers.start_soon(responder.serve, requests)
+                done.set()
+
+            async def stop() -> None:
+                with anyio.move_on_after(_STOPPING), suppress(MBError):
+                    await requests.unsubscribe()
+                    await done.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(serve)
+            try:
+                await interruptible(done.wait, stop)
+            except KeyboardInterrupt as error:  # SIGTERM too: pending requests are finished first
+                stopped = error
+                await stop()
+    if stopped is not None:
+        raise stopped
+
+
 def constant(value: str) -> Answer:
-    """Always the same JSON; raises UsageError if `value` is not JSON."""
+    """Answer with the same JSON every time; raises UsageError if `value` is not JSON."""
     try:
         payload = json_payload(os.fsencode(value), text=False)
     except ValueError as error:
@@ -59,20 +149,20 @@ def constant(value: str) -> Answer:
     return answer
 
 
-async def echo(message: Message) -> msgspec.Raw:
-    """The request's own payload."""
+async def echo_payload(message: Message) -> msgspec.Raw:
+    """Answer with the request's own payload."""
     payload = raw_json(message.raw_payload)
     if payload is None:
         raise InvalidRequestError("the payload is not valid JSON: it can't be echoed")
     return payload
 
 
-def program(command: str, timeout: int) -> Answer:
-    """What a program prints, which must be JSON.
+def output_of(command: str, timeout: int) -> Answer:
+    """Answer with what a program prints, which must be JSON.
 
     It gets the payload on stdin, and MB_TOPIC and MB_REQUEST_ID in its environment; its stderr
     is ours.  An exit status other than 0, or a run longer than `timeout` milliseconds, is an error.
-    Raises UsageError where there is no such program.
+    Raises UsageError if there is no such program.
     """
     try:
         arguments = shlex.split(command)
@@ -83,10 +173,11 @@ def program(command: str, timeout: int) -> Answer:
     name = os.path.basename(arguments[0])  # noqa: PTH119 - a name is not a path
 
     async def answer(message: Message) -> msgspec.Raw:
-        environ = {"MB_TOPIC": message.topic, "MB_REQUEST_ID": message.request_id or ""}
+        ids = {"MB_TOPIC": message.topic, "MB_REQUEST_ID": message.request_id or ""}
+        environ = {**os.environ, **ids}
         try:
             with anyio.fail_after(timeout / 1000):
-                output = await _output_of(arguments, message.raw_payload, {**os.environ, **environ})
+                output = await _run_program(arguments, message.raw_payload, environ)
         except TimeoutError:
             raise RequestTimeoutError(f"{name} took longer than {timeout} ms") from None
         except OSError as error:
@@ -103,63 +194,14 @@ def program(command: str, timeout: int) -> Answer:
     return answer
 
 
-async def run(
-    endpoint: Endpoint,
-    topic: str,
-    answer: Answer,
-    *,
-    name: str,
-    priority: float,
-    concurrency: int,
-    count: int | None,
-    reconnect: bool,
-    as_json: bool,
-) -> Status | None:
-    """Answer until `count` requests were answered, or forever; print each on a line.
-
-    At Ctrl-C and SIGTERM it answers what it was asked before, and raises KeyboardInterrupt.
-    """
-    service = _Service(answer, Output(as_json), count)
-    stopped: KeyboardInterrupt | None = None
-    async with (
-        staying(endpoint, name, f"Answers {topic}", reconnect=reconnect) as client,
-        client.subscribe(topic, priority, action="request") as requests,
-    ):
-        hint(service.output, f"answering {topic} at {endpoint.shown}")
-        async with anyio.create_task_group() as tasks:
-            done = anyio.Event()
-
-            async def serve() -> None:
-                async with anyio.create_task_group() as servers:
-                    for _ in range(concurrency):
-                        servers.start_soon(service.serve, requests)
-                done.set()
-
-            async def stop() -> None:
-                with anyio.move_on_after(_STOPPING), suppress(MBError):
-                    await requests.unsubscribe()
-                    await done.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(serve)
-            try:
-                await interruptible(done.wait, stop)
-            except KeyboardInterrupt as error:
-                stopped = error
-                await stop()
-    if stopped is not None:
-        raise stopped
-    return None
-
-
 @dataclass(slots=True)
-class _Service:
+class _Responder:
     answer: Answer
     output: Output
     left: int | None
 
     async def serve(self, requests: Subscription) -> None:
-        """Answer one request after the other; several of these run side by side."""
+        """Answer one request after the other; several tasks may do so at once."""
         while self.left is None or self.left > 0:
             if self.left is not None:
                 self.left -= 1
@@ -185,24 +227,22 @@ class _Service:
         return outcome
 
     def _line(self, message: Message, outcome: msgspec.Raw | ResponseError, seconds: float) -> str:
-        payload = raw_json(message.raw_payload)
         if self.output.people:
             style = self.output.style
-            asked = message.raw_payload if payload is None else bytes(payload)
-            said = (
+            shown = (
                 style(one_line(str(outcome)), fg="red")
                 if isinstance(outcome, ResponseError)
                 else one_line(bytes(outcome).decode())
             )
             return (
                 f"{style(clock(), dim=True)}  {style(message.topic, fg='cyan')}  "
-                f"{one_line(asked.decode(errors='backslashreplace'))}  \N{RIGHTWARDS ARROW}  "
-                f"{said}  {style(f'{seconds * 1000:.1f} ms', dim=True)}\n"
+                f"{payload_text(message.raw_payload)}  \N{RIGHTWARDS ARROW}  "
+                f"{shown}  {style(f'{seconds * 1000:.1f} ms', dim=True)}\n"
             )
         entry: dict[str, Any] = {
             "topic": message.topic,
             "requestId": message.request_id,
-            "payload": payload,
+            "payload": raw_json(message.raw_payload),
             "ms": round(seconds * 1000, 3),
         }
         if isinstance(outcome, ResponseError):
@@ -213,15 +253,18 @@ class _Service:
 
 
 class _ExitError(Exception):
-    """A program ended otherwise than with success; the text goes behind its name."""
+    """A program failed; the text follows its name."""
 
 
-async def _output_of(arguments: list[str], stdin: bytes, environ: dict[str, str]) -> bytes:
-    """Run a program to its end; when cancelled, it is killed.  Raises OSError and _ExitError."""
+async def _run_program(arguments: list[str], stdin: bytes, environ: dict[str, str]) -> bytes:
+    """Run a program and return its output; when cancelled, it is killed.
+
+    Raises OSError and _ExitError.
+    """
     process = await anyio.open_process(arguments, stderr=None, env=environ)
     async with process:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_feed, process, stdin)
+            tasks.start_soon(_write_input, process, stdin)
             output = bytearray()
             assert process.stdout is not None
             async for chunk in process.stdout:
@@ -239,8 +282,8 @@ async def _output_of(arguments: list[str], stdin: bytes, environ: dict[str, str]
     return bytes(output)
 
 
-async def _feed(process: Process, data: bytes) -> None:
-    """Give a program its input; it need not read it."""
+async def _write_input(process: Process, data: bytes) -> None:
+    """Write the input of a program, which may not read it."""
     assert process.stdin is not None
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await process.stdin.send(data)

@@ -1,46 +1,32 @@
-"""The command `mb serve`; its options are made from the broker's table when it is called."""
+"""Run a broker until Ctrl-C or SIGTERM.
+
+Prints the URLs it listens on, one per line; its log goes to stderr.  When stopped, it accepts
+no new connections and waits for the answers to requests in flight; a second signal ends it at
+once.  SIGHUP reloads certificates and the log level.
+
+--listen accepts any URL of an installed transport, and can be repeated.
+
+Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
+(tcp_port = 9081).  The command line overrides the environment, which overrides the file.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from functools import partial
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
-if TYPE_CHECKING:
-    from mb_broker.options import Option
+from mb_broker.options import Option
 
-__all__ = ["serve"]
-
-
-class _FromTable(click.Command):
-    """A command whose options are those of a table, read when somebody needs them."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        if not self.params:
-            self.params = [*_parameters()]
-        return super().get_params(ctx)
+from ..config import configure, serve_table, show, split
+from ..log_format import set_up
+from ..runner import run
+from ..serving import broken, serve
 
 
-@click.command(cls=_FromTable)
-def serve(**given: Any) -> Any:
-    """Run a broker until Ctrl-C or SIGTERM.
-
-    Prints the URLs it listens on, one per line; its log goes to stderr.  When stopped, it accepts
-    no new connections and waits for the answers to requests in flight; a second signal ends it at
-    once.  SIGHUP reloads certificates and the log level.
-
-    --listen accepts any URL of an installed transport, and can be repeated.
-
-    Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
-    (tcp_port = 9081).  The command line overrides the environment, which overrides the file.
-    """
-    from .config import configure, show
-    from .exits import run
-    from .logs import set_up
-    from .serve import broken
-    from .serve import serve as serve_
-
+def _serve(**given: Any) -> Any:
     file, only_show = given.pop("config"), given.pop("show_config")
     options = {k: v for k, v in given.items() if v is not None}
     configuration = configure(options, file)
@@ -53,15 +39,13 @@ def serve(**given: Any) -> Any:
         click.echo(show(configuration))
         return None
     try:
-        return run(serve_, configuration, lambda: configure(options, file))
+        return run(partial(serve, configuration, lambda: configure(options, file)))
     except SystemExit as error:
         # A plugin has called sys.exit(), perhaps with 0: only a signal ends the broker in order.
         raise broken(error) from error
 
 
 def _parameters() -> list[click.Parameter]:
-    from .config import serve_table
-
     def option(entry: Option) -> click.Option:
         name = entry.name.replace("_", "-")
         default = "" if entry.default in (None, [], "off") else f"  [default: {_shown(entry)}]"
@@ -93,8 +77,6 @@ def _parameters() -> list[click.Parameter]:
 
 def _joined(texts: tuple[str, ...]) -> list[str] | None:
     """What a list was given as: several times, or with commas."""
-    from .config import split
-
     return [part for text in texts for part in split(list[str], text)] if texts else None
 
 
@@ -111,3 +93,6 @@ def _metavar(entry: Option) -> str:
     if get_origin(entry.kind) is Literal:
         return "|".join(get_args(entry.kind))
     return (entry.unit or ("NUMBER" if entry.kind is int else "TEXT")).upper()
+
+
+command = click.Command("serve", params=_parameters(), callback=_serve, help=__doc__)

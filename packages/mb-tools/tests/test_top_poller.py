@@ -1,4 +1,4 @@
-"""The feed of `mb top` against the real broker: what it learns, and what it survives."""
+"""The poller of `mb top` against the real broker: what it learns, and what it survives."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ from mb_client import (
     parse_message,
     running,
 )
-from mb_tools.endpoint import Endpoint
-from mb_tools.top import feed as module
-from mb_tools.top.feed import Feed
-from mb_tools.top.model import Model
-from mb_tools.top.view import Audit, View
+from mb_tools.connect import Endpoint
+from mb_tools.top import poller as module
+from mb_tools.top.model import Audit, Model, View
+from mb_tools.top.poller import Poller
 
 pytestmark = pytest.mark.anyio
 
 
 class Watch:
-    """A Feed that runs, and the Model that it keeps."""
+    """A Poller that runs, and the Model that it keeps up to date."""
 
     def __init__(self, url: str, *, audit: bool = True) -> None:
         self.model = Model()
-        self.feed = Feed(Endpoint(url), self.model, audit=audit, interval=0.02)
+        self.poller = Poller(Endpoint(url), self.model, audit=audit, interval=0.02)
 
     def view(self) -> View:
         return self.model.view(time.monotonic())
@@ -54,8 +53,8 @@ class Watch:
 @asynccontextmanager
 async def watching(url: str, *, audit: bool = True) -> AsyncIterator[Watch]:
     watch = Watch(url, audit=audit)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch.feed.run)
+    async with watch.poller.client, anyio.create_task_group() as tasks:
+        tasks.start_soon(watch.poller.run)
         yield watch
         tasks.cancel_scope.cancel()
 
@@ -127,12 +126,12 @@ async def test_the_audit_feed_can_be_switched_off_and_on(
     async with watching(mb_broker.url) as watch:
         await watch.until(lambda view: view.audit is Audit.ON)
         assert await audited(mb_broker)
-        watch.feed.audit = False
+        watch.poller.audit = False
         view = await watch.until(lambda view: view.audit is Audit.OFF)
         assert [row.rate for row in view.topics] == [None, None]
         await poll_until(lambda: audited(mb_broker), False)
-        assert watch.feed.audit is False
-        watch.feed.audit = True
+        assert watch.poller.audit is False
+        watch.poller.audit = True
         await watch.until(lambda view: view.audit is Audit.ON)
         assert await audited(mb_broker)
 
@@ -148,7 +147,7 @@ async def test_a_first_connection_that_fails_is_the_callers_matter() -> None:
     async with Broker("tcp://127.0.0.1:0") as broker:
         url = broker.url
     with pytest.raises(ConnectError):
-        await Watch(url).feed.connect()
+        await Watch(url).poller.client.connect()
 
 
 @asynccontextmanager
@@ -167,7 +166,7 @@ async def test_it_says_that_the_broker_is_gone_and_connects_again() -> None:
     async with AsyncExitStack() as stack:
         async with broker_at("tcp://127.0.0.1:0") as url:
             watch = await stack.enter_async_context(watching(url))
-            watch.feed.on_change = lambda: troubles.append(watch.view().trouble)
+            watch.poller.on_change = lambda: troubles.append(watch.view().trouble)
             before = await watch.until(lambda view: view.services)
         view = await watch.until(lambda view: view.trouble)
         assert view.services == before.services
@@ -274,10 +273,10 @@ async def test_what_the_broker_does_not_support_is_said_and_the_rest_works() -> 
         # It will not change its mind from one second to the next.
         assert broker.asked["system.metrics"] == broker.asked["system.topic.subscribe"] == 1
         # Who switches the feed on again wants it tried again.
-        watch.feed.audit = False
+        watch.poller.audit = False
         await watch.until(lambda view: view.audit is Audit.OFF)
         broker.answers.clear()
-        watch.feed.audit = True
+        watch.poller.audit = True
         await watch.until(lambda view: view.audit is Audit.ON)
 
 
@@ -331,19 +330,20 @@ async def test_a_system_topic_that_is_not_answered_in_time_is_asked_again(
 async def test_a_broker_that_answers_nothing_any_more_is_connected_to_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_ANSWER_LIMIT", 0.05)
+    monkeypatch.setattr(module, "_HEARTBEAT_INTERVAL", 50)
     async with (
         other_broker(system_service_list=SERVICE) as broker,
         watching(broker.url, audit=False) as watch,
     ):
         await watch.until(lambda view: view.services)
         broker.answers = {
+            "system.heartbeat": None,
             "system.metrics": None,
             "system.service.list": None,
             "system.topic.subscriptions": None,
         }
         view = await watch.until(lambda view: view.trouble)
-        assert view.trouble == "the broker does not answer any more"
+        assert view.trouble == "the connection is lost"
         broker.answers = {}
         await watch.until(lambda view: not view.trouble)
         assert broker.connections == 2

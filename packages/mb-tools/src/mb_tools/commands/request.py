@@ -1,0 +1,51 @@
+"""Send a request to TOPIC, and print the payload of the answer.
+
+PAYLOAD is JSON, {} by default; - reads it from stdin.
+An answer that is an error goes to stderr, as CODE: message, with exit status 1.
+"""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from ..connect import Endpoint, connected, endpoint_options
+from ..errors import Status
+from ..options import PayloadCommand, json_option, payload_argument, timeout_option
+from ..output import Output
+from ..payloads import payload_text, raw_json, read_payload
+from ..runner import run
+from ..text import one_line
+
+
+@click.command(cls=PayloadCommand, help=__doc__)
+@click.argument("topic")
+@payload_argument
+@timeout_option("The request's time limit.", default=30_000)
+@endpoint_options
+@json_option
+def command(
+    endpoint: Endpoint, topic: str, payload: str | None, text: bool, timeout: int, as_json: bool
+) -> Status | None:
+    content = read_payload(payload, text=text)
+
+    async def request() -> None:
+        output = Output(as_json)
+        async with connected(endpoint) as client:
+            answer = await client.request(topic, content, timeout=timeout)
+        await output.write(_shown(answer.raw_payload, output.people) + "\n")
+
+    return run(request)
+
+
+def _shown(payload: bytes, people: bool) -> str:
+    line = raw_json(payload)
+    if line is None:
+        return payload_text(payload)
+    if not people:
+        return bytes(line).decode()
+    try:
+        text = msgspec.json.format(bytes(line), indent=2).decode()
+    except msgspec.DecodeError:  # it has half of a surrogate pair
+        return payload_text(payload)
+    return "\n".join(one_line(line) for line in text.split("\n"))

@@ -1,0 +1,53 @@
+"""List the topics that are subscribed to, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ..connect import Endpoint, connected, endpoint_options, list_all
+from ..options import json_option
+from ..output import Output, print_table
+from ..payloads import json_line
+from ..runner import asynchronous
+from ..text import short_id
+
+
+@click.command(help=__doc__)
+@endpoint_options
+@json_option
+@asynchronous()
+async def command(endpoint: Endpoint, as_json: bool) -> None:
+    output = Output(as_json)
+    async with connected(endpoint) as client:
+        topics = await list_all(client, "system.topic.list", "topics")
+        if not output.people:
+            await output.write("".join(map(json_line, topics)))
+            return
+        services = await list_all(client, "system.service.list", "services")
+    names = {service.get("id"): service.get("name") for service in services}
+
+    def shown(subscriber: Mapping[str, Any]) -> str:
+        service_id = str(subscriber.get("serviceId", ""))
+        name = names.get(service_id) or short_id(service_id)
+        priority = subscriber.get("priority")
+        return f"{name} ({priority:g})" if isinstance(priority, int | float) else name
+
+    folded = {"overflow": "fold"}
+    print_table(
+        {
+            "topic": folded,
+            "action": {**folded, "no_wrap": True},
+            "subscribers (priority)": folded,
+        },
+        (
+            (
+                str(entry.get("topic", "")),
+                str(entry.get("action", "")),
+                ", ".join(map(shown, entry.get("subscribers", ()))),
+            )
+            for entry in topics
+        ),
+    )

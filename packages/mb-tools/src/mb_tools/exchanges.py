@@ -1,0 +1,220 @@
+"""Exchanges: each message that a client sends, and what became of it, from the audit feed.
+
+The broker's audit feed, `system.message`, shows a request in four events (docs/protocol.md, "The
+audit feed"):
+
+    1  SENT       from its sender, under the sender's id      begins an Exchange
+    2  PASSED_ON  to its receiver, under the broker's id      `masked_id` is the id of 1
+    3  RESPONDED  from the receiver, under the broker's id
+    4  RETURNED   to the sender, under the sender's id        also the broker's own errors
+
+A publication has one event 2 for each receiver, no 3, and 4 only if it is refused or to be
+confirmed.  A message without an id is recognized by its position: 2, and the broker's refusal,
+follow 1 before anything else.  No I/O: events go in, exchanges come out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mb_core import NoRouteFoundError, ResponseError
+
+from .audit import AuditEvent, error_of
+
+__all__ = ["Exchange", "Exchanges", "Outcome", "Step"]
+
+# Receivers that are named; of more only their number is kept.
+_RECEIVERS = 50
+
+
+class Outcome(Enum):
+    """What became of a message."""
+
+    OPEN = "open"
+    DELIVERED = "delivered"
+    ANSWERED = "answered"
+    FAILED = "failed"
+    UNHEARD = "unheard"
+    """Nobody is subscribed to a publication.
+
+    That is usual where events have no subscribers yet, and not an error: the broker's metrics
+    count it as dropped.
+    """
+    UNSEEN = "unseen"
+    """The end of a request was not in the feed."""
+
+
+class Step(Enum):
+    """Which of an exchange's four events this is."""
+
+    SENT = 1
+    PASSED_ON = 2
+    RESPONDED = 3
+    RETURNED = 4
+
+
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """A request with its answer, or a publication with its copies.
+
+    Times are the broker's, in seconds; `began` is None if the feed began after it.  `count` is
+    how many receivers there were; `receivers` has the ids of the first of them.
+    """
+
+    action: str
+    topic: str
+    sender: str
+    began: float | None
+    own_id: str | None = None
+    receivers: list[str] = field(default_factory=list)
+    count: int = 0
+    passed_on: float | None = None
+    responded: float | None = None
+    ended: float | None = None
+    outcome: Outcome = Outcome.OPEN
+    error: ResponseError | None = None
+    ids: set[str] = field(default_factory=set)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the answer took."""
+        if self.ended is None or self.began is None:
+            return None
+        return max(0.0, self.ended - self.began)
+
+
+class Exchanges:
+    """Joins the events of an audit feed into exchanges, and finds them by their ids.
+
+    Whoever uses it decides how long an exchange is of interest, and then calls `forget`.
+    Messages to the broker's own topics are left out unless `system` is set.
+    """
+
+    def __init__(self, *, system: bool = False) -> None:
+        self._system = system
+        self._by_id: OrderedDict[str, Exchange] = OrderedDict()
+        # The message whose consequences come next in the feed.
+        self._current: Exchange | None = None
+
+    def __len__(self) -> int:
+        """Return how many ids are known."""
+        return len(self._by_id)
+
+    def get(self, message_id: str | None) -> Exchange | None:
+        """Return the exchange to which this id belongs: its sender's, or the broker's."""
+        return self._by_id.get(message_id or "")
+
+    def oldest(self) -> Exchange:
+        """Return the exchange whose id has been known for the longest time."""
+        return next(iter(self._by_id.values()))
+
+    def forget(self, exchange: Exchange) -> None:
+        """Drop an exchange: what follows is not recognized any more."""
+        for message_id in exchange.ids:
+            if self._by_id.get(message_id) is exchange:
+                del self._by_id[message_id]
+        if self._current is exchange:
+            self._current = None
+
+    def clear(self) -> None:
+        """Forget all exchanges."""
+        self._by_id.clear()
+        self._current = None
+
+    def take(self, event: AuditEvent) -> tuple[Step, Exchange | None]:
+        """Take the next event, and return which step of which exchange it is.
+
+        None where it belongs to no known exchange, or comes too late to change its outcome.
+        """
+        is_response = event.message.header.action == "response"
+        if event.sender is not None:
+            if is_response:
+                return Step.RESPONDED, self._responded(event)
+            return Step.SENT, self._sent(event, event.sender)
+        if is_response:
+            return Step.RETURNED, self._returned(event)
+        return Step.PASSED_ON, self._passed_on(event)
+
+    def _sent(self, event: AuditEvent, sender: str) -> Exchange | None:
+        header = event.message.header
+        self._current = None
+        if _is_system(header.topic) and not self._system:
+            return None
+        exchange = Exchange(header.action, header.topic, sender, event.seconds, header.request_id)
+        self._index(exchange, header.request_id)
+        self._current = exchange
+        return exchange
+
+    def _passed_on(self, event: AuditEvent) -> Exchange | None:
+        header = event.message.header
+        if event.to is None:
+            return None
+        exchange = self._current if event.masked_id is None else self.get(event.masked_id)
+        if exchange is None or not _is_about(exchange, header.topic, header.action):
+            if header.action != "request" or _is_system(header.topic):
+                return None
+            exchange = Exchange("request", header.topic, "", None)  # the feed began after it
+        exchange.count += 1
+        exchange.passed_on = event.seconds
+        if len(exchange.receivers) < _RECEIVERS:
+            exchange.receivers.append(event.to)
+            self._index(exchange, header.request_id)
+        if exchange.action == "publish":
+            exchange.outcome = Outcome.DELIVERED
+        return exchange
+
+    def _responded(self, event: AuditEvent) -> Exchange | None:
+        exchange = self._current = self.get(event.message.header.request_id)
+        if (
+            exchange is None
+            or exchange.outcome is not Outcome.OPEN
+            or event.sender not in exchange.receivers
+        ):
+            return None
+        exchange.responded = event.seconds
+        _settle(exchange, event)
+        return exchange
+
+    def _returned(self, event: AuditEvent) -> Exchange | None:
+        header = event.message.header
+        exchange, current = self.get(header.request_id), self._current
+        self._current = None
+        if exchange is None and current is not None and current.own_id is None:
+            exchange = current  # it had no id: the broker answers under one of its own
+        if (
+            exchange is None
+            or exchange.sender != event.to
+            or not _is_about(exchange, header.topic, exchange.action)
+        ):
+            return None
+        if exchange.outcome is Outcome.OPEN:
+            _settle(exchange, event)
+        return exchange
+
+    def _index(self, exchange: Exchange, message_id: str | None) -> None:
+        if message_id is not None:
+            exchange.ids.add(message_id)
+            self._by_id[message_id] = exchange
+
+
+def _settle(exchange: Exchange, event: AuditEvent) -> None:
+    """Take the outcome from a response: an answer, an error, or a confirmation."""
+    exchange.ended = event.seconds
+    error = error_of(event)
+    if error is None:
+        answered = exchange.action == "request"
+        exchange.outcome = Outcome.ANSWERED if answered else Outcome.DELIVERED
+    elif exchange.action == "publish" and error.code == NoRouteFoundError.code:
+        exchange.outcome = Outcome.UNHEARD
+    else:
+        exchange.outcome, exchange.error = Outcome.FAILED, error
+
+
+def _is_about(exchange: Exchange, topic: str, action: str) -> bool:
+    return exchange.action == action and exchange.topic.lower() == topic.lower()
+
+
+def _is_system(topic: str) -> bool:
+    return topic[:7].lower() == "system."
