@@ -61,7 +61,7 @@ import anyio, asyncio, click, msgspec, pluggy, trio, websockets
 sys.addaudithook(hook)
 import mb_client, mb_sync, mb_tcp.plugin, mb_ws.plugin, mb_broker.plugin, mb_tools.cli
 import mb_core.link.asyncio_backend, mb_core.link.trio_backend, mb_core.client.plugin
-import mb_broker.site, mb_tools.commands.serve
+import mb_broker.http, mb_tools.commands.serve
 """
 
 

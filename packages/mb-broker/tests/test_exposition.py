@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mb_broker import Router
 from mb_broker.exposition import CONTENT_TYPE, exposition
-from mb_broker.host import host_metrics
+from mb_broker.host_metrics import host_metrics
 from mb_broker.metrics import Metric, MetricType
 
 GAUGE = MetricType.GAUGE

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mb_broker import Broker, Router
-from mb_broker.host import host_metrics
+from mb_broker.host_metrics import host_metrics
 from mb_broker.metrics import Metric, MetricType
 
 ID = "123e4567-e89b-42d3-a456-426614174000"

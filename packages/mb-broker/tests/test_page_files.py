@@ -14,8 +14,8 @@ import pytest
 
 import mb_broker
 from mb_broker import Router
+from mb_broker.http import broker_pages
 from mb_broker.page import CONTENT_SECURITY_POLICY, FILES, content, page_files
-from mb_broker.site import broker_pages
 from mb_core.wire import Page
 
 Get = Callable[[str], Page | None]

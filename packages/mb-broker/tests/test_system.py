@@ -385,7 +385,7 @@ def test_the_brokers_feeds_can_be_subscribed_to(feed: str, bench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    # The audit feed would tell of these very questions: see test_audit.py.
+    # The audit feed would tell of these very questions: see test_audit_feed.py.
     "feed",
     [feed for feed in FEEDS if feed not in ("system.log", "system.message")],
 )

@@ -32,13 +32,13 @@ from mb_core.plugins import Plugins, installed_plugins
 from mb_core.url import URL, parse_url
 from mb_core.wire import Limits, Site
 
-from .host import host_metrics
+from .host_metrics import host_metrics
+from .http import Visitors, broker_pages
 from .options import BrokerOptions, complete_options
 from .registry import Service
 from .replies import busy_reply
+from .round_robin import Turns
 from .router import Router, RouterOptions
-from .site import Visitors, broker_pages
-from .turns import Turns
 
 if TYPE_CHECKING:
     import ssl

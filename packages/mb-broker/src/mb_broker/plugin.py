@@ -5,7 +5,7 @@ from __future__ import annotations
 from mb_core.hookspecs import hookimpl
 from mb_core.transport import Transport
 
-from .memory import MemoryTransport
+from .memory_transport import MemoryTransport
 
 __all__ = ["mb_register_transports"]
 

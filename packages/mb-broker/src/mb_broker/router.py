@@ -32,12 +32,12 @@ from mb_core.ids import IdSource
 from mb_core.message import is_text
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
-from .audit import received_event, sent_event
-from .journal import NOTED, Journal
+from .audit_feed import received_event, sent_event
+from .log_feed import NOTED, Journal
 from .metrics import BrokerMetrics, Metric
+from .outstanding_requests import Outstanding, OutstandingRequests
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
-from .requests import Outstanding, OutstandingRequests
 from .system import COSTLY, SystemTopics
 
 __all__ = ["Router", "RouterOptions"]

@@ -22,8 +22,8 @@ from mb_core.header import Action, HeaderPrefix
 from mb_core.ids import is_id
 from mb_core.topic import is_pattern
 
-from .journal import Journal
-from .listing import Listing, read_page
+from .listings import Listing, read_page
+from .log_feed import Journal
 from .metrics import BrokerMetrics, Metric
 from .registry import Registry, Service, Subscription, is_system
 

@@ -10,7 +10,7 @@ from typing import Any
 from anyio.lowlevel import checkpoint
 from broken_wires import over
 
-from mb_broker.memory import MemoryTransport
+from mb_broker.memory_transport import MemoryTransport
 from mb_core import URL, ConnectError, ConnectionLost, SocketAddress, WireTransport
 from mb_core.link import Accept, Link, LinkHandler, Listener
 from mb_core.testing import TransportSuite

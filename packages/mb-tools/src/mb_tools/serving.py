@@ -14,8 +14,8 @@ import anyio
 import click
 from msgspec.structs import replace
 
+from mb_broker.http import is_loopback
 from mb_broker.options import option_table
-from mb_broker.site import is_loopback
 from mb_client import Broker, BrokerOptions, PluginError, installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import parse_url

@@ -12,8 +12,8 @@ from mb_core.errors import InvalidRequestError, LocalProtocolError, timestamp_no
 from mb_core.ids import IdSource
 from mb_core.message import handling, parse_message
 
+from .log_filter import Search, compile_search
 from .registry import Service
-from .search import Search, compile_search
 
 __all__ = ["LEVELS", "NOTED", "Journal"]
 

@@ -23,7 +23,7 @@ from anyio.streams.tls import TLSStream
 from prometheus_client.parser import text_string_to_metric_families
 
 from mb_broker import Broker, Router
-from mb_broker.site import Visitors, broker_pages
+from mb_broker.http import Visitors, broker_pages
 from mb_core import LocalProtocolError
 from mb_core.wire import Visit
 
@@ -139,8 +139,8 @@ async def test_metrics_that_many_ask_for_at_once_are_made_once(
         now += 0.001
         return b"made %d" % made
 
-    monkeypatch.setattr("mb_broker.site.exposition", slow)
-    monkeypatch.setattr("mb_broker.site.time.perf_counter", lambda: now)
+    monkeypatch.setattr("mb_broker.http.exposition", slow)
+    monkeypatch.setattr("mb_broker.http.time.perf_counter", lambda: now)
     get = broker_pages(Router(), lambda: 0.0, with_page=False, with_metrics=True)
 
     def body() -> bytes:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from mb_broker.outstanding_requests import Outstanding, OutstandingRequests
 from mb_broker.registry import Service
-from mb_broker.requests import Outstanding, OutstandingRequests
 from mb_core.header import Action, HeaderPrefix
 
 PREFIX = HeaderPrefix(Action.REQUEST, "a.b", "1.0.0")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mb_broker.search import compile_search
+from mb_broker.log_filter import compile_search
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mb_broker.turns import Turns
+from mb_broker.round_robin import Turns
 
 
 class Loop:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mb_broker.listing import Listing, Page, read_page
+from mb_broker.listings import Listing, Page, read_page
 from mb_core import InvalidRequestError
 
 PLENTY = 1_000_000

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from mb_broker.host import host_metrics
+from mb_broker.host_metrics import host_metrics
 from mb_broker.metrics import Metric, MetricType
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mb_broker import Broker, Router
-from mb_broker.audit import received_event, sent_event
+from mb_broker.audit_feed import received_event, sent_event
 
 ID = "123e4567-e89b-42d3-a456-426614174000"
 PARENT = "123e4567-e89b-42d3-a456-426614174009"

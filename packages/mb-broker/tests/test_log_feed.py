@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from mb_broker import Broker
-from mb_broker.journal import LEVELS, NOTED, Journal
+from mb_broker.log_feed import LEVELS, NOTED, Journal
 from mb_broker.registry import Service
 from mb_core import Message, MessageBrokerClient
 from mb_core.errors import InvalidRequestError

@@ -16,7 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from mb_broker import Broker, running
-from mb_broker.memory import MemoryTransport
+from mb_broker.memory_transport import MemoryTransport
 from mb_core import ConnectError, ConnectionLost, MessageTooLarge
 from mb_core.link import FLUSH_AT, Link, Listener, current_backend
 from mb_core.plugins import installed_plugins
