@@ -305,7 +305,7 @@ def test_entries_of_the_log_are_audited_as_what_clients_get(bench: Any) -> None:
     auditor = audit(bench)
     auditor.send(f'request:system.log.subscribe:1.0.0:{ID}\n{{"levels":["info"]}}')
     auditor.take()
-    bench.router.journal.write("info", "broker", "text")
+    bench.router.log.write("info", "broker", "text")
     bench.deliver()
     entry, event = auditor.take()
     assert entry.startswith(b"response:system.log:1.0.0\n")

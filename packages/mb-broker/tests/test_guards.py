@@ -765,7 +765,7 @@ async def test_messages_are_handled_one_at_a_time_where_each_is_an_event_for_a_f
             # The time is over at the second look at it.
             looks = itertools.count(step=0.0015)
             with monkeypatch.context() as patch:
-                patch.setattr("mb_broker.broker.time.perf_counter", looks.__next__)
+                patch.setattr("mb_broker.connections.time.perf_counter", looks.__next__)
                 before = reader.unsent
                 sender.handler.messages_received([b"publish:a.b:1.0.0\n"] * count)
                 size = len(f"publish:a.b:1.0.0:{ID}\n")
@@ -821,7 +821,8 @@ async def test_who_does_not_read_the_answers_is_not_read_from_until_it_does(
                 # 80 MB are asked for, and the broker holds a little of that for it.
                 for _ in range(200):
                     await client.is_served()
-                (held,) = [each.held for each in broker._connections.values() if each.stalled]
+                connections = broker._connections.by_service.values()
+                (held,) = [each.buffered for each in connections if each.stalled]
                 assert held < 5_000_000
                 # It reads, and gets them all.
                 read, answers = b"", 0
@@ -865,7 +866,8 @@ async def test_a_slow_reader_is_spared_as_long_as_it_reads(until: Until) -> None
             reader.handler.messages_received([subscription("a.b")])
             publish = f"publish:a.b:1.0.0\n{BLOCK}".encode()
             publisher.handler.messages_received([publish] * 10)
-            (connection,) = [each for each in broker._connections.values() if each.stalled]
+            connections = broker._connections.by_service.values()
+            (connection,) = [each for each in connections if each.stalled]
             for _ in range(3):
                 seen = connection.unread
                 reader.unsent -= 5_000
@@ -907,7 +909,7 @@ async def test_a_flood_of_pings_is_answered_whole_and_what_follows_is_handled(
             head = bytes((0x81, 0x80 | len(question))) + bytes(4)
             tasks.start_soon(stream.send, flood + head + question)
             if pause:
-                [connection] = broker._connections.values()
+                [connection] = broker._connections.by_service.values()
                 connection.link.pause_reading()
                 for _ in range(100):
                     await anyio.lowlevel.checkpoint()

@@ -23,7 +23,7 @@ from anyio.streams.tls import TLSStream
 from prometheus_client.parser import text_string_to_metric_families
 
 from mb_broker import Broker, Router
-from mb_broker.http import Visitors, broker_pages
+from mb_broker.http import OriginPolicy, broker_pages
 from mb_core import LocalProtocolError
 from mb_core.wire import Visit
 
@@ -139,7 +139,7 @@ async def test_metrics_that_many_ask_for_at_once_are_made_once(
         now += 0.001
         return b"made %d" % made
 
-    monkeypatch.setattr("mb_broker.http.exposition", slow)
+    monkeypatch.setattr("mb_broker.http.prometheus_text", slow)
     monkeypatch.setattr("mb_broker.http.time.perf_counter", lambda: now)
     get = broker_pages(Router(), lambda: 0.0, with_page=False, with_metrics=True)
 
@@ -347,7 +347,7 @@ def forbidden(
     origins: Sequence[str] = (),
     hosts: Sequence[str] = ("127.0.0.1",),
 ) -> str | None:
-    return Visitors(origins, hosts).forbid(Visit(path, to, origin))
+    return OriginPolicy(origins, hosts).forbid(Visit(path, to, origin))
 
 
 @pytest.mark.parametrize("host", ["broker.example:8080", "evil.example", "127.0.0.1:8080", None])

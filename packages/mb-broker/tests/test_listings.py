@@ -11,17 +11,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mb_broker.listings import Listing, Page, read_page
+from mb_broker.listings import JsonList, Page, read_page
 from mb_core import InvalidRequestError
 
 PLENTY = 1_000_000
 
 
-def numbers(entries: dict[int, str]) -> Listing[int]:
-    return Listing(lambda: list(entries), entries.get, str, int)
+def numbers(entries: dict[int, str]) -> JsonList[int]:
+    return JsonList(lambda: list(entries), entries.get, str, int)
 
 
-def all_pages(listing: Listing[int], limit: int | None, max_size: int = PLENTY) -> list[list[str]]:
+def all_pages(listing: JsonList[int], limit: int | None, max_size: int = PLENTY) -> list[list[str]]:
     pages = []
     after: str | None = None
     while True:
@@ -49,14 +49,14 @@ def test_the_same_bytes_are_given_until_something_changes() -> None:
         reads.append(key)
         return entries.get(key)
 
-    listing = Listing(lambda: list(entries), read, str, int)
-    listing.touch(1)  # nobody has asked yet
+    listing = JsonList(lambda: list(entries), read, str, int)
+    listing.invalidate(1)  # nobody has asked yet
     for _ in range(3):
         listing.answer("found", Page(), PLENTY)
     assert sorted(reads) == [1, 2]
     reads.clear()
     entries[2] = "B"
-    listing.touch(2)
+    listing.invalidate(2)
     assert listing.answer("found", Page(), PLENTY) == b'{"found":["a","B"]}'
     assert reads == [2]
 
@@ -74,7 +74,7 @@ def test_a_page_goes_on_behind_an_entry_that_is_gone() -> None:
     first = json.loads(listing.answer("found", Page(2), PLENTY))
     for gone in (0, 1):
         del entries[gone]
-        listing.touch(gone)
+        listing.invalidate(gone)
     second = json.loads(listing.answer("found", Page(2, first["next"]), PLENTY))
     assert second == {"found": ["entry 2", "entry 3"]}
 
@@ -120,13 +120,13 @@ class Kept(RuleBasedStateMachine):
     def put(self, keys: list[int], text: str) -> None:
         for key in keys:
             self.entries[key] = text
-            self.listing.touch(key)
+            self.listing.invalidate(key)
 
     @rule(keys=st.lists(st.integers(0, 500), max_size=100))
     def take(self, keys: list[int]) -> None:
         for key in keys:
             self.entries.pop(key, None)
-            self.listing.touch(key)
+            self.listing.invalidate(key)
 
     @rule(
         steps=st.lists(
@@ -142,7 +142,7 @@ class Kept(RuleBasedStateMachine):
                 self.take(keys)
             else:
                 self.put(keys, text)
-            self.listing.bring_up_to_date(some)
+            self.listing.update(some)
 
     @rule(limit=st.integers(1, 50))
     def page(self, limit: int) -> None:
@@ -162,10 +162,10 @@ def test_many_changes_are_taken_over_little_by_little() -> None:
     entries = dict.fromkeys(range(1000), "x" * 100)
     listing = numbers(entries)
     rounds = 1
-    while not listing.bring_up_to_date(10_000):
+    while not listing.update(10_000):
         rounds += 1
     assert rounds > 5
-    assert listing.bring_up_to_date(0)
+    assert listing.update(0)
     assert len(json.loads(listing.answer("found", Page(), PLENTY))["found"]) == 1000
 
 

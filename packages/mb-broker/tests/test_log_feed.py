@@ -1,4 +1,4 @@
-"""The journal: entries for the log, and for the clients that follow it (`system.log`)."""
+"""The log feed: entries for the log, and for the clients that follow it (`system.log`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from mb_broker import Broker
-from mb_broker.log_feed import LEVELS, NOTED, Journal
+from mb_broker.log_feed import LOGGED_MESSAGE_ID, LogFeed
+from mb_broker.log_filter import LEVELS
 from mb_broker.registry import Service
 from mb_core import Message, MessageBrokerClient
 from mb_core.errors import InvalidRequestError
@@ -34,15 +35,15 @@ def nothing_is_reported(reports: Callable[[], list[str]]) -> Iterator[None]:
 
 
 class Book:
-    """A Journal, and what it has sent to whom."""
+    """A LogFeed, and what it has sent to whom."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Service, bytes]] = []
-        self.journal = Journal(lambda service, message: self.sent.append((service, message)))
+        self.log = LogFeed(lambda service, message: self.sent.append((service, message)))
 
     def follow(self, levels: Any = None, regex: Any = None) -> Service:
         service = Service(connected_at=0.0)
-        self.journal.follow(service, [*LEVELS] if levels is None else levels, regex)
+        self.log.follow(service, [*LEVELS] if levels is None else levels, regex)
         return service
 
     def entries(self) -> list[dict[str, Any]]:
@@ -66,7 +67,7 @@ def book() -> Book:
 
 def test_an_entry_has_its_level_module_text_time_and_fields(book: Book) -> None:
     book.follow()
-    book.journal.write("warn", "router", "a.b timed out", targetServiceId="x", count=3)
+    book.log.write("warn", "router", "a.b timed out", targetServiceId="x", count=3)
     (entry,) = book.entries()
     assert TIME.fullmatch(entry.pop("timestamp"))
     assert entry == {
@@ -91,7 +92,7 @@ def test_the_log_gets_it_at_its_own_level_with_the_fields(
     level: str, number: int, book: Book, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "mb_broker")
-    book.journal.write(level, "router", "100 % of %s", serviceId="x")
+    book.log.write(level, "router", "100 % of %s", serviceId="x")
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("mb_broker.router", number)
     assert record.getMessage() == "100 % of %s"
@@ -103,7 +104,7 @@ def test_followers_are_told_whatever_the_logs_own_level(
 ) -> None:
     caplog.set_level(logging.ERROR, "mb_broker")
     book.follow(["debug"])
-    book.journal.write("debug", "router", "detail")
+    book.log.write("debug", "router", "detail")
     assert [entry["message"] for entry in book.entries()] == ["detail"]
     assert caplog.records == []
 
@@ -115,8 +116,8 @@ def test_of_one_cause_the_log_gets_an_entry_a_second_and_followers_all(
     for second, count in ((7, 3), (8, 1), (10, 2)):
         for number in range(count):
             text = f"{second}.{number} timed out"
-            book.journal.write("warn", "router", text, cause="timed out", second=second)
-            book.journal.write("warn", "router", "another", cause="another", second=second)
+            book.log.write("warn", "router", text, cause="timed out", second=second)
+            book.log.write("warn", "router", "another", cause="another", second=second)
     assert [text for text in caplog.messages if "timed" in text] == [
         "7.0 timed out",
         "8.0 timed out (and 2 more like this)",
@@ -128,7 +129,7 @@ def test_of_one_cause_the_log_gets_an_entry_a_second_and_followers_all(
 
 def test_the_text_is_one_line_on_the_wire(book: Book) -> None:
     book.follow()
-    book.journal.write("info", "broker", "two\nlines \N{SNOWMAN}")
+    book.log.write("info", "broker", "two\nlines \N{SNOWMAN}")
     ((_, message),) = book.sent
     assert message.count(b"\n") == 1
     assert entry_of(message)["message"] == "two\nlines \N{SNOWMAN}"
@@ -139,7 +140,7 @@ def test_fields_that_can_not_be_written_are_left_out(book: Book) -> None:
     for _ in range(100_000):
         nested = [nested]
     book.follow()
-    book.journal.write("info", "broker", "text", details=nested)
+    book.log.write("info", "broker", "text", details=nested)
     (entry,) = book.entries()
     assert entry["message"] == "text"
     assert "details" not in entry
@@ -149,7 +150,7 @@ def test_fields_that_can_not_be_written_are_left_out(book: Book) -> None:
 
 def test_a_field_does_not_hide_what_every_entry_has(book: Book) -> None:
     book.follow()
-    book.journal.write("info", "broker", "text", timestamp="never")
+    book.log.write("info", "broker", "text", timestamp="never")
     assert TIME.fullmatch(book.entries()[0]["timestamp"])
 
 
@@ -172,32 +173,32 @@ def test_a_follower_gets_the_levels_that_it_asked_for(
 ) -> None:
     book.follow(levels)
     for level in LEVELS:
-        book.journal.write(level, "broker", "text")
+        book.log.write(level, "broker", "text")
     assert [entry["level"] for entry in book.entries()] == told
 
 
 def test_a_follower_gets_the_texts_in_which_its_regex_is_found(book: Book) -> None:
     book.follow(["info"], "a[0-9]$")
     for text in ("a1", "b1", "a1 ", "xa2"):
-        book.journal.write("info", "broker", text)
-    book.journal.write("warn", "broker", "a3")
+        book.log.write("info", "broker", text)
+    book.log.write("warn", "broker", "a3")
     assert [entry["message"] for entry in book.entries()] == ["a1", "xa2"]
 
 
 def test_followers_are_told_each_by_its_own_wishes(book: Book) -> None:
     one, other = book.follow(["info"]), book.follow(["error", "info"], "x")
-    book.journal.write("info", "broker", "y")
-    book.journal.write("info", "broker", "x")
-    book.journal.write("error", "broker", "x")
+    book.log.write("info", "broker", "y")
+    book.log.write("info", "broker", "x")
+    book.log.write("error", "broker", "x")
     told = [(service, entry_of(message)["message"]) for service, message in book.sent]
     assert told == [(one, "y"), (one, "x"), (other, "x"), (other, "x")]
 
 
 def test_following_again_replaces_the_wishes(book: Book) -> None:
     service = book.follow(["info"], "x")
-    book.journal.follow(service, ["warn"], None)
-    book.journal.write("info", "broker", "x")
-    book.journal.write("warn", "broker", "y")
+    book.log.follow(service, ["warn"], None)
+    book.log.write("info", "broker", "x")
+    book.log.write("warn", "broker", "y")
     assert [entry["message"] for entry in book.entries()] == ["y"]
 
 
@@ -205,17 +206,17 @@ def test_wishes_that_are_refused_leave_those_before(book: Book) -> None:
     service = book.follow(["info"])
     for levels, regex in ((["trace"], None), (["warn"], "(")):
         with pytest.raises(InvalidRequestError):
-            book.journal.follow(service, levels, regex)
-    book.journal.write("info", "broker", "still")
-    book.journal.write("warn", "broker", "not")
+            book.log.follow(service, levels, regex)
+    book.log.write("info", "broker", "still")
+    book.log.write("warn", "broker", "not")
     assert [entry["message"] for entry in book.entries()] == ["still"]
 
 
 def test_who_is_forgotten_is_told_nothing(book: Book) -> None:
     service = book.follow()
-    book.journal.forget(service)
-    book.journal.forget(service)
-    book.journal.write("error", "broker", "text")
+    book.log.unfollow(service)
+    book.log.unfollow(service)
+    book.log.write("error", "broker", "text")
     assert book.sent == []
 
 
@@ -225,12 +226,12 @@ def test_a_follower_may_be_forgotten_while_others_are_told() -> None:
 
     def send(service: Service, message: bytes) -> None:
         told.append(service)
-        journal.forget(services[0])
+        log.unfollow(services[0])
 
-    journal = Journal(send)
+    log = LogFeed(send)
     for service in services:
-        journal.follow(service, ["info"], None)
-    journal.write("info", "broker", "text")
+        log.follow(service, ["info"], None)
+    log.write("info", "broker", "text")
     assert told == services
 
 
@@ -272,7 +273,7 @@ def test_by_default_a_follower_is_told_of_errors(bench: Any) -> None:
     for payload in ({}, {"levels": None, "regex": None}):
         assert peer.ask("log.subscribe", payload) == SUCCESS
         for level in LEVELS:
-            bench.router.journal.write(level, "broker", "text")
+            bench.router.log.write(level, "broker", "text")
         bench.deliver()
         assert entry_of(peer.take_one())["level"] == "error"
 
@@ -284,7 +285,7 @@ def test_a_log_subscription_is_listed_and_ends(bench: Any) -> None:
     assert peer.ask("service.subscriptions", {}) == expected
     assert peer.ask("log.unsubscribe", {}) == SUCCESS
     assert peer.ask("service.subscriptions", {}) == {"subscriptions": []}
-    bench.router.journal.write("warn", "broker", "text")
+    bench.router.log.write("warn", "broker", "text")
     bench.deliver()
     assert peer.take() == []
     assert peer.ask("log.unsubscribe", {}) == SUCCESS  # as the reference broker has it
@@ -333,7 +334,7 @@ def test_who_leaves_follows_no_more(bench: Any) -> None:
     for each in (peer, other):
         assert each.ask("log.subscribe", {"levels": ["info"]}) == SUCCESS
     peer.leave()
-    bench.router.journal.write("info", "broker", "text")
+    bench.router.log.write("info", "broker", "text")
     assert bench.router.take_output() == [other.service]
 
 
@@ -396,7 +397,7 @@ def test_messages_about_entries_get_no_entry(
     peer, other = bench.join(), bench.join()
     other.subscribe("a.b", "both")
     handling_each_record(texts.append)
-    parents = [NOTED.decode(), "123e4567-e89b-42d3-a456-426614174000"]
+    parents = [LOGGED_MESSAGE_ID.decode(), "123e4567-e89b-42d3-a456-426614174000"]
     for action, topic in ("publish", "a.b"), ("publish", "a.c"), ("request", "a.b"):
         for parent in parents:
             peer.send(f"{action}:{topic}:1.0.0::{parent}\n{{}}")

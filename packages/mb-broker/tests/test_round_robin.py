@@ -1,4 +1,4 @@
-"""Turns: each in its turn, a few milliseconds of all of them at a time."""
+"""RoundRobin: each in its turn, a few milliseconds of all of them at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mb_broker.round_robin import Turns
+from mb_broker.round_robin import RoundRobin
 
 
 class Loop:
@@ -36,7 +36,7 @@ def test_each_has_its_turn_until_it_has_no_more() -> None:
         return left[item] > 0
 
     loop = Loop()
-    turns = Turns(loop.post, take)
+    turns = RoundRobin(loop.post, take)
     for item in ("one", "two", "one", "three"):
         turns.add(item)
     assert taken == []
@@ -60,7 +60,7 @@ def test_what_takes_long_lets_the_loop_go_on_in_between() -> None:
         return len(taken) < 10
 
     loop = Loop()
-    turns = Turns(loop.post, take)
+    turns = RoundRobin(loop.post, take)
     for item in range(2):
         turns.add(item)
     rounds = 0
@@ -81,7 +81,7 @@ def test_one_that_fails_stops_no_others() -> None:
         return False
 
     loop = Loop()
-    turns = Turns(loop.post, take)
+    turns = RoundRobin(loop.post, take)
     for item in ("faulty", "other"):
         turns.add(item)
     with pytest.raises(RuntimeError, match="faulty"):

@@ -296,7 +296,7 @@ def test_its_connections_are_plain_unless_it_is_given_faults() -> None:
 
     async def connected_link(broker: RunningBroker) -> type:
         async with MessageBrokerClient(broker.url):
-            [connection] = broker._broker._connections
+            [connection] = broker._broker._connections.by_service
             return type(connection.link)
 
     with running() as broker:

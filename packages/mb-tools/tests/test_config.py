@@ -42,10 +42,7 @@ def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
         "close_timeout",
         "request_timeout",
     )
-    assert {
-        name: (made.options[name], made.sources.get(name))  # type: ignore[literal-required]
-        for name in names
-    } == {
+    assert {name: (getattr(made.options, name), made.sources.get(name)) for name in names} == {
         "tcp_port": (3, "command line"),
         "ws_port": (2, "environment"),
         "max_payload": (1, str(file)),
@@ -65,8 +62,8 @@ def test_every_option_can_come_from_every_source(file: Path) -> None:
     }
     made = configure({}, None, environ)
     two = ["tcp://a", "tcp://b"]
-    assert made.options["origins"] == made.options["listen"] == two
-    given = {name: made.options[name] for name in made.sources}  # type: ignore[literal-required]
+    assert made.options.origins == made.options.listen == two
+    given = {name: getattr(made.options, name) for name in made.sources}
     assert given == {o.name: o.default for o in serve_table() if o.name in given} | {
         "origins": two,
         "listen": two,
@@ -84,8 +81,8 @@ def test_every_option_can_come_from_every_source(file: Path) -> None:
 def test_an_empty_variable_is_as_good_as_none(file: Path) -> None:
     file.write_text("max_payload = 7\norigins = ['a']\n")
     made = configure({}, str(file), {"MB_MAX_PAYLOAD": "", "MB_ORIGINS": "", "MB_TCP_PORT": ""})
-    assert (made.options["max_payload"], made.options["origins"]) == (7, ["a"])
-    assert made.options["tcp_port"] == 8081
+    assert (made.options.max_payload, made.options.origins) == (7, ["a"])
+    assert made.options.tcp_port == 8081
 
 
 @pytest.mark.parametrize(
@@ -154,7 +151,7 @@ def test_a_file_that_cant_be_read_or_is_no_toml_is_told(file: Path) -> None:
 
 def test_a_file_is_utf_8_with_or_without_a_mark(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + "origins = ['\u00e9']".encode())
-    assert configure({}, str(file), {}).options["origins"] == ["\u00e9"]
+    assert configure({}, str(file), {}).options.origins == ["\u00e9"]
 
 
 def test_a_variable_that_is_no_utf_8_is_told() -> None:

@@ -1,8 +1,8 @@
 """The embedded MB broker: memory://, a server, a pytest fixture."""
 
 from .broker import Broker
-from .options import BrokerOptions
-from .router import Router, RouterOptions
+from .options import BrokerOptions, RouterOptions
+from .router import Router
 from .thread import RunningBroker, running
 
 __all__ = ["Broker", "BrokerOptions", "Router", "RouterOptions", "RunningBroker", "running"]

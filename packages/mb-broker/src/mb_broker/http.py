@@ -1,22 +1,26 @@
-"""What the broker serves over HTTP, on its WebSocket ports: the page, health and metrics."""
+"""What the broker serves over HTTP, on its WebSocket ports: the page, health and metrics.
+
+And whom it serves: which web pages may connect, and which names of hosts are its own.
+"""
 
 from __future__ import annotations
 
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
+from typing import Any
 
 from mb_core.codec import encode_payload
 from mb_core.errors import LocalProtocolError
 from mb_core.wire import Page, Visit
 
-from .exposition import CONTENT_TYPE, exposition
+from .metrics import Metric
 from .page import page_files
 from .router import Router
 
-__all__ = ["Visitors", "broker_pages", "is_loopback"]
+__all__ = ["PROMETHEUS_TYPE", "OriginPolicy", "broker_pages", "is_loopback", "prometheus_text"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:\d*)?")
@@ -24,17 +28,21 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:\d*)?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
+PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PARAMETER = re.compile(r"\{([a-z]+):[^}]*\}")
+# Not registry.count, which also goes down.
+_TOTAL = re.compile(r"router\.\w+\.count(\.\w+)?|connection\.\w+\.total")
 
 
 def broker_pages(
     router: Router, clock: Callable[[], float], *, with_page: bool, with_metrics: bool
 ) -> Callable[[str], Page | None]:
-    """A function that gives the page of a path: `/` and its files, `/health` and `/metrics`.
+    """Return a function that finds the page of a path: `/` and its files, `/health`, `/metrics`.
 
     `clock` is the one by which the Router is told the time.
     """
 
-    metrics = _Spared(lambda: _metrics(router, clock()))
+    metrics = _CachedPage(lambda: _metrics(router, clock()))
 
     def get(path: str) -> Page | None:
         if path == "/health" and with_metrics:
@@ -46,10 +54,11 @@ def broker_pages(
     return get
 
 
-class _Spared:
-    """A page that takes long to make: no more than a tenth of the time goes into it.
+class _CachedPage:
+    """A page that is kept for nine times as long as it took to make.
 
-    Hundreds of connections may ask for it in one turn of the event loop.
+    So no more than a tenth of the time goes into it, even if hundreds of connections ask for it in
+    one turn of the event loop.
     """
 
     def __init__(self, make: Callable[[], Page]) -> None:
@@ -67,7 +76,7 @@ class _Spared:
         return self._page
 
 
-class Visitors:
+class OriginPolicy:
     """Decides which web pages may connect, and under which names the broker serves its own.
 
     A web page in a browser of the broker's network can send requests to the broker, so programs
@@ -177,8 +186,45 @@ def _health(router: Router) -> Page:
 def _metrics(router: Router, now: float) -> Page:
     try:
         # Each connection has an id of its own: as a label, it would be new series without end.
-        body = exposition(router.metrics.snapshot(now, of_services=False))
+        body = prometheus_text(router.metrics.snapshot(now, of_services=False))
     except ImportError:
         text = "metrics need prometheus-client: pip install 'mb-broker[server]'\n"
         return Page(text.encode(), _TEXT, status=501)
-    return Page(body, CONTENT_TYPE)
+    return Page(body, PROMETHEUS_TYPE)
+
+
+def prometheus_text(metrics: Iterable[Metric]) -> bytes:
+    """Return the metrics in the text format of Prometheus, written by prometheus-client.
+
+    Each has its name with `mb_` before it and `_` for dots; parameters are labels.  Totals are
+    counters, everything else gauges.  Raises ImportError without prometheus-client.
+    """
+    from prometheus_client.core import CollectorRegistry
+    from prometheus_client.exposition import generate_latest
+
+    given = list(metrics)
+
+    class Snapshot:
+        def collect(self) -> Iterator[Any]:
+            yield from _families(given)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Snapshot())
+    return bytes(generate_latest(registry))
+
+
+def _families(metrics: list[Metric]) -> Iterator[Any]:
+    """The metrics by name: those that differ only in their parameters together."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    families: dict[str, Any] = {}
+    for metric in metrics:
+        plain = _PARAMETER.sub(r"\1", metric.name)
+        family = families.get(plain)
+        if family is None:
+            kind = CounterMetricFamily if _TOTAL.fullmatch(plain) else GaugeMetricFamily
+            name = "mb_" + plain.removesuffix(".total").replace(".", "_")
+            family = kind(name, f"{plain} ({metric.type.value})", labels=list(metric.parameters))
+            families[plain] = family
+        family.add_metric(list(metric.parameters.values()), metric.value)
+    yield from families.values()

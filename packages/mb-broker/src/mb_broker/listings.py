@@ -1,4 +1,4 @@
-"""Long lists as JSON, kept from one question to the next.
+"""The lists that clients can ask for: services, topics, and subscriptions, whole or in pages.
 
 A question has 80 bytes, and its answer may have millions.  So an entry is encoded once until it
 changes, whoever asks, and a list costs the joining of what is there.
@@ -7,27 +7,36 @@ changes, whoever asks, and a list costs the joining of what is there.
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from mb_core.errors import InvalidRequestError
+from mb_core.header import Action
 
-__all__ = ["Listing", "Page", "read_page"]
+from .registry import Registry, Service, Subscription
+
+__all__ = ["BrokerLists", "JsonList", "Page", "read_page"]
 
 K = TypeVar("K", bound=Any)  # hashable, and with an order
 
-# What finding an entry takes, compared with encoding so many bytes.
-_EACH = 200
+# Finding an entry takes as long as encoding so many bytes.
+_ENTRY_COST = 200
 
-# Beyond so many new keys, sorting all costs less than finding the place of each.
-_FEW = 64
+# With more new keys than this, sorting all costs less than finding the place of each.
+_MAX_INSERTS = 64
+
+# Services whose lists of subscriptions are kept.
+_KEPT_SERVICES = 16
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The part of a list that is asked for: at most `limit` entries behind the mark `after`."""
+    """The part of a list that is asked for: at most `limit` entries behind the cursor `after`."""
 
     limit: int | None = None
     after: str | None = None
@@ -36,47 +45,47 @@ class Page(msgspec.Struct, frozen=True):
 ALL = Page()
 
 
-class Listing(Generic[K]):
+class JsonList(Generic[K]):
     """The entries of a list by their keys, in the order of the keys.
 
-    `keys` gives those that there are, when the list is asked for first; from then on, `touch`
+    `keys` gives those that there are, when the list is asked for first; from then on, `invalidate`
     has to be called with each key whose entry has come, gone or changed.  `read` gives the entry
-    of a key, None where there is none any more.  `mark` and `unmark` write a key as a text and
-    read it again; `unmark` raises ValueError.
+    of a key, None where there is none any more.  `write_cursor` turns a key into text and
+    `read_cursor` turns it back, raising ValueError for an invalid one.
     """
 
     def __init__(
         self,
         keys: Callable[[], Iterable[K]],
         read: Callable[[K], Any],
-        mark: Callable[[K], str],
-        unmark: Callable[[str], K],
+        write_cursor: Callable[[K], str],
+        read_cursor: Callable[[str], K],
     ) -> None:
         self._keys = keys
         self._read = read
-        self._mark = mark
-        self._unmark = unmark
+        self._write_cursor = write_cursor
+        self._read_cursor = read_cursor
         self._asked = False  # before, nothing is kept
-        self._touched: set[K] = set()
+        self._changed_keys: set[K] = set()
         self._entries: dict[K, bytes] = {}
         self._order: list[K] = []
         self._new: set[K] = set()  # have an entry, and no place in the order yet
         self._size = 0  # bytes of all entries, each with a comma
         self._all: bytes | None = None
 
-    def touch(self, key: K) -> None:
+    def invalidate(self, key: K) -> None:
         if self._asked:
-            self._touched.add(key)
+            self._changed_keys.add(key)
 
     def answer(self, name: str, page: Page, max_size: int) -> bytes:
         """Return the JSON of an object that has the list, or a page of it, under `name`.
 
         A page ends before `max_size` bytes are exceeded; if more entries follow, the object has
-        the mark for the next question under `next`.
+        the cursor for the next question under `next`.
 
-        Raises InvalidRequestError if the answer would be larger, or if `after` is not such a mark.
+        Raises InvalidRequestError if the answer would be larger, or if `after` is invalid.
         """
-        self.bring_up_to_date()
+        self.update()
         room = max_size - len(name) - 200  # for all that is not an entry
         if page == ALL:
             if self._size > room:
@@ -91,7 +100,7 @@ class Listing(Generic[K]):
         start = 0
         if page.after is not None:
             try:
-                start = bisect_right(order, self._unmark(page.after))
+                start = bisect_right(order, self._read_cursor(page.after))
             except ValueError:
                 raise InvalidRequestError(
                     f"invalid after {page.after[:300]!r}: expected the value of next in the "
@@ -111,26 +120,26 @@ class Listing(Generic[K]):
         end = start + len(chosen)
         if end == len(order):
             return b'{"%b":[%b]}' % (name, b",".join(chosen))
-        mark = msgspec.json.encode(self._mark(order[end - 1]))
-        return b'{"%b":[%b],"next":%b}' % (name, b",".join(chosen), mark)
+        cursor = msgspec.json.encode(self._write_cursor(order[end - 1]))
+        return b'{"%b":[%b],"next":%b}' % (name, b",".join(chosen), cursor)
 
-    def bring_up_to_date(self, some: float = math.inf) -> bool:
+    def update(self, budget: float = math.inf) -> bool:
         """Encode the entries that have changed; return whether that was all of them.
 
-        It ends after about `some` bytes: one change of each can be hundreds of milliseconds of
-        work, so whoever answers a question may do it in several goes.
+        It stops after about `budget` bytes: if every entry has changed, encoding them all can take
+        hundreds of milliseconds, which callers may split up.
         """
         if not self._asked:
             self._asked = True
-            self._touched.update(self._keys())
-        touched = self._touched
-        if not touched:
+            self._changed_keys.update(self._keys())
+        changed = self._changed_keys
+        if not changed:
             return True
         self._all = None
         entries, order, new = self._entries, self._order, self._new
-        while touched and some > 0:
-            key = touched.pop()
-            some -= _EACH
+        while changed and budget > 0:
+            key = changed.pop()
+            budget -= _ENTRY_COST
             before = entries.get(key)
             found = self._read(key)
             if before is not None:
@@ -138,7 +147,7 @@ class Listing(Generic[K]):
             if found is not None:
                 entries[key] = entry = msgspec.json.encode(found)
                 self._size += len(entry) + 1
-                some -= len(entry)
+                budget -= len(entry)
                 if before is None:
                     new.add(key)
             elif before is not None:
@@ -147,9 +156,9 @@ class Listing(Generic[K]):
                     new.remove(key)
                 else:
                     del order[bisect_left(order, key)]
-        if touched:
+        if changed:
             return False
-        if len(new) <= _FEW:
+        if len(new) <= _MAX_INSERTS:
             for key in new:
                 insort(order, key)
         else:
@@ -157,6 +166,129 @@ class Listing(Generic[K]):
             order.sort()
         new.clear()
         return True
+
+
+class BrokerLists:
+    """The lists that clients can ask for, each kept up to date from its first question on."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.topics = JsonList(self._topic_keys, self._topic, " ".join, _topic_key)
+        self._services = JsonList(self._service_numbers, self._service, str, int)
+        self._listed: dict[int, tuple[Service, float]] = {}
+        self._epoch = 0.0  # what the clock of the Router's driver says is 0, as a time of day
+        # Of the few services whose own lists were asked for last.
+        self._of_services: OrderedDict[Service, JsonList[tuple[str, str]]] = OrderedDict()
+        registry.changed = self._changed
+
+    def services(self, now: float) -> JsonList[int]:
+        """All services, in the order in which they connected."""
+        epoch = time.time() - now
+        if abs(epoch - self._epoch) > 1:  # the clock was set, or the machine was suspended
+            self._epoch = epoch
+            self._listed.clear()
+        # Clients that have sent something since have another `lastHeartbeat`.
+        listed, services = self._listed, self._registry.services
+        for service in services.values():
+            known = listed.get(service.number)
+            if known is None or known[1] != service.last_seen:
+                listed[service.number] = (service, service.last_seen)
+                self._services.invalidate(service.number)
+        if len(listed) > len(services):
+            for number in [n for n, (other, _) in listed.items() if other.id not in services]:
+                del listed[number]
+                self._services.invalidate(number)
+        return self._services
+
+    def subscriptions(self, service: Service) -> JsonList[tuple[str, str]]:
+        """The subscriptions of one service, by topic, then action."""
+        listing = self._of_services.get(service)
+        if listing is None:
+            listing = JsonList(
+                lambda: [
+                    (each.pattern, each.action.value) for each in service.subscriptions.values()
+                ],
+                lambda key: _own_subscription(service, key),
+                " ".join,
+                _topic_key,
+            )
+            self._of_services[service] = listing
+            if len(self._of_services) > _KEPT_SERVICES:
+                self._of_services.popitem(last=False)
+        self._of_services.move_to_end(service)
+        return listing
+
+    def service_changed(self, service: Service) -> None:
+        """Its name or description changed."""
+        self._listed.pop(service.number, None)
+
+    def _changed(self, subscription: Subscription) -> None:
+        key = (subscription.pattern, subscription.action.value)
+        self.topics.invalidate(key)
+        if self._of_services:
+            service = subscription.service
+            listing = self._of_services.get(service)
+            if listing is not None:
+                if service.id in self._registry.services:
+                    listing.invalidate(key)
+                else:
+                    del self._of_services[service]
+
+    def _topic_keys(self) -> Iterator[tuple[str, str]]:
+        for entry in self._registry.subscriptions():
+            yield entry.pattern, entry.action.value
+
+    def _topic(self, key: tuple[str, str]) -> dict[str, Any] | None:
+        topic, action = key
+        entries = self._registry.subscribers(Action(action), topic)
+        if not entries:
+            return None
+        return {
+            "action": action,
+            "topic": topic,
+            "subscribers": [
+                {"serviceId": entry.service.id, **_priority(entry)} for entry in entries
+            ],
+        }
+
+    def _service_numbers(self) -> list[int]:
+        return list(self._listed)
+
+    def _service(self, number: int) -> dict[str, Any] | None:
+        known = self._listed.get(number)
+        if known is None:
+            return None
+        service = known[0]
+        return {
+            "id": service.id,
+            "name": service.name,
+            "description": service.description,
+            "connectedAt": self._iso(service.connected_at),
+            "lastHeartbeat": self._iso(service.last_seen),
+        }
+
+    def _iso(self, moment: float) -> str:
+        then = datetime.fromtimestamp(self._epoch + moment, UTC)
+        return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _topic_key(cursor: str) -> tuple[str, str]:
+    topic, separator, action = cursor.partition(" ")
+    if not separator:
+        raise ValueError
+    return topic, action
+
+
+def _own_subscription(service: Service, key: tuple[str, str]) -> dict[str, Any] | None:
+    topic, action = key
+    entry = service.subscriptions.get((Action(action), topic))
+    if entry is None:
+        return None
+    return {"action": action, "topic": topic, **_priority(entry)}
+
+
+def _priority(entry: Subscription) -> dict[str, Any]:
+    return {} if entry.priority is None else {"priority": entry.priority}
 
 
 def read_page(payload: dict[str, Any]) -> Page:

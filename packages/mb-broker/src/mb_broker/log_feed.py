@@ -1,98 +1,66 @@
-"""What happens in the broker, told to its log and to the clients that follow it (`system.log`)."""
+"""The broker's log: in the standard library's logging, and as the feed `system.log`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from mb_core.codec import encode_payload
-from mb_core.errors import InvalidRequestError, LocalProtocolError, timestamp_now
+from mb_core.errors import LocalProtocolError, timestamp_now
 from mb_core.ids import IdSource
 from mb_core.message import handling, parse_message
 
-from .log_filter import Search, compile_search
+from .log_filter import LEVELS, LogFilter, read_log_filter
 from .registry import Service
 
-__all__ = ["LEVELS", "NOTED", "Journal"]
-
-# The protocol's names of levels, and the standard library's numbers.
-LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
-_NAMES = {number: name for name, number in LEVELS.items()}
+__all__ = ["LOGGED_MESSAGE_ID", "LogFeed"]
 
 _HEADER = b"response:system.log:1.0.0\n"
 
-NOTED = IdSource().next()
-"""The parent of what is sent while an entry about a single message is written to the log."""
-_NOTED = parse_message(b"publish:mb.noted:1.0.0:%b\n" % NOTED)
+LOGGED_MESSAGE_ID = IdSource().next()
+"""The parent id of messages that are sent while an entry about a single message is written."""
+_LOGGED_MESSAGE = parse_message(b"publish:mb.logged:1.0.0:%b\n" % LOGGED_MESSAGE_ID)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What a service wants to be told: entries of these levels whose text has a match."""
-
-    levels: frozenset[int]
-    search: Search | None
-
-
-class Journal:
+class LogFeed:
     """Writes entries to the log `mb_broker.MODULE`, and sends them to the services that follow.
 
-    Services are told what they asked for, whatever the log's own level is.  Entries that a
-    client can cause by the thousand have a `cause`: of each, the log gets one in a second, and
-    the next one says how many were left out.
+    Services get what they asked for, whatever the log's own level is.  Entries that a client can
+    cause by the thousand have a `cause`: of each, the log gets one in a second, and the next one
+    says how many were left out.
     """
 
     def __init__(self, send: Callable[[Service, bytes], None]) -> None:
         self._send = send
         # By cause: the second in which the log got an entry, and how many it did not get since.
         self._causes: dict[str, tuple[int, int]] = {}
-        self._wishes: dict[Service, _Wish] = {}
-        self._detailed = False  # whether somebody follows debug entries
+        self._filters: dict[Service, LogFilter] = {}
+        self._follows_debug = False  # whether somebody follows debug entries
         self._logs_debug = logging.getLogger("mb_broker.router").isEnabledFor
 
     @property
-    def detailed(self) -> bool:
+    def wants_debug(self) -> bool:
         """Whether entries of level debug are wanted: one for each message that is passed on."""
-        return self._detailed or self._logs_debug(logging.DEBUG)
+        return self._follows_debug or self._logs_debug(logging.DEBUG)
 
     @property
     def followed(self) -> bool:
         """Whether any service follows."""
-        return bool(self._wishes)
+        return bool(self._filters)
 
     def follow(self, service: Service, levels: Any, regex: Any) -> None:
-        """Send entries to `service` from now on, by these wishes in place of earlier ones.
+        """Send entries to `service` from now on, by this filter in place of an earlier one.
 
         Raises InvalidRequestError, whose details have what is wrong.
         """
-        if not isinstance(levels, list):
-            raise InvalidRequestError("levels are a list", details={"levels": levels})
-        for level in levels:
-            if not isinstance(level, str) or level not in LEVELS:
-                raise InvalidRequestError(
-                    f"a level is one of {', '.join(LEVELS)}", details={"level": level}
-                )
-        search = None
-        if regex is not None:
-            try:
-                search = compile_search(regex)
-            except ValueError as error:
-                text = f"the regex can't be used: {error}"
-                raise InvalidRequestError(text, details={"regex": regex}) from error
-        self._wishes[service] = _Wish(frozenset(LEVELS[level] for level in levels), search)
-        self._look_at_wishes()
+        self._filters[service] = read_log_filter(levels, regex)
+        self._update_debug()
 
-    def forget(self, service: Service) -> None:
+    def unfollow(self, service: Service) -> None:
         """Send nothing more to `service`."""
-        if self._wishes.pop(service, None) is not None:
-            self._look_at_wishes()
+        if self._filters.pop(service, None) is not None:
+            self._update_debug()
 
     def write(
         self,
@@ -119,26 +87,26 @@ class Journal:
                 more = f" (and {left_out} more like this)" if left_out else ""
                 logger.log(number, "%s%s", text, more, extra={"mb": fields})
         message: bytes | None = None
-        for service, wish in list(self._wishes.items()):
-            if number in wish.levels and (wish.search is None or wish.search(text)):
+        for service, wanted in list(self._filters.items()):
+            if wanted.matches(number, text):
                 if message is None:
                     message = _entry(level, module, text, fields)
                 self._send(service, message)
 
-    def note(self, text: str, service: Service) -> None:
+    def write_debug(self, service: Service, text: str) -> None:
         """Write an entry of level debug about a single message, which `service` has sent.
 
-        A logging handler in this process may publish it. That message has NOTED as its parent: a
-        broker that wrote an entry about it as well would never come to an end.
+        A logging handler in this process may publish the entry.  That message has
+        LOGGED_MESSAGE_ID as its parent, and gets no entry of its own, which would be endless.
         """
-        before = handling.set(_NOTED)
+        before = handling.set(_LOGGED_MESSAGE)
         try:
             self.write("debug", "router", text, serviceId=service.id)
         finally:
             handling.reset(before)
 
-    def _look_at_wishes(self) -> None:
-        self._detailed = any(logging.DEBUG in wish.levels for wish in self._wishes.values())
+    def _update_debug(self) -> None:
+        self._follows_debug = any(logging.DEBUG in each.levels for each in self._filters.values())
 
     def _left_out(self, cause: str, second: int) -> int | None:
         """How many entries the log was spared before this one; None where it is spared this one."""

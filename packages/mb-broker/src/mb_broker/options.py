@@ -1,135 +1,169 @@
-"""The broker's settings: one table, from which `Broker(...)`, `mb serve`, the environment and the
+"""The broker's options: one table, from which `Broker(...)`, `mb serve`, the environment and the
 configuration file take their names, defaults and bounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypedDict,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    overload,
-)
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from msgspec import Meta
+from msgspec import NODEFAULT, Meta
 
 from mb_core.errors import LocalProtocolError
 from mb_core.header import MAX_HEADER
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
-__all__ = ["BrokerOptions", "Option", "complete_options", "option_table"]
-
-T = TypeVar("T")
+__all__ = [
+    "BrokerOptions",
+    "BrokerSettings",
+    "Option",
+    "RouterOptions",
+    "about",
+    "complete_options",
+    "option_table",
+]
 
 _DAY = 86_400_000
+# What a Link buffers before it is congested: less would not be noticed.
+_LINK_BUFFER = 256 * 1024
+# Clients receive 16 MiB, header included.
+_MAX_ANSWER = 16 * 1024 * 1024 - 1024
+
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1, extra={"unit": "bytes"})]
+Buffer = Annotated[int, Meta(ge=_LINK_BUFFER, extra={"unit": "bytes"})]
+Milliseconds = Annotated[int, Meta(ge=1, le=_DAY, extra={"unit": "ms"})]
+MillisecondsOr0 = Annotated[int, Meta(ge=0, le=_DAY, extra={"unit": "ms"})]
+# Requests to system topics, with their ids, have to fit.
+HeaderBytes = Annotated[int, Meta(ge=128, le=MAX_HEADER, extra={"unit": "bytes"})]
 
 
-def _milliseconds(default: int, about: str, *, least: int = 1) -> Meta:
-    return Meta(ge=least, le=_DAY, description=about, extra={"default": default, "unit": "ms"})
+def about(text: str) -> Meta:
+    """The description of an option, as `mb serve --help` shows it."""
+    return Meta(description=text)
 
 
-def _bytes(default: int, about: str, *, least: int = 1) -> Meta:
-    return Meta(ge=least, description=about, extra={"default": default, "unit": "bytes"})
+class BrokerSettings(msgspec.Struct, kw_only=True):
+    """Every option of a broker with its default; times in milliseconds, sizes in bytes."""
 
-
-def _count(default: int, about: str) -> Meta:
-    return Meta(ge=1, description=about, extra={"default": default, "unit": ""})
-
-
-def _switch(default: bool, about: str) -> Meta:
-    return Meta(description=about, extra={"default": default, "unit": ""})
+    max_connections: Annotated[Count, about("Clients at a time; more are refused.")] = 10_000
+    max_payload: Annotated[Bytes, about("Largest payload that is taken.")] = DEFAULT_MAX_PAYLOAD
+    max_header: Annotated[
+        HeaderBytes, about("Longest header that is taken, its newline included.")
+    ] = MAX_HEADER
+    max_unread: Annotated[
+        Buffer, about("Output that a client may leave unread; then it is cut off.")
+    ] = 16 * 1024 * 1024
+    max_unread_total: Annotated[
+        Buffer,
+        about(
+            "Output that all clients together may leave unread; then the one with most is cut off."
+        ),
+    ] = 256 * 1024 * 1024
+    max_subscriptions: Annotated[Count, about("Subscriptions of one client.")] = 10_000
+    # Each takes some 600 bytes.
+    max_subscriptions_total: Annotated[
+        Count,
+        about("Subscriptions of all clients; then those with more than their share get no more."),
+    ] = 1_000_000
+    max_outstanding: Annotated[
+        Count,
+        about(
+            "Requests that wait for an answer at a time; then one fails of the client with most."
+        ),
+    ] = 10_000
+    max_handshakes: Annotated[
+        Count, about("Handshakes under way at each port; then the oldest is ended.")
+    ] = 1_000
+    handshake_timeout: Annotated[
+        Milliseconds, about("Time for the TLS and WebSocket handshakes of a connection.")
+    ] = 10_000
+    close_timeout: Annotated[Milliseconds, about("Time that closing a connection may take.")] = (
+        5_000
+    )
+    request_timeout: Annotated[Milliseconds, about("Time limit of requests that name none.")] = (
+        5_000
+    )
+    heartbeat_after: Annotated[
+        Milliseconds, about("Silence after which a client is asked for a sign of life.")
+    ] = 30_000
+    drop_after: Annotated[Milliseconds, about("Silence after which a client is dropped.")] = 60_000
+    drain_timeout: Annotated[
+        MillisecondsOr0, about("Time for the answers to requests in flight at the end.")
+    ] = 5_000
+    origins: Annotated[
+        list[str], about("Other sites whose pages may connect over WebSocket; *, any.")
+    ] = []
+    page: Annotated[bool, about("Serve the page at / of the WebSocket port.")] = True
+    metrics: Annotated[bool, about("Serve /metrics and /health on the WebSocket port.")] = True
 
 
 class BrokerOptions(TypedDict, total=False):
-    """The keyword arguments of Broker; times in milliseconds, sizes in bytes.
+    """The keyword arguments of Broker, for type checkers; BrokerSettings documents them."""
 
-    Each has its default, its bounds and what it does as metadata; `option_table` lists them.
+    max_connections: int
+    max_payload: int
+    max_header: int
+    max_unread: int
+    max_unread_total: int
+    max_subscriptions: int
+    max_subscriptions_total: int
+    max_outstanding: int
+    max_handshakes: int
+    handshake_timeout: int
+    close_timeout: int
+    request_timeout: int
+    heartbeat_after: int
+    drop_after: int
+    drain_timeout: int
+    origins: list[str]
+    page: bool
+    metrics: bool
+
+
+_DEFAULTS = BrokerSettings()
+
+
+class RouterOptions(msgspec.Struct, frozen=True):
+    """What concerns the Router; times in seconds, sizes in bytes.
+
+    `max_answer` is for the payload of the broker's own answers.  `request_timeout` holds for
+    requests that name no time limit.  A client that is silent for `heartbeat_after` is asked for a
+    sign of life, again after as long, and dropped after `drop_after`.  One client has at most
+    `max_subscriptions`; if all of them together have `max_subscriptions_total`, none with more
+    than an equal share of these gets another.  At most `max_outstanding` requests wait for their
+    responders at a time; then one fails of the client that has the most.
     """
 
-    max_connections: Annotated[int, _count(10_000, "Clients at a time; more are refused.")]
-    max_payload: Annotated[int, _bytes(DEFAULT_MAX_PAYLOAD, "Largest payload that is taken.")]
-    # Requests to system topics, with their ids, have to fit.
-    max_header: Annotated[
-        int,
-        Meta(
-            ge=128,
-            le=MAX_HEADER,
-            description="Longest header that is taken, its newline included.",
-            extra={"default": MAX_HEADER, "unit": "bytes"},
-        ),
-    ]
-    # At least what a Link buffers before it is congested: less would not be noticed.
-    max_unread: Annotated[
-        int,
-        _bytes(
-            16 * 1024 * 1024,
-            "Output that a client may leave unread; then it is cut off.",
-            least=256 * 1024,
-        ),
-    ]
-    max_unread_total: Annotated[
-        int,
-        _bytes(
-            256 * 1024 * 1024,
-            "Output that all clients together may leave unread; then the one with most is cut off.",
-            least=256 * 1024,
-        ),
-    ]
-    max_subscriptions: Annotated[int, _count(10_000, "Subscriptions of one client.")]
-    # Each takes some 600 bytes.
-    max_subscriptions_total: Annotated[
-        int,
-        _count(
-            1_000_000,
-            "Subscriptions of all clients; then those with more than their share get no more.",
-        ),
-    ]
-    max_outstanding: Annotated[
-        int,
-        _count(
-            10_000,
-            "Requests that wait for an answer at a time; then one fails of the client with most.",
-        ),
-    ]
-    max_handshakes: Annotated[
-        int, _count(1_000, "Handshakes under way at each port; then the oldest is ended.")
-    ]
-    handshake_timeout: Annotated[
-        int, _milliseconds(10_000, "Time for the TLS and WebSocket handshakes of a connection.")
-    ]
-    close_timeout: Annotated[int, _milliseconds(5_000, "Time that closing a connection may take.")]
-    request_timeout: Annotated[int, _milliseconds(5_000, "Time limit of requests that name none.")]
-    heartbeat_after: Annotated[
-        int, _milliseconds(30_000, "Silence after which a client is asked for a sign of life.")
-    ]
-    drop_after: Annotated[int, _milliseconds(60_000, "Silence after which a client is dropped.")]
-    drain_timeout: Annotated[
-        int, _milliseconds(5_000, "Time for the answers to requests in flight at the end.", least=0)
-    ]
-    origins: Annotated[
-        list[str],
-        Meta(
-            description="Other sites whose pages may connect over WebSocket; *, any.",
-            extra={"default": [], "unit": ""},
-        ),
-    ]
-    page: Annotated[bool, _switch(True, "Serve the page at / of the WebSocket port.")]
-    metrics: Annotated[bool, _switch(True, "Serve /metrics and /health on the WebSocket port.")]
+    max_payload: int = _DEFAULTS.max_payload
+    max_header: int = _DEFAULTS.max_header
+    max_answer: int = _DEFAULTS.max_unread * 3 // 4
+    max_subscriptions: int = _DEFAULTS.max_subscriptions
+    max_subscriptions_total: int = _DEFAULTS.max_subscriptions_total
+    max_outstanding: int = _DEFAULTS.max_outstanding
+    request_timeout: float = _DEFAULTS.request_timeout / 1000
+    heartbeat_after: float = _DEFAULTS.heartbeat_after / 1000
+    drop_after: float = _DEFAULTS.drop_after / 1000
+
+    @classmethod
+    def of(cls, settings: BrokerSettings) -> RouterOptions:
+        return cls(
+            max_payload=settings.max_payload,
+            max_header=settings.max_header,
+            max_answer=min(_MAX_ANSWER, settings.max_unread * 3 // 4),
+            max_subscriptions=settings.max_subscriptions,
+            max_subscriptions_total=settings.max_subscriptions_total,
+            max_outstanding=settings.max_outstanding,
+            request_timeout=settings.request_timeout / 1000,
+            heartbeat_after=settings.heartbeat_after / 1000,
+            drop_after=settings.drop_after / 1000,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One line of the table: `kind` is the type of its values."""
 
     name: str
@@ -139,69 +173,64 @@ class Option:
     about: str
 
 
-def option_table(options: type[Any] = BrokerOptions) -> Iterator[Option]:
-    """All options of BrokerOptions, or of a TypedDict made like it, in their order."""
-    for name, hint in get_type_hints(options, include_extras=True).items():
-        kind, *_, meta = get_args(hint)
-        extra = meta.extra
-        yield Option(name, kind, extra["default"], extra["unit"], meta.description)
+S = TypeVar("S", bound=BrokerSettings)
 
 
-@overload
-def complete_options(
-    given: Mapping[str, Any], *, lax: bool = False, together: bool = True
-) -> BrokerOptions: ...
-@overload
-def complete_options(
-    given: Mapping[str, Any], options: type[T], *, lax: bool = False, together: bool = True
-) -> T: ...
+def option_table(settings: type[BrokerSettings] = BrokerSettings) -> Iterator[Option]:
+    """All options of BrokerSettings, or of a Struct that extends it, in their order."""
+    for field in msgspec.structs.fields(settings):
+        kind, metas = _parts(field.type)
+        default = field.default if field.default is not NODEFAULT else field.default_factory()
+        description = next(meta.description for meta in metas if meta.description is not None)
+        yield Option(field.name, kind, default, _extra(metas).get("unit", ""), description)
+
+
 def complete_options(
     given: Mapping[str, Any],
-    options: type[Any] = BrokerOptions,
+    settings: type[S] = BrokerSettings,  # type: ignore[assignment]
     *,
     lax: bool = False,
     together: bool = True,
-) -> Any:
-    """The given options, checked, and the defaults of the others.
+) -> S:
+    """Return the given options, checked, with the defaults of the others.
 
     `together` is whether options are also checked against each other, which takes all of them.
     `lax` also takes numbers and switches as texts, as the environment has them.  Raises TypeError
     for an unknown name, and LocalProtocolError that names the option for an invalid value.
     """
-    table = {option.name: option.default for option in option_table(options)}
+    hints = {field.name: field.type for field in msgspec.structs.fields(settings)}
     for name in given:
-        if name not in table:
-            near = get_close_matches(name, table, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(table)}"
+        if name not in hints:
+            near = get_close_matches(name, hints, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(hints)}"
             raise TypeError(f"there is no option {name!r}; {hint}")
     try:
-        complete = msgspec.convert({**table, **given}, options, strict=not lax)
+        complete = msgspec.convert(given, settings, strict=not lax)
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`").partition("[")[0]
-        wanted = _wanted(get_type_hints(options, include_extras=True)[name])
-        text = f"invalid {name} {given.get(name)!r}: must be {wanted}"
+        text = f"invalid {name} {given.get(name)!r}: must be {_wanted(hints[name])}"
         raise LocalProtocolError(text) from None
     if together:
         _check_together(complete)
     return complete
 
 
-def _check_together(options: Mapping[str, Any]) -> None:
+def _check_together(options: BrokerSettings) -> None:
     """Raise LocalProtocolError for values that are valid alone, but not beside each other."""
-    if options["drop_after"] <= options["heartbeat_after"]:
+    if options.drop_after <= options.heartbeat_after:
         raise LocalProtocolError(
-            f"drop_after ({options['drop_after']} ms) must be longer than heartbeat_after "
-            f"({options['heartbeat_after']} ms): clients need time for a sign of life"
+            f"drop_after ({options.drop_after} ms) must be longer than heartbeat_after "
+            f"({options.heartbeat_after} ms): clients need time for a sign of life"
         )
-    message = options["max_payload"] + options["max_header"]
+    message = options.max_payload + options.max_header
     # What transports add: TLS 29 bytes to each record of 16 KiB, the others less.
     wanted = message + message // 256 + 64
     for name in ("max_unread", "max_unread_total"):
-        if options[name] < wanted:
+        if getattr(options, name) < wanted:
             raise LocalProtocolError(
-                f"{name} ({options[name]} bytes) must be {wanted} or more beside max_payload "
-                f"({options['max_payload']} bytes): a client that is sent one message of that "
-                f"size would be cut off; raise {name} or lower max_payload"
+                f"{name} ({getattr(options, name)} bytes) must be {wanted} or more beside "
+                f"max_payload ({options.max_payload} bytes): a client that is sent one message of "
+                f"that size would be cut off; raise {name} or lower max_payload"
             )
 
 
@@ -210,8 +239,8 @@ _UNITS = {"ms": " of milliseconds", "bytes": " of bytes"}
 
 def _wanted(hint: Any) -> str:
     """What the values of this type are, in words; a Meta may bring its own as `form`."""
-    kind, *metas = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    extra = {key: value for meta in metas for key, value in (meta.extra or {}).items()}
+    kind, metas = _parts(hint)
+    extra = _extra(metas)
     if "form" in extra:
         return str(extra["form"])
     if get_origin(kind) is Literal:
@@ -224,3 +253,15 @@ def _wanted(hint: Any) -> str:
     most = min((meta.le for meta in metas if meta.le is not None), default=None)
     bounds = f", {least} or more" if most is None else f" from {least} to {most}"
     return f"a whole number{_UNITS.get(extra.get('unit', ''), '')}{bounds}"
+
+
+def _parts(hint: Any) -> tuple[Any, list[Meta]]:
+    """A type without its metadata, and the metadata."""
+    if get_origin(hint) is not Annotated:
+        return hint, []
+    kind, *metas = get_args(hint)
+    return kind, metas
+
+
+def _extra(metas: list[Meta]) -> dict[str, Any]:
+    return {key: value for meta in metas for key, value in (meta.extra or {}).items()}

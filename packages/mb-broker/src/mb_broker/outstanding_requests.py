@@ -58,7 +58,7 @@ class OutstandingRequests:
         if requester is not None:
             requester.asked[request] = None
             if self._ranking is not None:
-                self._ranking.note(requester)
+                self._ranking.has_grown(requester)
         request.responder.answering[request] = None
 
     def of(self, request_id: bytes | None, responder: Service) -> Outstanding | None:
@@ -75,7 +75,7 @@ class OutstandingRequests:
         if self._abandoned:
             request = next(iter(self._abandoned))
         else:
-            if self._ranking is None or self._ranking.is_worn_out(len(self._by_id)):
+            if self._ranking is None or self._ranking.is_stale(len(self._by_id)):
                 found = (request.requester for request in self._by_id.values())
                 self._ranking = _Ranking(each for each in found if each is not None)
             busiest = self._ranking.first()
@@ -117,8 +117,8 @@ class OutstandingRequests:
 class _Ranking:
     """Services by how many requests they wait for, the one with most first.
 
-    Only growth is noted.  An entry whose count has shrunk since then is found out when it comes
-    to the top: so each costs the logarithm of their number, and those below the top nothing.
+    Only growth is entered.  An entry whose count has shrunk since then is corrected when it comes
+    to the top, so each costs the logarithm of their number, and those below the top nothing.
     """
 
     def __init__(self, services: Iterable[Service]) -> None:
@@ -128,22 +128,22 @@ class _Ranking:
         ]
         heapq.heapify(self._heap)
 
-    def note(self, service: Service) -> None:
+    def has_grown(self, service: Service) -> None:
         heapq.heappush(self._heap, (-len(service.asked), next(self._order), service))
 
     def first(self) -> Service:
         """The service that waits for most; there has to be one that waits for any."""
         heap = self._heap
         while True:
-            noted, order, service = heap[0]
+            counted, order, service = heap[0]
             count = len(service.asked)
-            if count == -noted:
+            if count == -counted:
                 return service
             if count:
                 heapq.heapreplace(heap, (-count, order, service))
             else:
                 heapq.heappop(heap)
 
-    def is_worn_out(self, requests: int) -> bool:
-        """Whether most of it is entries that say nothing new."""
+    def is_stale(self, requests: int) -> bool:
+        """Whether most of its entries are outdated."""
         return len(self._heap) > 2 * requests + 64

@@ -1,4 +1,4 @@
-"""Turns: no client holds up the others, however much it asks at once."""
+"""Clients take turns: none holds up the others, however much it asks at once."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Generic, TypeVar
 
 from mb_core.link import Poster
 
-__all__ = ["Turns"]
+__all__ = ["RoundRobin"]
 
 T = TypeVar("T")
 
-# Seconds of one turn of the event loop that go into what waits; the rest is for everyone else.
+# Seconds of each turn of the event loop that are spent on the items.
 _SHARE = 0.004
 
 
-class Turns(Generic[T]):
-    """What has more to do than fits into one go, each in its turn.
+class RoundRobin(Generic[T]):
+    """Items with more work than fits into one go, each in its turn.
 
-    `take` does a little of it, and returns whether there is more.  All of them together get a few
-    milliseconds in each turn of the event loop, however many there are.
+    `take` does a little of the work, and returns whether there is more.  All items together get a
+    few milliseconds in each turn of the event loop, however many there are.
     """
 
     def __init__(self, post: Poster, take: Callable[[T], bool]) -> None:
@@ -32,9 +32,9 @@ class Turns(Generic[T]):
 
     def add(self, item: T) -> None:
         self._queue[item] = None
-        self._go_on_soon()
+        self._schedule()
 
-    def _go_on_soon(self) -> None:
+    def _schedule(self) -> None:
         if not self._posted:
             self._posted = True
             self._post(self._run)
@@ -53,4 +53,4 @@ class Turns(Generic[T]):
                     break
         finally:
             if queue:
-                self._go_on_soon()
+                self._schedule()

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import Any
 
 from mb_core.codec import ERROR_PREFIX, encode_payload, error_in, may_be_error
-from mb_core.deadlines import Deadlines
 from mb_core.errors import (
-    InvalidRequestIdError,
     MalformedMessageError,
     NoRouteFoundError,
     RemoteProtocolError,
@@ -30,48 +28,35 @@ from mb_core.errors import (
 from mb_core.header import MAX_HEADER, Action, HeaderPrefix, HeaderReader
 from mb_core.ids import IdSource
 from mb_core.message import is_text
-from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .audit_feed import received_event, sent_event
-from .log_feed import NOTED, Journal
+from .heartbeats import Heartbeats
+from .log_feed import LOGGED_MESSAGE_ID, LogFeed
 from .metrics import BrokerMetrics, Metric
+from .options import RouterOptions
 from .outstanding_requests import Outstanding, OutstandingRequests
 from .registry import Registry, Service, is_system
-from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
+from .replies import (
+    GREETING,
+    HEARTBEAT,
+    MAX_SUBJECT,
+    malformed_reply,
+    payload_error,
+    reply,
+    reply_error,
+    response,
+    subject_error,
+    unknown_request_error,
+)
 from .system import COSTLY, SystemTopics
 
-__all__ = ["Router", "RouterOptions"]
-
-
-@dataclass(frozen=True, slots=True)
-class RouterOptions:
-    """Times in seconds; `max_payload`, `max_header` and `max_answer`, that of the payload of the
-    broker's own answers, in bytes.
-
-    `request_timeout` holds for requests that name no time limit.  A client that is silent for
-    `heartbeat_after` is asked for a sign of life, again after as long, and dropped after
-    `drop_after`.  One client has at most `max_subscriptions`; where all of them together have
-    `max_subscriptions_total`, none with more than an equal share of these gets another.  At most
-    `max_outstanding` requests wait for their responders at a time, then one fails of the client
-    that has the most.
-    """
-
-    max_payload: int = DEFAULT_MAX_PAYLOAD
-    max_header: int = MAX_HEADER
-    max_answer: int = 12 * 1024 * 1024
-    max_subscriptions: int = 10_000
-    max_subscriptions_total: int = 1_000_000
-    max_outstanding: int = 10_000
-    request_timeout: float = 5.0
-    heartbeat_after: float = 30.0
-    drop_after: float = 60.0
+__all__ = ["Router"]
 
 
 # Stands in a prefix's route for topics that the broker answers itself.
 _SYSTEM = object()
 # And for what can't be passed on or answered: with an id, its header is over the limit.
 _TOO_LONG = object()
-_LONGEST_SUBJECT = MAX_HEADER - len("response:") - len(":") - 36 - len("\n")
 # Bytes of action, topic and version with which a header can name a time limit behind an id.
 _LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n")
 
@@ -88,22 +73,16 @@ class Router:
         self.options = options if options is not None else RouterOptions()
         self.registry = Registry()
         self.metrics = BrokerMetrics(self.registry, host_metrics)
-        self.journal = Journal(self._send)
+        self.log = LogFeed(self._send)
         self.draining = False
-        self._detailed = False  # whether each message that is passed on is an entry of the log
-        self._system = SystemTopics(
-            self.registry,
-            self.metrics,
-            self.journal,
-            max_subscriptions=self.options.max_subscriptions,
-            max_subscriptions_total=self.options.max_subscriptions_total,
-            max_answer=self.options.max_answer,
-        )
+        self._log_this = False  # whether the message that is being handled gets a debug entry
+        self._system = SystemTopics(self.registry, self.metrics, self.log, self.options)
         self._reader = HeaderReader(self.options.max_header)
         self._ids = IdSource()
         self._requests = OutstandingRequests(self.options.max_outstanding)
-        self._progress = progress  # of a service's Link
-        self._silences: Deadlines[Service] = Deadlines()
+        self._heartbeats = Heartbeats(
+            self.options.heartbeat_after, self.options.drop_after, progress
+        )
         self._with_output: list[Service] = []
         self._dropped: list[Service] = []
         self._second = 0  # of the driver's clock, for the counters
@@ -116,7 +95,7 @@ class Router:
     @property
     def followed(self) -> bool:
         """Whether somebody follows the messages or the log, for whom each is an event or more."""
-        return bool(self.registry.auditors) or self.journal.followed
+        return bool(self.registry.auditors) or self.log.followed
 
     # Connections
 
@@ -126,7 +105,7 @@ class Router:
         service = Service(connected_at=now, last_seen=now)
         self.registry.add(service)
         self.metrics.connected.add(self._second)
-        self._silences.add(service, now + self.options.heartbeat_after)
+        self._heartbeats.add(service, now)
         self._send(service, GREETING)
         return service
 
@@ -134,11 +113,11 @@ class Router:
         """A client has gone: requests that it was to answer fail at once."""
         self._second = int(now)
         self.registry.remove(service)
-        self.journal.forget(service)
+        self.log.unfollow(service)
         self.metrics.disconnected.add(self._second)
         if service.name:
             self.metrics.unregistration.add(self._second)
-        self._silences.discard(service)
+        self._heartbeats.discard(service)
         self._requests.abandon(service)
         for request in list(service.answering):
             self._requests.forget(request)
@@ -150,10 +129,10 @@ class Router:
             )
         service.outbox.clear()
 
-    def spare(self, service: Service, now: float) -> None:
-        """It is alive, though nothing came from it: keep it from being dropped for that."""
+    def keep_alive(self, service: Service, now: float) -> None:
+        """Do not drop `service` for its silence: it is alive, though nothing came from it."""
         service.last_seen = now
-        self._silences.add(service, now + self.options.heartbeat_after)
+        self._heartbeats.add(service, now)
 
     # Messages
 
@@ -173,7 +152,7 @@ class Router:
         max_payload = self.options.max_payload
         default_limit = self.options.request_timeout
         registry = self.registry
-        detailed = noted = self._detailed = self.journal.detailed
+        wants_debug = log_this = self._log_this = self.log.wants_debug
         published = 0
         rest = iter(messages)
         for data in rest:
@@ -186,8 +165,8 @@ class Router:
                 continue
             if prefix.generation != registry.generation:
                 self._look_up(prefix)
-            if detailed:
-                noted = self._detailed = parent_id != NOTED
+            if wants_debug:
+                log_this = self._log_this = parent_id != LOGGED_MESSAGE_ID
             route = prefix.route
             if route is _SYSTEM:
                 if published:  # the question may be how many
@@ -202,7 +181,7 @@ class Router:
             if registry.auditors:
                 self._audit(received_event(service.id, data, default_limit))
             if route is _TOO_LONG:
-                self._refuse_unread(service, _too_long(prefix))
+                self._refuse_unread(service, subject_error(prefix))
                 continue
             if len(data) - end - 1 > max_payload or not is_text(data):
                 self._refuse_payload(service, prefix, request_id, data, end, now)
@@ -212,8 +191,9 @@ class Router:
             elif prefix.action is Action.PUBLISH:
                 published += 1
                 if route:
-                    if noted:
-                        self._note(service, f"published {prefix.topic}, receivers: {len(route)}")
+                    if log_this:
+                        text = f"published {prefix.topic}, receivers: {len(route)}"
+                        self.log.write_debug(service, text)
                     message = b"%b:%b%b" % (prefix.encoded, self._ids.next(), data[end:])
                     if registry.auditors:
                         for receiver in route:
@@ -232,8 +212,9 @@ class Router:
                 if route:
                     responder = route[0] if len(route) == 1 else random.choice(route)
                     limit = timeout / 1000 if timeout is not None else default_limit
-                    if noted:
-                        self._note(service, f"passing request {prefix.topic} on to {responder.id}")
+                    if log_this:
+                        text = f"passing request {prefix.topic} on to {responder.id}"
+                        self.log.write_debug(service, text)
                     self._pass_on(service, prefix, request_id, data[end:], responder, now, limit)
                 else:
                     self._no_route(service, prefix, request_id)
@@ -258,7 +239,7 @@ class Router:
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` is due next, if at all."""
-        limit, silence = self._requests.next_deadline(), self._silences.next()
+        limit, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
         if limit is None or silence is None:
             return limit if silence is None else silence
         return min(limit, silence)
@@ -269,42 +250,24 @@ class Router:
         for request in self._requests.take_due(now):
             self.metrics.request_timeout.add(self._second)
             details = {"targetServiceId": request.responder.id}
-            self.journal.write(
+            self._write_log(
                 "warn",
-                "router",
                 f"a request to {request.prefix.topic} timed out",
-                cause="request timed out",
-                second=self._second,
+                "request timed out",
                 **details,
             )
             self._answer_error(
                 request, RequestTimeoutError("the request timed out", details=details)
             )
-        options = self.options
-        for service in self._silences.pop_due(now):
-            seen = max(service.last_seen, service.moved_at)
-            progress = self._progress(service)
-            if progress != service.progress:
-                service.progress = progress
-                if now >= seen + options.heartbeat_after:
-                    # Not by a message, so by a part of one, or by what it had to read first.
-                    seen = service.moved_at = now
-            # The sums by which deadlines are set: `now - seen` would round otherwise.
-            ask_at = seen + options.heartbeat_after
-            drop_at = seen + options.drop_after
-            if now >= drop_at:
-                self._dropped.append(service)
-            elif now >= ask_at:
-                self._send(service, HEARTBEAT)
-                # It may answer: the next silence is not to be noticed later than this one.
-                self._silences.add(service, min(drop_at, now + options.heartbeat_after))
-            else:
-                self._silences.add(service, ask_at)
+        silent, dropped = self._heartbeats.check(now)
+        for service in silent:
+            self._send(service, HEARTBEAT)
+        self._dropped += dropped
 
     # Within
 
     def _look_up(self, prefix: HeaderPrefix) -> None:
-        if len(prefix.subject) > _LONGEST_SUBJECT:
+        if len(prefix.subject) > MAX_SUBJECT:
             prefix.route = _TOO_LONG
         elif is_system(prefix.key):
             prefix.route = _SYSTEM
@@ -347,13 +310,11 @@ class Router:
         self.metrics.request_dropped.add(self._second)
         limit = self.options.max_outstanding
         text = f"more than {limit} requests are outstanding (max_outstanding)"
-        self.journal.write(
+        self._write_log(
             "warn",
-            "router",
             f"a request to {request.prefix.topic} failed: {text}; "
             f"{requester.name or requester.id} had {len(requester.asked) + 1} of them",
-            cause="max_outstanding",
-            second=self._second,
+            "max_outstanding",
             serviceId=requester.id,
         )
         self._answer_error(request, ServiceUnavailableError(text))
@@ -363,21 +324,19 @@ class Router:
     ) -> None:
         request = self._requests.of(request_id, responder)
         if request is None:
-            self._refuse(responder, prefix, request_id, _unknown_request(request_id))
+            self._refuse(responder, prefix, request_id, unknown_request_error(request_id))
             return
         self._requests.forget(request)
         if may_be_error(payload) and (error := error_in(payload)) is not None:
             self.metrics.response_error.add(self._second)
-            self.journal.write(
+            self._write_log(
                 "info",
-                "router",
                 f"{responder.name or responder.id} answered {request.prefix.topic} with {error}",
-                cause="error answers",
-                second=self._second,
+                "error answers",
                 serviceId=responder.id,
             )
-        elif self._detailed:
-            self._note(responder, f"answered {request.prefix.topic}")
+        elif self._log_this:
+            self.log.write_debug(responder, f"answered {request.prefix.topic}")
         if request.requester is None:
             return
         requester_id = request.requester_id
@@ -396,8 +355,8 @@ class Router:
         if prefix.action is Action.PUBLISH:
             # Usual where events have no listeners yet: dropped, and no error.
             self.metrics.publish_dropped.add(self._second)
-            if self._detailed:
-                self._note(service, error.message)
+            if self._log_this:
+                self.log.write_debug(service, error.message)
             self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
         else:
             self._refuse(service, prefix, request_id, error)
@@ -421,18 +380,13 @@ class Router:
         self._send(service, malformed_reply(error))
 
     def _log_refusal(self, service: Service, error: ResponseError) -> None:
-        self.journal.write(
+        self._write_log(
             "error",
-            "router",
             f"[{error.code}] {error.message}",
-            cause=error.code,
-            second=self._second,
+            error.code,
             serviceId=service.id,
             error={"code": error.code, "message": error.message, "timestamp": error.timestamp},
         )
-
-    def _note(self, service: Service, text: str) -> None:
-        self.journal.note(text, service)
 
     def _refuse_payload(
         self,
@@ -447,27 +401,18 @@ class Router:
 
         The reference broker looks at payloads last.
         """
-        error = self._bad_payload(data, end)
+        error: ResponseError = payload_error(len(data) - end - 1, self.options.max_payload)
         if prefix.route is _SYSTEM:
             self._answer_system(service, prefix, request_id, error, now)
             return
         self.metrics.of(prefix.action).add(self._second)
         if prefix.action is Action.RESPONSE:
             if self._requests.of(request_id, service) is None:
-                error = _unknown_request(request_id)
+                error = unknown_request_error(request_id)
         elif not prefix.route:
             self._no_route(service, prefix, request_id)
             return
         self._refuse(service, prefix, request_id, error)
-
-    def _bad_payload(self, data: bytes, end: int) -> ResponseError:
-        size, limit = len(data) - end - 1, self.options.max_payload
-        if size <= limit:
-            return MalformedMessageError("the message is not valid UTF-8")
-        return MalformedMessageError(
-            f"the payload has {size} bytes, the limit is {limit} (max_payload)",
-            details={"payloadLength": size},
-        )
 
     def _answer_system(
         self,
@@ -487,6 +432,9 @@ class Router:
             encoded = answer if isinstance(answer, bytes) else encode_payload(answer)
             self._send(service, response(prefix, request_id or self._ids.next(), encoded))
 
+    def _write_log(self, level: str, text: str, cause: str, **fields: Any) -> None:
+        self.log.write(level, "router", text, cause=cause, second=self._second, **fields)
+
     def _send(self, service: Service, message: bytes, masked_id: bytes | None = None) -> None:
         """Put a message into an outbox; `masked_id` is its sender's id, where it was replaced."""
         if not service.outbox:
@@ -500,19 +448,3 @@ class Router:
             if not auditor.outbox:
                 self._with_output.append(auditor)
             auditor.outbox.append(event)
-
-
-def _unknown_request(request_id: bytes | None) -> InvalidRequestIdError:
-    if request_id is None:
-        return InvalidRequestIdError("a response needs the id of its request")
-    return InvalidRequestIdError(
-        f"this service has no request with the id {request_id.decode()} to answer (any more)"
-    )
-
-
-def _too_long(prefix: HeaderPrefix) -> MalformedMessageError:
-    return MalformedMessageError(
-        f"topic and version have {len(prefix.subject)} bytes, the limit is {_LONGEST_SUBJECT}: "
-        f"with an id, the header would have more than {MAX_HEADER}",
-        details={"version": prefix.version},
-    )

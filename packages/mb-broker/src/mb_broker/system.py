@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Any
 
 from mb_core.codec import decode_payload, is_text
@@ -22,12 +19,13 @@ from mb_core.header import Action, HeaderPrefix
 from mb_core.ids import is_id
 from mb_core.topic import is_pattern
 
-from .listings import Listing, read_page
-from .log_feed import Journal
+from .listings import BrokerLists, read_page
+from .log_feed import LogFeed
 from .metrics import BrokerMetrics, Metric
-from .registry import Registry, Service, Subscription, is_system
+from .options import RouterOptions
+from .registry import Registry, Service, is_system
 
-__all__ = ["COSTLY", "SystemTopics"]
+__all__ = ["COSTLY_TOPICS", "SystemTopics"]
 
 _SUCCESS = {"status": "success"}
 _FAILURE = {"status": "failure"}
@@ -35,7 +33,7 @@ _FAILURE = {"status": "failure"}
 _MAX_NAME = 36
 _MAX_DESCRIPTION = 1024
 
-COSTLY = frozenset(
+COSTLY_TOPICS = frozenset(
     {
         "system.service.list",
         "system.service.subscriptions",
@@ -48,10 +46,7 @@ COSTLY = frozenset(
 
 # Those whose answers can take hundreds of milliseconds, and bytes of them that are made at once.
 _TOPIC_LISTS = frozenset({"system.topic.list", "system.topic.subscriptions"})
-_SOME = 100_000
-
-# Services whose lists of subscriptions are kept.
-_FEW_SERVICES = 16
+_STEP_BYTES = 100_000
 
 _HEARTBEAT = "system.heartbeat"
 _LOG = "system.log"
@@ -95,19 +90,15 @@ class SystemTopics:
         self,
         registry: Registry,
         metrics: BrokerMetrics,
-        journal: Journal,
-        *,
-        max_subscriptions: int,
-        max_subscriptions_total: int,
-        max_answer: int,
+        log: LogFeed,
+        options: RouterOptions,
     ) -> None:
         self._registry = registry
-        self._lists = _Lists(registry)
-        self._max_answer = max_answer
+        self._lists = BrokerLists(registry)
+        self._options = options
+        self._max_answer = options.max_answer
         self._metrics = metrics
-        self._journal = journal
-        self._max_subscriptions = max_subscriptions
-        self._max_subscriptions_total = max_subscriptions_total
+        self._log = log
         self._handlers: dict[str, Callable[[Service, Answer, float], Answer | bytes]] = {
             _HEARTBEAT: self._heartbeat,
             "system.service.register": self._register,
@@ -125,7 +116,7 @@ class SystemTopics:
     def prepare(self, topic: str) -> bool:
         """Do a little of what the answer to a costly topic needs; return whether it is ready."""
         if topic in _TOPIC_LISTS:
-            return self._lists.topics.bring_up_to_date(_SOME)
+            return self._lists.topics.update(_STEP_BYTES)
         return True
 
     def answer(
@@ -184,7 +175,7 @@ class SystemTopics:
                 )
         known, service.name, service.description = bool(service.name), name, description
         self._metrics.registration.add(int(now))
-        self._journal.write(
+        self._log.write(
             "info",
             "registry",
             f"{name} registered",
@@ -192,7 +183,7 @@ class SystemTopics:
             second=int(now),
             serviceId=service.id,
         )
-        self._lists.forget(service)
+        self._lists.service_changed(service)
         return _SUCCESS
 
     def _list_services(self, service: Service, payload: Answer, now: float) -> bytes:
@@ -233,19 +224,19 @@ class SystemTopics:
         for each in actions:
             of_requests = priority if each is Action.REQUEST else None
             self._registry.subscribe(service, each, pattern, of_requests)
-            self._log(service, "subscribed to", f"{each.value} {pattern}", now)
+            self._write_log(service, "subscribed to", f"{each.value} {pattern}", now)
         return _SUCCESS if actions else _FAILURE
 
     def _check_room(self, service: Service, added: int, payload: Answer, now: float) -> None:
         """Raise ServiceUnavailableError where a client may not have so many subscriptions more."""
         registry = self._registry
         has = len(service.subscriptions)
-        if has + added > self._max_subscriptions:
-            cause, limit = "max_subscriptions", self._max_subscriptions
+        if has + added > self._options.max_subscriptions:
+            cause, limit = "max_subscriptions", self._options.max_subscriptions
             state = f"{_named(service)} has {has} subscriptions"
             text = f"a client has at most {limit} subscriptions ({cause})"
-        elif registry.total + added > self._max_subscriptions_total:
-            cause, limit = "max_subscriptions_total", self._max_subscriptions_total
+        elif registry.total + added > self._options.max_subscriptions_total:
+            cause, limit = "max_subscriptions_total", self._options.max_subscriptions_total
             share = limit // len(registry.services)
             if has + added <= share:
                 return  # those with many are no reason to refuse those with few
@@ -256,7 +247,7 @@ class SystemTopics:
             )
         else:
             return
-        self._journal.write(
+        self._log.write(
             "warn",
             "registry",
             f"{state}, {cause} is {limit}",
@@ -277,7 +268,7 @@ class SystemTopics:
         answer = _FAILURE
         for each in actions:
             if self._registry.unsubscribe(service, each, pattern):
-                self._log(service, "unsubscribed", f"{each.value} {pattern}", now)
+                self._write_log(service, "unsubscribed", f"{each.value} {pattern}", now)
                 answer = _SUCCESS
         return answer
 
@@ -289,14 +280,12 @@ class SystemTopics:
 
     def _follow_log(self, service: Service, payload: Answer, now: float) -> Answer:
         levels = payload.get("levels")
-        self._journal.follow(
-            service, levels if levels is not None else ["error"], payload.get("regex")
-        )
+        self._log.follow(service, levels if levels is not None else ["error"], payload.get("regex"))
         self._registry.subscribe(service, Action.PUBLISH, _LOG, None)
         return _SUCCESS
 
     def _leave_log(self, service: Service, payload: Answer, now: float) -> Answer:
-        self._journal.forget(service)
+        self._log.unfollow(service)
         self._registry.unsubscribe(service, Action.PUBLISH, _LOG)
         return _SUCCESS
 
@@ -327,8 +316,8 @@ class SystemTopics:
             }
         }
 
-    def _log(self, service: Service, did: str, what: str, now: float) -> None:
-        self._journal.write(
+    def _write_log(self, service: Service, did: str, what: str, now: float) -> None:
+        self._log.write(
             "info",
             "registry",
             f"{_named(service)} {did} {what}",
@@ -336,125 +325,6 @@ class SystemTopics:
             second=int(now),
             serviceId=service.id,
         )
-
-
-class _Lists:
-    """The lists that clients can ask for, each kept up to date from its first question on."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self.topics = Listing(self._topic_keys, self._topic, " ".join, _topic_key)
-        self._services = Listing(self._service_numbers, self._service, str, int)
-        self._listed: dict[int, tuple[Service, float]] = {}
-        self._epoch = 0.0  # what the clock of the Router's driver says is 0, as a time of day
-        # Of the few services whose own lists were asked for last.
-        self._of_services: OrderedDict[Service, Listing[tuple[str, str]]] = OrderedDict()
-        registry.changed = self._changed
-
-    def services(self, now: float) -> Listing[int]:
-        """All services, in the order in which they connected."""
-        epoch = time.time() - now
-        if abs(epoch - self._epoch) > 1:  # the clock was set, or the machine was suspended
-            self._epoch = epoch
-            self._listed.clear()
-        # Clients that have sent something since have another `lastHeartbeat`.
-        listed, services = self._listed, self._registry.services
-        for service in services.values():
-            known = listed.get(service.number)
-            if known is None or known[1] != service.last_seen:
-                listed[service.number] = (service, service.last_seen)
-                self._services.touch(service.number)
-        if len(listed) > len(services):
-            for number in [n for n, (other, _) in listed.items() if other.id not in services]:
-                del listed[number]
-                self._services.touch(number)
-        return self._services
-
-    def subscriptions(self, service: Service) -> Listing[tuple[str, str]]:
-        """The subscriptions of one service, by topic, then action."""
-        listing = self._of_services.get(service)
-        if listing is None:
-            listing = Listing(
-                lambda: [
-                    (each.pattern, each.action.value) for each in service.subscriptions.values()
-                ],
-                lambda key: _own_subscription(service, key),
-                " ".join,
-                _topic_key,
-            )
-            self._of_services[service] = listing
-            if len(self._of_services) > _FEW_SERVICES:
-                self._of_services.popitem(last=False)
-        self._of_services.move_to_end(service)
-        return listing
-
-    def forget(self, service: Service) -> None:
-        """It has another name or description."""
-        self._listed.pop(service.number, None)
-
-    def _changed(self, subscription: Subscription) -> None:
-        key = (subscription.pattern, subscription.action.value)
-        self.topics.touch(key)
-        if self._of_services:
-            service = subscription.service
-            listing = self._of_services.get(service)
-            if listing is not None:
-                if service.id in self._registry.services:
-                    listing.touch(key)
-                else:
-                    del self._of_services[service]
-
-    def _topic_keys(self) -> Iterator[tuple[str, str]]:
-        for entry in self._registry.subscriptions():
-            yield entry.pattern, entry.action.value
-
-    def _topic(self, key: tuple[str, str]) -> Answer | None:
-        topic, action = key
-        entries = self._registry.subscribers(Action(action), topic)
-        if not entries:
-            return None
-        return {
-            "action": action,
-            "topic": topic,
-            "subscribers": [
-                {"serviceId": entry.service.id, **_priority(entry)} for entry in entries
-            ],
-        }
-
-    def _service_numbers(self) -> list[int]:
-        return list(self._listed)
-
-    def _service(self, number: int) -> Answer | None:
-        known = self._listed.get(number)
-        if known is None:
-            return None
-        service = known[0]
-        return {
-            "id": service.id,
-            "name": service.name,
-            "description": service.description,
-            "connectedAt": self._iso(service.connected_at),
-            "lastHeartbeat": self._iso(service.last_seen),
-        }
-
-    def _iso(self, moment: float) -> str:
-        then = datetime.fromtimestamp(self._epoch + moment, UTC)
-        return then.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-
-
-def _topic_key(mark: str) -> tuple[str, str]:
-    topic, separator, action = mark.partition(" ")
-    if not separator:
-        raise ValueError
-    return topic, action
-
-
-def _own_subscription(service: Service, key: tuple[str, str]) -> Answer | None:
-    topic, action = key
-    entry = service.subscriptions.get((Action(action), topic))
-    if entry is None:
-        return None
-    return {"action": action, "topic": topic, **_priority(entry)}
 
 
 def _read(payload: bytes, required: bool) -> Answer:
@@ -510,7 +380,3 @@ def _has_parameters(metric: Metric, wanted: Answer) -> bool:
 
 def _named(service: Service) -> str:
     return service.name or service.id
-
-
-def _priority(entry: Subscription) -> Answer:
-    return {} if entry.priority is None else {"priority": entry.priority}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mb_broker.options import BrokerOptions, Option, complete_options, option_table
+from mb_broker.options import BrokerSettings, Option, about, complete_options, option_table
 from mb_core import ConnectError, LocalProtocolError
 from mb_core.url import parse_url
 
@@ -52,55 +52,52 @@ Port = Annotated[int, Meta(ge=0, le=65_535)] | Literal["off"]
 File = Annotated[str, Meta(min_length=1)]
 
 
-def _option(default: Any, about: str, unit: str = "", **extra: str) -> Meta:
-    return Meta(description=about, extra={"default": default, "unit": unit} | extra)
+def _described(text: str, unit: str = "", **extra: str) -> Meta:
+    return Meta(description=text, extra={"unit": unit} | extra)
 
 
-def _port(default: int | Literal["off"], about: str) -> Meta:
-    return _option(default, about, "port")
+def _port(text: str) -> Meta:
+    return _described(text, "port")
 
 
-def _file(about: str) -> Meta:
-    return _option(None, about, "file", form="the name of a file")
+def _file(text: str) -> Meta:
+    return _described(text, "file", form="the name of a file")
 
 
-class ServeOptions(BrokerOptions, total=False):
+class ServeOptions(BrokerSettings, kw_only=True):
     """The options of `mb serve`: the broker's own, where it listens, and how it logs."""
 
     host: Annotated[
         str,
         Meta(pattern=_HOST),
-        _option(
-            "127.0.0.1",
+        _described(
             "Address to listen on; 0.0.0.0 or ::, all of this machine.",
             form="a host name or an IP address, without a port and without brackets",
         ),
-    ]
-    tcp_port: Annotated[Port, _port(8081, "Port of tcp://; 0, a free one; off, none.")]
-    ws_port: Annotated[Port, _port(8080, "Port of ws:// and http://; 0, a free one; off, none.")]
-    tls_port: Annotated[Port, _port(OFF, "Port of tls://, usually 8444.")]
-    wss_port: Annotated[Port, _port(OFF, "Port of wss:// and https://, usually 8443.")]
+    ] = "127.0.0.1"
+    tcp_port: Annotated[Port, _port("Port of tcp://; 0, a free one; off, none.")] = 8081
+    ws_port: Annotated[Port, _port("Port of ws:// and http://; 0, a free one; off, none.")] = 8080
+    tls_port: Annotated[Port, _port("Port of tls://, usually 8444.")] = OFF
+    wss_port: Annotated[Port, _port("Port of wss:// and https://, usually 8443.")] = OFF
     listen: Annotated[
         list[str],
-        _option(
-            [],
+        _described(
             "URLs to listen on, of any installed transport; ports that are not set are off then.",
             "url",
         ),
-    ]
-    tls_cert: Annotated[File | None, _file("The broker's certificate and its chain, PEM.")]
-    tls_key: Annotated[File | None, _file("The certificate's key, PEM, without a password.")]
+    ] = msgspec.field(default_factory=list)
+    tls_cert: Annotated[File | None, _file("The broker's certificate and its chain, PEM.")] = None
+    tls_key: Annotated[File | None, _file("The certificate's key, PEM, without a password.")] = None
     tls_client_ca: Annotated[
         File | None,
         _file("CA certificates, PEM: clients have to show a certificate of one of them."),
-    ]
+    ] = None
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        _option("info", "Minimum level to log."),
-    ]
+        Literal["debug", "info", "warning", "error"], about("Minimum level to log.")
+    ] = "info"
     log_format: Annotated[
-        Literal["text", "json"], _option("text", "Lines for people, or JSON for machines.")
-    ]
+        Literal["text", "json"], about("Lines for people, or JSON for machines.")
+    ] = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +146,10 @@ def configure(
         complete = complete_options(options, ServeOptions, lax=True)
     except LocalProtocolError as error:  # each is valid alone
         raise Failure(str(error), Status.USAGE) from error
-    if complete["listen"]:
+    if complete.listen:
         for port in PORTS:
-            complete[port] = complete[port] if port in options else OFF
+            if port not in options:
+                setattr(complete, port, OFF)
     _check_together(complete)
     notes = (
         f"{name}={links[name]} in the environment is ignored: Kubernetes sets it for a Service"
@@ -165,7 +163,7 @@ def show(configuration: Configuration) -> str:
     """The configuration as a TOML file, with the source of each line."""
     lines = []
     for option in serve_table():
-        value = configuration.options[option.name]  # type: ignore[literal-required]
+        value = getattr(configuration.options, option.name)
         source = one_line(configuration.sources.get(option.name, "default"))
         if value is None:
             lines.append(f"# {option.name} is not set")
@@ -268,14 +266,14 @@ def _shown(value: object) -> str:
 def _check_together(options: ServeOptions) -> None:
     """What no option has wrong by itself."""
     text = None
-    if all(options[port] == OFF for port in PORTS) and not options["listen"]:
+    if all(getattr(options, port) == OFF for port in PORTS) and not options.listen:
         text = f"{', '.join(PORTS)} are all off, and listen is empty: nothing to listen on"
     for port in ("tls_port", "wss_port"):
         missing = [name for name in ("tls_cert", "tls_key") if _is_unset(options, name)]
         if not _is_unset(options, port) and missing:
             text = f"{port} needs {' and '.join(missing)}"
     # Whether a URL is of a transport within TLS is known when its plugin is there.
-    if all(_is_unset(options, port) for port in ("tls_port", "wss_port")) and not options["listen"]:
+    if all(_is_unset(options, port) for port in ("tls_port", "wss_port")) and not options.listen:
         for name in ("tls_cert", "tls_key", "tls_client_ca"):
             if not _is_unset(options, name):
                 text = f"{name} is for tls_port or wss_port, and both are off"
@@ -283,5 +281,5 @@ def _check_together(options: ServeOptions) -> None:
         raise Failure(text, Status.USAGE)
 
 
-def _is_unset(options: Mapping[str, Any], name: str) -> bool:
-    return options[name] in (None, OFF)
+def _is_unset(options: ServeOptions, name: str) -> bool:
+    return getattr(options, name) in (None, OFF)

@@ -40,12 +40,12 @@ async def serve(configuration: Configuration, again: Callable[[], Configuration]
     SIGHUP has the configuration read `again`: certificates and log level take effect.
     """
     options = configuration.options
-    _allow_files(options["max_connections"])
+    _allow_files(options.max_connections)
     context = server_context(options)
     certificates = None if context is None else _Certificates(context)
     if certificates is None:
-        _expect_no_tls(options["listen"])
-    _warn_of_open_ports(options, options["tls_client_ca"])
+        _expect_no_tls(options.listen)
+    _warn_of_open_ports(options, options.tls_client_ca)
     broker = Broker(*urls(options), ssl_context=certificates, **_of_broker(options))
     ending = anyio.Event()
     at_terminal = os.isatty(_STDERR)
@@ -64,7 +64,7 @@ async def serve(configuration: Configuration, again: Callable[[], Configuration]
                 "%s: no new connections; the requests in flight have %d ms "
                 "(a second signal ends the broker at once)",
                 number.name,
-                options["drain_timeout"],
+                options.drain_timeout,
                 extra={"mb": {"signal": number.name}},
             )
             ending.set()
@@ -119,12 +119,16 @@ def _reload(
     if certificates is not None and context is not None:
         certificates.current = context
         read = "certificates and "
-        if options["tls_client_ca"] is None:
-            _warn_of_open_ports(options, fresh["tls_client_ca"])
-    logging.getLogger().setLevel(fresh["log_level"].upper())
-    _log.info("SIGHUP: reloaded %slog_level %s", read, fresh["log_level"])
+        if options.tls_client_ca is None:
+            _warn_of_open_ports(options, fresh.tls_client_ca)
+    logging.getLogger().setLevel(fresh.log_level.upper())
+    _log.info("SIGHUP: reloaded %slog_level %s", read, fresh.log_level)
     live = ("log_level",) if context is None else ("log_level", *_TLS_FILES)
-    changed = [name for name in fresh if name not in live and fresh[name] != options[name]]  # type: ignore[literal-required]
+    changed = [
+        name
+        for name in options.__struct_fields__
+        if name not in live and getattr(fresh, name) != getattr(options, name)
+    ]
     if changed:
         _log.warning("SIGHUP: restart the broker to apply %s", ", ".join(changed))
 
@@ -168,7 +172,7 @@ def _print_urls(urls: list[str]) -> None:
 
 def urls(options: ServeOptions) -> list[str]:
     """Where to listen; a URL in `listen` that names no host is of the option `host`."""
-    return [*_ports(options).values(), *(_placed(url, options) for url in options["listen"])]
+    return [*_ports(options).values(), *(_placed(url, options) for url in options.listen)]
 
 
 def _placed(text: str, options: ServeOptions) -> str:
@@ -181,26 +185,23 @@ def _placed(text: str, options: ServeOptions) -> str:
         return text  # the broker says what is missing
     if not isinstance(transport, WireTransport) or transport.sockets is not None:
         return text  # it has no hosts, as those of memory and Unix
-    return replace(url, host=options["host"]).full
+    return replace(url, host=options.host).full
 
 
 def _ports(options: ServeOptions) -> dict[str, str]:
     """The URLs of the options that are ports, by their names."""
-    host = options["host"]
+    host = options.host
     host = f"[{host}]" if ":" in host else host
     return {
-        name: f"{name.removesuffix('_port')}://{host}:{options[name]}"
+        name: f"{name.removesuffix('_port')}://{host}:{getattr(options, name)}"
         for name in PORTS
-        if options[name] != OFF
+        if getattr(options, name) != OFF
     }
 
 
 def _of_broker(options: ServeOptions) -> BrokerOptions:
     """The options that are the broker's own."""
-    own: Any = {
-        option.name: options[option.name]  # type: ignore[literal-required]
-        for option in option_table()
-    }
+    own: Any = {option.name: getattr(options, option.name) for option in option_table()}
     given: BrokerOptions = own
     return given
 
@@ -225,7 +226,7 @@ def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
         f"--{name.replace('_', '-')} off" for name, url in _ports(options).items() if _is_open(url)
     ]
     remedies = [f"turn {them} off with {' '.join(flags)}"] if flags else []
-    if any(_placed(url, options) in plain for url in options["listen"]):
+    if any(_placed(url, options) in plain for url in options.listen):
         remedies.append(f"remove {them} from listen")
     _log.warning(
         "tls_client_ca does not protect %s: clients connect there without a certificate; "
@@ -270,7 +271,7 @@ def _allow_files(connections: int) -> None:
 
 def server_context(options: ServeOptions) -> ssl.SSLContext | None:
     """The TLS context for these files, None without a certificate; raises Failure."""
-    cert, key, client_ca = options["tls_cert"], options["tls_key"], options["tls_client_ca"]
+    cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
     if cert is None or key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

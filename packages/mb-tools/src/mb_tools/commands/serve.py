@@ -30,7 +30,7 @@ def _serve(**given: Any) -> Any:
     file, only_show = given.pop("config"), given.pop("show_config")
     options = {k: v for k, v in given.items() if v is not None}
     configuration = configure(options, file)
-    set_up(configuration.options["log_level"], configuration.options["log_format"])
+    set_up(configuration.options.log_level, configuration.options.log_format)
     for warning in configuration.warnings:
         logging.getLogger("mb_tools.serve").warning(warning)
     for note in configuration.notes:

@@ -1,0 +1,450 @@
+"""The broker's connections: what clients send goes to the Router, and its outboxes go out.
+
+Each client gets its turn, however much the others send at once, and one that takes more than its
+share of memory is cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from mb_core.errors import ConnectionLost, MBError
+from mb_core.link import Backend, DeadlineTimer, Link, LinkHandler
+
+from .heartbeats import link_progress
+from .options import BrokerSettings
+from .registry import Service
+from .replies import busy_reply
+from .round_robin import RoundRobin
+from .router import Router
+
+__all__ = ["Connection", "Connections"]
+
+_log = logging.getLogger("mb_broker")
+
+# Messages of one client that are handled without checking the time, and the seconds that may be
+# spent on those that came together; the others wait for their turn.
+_BATCH = 64
+_BATCH_SECONDS = 0.002
+# Bytes of memory that a message takes beside its own, and its place in a list.
+_MESSAGE_OVERHEAD = sys.getsizeof(b"") + 8
+# Bytes that a stream reads at once, at most.
+_READ_SIZE = 256 * 1024
+
+
+class Connections:
+    """The connections of all clients, by the Service that each is to the Router.
+
+    `start` is called before the first is accepted.
+    """
+
+    clock: Callable[[], float]
+    timer: DeadlineTimer
+    _backend: Backend
+    _tasks: anyio.abc.TaskGroup
+    _turns: RoundRobin[Connection]
+
+    def __init__(self, router: Router, settings: BrokerSettings) -> None:
+        self.by_service: dict[Service, Connection] = {}
+        self._router = router
+        self._settings = settings
+        # Those that have not sent a message yet, the oldest first.
+        self._newcomers: OrderedDict[Service, Connection] = OrderedDict()
+        # Read no more from a client that has left so many bytes unread: it has to read first.
+        self._pause_at = settings.max_unread // 4
+        # Bytes that were buffered since the total was computed.
+        self._unchecked = 0
+        self._rejected: set[Link] = set()
+        self._idle: anyio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self.by_service)
+
+    def start(self, backend: Backend, tasks: anyio.abc.TaskGroup) -> None:
+        self._backend = backend
+        self._tasks = tasks
+        self.clock = backend.time
+        self.timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
+        self._turns = RoundRobin(backend.poster(), self._take_turn)
+
+    async def close(self) -> None:
+        connections = [each for each in self.by_service.values() if not each.ended]
+        for connection in connections:
+            connection.link.close("the broker is shutting down")
+        for connection in connections:
+            await connection.link.wait_closed()
+        # Those that had sent much before they left: nobody is there to receive the answers.
+        for connection in list(self.by_service.values()):
+            self._remove(connection)
+        # They have been refused, and only have to close their side: don't wait for that.
+        for link in list(self._rejected):
+            link.abort()
+            await link.wait_closed()
+
+    async def abort(self) -> None:
+        for connection in list(self.by_service.values()):
+            connection.link.abort()
+            await connection.link.wait_closed()
+
+    async def wait_idle(self) -> None:
+        """Wait until no request is outstanding."""
+        if self._idle is None:
+            self._idle = anyio.Event()
+        await self._idle.wait()
+
+    # Connecting and disconnecting
+
+    def accept(self, link: Link) -> LinkHandler:
+        if len(self) >= self._settings.max_connections:
+            return self._reject(link)
+        connection = Connection(self, link, self._router.connect(self.clock()))
+        self.by_service[connection.service] = connection
+        self._newcomers[connection.service] = connection
+        self.flush()
+        self.timer.reschedule()
+        return connection
+
+    def _reject(self, link: Link) -> LinkHandler:
+        """Refuse a client in words that it can show its user."""
+        text = f"the broker is full: max_connections is {self._settings.max_connections}"
+        self._router.metrics.rejected.add(int(self.clock()))
+        self.write_log("warn", f"{link.peer} refused: {text}", cause="max_connections")
+        self.flush()
+        self._rejected.add(link)
+        link.send(busy_reply(text))
+        link.close(text)
+        return _RejectedHandler(self._rejected, link)
+
+    def handshake_failed(self, peer: str, reason: MBError | None) -> None:
+        """A connection ended before it was open."""
+        if reason is None:
+            text = f"{peer} left without a handshake: a probe, or a page over HTTP"
+            self.write_log("debug", text, cause="probe")
+        else:
+            self._router.metrics.failed.add(int(self.clock()))
+            text = str(reason).removeprefix(f"{peer} ")
+            self.write_log("warn", f"{peer} refused: {text}", cause="refused")
+        self.flush()
+
+    def link_lost(self, connection: Connection, error: MBError | None) -> None:
+        connection.ended, connection.error = True, error
+        # What it sent before it left is handled, in its turn; not if it had more than its share.
+        if connection.queue and not connection.cut_off:
+            self._turns.add(connection)
+        else:
+            self._remove(connection)
+
+    def _remove(self, connection: Connection) -> None:
+        """Remove a client that has left, and whose messages are handled."""
+        service, peer, error = connection.service, connection.link.peer, connection.error
+        del self.by_service[service]
+        connection.queue.clear()
+        connection.queue_size = 0
+        self._router.disconnect(service, self.clock())
+        newcomer = self._newcomers.pop(service, None) is not None
+        # A probe does not read the greeting, so it resets the connection, or says no farewell.  One
+        # that speaks another protocol is a client.
+        if newcomer and (error is None or isinstance(error, ConnectionLost)):
+            level, text, cause = "debug", f"{peer} left without a message: a probe", "probe"
+        elif error is None:
+            level, text, cause = "info", f"{peer} disconnected", "disconnected"
+        else:
+            text = str(error)
+            if not isinstance(error, ConnectionLost) or peer not in text:
+                text = f"the connection to {peer} was closed: {text}"
+            level, cause = "warn", "lost"
+        self.write_log(level, text, cause=cause, serviceId=service.id)
+        self.flush()
+
+    def _log_connected(self, connection: Connection) -> None:
+        """Write that a client has connected.
+
+        Not when it connects: load balancers open a connection every few seconds, only to close it.
+        A client sends something soon; one that does not is logged when it is asked for a sign of
+        life.
+        """
+        text = f"{connection.link.peer} connected"
+        self.write_log("info", text, cause="connected", serviceId=connection.service.id)
+
+    # From the clients to the Router
+
+    def receive(self, connection: Connection, messages: list[bytes]) -> None:
+        if self._newcomers and self._newcomers.pop(connection.service, None) is not None:
+            self._log_connected(connection)
+        if connection.queue or connection.stalled:
+            connection.queue += messages
+            connection.queue_size += _memory(messages)
+            size, limit = connection.queue_size, self._settings.max_unread
+            if size > limit and not connection.can_pause:
+                text = f"sends too fast: {size} bytes of it wait, the limit is {limit} (max_unread)"
+                self._cut_off(connection.link, text)
+            return
+        few = len(messages) <= _BATCH
+        if few and (len(messages) == 1 or not self._router.followed):
+            rest = self._router.receive(connection.service, messages, self.clock(), costly=0)
+        else:
+            rest = self._receive_many(connection.service, messages)
+        if rest:
+            connection.queue = rest
+            connection.queue_size = _memory(rest)
+            connection.pause()
+            self._count_buffered(connection.queue_size)
+            self._turns.add(connection)
+        self.flush()
+        self.timer.reschedule()
+
+    def _receive_many(self, service: Service, messages: list[bytes]) -> list[bytes]:
+        """Handle messages for a few milliseconds; return those that are left."""
+        now = self.clock()
+        end = time.perf_counter() + _BATCH_SECONDS
+        size = self._batch_size
+        for start in range(0, len(messages), size):
+            if time.perf_counter() >= end:
+                return messages[start:]
+            batch = messages[start : start + size]
+            rest = self._router.receive(service, batch, now, costly=0)
+            if rest:
+                return rest + messages[start + size :]
+        return []
+
+    @property
+    def _batch_size(self) -> int:
+        """Messages that are handled without checking the time.
+
+        If each is an event for those who follow the messages or the log, one may take long.
+        """
+        return 1 if self._router.followed else _BATCH
+
+    def _take_turn(self, connection: Connection) -> bool:
+        """Handle a batch of the client's messages; return whether there is more to do now."""
+        if not connection.ready:
+            return False  # it has ended meanwhile, or has to read first
+        queue, size = connection.queue, self._batch_size
+        batch = queue[:size]
+        del queue[:size]
+        connection.queue_size -= _memory(batch)
+        costly = 0 if connection.ended else 1
+        rest = self._router.receive(connection.service, batch, self.clock(), costly=costly)
+        if connection.ended:
+            del rest[:1]  # a long answer, for nobody
+        if rest:
+            queue[:0] = rest
+            connection.queue_size += _memory(rest)
+        if connection.ended and not queue:
+            self._remove(connection)
+        self.flush()
+        self.timer.reschedule()
+        connection.resume()
+        return connection.ready
+
+    # From the Router to the clients
+
+    def flush(self) -> None:
+        """Send what the Router has put into the outboxes."""
+        # Again for what was written meanwhile: that a client was cut off.
+        while services := self._router.take_output():
+            for service in services:
+                self._send_outbox(service)
+        if self._idle is not None and not self._router.outstanding:
+            self._idle.set()
+
+    def _send_outbox(self, service: Service) -> None:
+        messages, service.outbox = service.outbox, []
+        link: Link = service.link
+        try:
+            link.send_many(messages)
+            if link.congested:
+                self.check_unread(link, service, sum(map(len, messages)))
+        except ConnectionLost:
+            pass  # link_lost will say so
+        except Exception:
+            # Of one link, a bug in its transport; the other outboxes are to go out.
+            _log.exception("internal error: the link to %s is given up", link.peer)
+            link.abort()
+
+    async def _wait_until_read(self, connection: Connection) -> None:
+        link = connection.link
+        try:
+            await link.drain()
+        except Exception:
+            # A bug in its transport, as in `_send_outbox`.
+            _log.exception("internal error: the link to %s is given up", link.peer)
+            link.abort()
+        connection.stalled = False
+        connection.resume()
+        if connection.ready:
+            self._turns.add(connection)
+
+    # Limits
+
+    def check_unread(
+        self, link: Link, service: Service | None = None, added: int = _READ_SIZE
+    ) -> None:
+        """Check how much waits for a client that does not read, after `added` bytes more."""
+        unread, limit = link.unsent, self._settings.max_unread
+        if unread > limit:
+            text = f"does not read: {unread} bytes wait for it, the limit is {limit} (max_unread)"
+            self._cut_off(link, text)
+            return
+        if service is not None and unread > self._pause_at:
+            connection = self.by_service.get(service)
+            if connection is not None and not connection.stalled:
+                connection.stall(unread)
+                # Most often in a callback of the loop, when messages have arrived.
+                self._backend.start_in(self._tasks, partial(self._wait_until_read, connection))
+        self._count_buffered(added)
+
+    def _count_buffered(self, added: int) -> None:
+        """Check the total now and then, as computing it takes a little time."""
+        self._unchecked += added
+        if self._unchecked * 64 > self._settings.max_unread_total:
+            self._unchecked = 0
+            self._check_total()
+
+    def _check_total(self) -> None:
+        """Cut off those for which most is buffered, as many as it takes."""
+        limit = self._settings.max_unread_total
+        sizes = {each: size for each in self.by_service.values() if (size := each.buffered)}
+        total = sum(sizes.values())
+        if total <= limit:
+            return
+        for connection, size in sorted(sizes.items(), key=lambda item: -item[1]):
+            if connection.queue_size * 2 > size:
+                text = f"sends too fast: {size} bytes of it wait to be handled"
+            else:
+                text = f"does not read: {size} bytes wait for it"
+            text += f", of {total} for all clients, the limit is {limit} (max_unread_total)"
+            self._cut_off(connection.link, text)
+            total -= size
+            if total <= limit:
+                return
+
+    def _cut_off(self, link: Link, why: str) -> None:
+        """End the connection of a client that takes more than its share."""
+        about = {}
+        for connection in list(self.by_service.values()):
+            if connection.link is link:
+                if connection.cut_off:
+                    return
+                connection.cut_off = True
+                if connection.ended:  # its link has no messages any more
+                    self._remove(connection)
+                about["serviceId"] = connection.service.id
+        link.abort()
+        self._router.metrics.cut_off.add(int(self.clock()))
+        self.write_log("warn", f"{link.peer} {why}; it is cut off", **about)
+
+    def write_log(self, level: str, text: str, *, cause: str | None = None, **fields: Any) -> None:
+        second = int(self.clock())
+        self._router.log.write(level, "broker", text, cause=cause, second=second, **fields)
+
+    # Time
+
+    def _handle_deadline(self, now: float) -> None:
+        self._log_silent_newcomers(now)
+        self._router.handle_deadline(now)
+        dropped = [each for each in self._router.take_dropped() if not self._has_read(each, now)]
+        for service in dropped:
+            text = f"{service.link.peer} was silent for too long: dropped"
+            self.write_log("info", text, serviceId=service.id)
+        self.flush()
+        for service in dropped:
+            service.link.close("no sign of life")
+
+    def _log_silent_newcomers(self, now: float) -> None:
+        """Log those that stay though they have not sent a message."""
+        patience = self._settings.heartbeat_after / 1000
+        while self._newcomers:
+            service = next(iter(self._newcomers))
+            if now < service.connected_at + patience:
+                return
+            self._log_connected(self._newcomers.pop(service))
+
+    def _has_read(self, service: Service, now: float) -> bool:
+        """Whether a client from which we do not read has itself read something since then."""
+        connection = self.by_service.get(service)
+        if connection is None or not connection.stalled:
+            return False
+        before, connection.unread = connection.unread, connection.link.unsent
+        if connection.unread >= before:
+            return False
+        self._router.keep_alive(service, now)
+        return True
+
+
+class Connection:
+    """One client's Link, and the Service that it is to the Router; handles the Link's events."""
+
+    def __init__(self, connections: Connections, link: Link, service: Service) -> None:
+        self.link = link
+        self.service = service
+        service.link = link
+        service.progress = link_progress(service)
+        self._connections = connections
+        self.queue: list[bytes] = []  # messages that are not handled yet
+        self.queue_size = 0  # bytes that they take: too many to count again and again
+        self.stalled = False  # it has to read before anything more is read from it
+        self.cut_off = False
+        self.ended = False  # it has left; what it sent before is still being handled
+        self.error: MBError | None = None  # why
+        self.unread = 0  # bytes that it had not read at the last check
+        # Links of other packages may be older than pause_reading.
+        self.can_pause = hasattr(link, "pause_reading")
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait to be sent to it, or to be handled."""
+        return self.queue_size + (0 if self.cut_off else self.link.unsent)
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages wait that may be handled."""
+        return bool(self.queue) and (self.ended or not self.stalled)
+
+    def pause(self) -> None:
+        if self.can_pause:
+            self.link.pause_reading()
+
+    def resume(self) -> None:
+        """Read again, if everything was handled and it may be."""
+        if self.can_pause and not self.queue and not self.stalled:
+            self.link.resume_reading()
+
+    def stall(self, unread: int) -> None:
+        self.stalled = True
+        self.unread = unread
+        self.pause()
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        self._connections.receive(self, messages)
+
+    def link_lost(self, error: MBError | None) -> None:
+        self._connections.link_lost(self, error)
+
+
+class _RejectedHandler:
+    """The handler of a client that was refused because the broker is full: it ignores messages."""
+
+    def __init__(self, rejected: set[Link], link: Link) -> None:
+        self._rejected = rejected
+        self._link = link
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        pass
+
+    def link_lost(self, error: MBError | None) -> None:
+        self._rejected.discard(self._link)
+
+
+def _memory(messages: list[bytes]) -> int:
+    """Bytes that messages which wait take: tiny ones many times what they have."""
+    return sum(map(len, messages)) + _MESSAGE_OVERHEAD * len(messages)

@@ -1,0 +1,69 @@
+"""Silent clients: which are asked for a sign of life, and which are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mb_core.deadlines import Deadlines
+
+from .registry import Service
+
+__all__ = ["Heartbeats", "link_progress"]
+
+
+class Heartbeats:
+    """Notices clients that are silent: they are asked after `ask_after` seconds, and again after
+    as long, and dropped after `drop_after`.
+
+    A client whose Link makes progress is not silent, even if no whole message has come of it:
+    `progress` returns a number that changes with everything that a service's Link reads or writes.
+    """
+
+    def __init__(
+        self, ask_after: float, drop_after: float, progress: Callable[[Service], int]
+    ) -> None:
+        self._ask_after = ask_after
+        self._drop_after = drop_after
+        self._progress = progress
+        self._checks: Deadlines[Service] = Deadlines()
+
+    def add(self, service: Service, now: float) -> None:
+        """Check `service` from now on, or anew."""
+        self._checks.add(service, now + self._ask_after)
+
+    def discard(self, service: Service) -> None:
+        self._checks.discard(service)
+
+    def next_deadline(self) -> float | None:
+        """When `check` is due next, if at all."""
+        return self._checks.next()
+
+    def check(self, now: float) -> tuple[list[Service], list[Service]]:
+        """Return the services to ask for a sign of life, and those to drop."""
+        ask: list[Service] = []
+        drop: list[Service] = []
+        for service in self._checks.pop_due(now):
+            seen = max(service.last_seen, service.moved_at)
+            progress = self._progress(service)
+            if progress != service.progress:
+                service.progress = progress
+                if now >= seen + self._ask_after:
+                    # It sent a part of a message, or had to read something first.
+                    seen = service.moved_at = now
+            # The sums by which deadlines are set: `now - seen` would round otherwise.
+            ask_at = seen + self._ask_after
+            drop_at = seen + self._drop_after
+            if now >= drop_at:
+                drop.append(service)
+            elif now >= ask_at:
+                ask.append(service)
+                # It may answer: the next silence is not to be noticed later than this one.
+                self._checks.add(service, min(drop_at, now + self._ask_after))
+            else:
+                self._checks.add(service, ask_at)
+        return ask, drop
+
+
+def link_progress(service: Service) -> int:
+    """How much a client's Link has read and written; 0 for one that does not count it."""
+    return getattr(service.link, "progress", 0)
