@@ -48,7 +48,7 @@ from .replies import (
     subject_error,
     unknown_request_error,
 )
-from .system import COSTLY, SystemTopics
+from .system import COSTLY_TOPICS, SystemTopics
 
 __all__ = ["Router"]
 
@@ -172,7 +172,7 @@ class Router:
                 if published:  # the question may be how many
                     self.metrics.publish.add(self._second, published)
                     published = 0
-                if costly is not None and prefix.key in COSTLY:
+                if costly is not None and prefix.key in COSTLY_TOPICS:
                     if not costly or not self._system.prepare(prefix.key):
                         left = [data, *rest]
                         self.metrics.count_sizes(self._second, left, -1)
