@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from email.utils import formatdate
 from http import HTTPStatus
-from urllib.parse import urljoin
 
 from websockets.client import ClientProtocol
-from websockets.datastructures import Headers, MultipleValuesError
+from websockets.datastructures import MultipleValuesError
 from websockets.exceptions import InvalidMessage, InvalidUpgrade, InvalidURI, PayloadTooBig
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -23,10 +20,12 @@ from websockets.uri import parse_uri
 
 from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
 from mb_core.message import is_text
-from mb_core.url import URL, redacted
-from mb_core.wire import Limits, Page, Site, Visit, WireState, foreign_protocol
+from mb_core.url import URL
+from mb_core.wire import Limits, Site, Visit, WireState, foreign_protocol
 
 from .frames import KEY, MASKED, OPCODE, OPCODES, TEXT, MaskingKeys, apply_mask, text_head
+from .handshake_errors import is_foreign, refusal_error
+from .http import page_response, request_target, text_response, wants_websocket
 
 __all__ = ["WebSocketWire", "client_wire", "server_wire"]
 
@@ -42,35 +41,12 @@ _STATES = {
 }
 # A close frame's reason has at most 123 bytes.
 _MAX_REASON = 123
-_ALLOW = "GET, HEAD, OPTIONS"
 _HTTP_1_0 = b"HTTP/1.0"
-_HTTP = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
 # Frames other than whole messages that are read at once.  Each takes some 10 us, and one read of a
 # stream can bring 40,000 of them.
-_AT_ONCE = 128
-# Bytes of what came that are shown where it was no handshake.
-_SHOWN = 64
-# Bytes of a refusal's body in which a page for browsers begins.
-_LOOKED_AT = 1024
-# Statuses that are about the client itself: trying again does not help.
-_DENIALS = frozenset(
-    {
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
-    }
-)
-# What to add to a status.
-_HINTS: dict[int, str] = {
-    HTTPStatus.UNAUTHORIZED: " (it asks for credentials, and a broker's URL carries none)",
-    HTTPStatus.NOT_FOUND: " (is the URL's path right?)",
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: " (a proxy on the way asks for credentials)",
-    HTTPStatus.BAD_GATEWAY: " (a proxy on the way does not reach the broker)",
-    HTTPStatus.SERVICE_UNAVAILABLE: " (it is not ready, or has no room)",
-    HTTPStatus.GATEWAY_TIMEOUT: " (a proxy on the way does not reach the broker)",
-}
-_REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
-_PERMANENT = frozenset({301, 308})
+_MAX_SLOW_FRAMES = 128
+# Bytes of the beginning that are shown if it is not a handshake.
+_START_SIZE = 64
 
 
 def client_wire(url: URL, limits: Limits) -> WebSocketWire:
@@ -111,11 +87,11 @@ class WebSocketWire:
         self._site = site
         self._ended = False
         self._start = b""  # the first bytes that came
-        self._heard = False  # whether anything has come behind the handshake
+        self._has_received = False  # whether anything has come behind the handshake
         self._output: list[bytes] = []
         self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
         # A client has nobody to keep waiting but itself.
-        self._slow_at_once = _AT_ONCE if protocol.side is Side.SERVER else math.inf
+        self._max_slow_frames = _MAX_SLOW_FRAMES if protocol.side is Side.SERVER else math.inf
         self._masked = MASKED if protocol.side is Side.SERVER else 0  # what comes
         # The beginning of a frame, which can't be whole before it has so many bytes.
         self._input = bytearray()
@@ -138,13 +114,13 @@ class WebSocketWire:
         if self.state is WireState.CLOSED:
             return messages
         if self._protocol.state is State.CONNECTING:
-            data = self._shake_hands(data)
-            self._heard = bool(data)
+            data = self._read_handshake(data)
+            self._has_received = bool(data)
             self._read_frames(data, messages)
             self._take_output()
-            self._look_for_early_close()
+            self._check_early_close()
         else:
-            self._heard = True
+            self._has_received = True
             self._read_frames(data, messages)
             self._take_output()
         return messages
@@ -159,14 +135,14 @@ class WebSocketWire:
         if state is WireState.HANDSHAKE:
             for event in self._protocol.events_received():
                 if isinstance(event, Response):  # whose body ended with the stream
-                    self._look_at_response(event)
+                    self._check_response(event)
             if self.error is None:
-                seen = f": {self._seen()}" if _is_foreign(self._start) else ""
+                seen = f": {self._received_instead()}" if is_foreign(self._start) else ""
                 text = (
                     f"{self._other_side} closed the connection during the WebSocket handshake{seen}"
                 )
                 self.error = ConnectError(text)
-        elif state is WireState.OPEN and (self._heard or self._protocol.side is Side.CLIENT):
+        elif state is WireState.OPEN and (self._has_received or self._protocol.side is Side.CLIENT):
             # A load balancer's probe, which only opens a WebSocket, has done nothing wrong.
             self.error = RemoteProtocolError("the connection ended without a WebSocket close")
 
@@ -184,7 +160,7 @@ class WebSocketWire:
     def close(self, reason: str = "") -> None:
         protocol = self._protocol
         if protocol.state is State.OPEN:
-            protocol.send_close(CloseCode.NORMAL_CLOSURE, _cut(reason))
+            protocol.send_close(CloseCode.NORMAL_CLOSURE, _truncated(reason))
             self._take_output()
         elif protocol.state is State.CONNECTING:
             self._ended = True
@@ -203,19 +179,19 @@ class WebSocketWire:
             return str(self._url)
         return "the server" if self._protocol.side is Side.CLIENT else "the client"
 
-    def _shake_hands(self, data: bytes) -> bytes:
+    def _read_handshake(self, data: bytes) -> bytes:
         """Give websockets the handshake, which ends with a line.
 
-        Gives the bytes behind it; none while it has not ended, or where it came to nothing.
+        Returns the bytes behind it, none as long as it has not ended, or if it has failed.
         """
         protocol = self._protocol
         before = len(self._start)
-        if before < _SHOWN:
-            self._start += data[: _SHOWN - len(self._start)]
+        if before < _START_SIZE:
+            self._start += data[: _START_SIZE - len(self._start)]
             if protocol.side is Side.SERVER and not self._start[:1].isalpha():
                 # Not HTTP, so it may never end a line: TLS and the like.
                 self._ended = True
-                self.error = ConnectError(f"not a WebSocket handshake: {self._seen()}")
+                self.error = ConnectError(f"not a WebSocket handshake: {self._received_instead()}")
                 return b""
             if before < len(_HTTP_1_0) <= len(self._start) and self._start.startswith(_HTTP_1_0):
                 # Old proxies refuse in it, and websockets reads only 1.1.
@@ -233,18 +209,18 @@ class WebSocketWire:
             position = stop
             for event in protocol.events_received():
                 if isinstance(event, Response):
-                    self._look_at_response(event)
+                    self._check_response(event)
                 elif isinstance(event, Request) and isinstance(protocol, ServerProtocol):
                     protocol.send_response(self._answer(protocol, event))
-        self._look_for_faults()
+        self._take_fault()
         return data[position:] if protocol.state is State.OPEN else b""
 
     def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
         site = self._site
         if site is None:
             return protocol.accept(request)
-        host, path = _target(request)
-        handshake = _wants_websocket(request)
+        host, path = request_target(request)
+        handshake = wants_websocket(request)
         try:
             origin = request.headers.get("Origin")
             host = host or request.headers.get("Host")
@@ -257,26 +233,26 @@ class WebSocketWire:
         if handshake:
             return protocol.accept(request)
         self._ended = True
-        return _page(request.method, path, site)
+        return page_response(request.method, path, site)
 
     def _refuse(self, status: HTTPStatus, why: str) -> Response:
         self._ended = True
         self.error = ConnectError(why)
-        return _response(Page(f"{why}\n".encode(), _TEXT, status=status))
+        return text_response(status, why)
 
-    def _look_at_response(self, response: Response) -> None:
+    def _check_response(self, response: Response) -> None:
         fault = self._protocol.handshake_exc
         if fault is not None:
-            self.error = _refusal(response, fault, self._url)
+            self.error = refusal_error(response, fault, self._url)
 
-    def _look_for_early_close(self) -> None:
+    def _check_early_close(self) -> None:
         """See whether a server closed the connection together with its answer to the handshake.
 
         Nobody has seen it open, to be told why it ended: a broker that is full says so.
         """
         close = self._protocol.close_rcvd
         if close is not None and self.error is None and self._protocol.side is Side.CLIENT:
-            reason = self._said(close.reason) or "no reason given"
+            reason = self._without_secrets(close.reason) or "no reason given"
             text = (
                 f"{self._other_side} closed the connection after the WebSocket handshake: {reason}"
             )
@@ -306,15 +282,15 @@ class WebSocketWire:
                 start += 8
                 length = int.from_bytes(data[position + 2 : start])
             elif length > 127:  # masked and should not be, or the other way round
-                self._pass_on(data[position:], messages)
+                self._read_other_frame(data[position:], messages)
                 return
             body = start + KEY if masked else start
             stop = body + length
             kind = data[position]
             if stop > end:
                 # An invalid frame need not be waited for.
-                if kind & OPCODE not in OPCODES or (start <= end and length > self._room()):
-                    self._pass_on(data[position:], messages)
+                if kind & OPCODE not in OPCODES or (start <= end and length > self._max_frame()):
+                    self._read_other_frame(data[position:], messages)
                     return
                 # Before all of the length is there, it says nothing.
                 self._needed = (stop if start <= end else start) - position
@@ -323,14 +299,14 @@ class WebSocketWire:
                 message = data[body:stop]
                 if masked:
                     message = apply_mask(message, data[start:body])
-                if not self._take(message, messages):
+                if not self._add_text(message, messages):
                     return
             else:
-                self._pass_on(data[position:stop], messages)
+                self._read_other_frame(data[position:stop], messages)
                 if self.state is WireState.CLOSED:
                     return
                 slow += 1
-                if slow >= self._slow_at_once and stop < end:
+                if slow >= self._max_slow_frames and stop < end:
                     self.held_back = True
                     position = stop
                     break
@@ -338,17 +314,17 @@ class WebSocketWire:
         if position < end:
             self._input += data[position:]
 
-    def _room(self) -> int:
-        """Bytes that the next frame may have."""
+    def _max_frame(self) -> int:
+        """Bytes that the payload of the next frame may have."""
         return self._limit - len(self._fragments or b"")
 
-    def _pass_on(self, data: bytes, messages: list[bytes]) -> None:
-        """Give websockets a frame of another kind, or what is none."""
+    def _read_other_frame(self, data: bytes, messages: list[bytes]) -> None:
+        """Give websockets a frame of another kind, or invalid data."""
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 self._take_frame(event, messages)
-        self._look_for_faults()
+        self._take_fault()
 
     def _take_frame(self, frame: Frame, messages: list[bytes]) -> None:
         opcode = frame.opcode
@@ -364,9 +340,9 @@ class WebSocketWire:
                 if self._binary:
                     messages.append(message)  # any bytes: its receiver says what is wrong with them
                 else:
-                    self._take(message, messages)
+                    self._add_text(message, messages)
 
-    def _take(self, message: bytes, messages: list[bytes]) -> bool:
+    def _add_text(self, message: bytes, messages: list[bytes]) -> bool:
         if is_text(message):
             messages.append(message)
             return True
@@ -382,8 +358,8 @@ class WebSocketWire:
         # An empty item asks for the end of our side of the stream: `state` says the same.
         self._output += self._protocol.data_to_send()
 
-    def _look_for_faults(self) -> None:
-        """Take over what websockets found wrong, in our words."""
+    def _take_fault(self) -> None:
+        """Turn what websockets found wrong into an error of ours."""
         protocol = self._protocol
         if self.error is not None:
             return
@@ -402,7 +378,7 @@ class WebSocketWire:
         elif _is_abnormal(protocol.close_rcvd):
             received = protocol.close_rcvd
             assert received is not None
-            reason = self._said(received.reason) or "no reason given"
+            reason = self._without_secrets(received.reason) or "no reason given"
             self.error = RemoteProtocolError(
                 f"closed by the other side with code {received.code}: {reason}"
             )
@@ -414,8 +390,8 @@ class WebSocketWire:
             reason = fault.__cause__
             if isinstance(reason, EOFError):  # a line that ends without a carriage return
                 reason = "lines have to end with CR and LF"
-        why = self._said(str(reason))
-        foreign = self._seen() if _is_foreign(self._start) else None
+        why = self._without_secrets(str(reason))
+        foreign = self._received_instead() if is_foreign(self._start) else None
         if self._protocol.side is Side.CLIENT:
             server = self._other_side
             if self._start.startswith(b"HTTP/"):
@@ -427,22 +403,24 @@ class WebSocketWire:
             return f"not a WebSocket handshake: {why} (does a proxy on the way drop it?)"
         if foreign is not None or not isinstance(fault, InvalidMessage):
             return f"not a WebSocket handshake: {foreign or why}"
-        page = Page(f"invalid HTTP request: {why}\n".encode(), _TEXT, status=400)
-        self._output.append(_response(page).serialize())
-        return f"invalid HTTP request: {why}"
+        text = f"invalid HTTP request: {why}"
+        self._output.append(text_response(HTTPStatus.BAD_REQUEST, text).serialize())
+        return text
 
-    def _said(self, text: str) -> str:
-        """What the other side says, without what it repeats of the query of our URL."""
+    def _without_secrets(self, text: str) -> str:
+        """What the other side says, without the query of our URL, which it may repeat."""
         return text if self._url is None else self._url.hidden_in(text)
 
-    def _seen(self) -> str:
+    def _received_instead(self) -> str:
         """What came in place of a handshake."""
         start = self._start
         if start[4:].startswith((b"publish:", b"request:", b"response:")):
             return "received MB over TCP, which is for tcp:// and tls://"
         foreign = foreign_protocol(start)
         if foreign is None:
-            foreign = repr(self._said(start.decode("latin-1")).encode("latin-1", "replace"))
+            foreign = repr(
+                self._without_secrets(start.decode("latin-1")).encode("latin-1", "replace")
+            )
         return f"received {foreign}"
 
 
@@ -454,109 +432,5 @@ def _is_abnormal(close: Close | None) -> bool:
     )
 
 
-def _wants_websocket(request: Request) -> bool:
-    """Whether this is meant as a handshake, if only by what a proxy has left of it.
-
-    An offer to speak HTTP/2 is not one.
-    """
-    headers = request.headers
-    upgrades = any("websocket" in value.lower() for value in headers.get_all("Upgrade"))
-    return upgrades or "Sec-WebSocket-Key" in headers
-
-
-def _target(request: Request) -> tuple[str | None, str]:
-    """The host and the path of a request's target; the host is in it if a proxy is addressed."""
-    target = request.path.partition("?")[0]
-    scheme, absolute, rest = target.partition("://")
-    if not absolute or scheme.lower() not in ("http", "https"):
-        return None, target
-    host, slash, path = rest.partition("/")
-    return host, slash + path or "/"
-
-
-def _page(method: str, path: str, site: Site) -> Response:
-    """The answer to a request for the page at `path`."""
-    if method == "OPTIONS" and path == "*":
-        return _response(Page(b"", "", status=HTTPStatus.NO_CONTENT), Allow=_ALLOW)
-    page = site.get(path)
-    if page is None:
-        page = Page(f"there is no page at {path}\n".encode(), _TEXT, status=HTTPStatus.NOT_FOUND)
-    elif method == "OPTIONS":
-        return _response(Page(b"", "", status=HTTPStatus.NO_CONTENT), Allow=_ALLOW)
-    elif method not in ("GET", "HEAD"):
-        text = f"{method} is not allowed on {path}, only {_ALLOW}\n".encode()
-        page = Page(text, _TEXT, status=HTTPStatus.METHOD_NOT_ALLOWED)
-        return _response(page, Allow=_ALLOW)
-    response = _response(page)
-    if method == "HEAD":
-        response.body = b""
-    return response
-
-
-_TEXT = "text/plain; charset=utf-8"
-
-
-def _response(page: Page, **more: str) -> Response:
-    headers = Headers({"Date": formatdate(usegmt=True), "Connection": "close"})
-    if page.status != HTTPStatus.NO_CONTENT:
-        headers["Content-Type"] = page.content_type
-        headers["Content-Length"] = str(len(page.body))
-        headers["X-Content-Type-Options"] = "nosniff"
-    headers.update({**page.headers, **more})
-    return Response(page.status, HTTPStatus(page.status).phrase, headers, page.body)
-
-
-def _is_foreign(start: bytes) -> bool:
-    """Whether a stream that begins like this is not HTTP."""
-    return len(start) > 4 and not _HTTP.match(start)
-
-
-def _refusal(response: Response, fault: Exception, url: URL | None) -> ConnectError:
-    """Why an answer to our handshake, which is valid HTTP, does not open a connection."""
-    status = response.status_code
-    server = "the server" if url is None else str(url)
-    if status == HTTPStatus.SWITCHING_PROTOCOLS:
-        why = str(fault) if url is None else url.hidden_in(str(fault))
-        return ConnectError(
-            f"{server} answered the WebSocket handshake incorrectly (HTTP status 101): {why}"
-        )
-    if status in _REDIRECTS and "Location" in response.headers:
-        return _redirect(response, server, url)
-    if status == HTTPStatus.OK:
-        text = f"{server} answered the WebSocket handshake with a page (HTTP status 200)"
-        return ConnectError(
-            f"{text}: is an MB broker listening there? (or does a proxy drop the Upgrade header?)"
-        )
-    text = f"{server} refused the WebSocket handshake with HTTP status {status}"
-    text += _HINTS.get(status, "")
-    if said := _explanation(response, url):
-        text += f": {said}"
-    return ConnectError(text, final=status in _DENIALS)
-
-
-def _explanation(response: Response, url: URL | None) -> str:
-    """What a refusal says in its body; nothing if that is a page for browsers, as proxies send."""
-    body = response.body or b""
-    if b"<html" in body[:_LOOKED_AT].lower():
-        return ""
-    text = body[:_LOOKED_AT].decode(errors="backslashreplace").strip()
-    return (text if url is None else url.hidden_in(text))[:200]
-
-
-def _redirect(response: Response, server: str, url: URL | None) -> ConnectError:
-    """Redirects are not followed: the program would say one address and use another."""
-    location = response.headers.get_all("Location")[0]
-    if url is not None:
-        location = urljoin(re.sub("^ws", "http", url.full), location)
-    shown = redacted(location)
-    instead = re.sub("^http", "ws", shown)
-    status = response.status_code
-    return ConnectError(
-        f"{server} redirects to {shown} (HTTP status {status}), and redirects are not followed: "
-        f"if a broker is there, connect to {instead}",
-        final=status in _PERMANENT,
-    )
-
-
-def _cut(reason: str) -> str:
+def _truncated(reason: str) -> str:
     return reason.encode()[:_MAX_REASON].decode(errors="ignore")
