@@ -36,7 +36,7 @@ def say(text):
 
 def say_ready_when_waiting():
     # For the loop, and for nothing else.
-    from mb_sync.waiting import ThreadWaiter
+    from mb_sync.thread_waiter import ThreadWaiter
     main = threading.main_thread().ident
     def watch():
         while sys._current_frames()[main].f_code is not ThreadWaiter.wait.__code__:

@@ -315,13 +315,13 @@ def test_who_closes_while_the_program_ends_has_nothing_to_wait_for(start: Start)
     ended = run(
         start,
         f"""
-atexit.unregister(sys.modules["mb_sync.loop"]._close_all)
+atexit.unregister(sys.modules["mb_sync.loop_thread"]._close_all)
 def close():
     client.close()
     client.close()
     say("closed")
 atexit.register(close)
-atexit.register(sys.modules["mb_sync.loop"]._close_all)
+atexit.register(sys.modules["mb_sync.loop_thread"]._close_all)
 {CONNECTED}
 """,
     )

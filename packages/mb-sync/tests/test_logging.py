@@ -197,8 +197,8 @@ def test_a_thread_that_holds_what_the_loop_waits_for_gets_an_error(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """As in a logging handler, whose lock its thread holds while it calls."""
-    monkeypatch.setattr("mb_sync.loop._UNTIL_LOOK", 0.2)
-    monkeypatch.setattr("mb_sync.loop._UNTIL_STUCK", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_LOOK", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_STUCK", 0.2)
     lock, blocked = threading.Lock(), threading.Event()
     with MessageBrokerClient(broker.url) as client:
         loop = client._loop
@@ -224,8 +224,8 @@ def test_a_thread_that_holds_what_the_loop_waits_for_gets_an_error(
 def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mb_sync.loop._UNTIL_LOOK", 0.2)
-    monkeypatch.setattr("mb_sync.loop._UNTIL_STUCK", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_LOOK", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_STUCK", 0.2)
     with running("tcp://127.0.0.1:0", faults=Faults()) as mute:
         mute.faults.stall()
         client = MessageBrokerClient(mute.url)
@@ -260,7 +260,7 @@ def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_er
 def test_a_call_that_takes_long_is_no_fault_of_the_loops(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mb_sync.loop._UNTIL_LOOK", 0.001)
+    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_LOOK", 0.001)
     began, waited = threading.Event(), threading.Event()
 
     async def wait() -> str:

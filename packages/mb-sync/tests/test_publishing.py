@@ -12,7 +12,7 @@ import mb_broker
 from mb_broker import RunningBroker
 from mb_core import ConnectionLost, NoRouteFoundError, SlowConsumer
 from mb_sync import MessageBrokerClient
-from mb_sync.loop import LoopThread
+from mb_sync.loop_thread import LoopThread
 
 from .conftest import Heard
 

@@ -35,13 +35,13 @@ from mb_core.plugins import Plugins
 from mb_core.session import DEFAULT_BUFFER, BufferOverflowName
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
-from .call import Call
-from .handover import Handover
-from .loop import LoopThread, loop_for
-from .pump import plain
+from .blocking_request import Call
+from .loop_client import Within
+from .loop_thread import LoopThread, loop_for
+from .publish_queue import Handover
 from .subscription import Subscription
-from .waiting import ThreadWaiter
-from .within import Within
+from .thread_runner import plain
+from .thread_waiter import ThreadWaiter
 
 if TYPE_CHECKING:
     import ssl

@@ -12,9 +12,9 @@ from mb_core.errors import LocalProtocolError
 from mb_core.header import check_timeout
 from mb_core.message import Message
 
-from .loop import LoopThread
-from .pump import BlockingResponder
-from .waiting import wait_for_message
+from .loop_thread import LoopThread
+from .thread_runner import BlockingResponder
+from .thread_waiter import wait_for_message
 
 __all__ = ["Subscription"]
 

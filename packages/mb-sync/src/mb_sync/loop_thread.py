@@ -18,8 +18,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from mb_core.errors import ConnectError, ConnectionLost, LocalProtocolError
 from mb_core.link import forked_error
 
-from .pool import HandlerPool
-from .waiting import ThreadWaiter
+from .handler_pool import HandlerPool
+from .thread_waiter import ThreadWaiter
 
 __all__ = ["STUCK", "LoopThread", "loop_for"]
 

@@ -11,8 +11,8 @@ from mb_core.header import check_timeout
 from mb_core.message import Message
 from mb_core.session import PendingRequest
 
-from .loop import STUCK, LoopThread
-from .waiting import ThreadWaiter
+from .loop_thread import STUCK, LoopThread
+from .thread_waiter import ThreadWaiter
 
 __all__ = ["Call"]
 

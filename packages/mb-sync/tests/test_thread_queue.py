@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from mb_core import Action, Message, MessageHeader, create_message, parse_message
-from mb_sync.queue import ThreadQueue
+from mb_sync.thread_queue import ThreadQueue
 
 
 def message(number: int, action: Action = Action.PUBLISH) -> Message:

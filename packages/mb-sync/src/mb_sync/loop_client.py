@@ -19,9 +19,9 @@ from mb_core.errors import LocalProtocolError
 from mb_core.link import Link
 from mb_core.message import Message
 
-from .loop import LoopThread
-from .pump import ThreadPump, plain
-from .queue import ThreadQueue
+from .loop_thread import LoopThread
+from .thread_queue import ThreadQueue
+from .thread_runner import ThreadPump, plain
 
 __all__ = ["Within"]
 

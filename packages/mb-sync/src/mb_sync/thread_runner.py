@@ -13,9 +13,9 @@ from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump
 from mb_core.message import Message, Responder
 
-from .loop import LoopThread
-from .pool import as_exception
-from .waiting import wait_for_message
+from .handler_pool import as_exception
+from .loop_thread import LoopThread
+from .thread_waiter import wait_for_message
 
 __all__ = ["BlockingResponder", "ThreadPump", "plain"]
 

@@ -11,7 +11,7 @@ from mb_core.client.supervisor import Supervisor
 from mb_core.errors import ConnectionLost, MBError
 from mb_core.session import SessionState
 
-from .loop import LoopThread
+from .loop_thread import LoopThread
 
 __all__ = ["Handover"]
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from mb_sync import pool as pool_module
-from mb_sync.pool import HandlerPool
+from mb_sync import handler_pool as pool_module
+from mb_sync.handler_pool import HandlerPool
 
 from .conftest import own_threads
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from mb_core import ConnectError, ConnectionLost, LocalProtocolError
-from mb_sync import loop as loop_module
-from mb_sync.loop import LoopThread, loop_for
-from mb_sync.waiting import ThreadWaiter
+from mb_sync import loop_thread as loop_module
+from mb_sync.loop_thread import LoopThread, loop_for
+from mb_sync.thread_waiter import ThreadWaiter
 
 from .conftest import own_threads
 

@@ -12,10 +12,10 @@ import pytest
 
 from mb_core import Action, Message, MessageHeader, create_message, parse_message
 from mb_core.client.inbox import Inbox
-from mb_sync import waiting
-from mb_sync.loop import LoopThread
-from mb_sync.queue import ThreadQueue
-from mb_sync.waiting import ThreadWaiter, wait_for_message
+from mb_sync import thread_waiter as waiting
+from mb_sync.loop_thread import LoopThread
+from mb_sync.thread_queue import ThreadQueue
+from mb_sync.thread_waiter import ThreadWaiter, wait_for_message
 
 
 def message(number: int = 0) -> Message:
