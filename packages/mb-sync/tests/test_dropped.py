@@ -220,7 +220,7 @@ def test_it_may_be_dropped_in_the_loops_own_thread(broker: RunningBroker) -> Non
         done = threading.Event()
         clients = [MessageBrokerClient(broker.url)]
         clients[0].connect()
-        loop = clients[0]._loop
+        loop = clients[0]._lifecycle.loop
         assert loop is not None
 
         def drop() -> None:

@@ -314,12 +314,12 @@ def test_a_lock_that_another_thread_held_at_the_fork_is_no_trap(
 
 def test_while_the_gate_is_held_a_fork_is_no_trap(client: MessageBrokerClient) -> None:
     """The same, at exactly the worst moment."""
-    loop = client._loop
+    loop = client._lifecycle.loop
     assert loop is not None
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with loop.gate:
+        with loop.post_lock:
             held.set()
             forked.wait(PATIENCE)
 

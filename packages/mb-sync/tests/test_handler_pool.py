@@ -21,7 +21,7 @@ from .conftest import own_threads
 T = TypeVar("T")
 
 
-def with_pool(main: Callable[[HandlerPool], Awaitable[T]], *, stand_by: bool = False) -> T:
+def with_pool(main: Callable[[HandlerPool], Awaitable[T]], *, keep_one_thread: bool = False) -> T:
     """Run `main` with a pool; no thread but those within a call is left then."""
 
     async def run() -> T:
@@ -35,8 +35,8 @@ def with_pool(main: Callable[[HandlerPool], Awaitable[T]], *, stand_by: bool = F
             return True
 
         pool = HandlerPool(post)
-        if stand_by:
-            pool.stand_by()
+        if keep_one_thread:
+            pool.keep_one_thread()
         try:
             return await main(pool)
         finally:
@@ -109,7 +109,7 @@ def test_a_call_is_made_in_the_context_of_who_asks_and_keeps_its_changes() -> No
 
 
 def test_a_thread_that_has_nothing_to_do_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_IDLE", 0.01)
+    monkeypatch.setattr(pool_module, "_IDLE_TIMEOUT", 0.01)
 
     async def main(pool: HandlerPool) -> None:
         thread = await pool.run(threading.current_thread)
@@ -126,7 +126,7 @@ def test_a_call_that_comes_when_a_thread_is_about_to_end_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Threads that are idle for no time at all: each call meets one at its end, or another."""
-    monkeypatch.setattr(pool_module, "_IDLE", 0)
+    monkeypatch.setattr(pool_module, "_IDLE_TIMEOUT", 0)
 
     async def main(pool: HandlerPool) -> None:
         for number in range(500):
@@ -136,14 +136,14 @@ def test_a_call_that_comes_when_a_thread_is_about_to_end_is_made(
 
 
 def test_the_thread_that_stands_by_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_IDLE", 0)
+    monkeypatch.setattr(pool_module, "_IDLE_TIMEOUT", 0)
 
     async def main(pool: HandlerPool) -> None:
         monkeypatch.setattr(threading.Thread, "start", no_threads)
         threads = {await pool.run(threading.current_thread) for _ in range(100)}
         assert len(threads) == 1
 
-    with_pool(main, stand_by=True)
+    with_pool(main, keep_one_thread=True)
     assert own_threads() == []
 
 
@@ -156,14 +156,14 @@ def test_where_no_thread_can_be_started_those_that_there_are_make_the_calls(
             calls = [pool.run(abs, -number) for number in range(20)]
             assert await asyncio.wait_for(asyncio.gather(*calls), 5) == list(range(20))
 
-    with_pool(main, stand_by=True)
+    with_pool(main, keep_one_thread=True)
 
 
 def test_where_there_is_no_thread_at_all_the_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(pool: HandlerPool) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_threads)
-            pool.stand_by()  # it can't
+            pool.keep_one_thread()  # it can't
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 await pool.run(abs, -1)
         assert await pool.run(abs, -1) == 1
@@ -234,4 +234,4 @@ def test_an_idle_thread_holds_nothing_of_its_last_call() -> None:
         gc.collect()
         assert reference() is None
 
-    with_pool(main, stand_by=True)
+    with_pool(main, keep_one_thread=True)

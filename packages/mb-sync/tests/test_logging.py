@@ -95,7 +95,7 @@ def test_a_thread_that_logs_while_the_loop_logs_waits_for_nobody(
     shipping.client.on_disconnect(lost.set)
     broker.kill()
     assert lost.wait(PATIENCE)
-    loop = shipping.client._loop
+    loop = shipping.client._lifecycle.loop
     assert loop is not None
     blocked, published = threading.Event(), threading.Event()
 
@@ -176,8 +176,8 @@ def test_in_the_loops_thread_a_call_that_waits_says_at_once_that_it_can_not(
                 errors.append(error)
         done.set()
 
-    assert client._loop is not None
-    client._loop.post(call)
+    assert client._lifecycle.loop is not None
+    client._lifecycle.loop.post(call)
     assert done.wait(PATIENCE)
     assert [type(error) for error in errors] == [LocalProtocolError] * 4
     assert "may only publish, without confirm" in str(errors[0])
@@ -197,11 +197,11 @@ def test_a_thread_that_holds_what_the_loop_waits_for_gets_an_error(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """As in a logging handler, whose lock its thread holds while it calls."""
-    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_LOOK", 0.2)
-    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_STUCK", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._RESPONSE_TIMEOUT", 0.2)
     lock, blocked = threading.Lock(), threading.Event()
     with MessageBrokerClient(broker.url) as client:
-        loop = client._loop
+        loop = client._lifecycle.loop
         assert loop is not None
 
         def log() -> None:
@@ -224,8 +224,8 @@ def test_a_thread_that_holds_what_the_loop_waits_for_gets_an_error(
 def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_LOOK", 0.2)
-    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_STUCK", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr("mb_sync.loop_thread._RESPONSE_TIMEOUT", 0.2)
     with running("tcp://127.0.0.1:0", faults=Faults()) as mute:
         mute.faults.stall()
         client = MessageBrokerClient(mute.url)
@@ -237,9 +237,9 @@ def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_er
                 pass
 
         def interrupt() -> None:
-            while client._loop is None:
+            while client._lifecycle.loop is None:
                 time.sleep(0.001)
-            client._loop.post(log)
+            client._lifecycle.loop.post(log)
             assert blocked.wait(PATIENCE)
             _thread.interrupt_main()
 
@@ -260,7 +260,7 @@ def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_er
 def test_a_call_that_takes_long_is_no_fault_of_the_loops(
     broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mb_sync.loop_thread._UNTIL_LOOK", 0.001)
+    monkeypatch.setattr("mb_sync.loop_thread._CHECK_INTERVAL", 0.001)
     began, waited = threading.Event(), threading.Event()
 
     async def wait() -> str:
@@ -270,17 +270,17 @@ def test_a_call_that_takes_long_is_no_fault_of_the_loops(
         return "done"
 
     with MessageBrokerClient(broker.url) as client:
-        loop = client._loop
+        loop = client._lifecycle.loop
         assert loop is not None
         signs = iter(range(20))
-        runs = loop.runs
+        runs = loop.responds
 
         def count(within: float) -> bool:
             if next(signs, None) is None:
                 waited.set()
             return runs(within)
 
-        monkeypatch.setattr(loop, "runs", count)
+        monkeypatch.setattr(loop, "responds", count)
         assert loop.call(wait) == "done"
 
 

@@ -23,10 +23,10 @@ from mb_sync.thread_waiter import ThreadWaiter
 from .conftest import own_threads
 
 
-class User:
+class LoopUser:
     """One that has nothing to close."""
 
-    def leave(self, *, drain: bool) -> Future[None] | None:
+    def close(self, *, drain: bool) -> Future[None] | None:
         return None
 
     def unsent(self) -> int:
@@ -37,18 +37,18 @@ class User:
 
 
 @pytest.fixture
-def user() -> User:
-    return User()
+def user() -> LoopUser:
+    return LoopUser()
 
 
 @pytest.fixture
-def loop(user: User) -> Iterator[LoopThread]:
+def loop(user: LoopUser) -> Iterator[LoopThread]:
     loop = loop_for(user)
     yield loop
     end(loop, user)
 
 
-def end(loop: LoopThread, user: User) -> None:
+def end(loop: LoopThread, user: LoopUser) -> None:
     loop.post(lambda: loop.release(user))
     loop._thread.join(5)
     assert own_threads() == []
@@ -67,8 +67,8 @@ def test_a_call_runs_in_the_loop_and_gives_what_it_returns_or_raises(loop: LoopT
         loop.call(fail)
 
 
-def test_all_users_share_one_loop_and_the_next_gets_another(user: User) -> None:
-    first, another = loop_for(user), User()
+def test_all_users_share_one_loop_and_the_next_gets_another(user: LoopUser) -> None:
+    first, another = loop_for(user), LoopUser()
     assert loop_for(another) is first
     first.call(released, first, user)
     assert first.call(name_of_thread) == "mb_sync"  # it is used still
@@ -78,7 +78,7 @@ def test_all_users_share_one_loop_and_the_next_gets_another(user: User) -> None:
     end(second, user)
 
 
-async def released(loop: LoopThread, user: User) -> None:
+async def released(loop: LoopThread, user: LoopUser) -> None:
     loop.release(user)
 
 
@@ -126,7 +126,7 @@ def run_together(function: Callable[[int], object], count: int) -> None:
 def test_what_is_posted_at_the_very_end_is_called_or_refused() -> None:
     """Never neither: who has posted a request waits for what becomes of it."""
     for _ in range(30):
-        user = User()
+        user = LoopUser()
         loop = loop_for(user)
         called: list[int] = []
         posted: list[int] = []
@@ -152,7 +152,7 @@ def test_what_is_posted_at_the_very_end_is_called_or_refused() -> None:
         ending.join()
 
 
-def test_a_call_that_the_end_cuts_off_says_that_the_client_is_closed(user: User) -> None:
+def test_a_call_that_the_end_cuts_off_says_that_the_client_is_closed(user: LoopUser) -> None:
     loop = loop_for(user)
     began = threading.Event()
     raised: list[BaseException] = []
@@ -175,7 +175,7 @@ def test_a_call_that_the_end_cuts_off_says_that_the_client_is_closed(user: User)
     assert repr(raised) == repr([ConnectionLost("the client was closed meanwhile", sent=True)])
 
 
-def test_after_the_end_a_call_says_what_it_can_without_a_loop(user: User) -> None:
+def test_after_the_end_a_call_says_what_it_can_without_a_loop(user: LoopUser) -> None:
     loop = loop_for(user)
     end(loop, user)
 
@@ -237,7 +237,7 @@ def test_the_loop_may_post_to_itself(loop: LoopThread) -> None:
     assert seen.wait(5)
 
 
-def test_another_thread_with_the_ident_of_one_that_has_ended_is_another(user: User) -> None:
+def test_another_thread_with_the_ident_of_one_that_has_ended_is_another(user: LoopUser) -> None:
     """Idents are given again: the client that is closed says so, and no nonsense."""
     loop = loop_for(user)
     end(loop, user)
@@ -253,7 +253,7 @@ def test_another_thread_with_the_ident_of_one_that_has_ended_is_another(user: Us
 
 
 def test_where_no_loop_can_be_made_the_caller_hears_of_it(
-    user: User, monkeypatch: pytest.MonkeyPatch
+    user: LoopUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> Any:
         raise OSError(24, "Too many open files")
@@ -267,7 +267,7 @@ def test_where_no_loop_can_be_made_the_caller_hears_of_it(
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_where_its_thread_does_not_start_nothing_is_left(
-    error: type[BaseException], user: User, monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException], user: LoopUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
 
@@ -289,7 +289,7 @@ def test_where_its_thread_does_not_start_nothing_is_left(
 
 @pytest.mark.parametrize("module", ["gevent.monkey", "eventlet.patcher"])
 def test_a_loop_that_can_not_run_beside_another_says_so(
-    module: str, user: User, monkeypatch: pytest.MonkeyPatch
+    module: str, user: LoopUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where threads are greenlets; they are not here, so only the question is answered as there."""
     patcher = SimpleNamespace(
@@ -312,7 +312,7 @@ def test_a_signal_handler_may_wait_for_the_loop_whatever_it_interrupts(loop: Loo
     answers: list[str] = []
     before = signal.signal(signal.SIGALRM, lambda *_: answers.append(loop.call(name_of_thread)))
     try:
-        with loop.gate:  # the place where it hurts: interrupted while it posts
+        with loop.post_lock:  # the place where it hurts: interrupted while it posts
             signal.raise_signal(signal.SIGALRM)
             assert answers == ["mb_sync"]
             loop.post(lambda: loop.post(lambda: None))
@@ -322,7 +322,7 @@ def test_a_signal_handler_may_wait_for_the_loop_whatever_it_interrupts(loop: Loo
     assert answers == ["mb_sync"] * 2
 
 
-def test_the_loop_ends_even_though_somebody_posts_at_that_moment(user: User) -> None:
+def test_the_loop_ends_even_though_somebody_posts_at_that_moment(user: LoopUser) -> None:
     loop = loop_for(user)
     tried = threading.Event()
 
@@ -330,7 +330,7 @@ def test_the_loop_ends_even_though_somebody_posts_at_that_moment(user: User) -> 
         loop.release(user)
         tried.set()
 
-    with loop.gate:
+    with loop.post_lock:
         loop.submit(release)
         assert tried.wait(5)
         assert loop.post(lambda: None)  # not yet
@@ -339,15 +339,15 @@ def test_the_loop_ends_even_though_somebody_posts_at_that_moment(user: User) -> 
     assert own_threads() == []
 
 
-def test_who_comes_at_the_last_moment_keeps_the_loop_alive(user: User) -> None:
-    loop, late = loop_for(user), User()
+def test_who_comes_at_the_last_moment_keeps_the_loop_alive(user: LoopUser) -> None:
+    loop, late = loop_for(user), LoopUser()
     tried = threading.Event()
 
     async def release() -> None:
         loop.release(user)
         tried.set()
 
-    with loop.gate:
+    with loop.post_lock:
         loop.submit(release)
         assert tried.wait(5)
         assert loop_for(late) is loop
@@ -359,7 +359,7 @@ def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """First all drain; what has not ended with that is cut short."""
-    monkeypatch.setattr(loop_module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(loop_module, "_EXIT_TIMEOUT", 0.3)
     told: list[tuple[str, bool]] = []
 
     class Leaving:
@@ -374,7 +374,7 @@ def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
         def abort(self) -> None:
             raise AssertionError("not necessary")
 
-        def leave(self, *, drain: bool) -> Future[None]:
+        def close(self, *, drain: bool) -> Future[None]:
             told.append((self.name, drain))
             if not (drain and self.hangs):
                 used.post(self.end)
@@ -397,14 +397,14 @@ def test_at_exit_all_users_leave_together_and_nobody_waits_for_ever(
 def test_at_exit_a_broker_has_time_as_long_as_it_takes_what_it_is_sent(
     unsent: list[int], aborted: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(loop_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(loop_module, "_EXIT_TIMEOUT", 0.05)
 
     class Slow:
         def __init__(self) -> None:
             self.left: Future[None] = Future()
             self.aborted = False
 
-        def leave(self, *, drain: bool) -> Future[None]:
+        def close(self, *, drain: bool) -> Future[None]:
             return self.left
 
         def unsent(self) -> int:

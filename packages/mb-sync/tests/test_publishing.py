@@ -77,7 +77,7 @@ def test_a_publisher_is_no_faster_than_the_loop(
         busy.set()
         go.wait(5)
 
-    loop = client._loop
+    loop = client._lifecycle.loop
     assert loop is not None
     loop.post(keep_busy)
     assert busy.wait(5)
@@ -87,7 +87,7 @@ def test_a_publisher_is_no_faster_than_the_loop(
     waiting.start()
     waiting.join(0.2)
     assert waiting.is_alive()  # more than a megabyte waits for the loop
-    assert client._handover._bytes < 2 * 1_048_576
+    assert client._lifecycle.publish_queue._bytes < 2 * 1_048_576
     go.set()
     waiting.join(5)
     assert not waiting.is_alive()

@@ -196,4 +196,4 @@ def test_what_on_connect_subscribes_replaces_what_it_subscribed_before(
         if action == "publish":
             assert got.get(timeout=PATIENCE) == "last"
         assert got.empty()
-    assert len(client._within.callbacks.message) == 1
+    assert len(client._client.callbacks.message) == 1

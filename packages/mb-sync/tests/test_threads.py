@@ -552,7 +552,7 @@ def test_what_breaks_out_of_the_loop_leaves_nobody_waiting(mb_broker: RunningBro
     with together.running():
         for _ in range(3):
             assert waiting.acquire(timeout=PATIENCE)
-        loop = client._loop
+        loop = client._lifecycle.loop
         assert loop is not None
         loop.post(sys.exit)
     with pytest.raises(ConnectionLost):

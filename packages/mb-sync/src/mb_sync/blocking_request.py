@@ -14,7 +14,7 @@ from mb_core.session import PendingRequest
 from .loop_thread import STUCK, LoopThread
 from .thread_waiter import ThreadWaiter
 
-__all__ = ["Call"]
+__all__ = ["BlockingRequest"]
 
 _LATE = 1.0
 """Seconds for which the loop waits longer, since the broker may tell that the time is over."""
@@ -22,7 +22,7 @@ _SIGN = 1.0
 """Seconds within which a loop that is late gives a sign, if it runs."""
 
 
-class Call(ThreadWaiter):
+class BlockingRequest(ThreadWaiter):
     """One request: `ask` makes it of the Session.
 
     There is no task to it, so that it takes one turn of the loop each way.  The loop keeps the
@@ -49,7 +49,7 @@ class Call(ThreadWaiter):
             limit = self._timeout + _LATE
             while not self.wait(limit):
                 # When this process was stopped for a while, the loop comes next.
-                if not loop.runs(_SIGN) and not self.done():
+                if not loop.responds(_SIGN) and not self.done():
                     raise RequestTimeoutError(STUCK)
                 limit = _LATE
         except BaseException:

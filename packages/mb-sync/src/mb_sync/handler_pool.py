@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["HandlerPool", "as_exception"]
 
-_IDLE = 10.0
+_IDLE_TIMEOUT = 10.0
 """Seconds after which a thread that has nothing to do ends."""
 
 _Call = Callable[[], Callable[[], object]]
@@ -37,16 +37,16 @@ class HandlerPool:
         # What the threads look at.
         self.threads: set[_Worker] = set()
         self.idle: list[_Worker] = []
-        self.left: deque[_Call] = deque()  # calls for which no thread could be started
+        self.unstarted: deque[_Call] = deque()  # calls for which no thread could be started
         self.closed = False
 
-    def stand_by(self) -> None:
+    def keep_one_thread(self) -> None:
         """Have a thread that never ends for want of calls.
 
         Python 3.12 starts none from the end of the main thread on, when callbacks are still due.
         """
         with contextlib.suppress(RuntimeError):  # no thread can be started now; later, perhaps
-            _Worker(self, None, self._name(), patience=-1)
+            _Worker(self, None, self._name(), idle_timeout=-1)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` in a thread, with the context variables of the task that asks.
@@ -58,14 +58,14 @@ class HandlerPool:
         future = asyncio.get_running_loop().create_future()
         context = contextvars.copy_context()
         call = functools.partial(self._call, future, context, function, args)
-        if not self._give(call):
+        if not self._give_to_idle(call):
             try:
-                _Worker(self, call, self._name(), patience=_IDLE)
+                _Worker(self, call, self._name(), idle_timeout=_IDLE_TIMEOUT)
             except RuntimeError:
                 if not self.threads:
                     raise
-                self.left.append(call)
-                self._give(_look_again)  # to one that became idle before it could see this
+                self.unstarted.append(call)
+                self._give_to_idle(_wake_up)  # to one that became idle before it could see this
         return await future
 
     def includes(self, thread: threading.Thread) -> bool:
@@ -75,7 +75,7 @@ class HandlerPool:
     def close(self) -> None:
         """Have the idle threads end, and the others after their calls."""
         self.closed = True
-        while self._give(None):
+        while self._give_to_idle(None):
             pass
 
     def join(self) -> None:
@@ -87,7 +87,7 @@ class HandlerPool:
     def _name(self) -> str:
         return f"mb_sync handler {next(self._numbers)}"
 
-    def _give(self, call: _Call | None) -> bool:
+    def _give_to_idle(self, call: _Call | None) -> bool:
         """Have an idle thread make a call, or end; False where there is none."""
         try:
             worker = self.idle.pop()
@@ -114,13 +114,13 @@ class _Worker:
     """A thread that makes one call after the other."""
 
     def __init__(
-        self, pool: HandlerPool, call: _Call | None, name: str, *, patience: float
+        self, pool: HandlerPool, call: _Call | None, name: str, *, idle_timeout: float
     ) -> None:
         self._pool = pool
         self._call = call
-        self._patience = patience
-        self._given = threading.Lock()
-        self._given.acquire()
+        self._idle_timeout = idle_timeout
+        self._assigned = threading.Lock()
+        self._assigned.acquire()
         self.calling = call is not None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         pool.threads.add(self)
@@ -134,7 +134,7 @@ class _Worker:
         """Make a call, or end; for the thread that took this worker from the idle ones."""
         self.calling = call is not None
         self._call = call
-        self._given.release()
+        self._assigned.release()
 
     def _run(self) -> None:
         call: _Call | None = self._call
@@ -153,18 +153,18 @@ class _Worker:
         while True:
             pool.idle.append(self)
             # Looked at only now: closing, and leaving a call, look for idle ones after that.
-            hurried = pool.closed or bool(pool.left)
-            if not hurried and self._given.acquire(timeout=self._patience):
+            has_news = pool.closed or bool(pool.unstarted)
+            if not has_news and self._assigned.acquire(timeout=self._idle_timeout):
                 break
             try:
                 pool.idle.remove(self)
             except ValueError:
-                self._given.acquire()  # it was taken at the last moment
+                self._assigned.acquire()  # it was taken at the last moment
                 break
             try:
-                left = pool.left.popleft()
+                left = pool.unstarted.popleft()
             except IndexError:
-                if pool.closed or not hurried:
+                if pool.closed or not has_news:
                     return None
             else:
                 self.calling = True
@@ -173,7 +173,7 @@ class _Worker:
         return call
 
 
-def _look_again() -> Callable[[], None]:
+def _wake_up() -> Callable[[], None]:
     """For a thread that may not have seen what was left for it."""
     return lambda: None
 

@@ -1,4 +1,4 @@
-"""The client within the event loop, which the blocking client asks."""
+"""The async client that a blocking one drives, on the event loop of the background thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import mb_core
-from mb_core.client.callbacks import Callbacks, Registration, name_of, unwrapped
+from mb_core.client.callbacks import Callbacks, name_of, unwrapped
 from mb_core.client.inbox import Inbox
 from mb_core.client.pump import Pump
 from mb_core.client.supervisor import Supervisor
@@ -21,12 +21,12 @@ from mb_core.message import Message
 
 from .loop_thread import LoopThread
 from .thread_queue import ThreadQueue
-from .thread_runner import ThreadPump, plain
+from .thread_runner import ThreadRunner, reject_awaitable
 
-__all__ = ["Within"]
+__all__ = ["LoopClient"]
 
 
-class Within(mb_core.MessageBrokerClient):
+class LoopClient(mb_core.MessageBrokerClient):
     """The async client, whose handlers and callbacks are called in threads."""
 
     _queue_type = ThreadQueue
@@ -36,20 +36,20 @@ class Within(mb_core.MessageBrokerClient):
         super().__init__(*args, **options)
         self.callbacks = self._callbacks = _ThreadCallbacks(self._handlers)
         self.codec = self._codec
-        self._pump = _thread_pump
+        self._pump = _thread_runner
         self._loop: LoopThread
-        self.user = LoopUser(self)
+        self.handle = ClientHandle(self)
         # Gives what is called with the Supervisor when it is about to connect.
-        self.at_begin: weakref.ref[Callable[[Supervisor], None]]
+        self.on_connecting: weakref.ref[Callable[[Supervisor], None]]
 
-    async def connect_in(
+    async def connect_on(
         self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
     ) -> None:
         """Connect on `loop`, where this runs."""
         self._loop = self.callbacks.loop = loop
         await self.connect(host, port, use_tls)
 
-    async def begin(self) -> None:
+    async def wait_connecting(self) -> None:
         """Wait until a connect that another thread has called has begun."""
         await self._beginning()
 
@@ -62,23 +62,14 @@ class Within(mb_core.MessageBrokerClient):
     def given_up(self, value: bool) -> None:
         self._given_up = value
 
-    async def end(self, *, drain: bool) -> None:
-        """Close; one that is connecting does not, and says so to whom it connects for."""
+    async def shut_down(self, *, drain: bool) -> None:
+        """Close; a connect that is under way fails."""
         await self._end(drain=drain)
 
-    async def undo_connect(self) -> None:
-        """Nothing is left of a connect that has failed, or that nobody has waited for."""
-        await self.end(drain=False)
+    async def reset(self) -> None:
+        """Undo a connect that has failed or was interrupted."""
+        await self.shut_down(drain=False)
         self._supervisor = None
-
-    async def stats_in(self) -> mb_core.ClientStats:
-        return self.stats()
-
-    async def on_message_in(self, handler: Callable[..., Any]) -> Registration:
-        return self.on_message(handler)
-
-    async def remove_in(self, registration: Registration) -> None:
-        registration.remove()
 
     def _check_handler(self, handler: Any, name: str = "handler") -> None:
         super()._check_handler(handler, name)
@@ -94,40 +85,40 @@ class Within(mb_core.MessageBrokerClient):
         callbacks = self.callbacks  # and not the client, which holds this
 
         async def call(*args: Any) -> None:
-            plain(await callbacks.loop.pool.run(handler, *args))
+            reject_awaitable(await callbacks.loop.pool.run(handler, *args))
 
         call.__qualname__ = name_of(handler)
         return call
 
     def _supervising(self, supervisor: Supervisor) -> None:
-        self.user.supervisor = supervisor
-        begin = self.at_begin()
+        self.handle.supervisor = supervisor
+        begin = self.on_connecting()
         if begin is not None:
             begin(supervisor)
 
     def _drop(self, supervisor: Supervisor) -> None:
         super()._drop(supervisor)
-        self._loop.post(self.user.leave_by_itself)
+        self._loop.post(self.handle.close_in_background)
 
 
-class LoopUser:
-    """A client as its loop knows it (see loop.User): it does not keep the client alive."""
+class ClientHandle:
+    """A client as its loop knows it (see LoopUser): it does not keep the client alive."""
 
-    def __init__(self, within: Within) -> None:
+    def __init__(self, client: LoopClient) -> None:
         self.loop: LoopThread | None = None  # from the beginning of a connect
         self.supervisor: Supervisor | None = None  # a moment later
         self.connected = False  # whether that connect has succeeded
-        self._within = weakref.ref(within)
-        self._leaving: asyncio.Task[None] | None = None
+        self._client = weakref.ref(client)
+        self._closing: asyncio.Task[None] | None = None
 
-    def leave(self, *, drain: bool) -> Future[None] | None:
+    def close(self, *, drain: bool) -> Future[None] | None:
         loop = self.loop
         return loop.submit(self._end, loop, drain=drain) if loop is not None else None
 
-    def leave_by_itself(self) -> None:
-        """Leave, as nobody can wait for that; called in the loop."""
+    def close_in_background(self) -> None:
+        """Close without anybody who waits for that; called in the loop."""
         assert self.loop is not None
-        self._leaving = asyncio.ensure_future(self._end(self.loop, drain=True))
+        self._closing = asyncio.ensure_future(self._end(self.loop, drain=True))
 
     def unsent(self) -> int:
         link = self._link()
@@ -138,16 +129,16 @@ class LoopUser:
         if link is not None:
             link.abort()
 
-    def forget(self) -> None:
-        """Nothing is left of a connect."""
+    def reset(self) -> None:
+        """Forget a connect that was undone."""
         self.loop = self.supervisor = None
         self.connected = False
 
     async def _end(self, loop: LoopThread, *, drain: bool) -> None:
-        within, supervisor = self._within(), self.supervisor
+        client, supervisor = self._client(), self.supervisor
         try:
-            if within is not None:
-                await within.end(drain=drain)
+            if client is not None:
+                await client.shut_down(drain=drain)
             elif supervisor is not None:
                 await supervisor.close(drain=drain)
         finally:
@@ -171,7 +162,7 @@ class _ThreadCallbacks(Callbacks):
         self.loop.post(functools.partial(super().count, kind, report))
 
 
-def _thread_pump(
+def _thread_runner(
     inbox: Inbox,
     handler: Callable[[Message], Any],
     topic: str,
@@ -179,4 +170,4 @@ def _thread_pump(
     callbacks: Callbacks,
 ) -> Pump:
     assert isinstance(callbacks, _ThreadCallbacks)
-    return ThreadPump(callbacks.loop, inbox, handler, topic, concurrency, callbacks)
+    return ThreadRunner(callbacks.loop, inbox, handler, topic, concurrency, callbacks)

@@ -28,17 +28,17 @@ _log = logging.getLogger("mb_sync")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PATIENCE = 1.0
+_EXIT_TIMEOUT = 1.0
 """Seconds that handlers have to finish where the program ends without closing its clients, and
 then brokers to take more of what they are sent."""
 
-_POLITE = 0.02
+_LOCK_TIMEOUT = 0.02
 """Seconds for which the loop, at its end, waits for others to have posted before it goes on."""
 
 
-_UNTIL_LOOK = 10.0
+_CHECK_INTERVAL = 10.0
 """Seconds for which a thread waits before it looks whether the loop still runs, and again then."""
-_UNTIL_STUCK = 5.0
+_RESPONSE_TIMEOUT = 5.0
 """Seconds within which a loop that runs gives a sign."""
 
 STUCK = (
@@ -47,10 +47,10 @@ STUCK = (
 )
 
 
-class User(Protocol):
+class LoopUser(Protocol):
     """A user of the loop."""
 
-    def leave(self, *, drain: bool) -> Future[None] | None:
+    def close(self, *, drain: bool) -> Future[None] | None:
         """Begin to close, which is over with the Future; None where it is over already."""
         ...
 
@@ -69,16 +69,16 @@ class LoopThread:
     So heartbeats and reconnecting go on while the program computes, and Ctrl-C, which Python
     raises in the main thread, never strikes what keeps the connections.
 
-    `gate` is held by the thread that posts something: while another holds it, nothing is posted.
-    The loop itself does not rely on getting it: a signal handler may have interrupted its holder,
-    and wait for the loop.
+    `post_lock` is held by the thread that posts something; while another thread holds it, nothing
+    is posted.  The loop itself does not rely on getting it: a signal handler may have interrupted
+    its holder, and wait for the loop.
     """
 
     def __init__(self) -> None:
-        self.users: set[User] = set()
+        self.users: set[LoopUser] = set()
         # Whether this is a copy in a forked process, where the thread does not run.
         self.forked = False
-        self.gate = _gate
+        self.post_lock = _post_lock
         self.pool = HandlerPool(self.post)
         self._ended = False
         _check_threads()
@@ -101,7 +101,7 @@ class LoopThread:
         """Raises LocalProtocolError where the caller can't wait for this loop."""
         if self.forked:
             raise forked_error()
-        if self.is_this():
+        if self.is_current():
             raise LocalProtocolError(
                 "a blocking client was called in the thread of its own event loop, which would "
                 "wait for itself: hooks of plugins and handlers of log records are called there, "
@@ -115,10 +115,10 @@ class LoopThread:
         """
         if self.forked:
             return False
-        if self.is_this():
+        if self.is_current():
             self._loop.call_soon(function)
             return True
-        with self.gate:
+        with self.post_lock:
             if self._ended:
                 return False
             self._loop.call_soon_threadsafe(function)
@@ -128,7 +128,7 @@ class LoopThread:
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T] | None:
         """Start a coroutine function in the loop; None where that has ended."""
-        with self.gate:
+        with self.post_lock:
             if self._ended:
                 return None
             return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)
@@ -143,7 +143,7 @@ class LoopThread:
         """
         future = self.submit(function, *args, **kwargs)
         if future is None:
-            return _run_to_its_error(function(*args, **kwargs))
+            return _run_closed(function(*args, **kwargs))
         try:
             return self.wait_for(future)
         except concurrent.futures.CancelledError:
@@ -152,6 +152,10 @@ class LoopThread:
             future.cancel()
             raise
 
+    def call_function(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain function in the loop, and wait for it, as `call` does."""
+        return self.call(_as_coroutine(function), *args, **kwargs)
+
     def wait_for(self, future: Future[T]) -> T:
         """Wait for what the loop does, and give its result or raise its error.
 
@@ -159,12 +163,12 @@ class LoopThread:
         """
         waiter = ThreadWaiter()
         future.add_done_callback(waiter.set_result)
-        while not waiter.wait(_UNTIL_LOOK):
-            if not self.runs(_UNTIL_STUCK) and not future.done():
+        while not waiter.wait(_CHECK_INTERVAL):
+            if not self.responds(_RESPONSE_TIMEOUT) and not future.done():
                 raise LocalProtocolError(STUCK)
         return future.result()
 
-    def release(self, user: User) -> None:
+    def release(self, user: LoopUser) -> None:
         """`user` is closed; called in the loop, which ends with the last of them."""
         self.users.discard(user)
         self._end_if_unused()
@@ -174,28 +178,28 @@ class LoopThread:
         if not self.users:
             self._thread.join(1.0)
 
-    def is_this(self) -> bool:
+    def is_current(self) -> bool:
         """Whether this is called in the loop's own thread."""
         # The idents of threads that have ended are given to others.
         return threading.get_ident() == self._thread.ident and not self._ended
 
-    def runs(self, within: float) -> bool:
+    def responds(self, timeout: float) -> bool:
         """Whether the loop gives a sign of life within so many seconds, or has ended."""
         sign = ThreadWaiter()
-        return not self.post(lambda: sign.set_result(None)) or sign.wait(within)
+        return not self.post(lambda: sign.set_result(None)) or sign.wait(timeout)
 
     def _end_if_unused(self) -> None:
-        if not self.gate.acquire(timeout=_POLITE):
+        if not self.post_lock.acquire(timeout=_LOCK_TIMEOUT):
             self._loop.call_soon(self._end_if_unused)
             return
         try:
             if not self.users:
-                self._take_no_more()
+                self._mark_ended()
                 self._stop.set()
         finally:
-            self.gate.release()
+            self.post_lock.release()
 
-    def _take_no_more(self) -> None:
+    def _mark_ended(self) -> None:
         global _current
         self._ended = True
         if _current is self:
@@ -209,14 +213,14 @@ class LoopThread:
                 finally:
                     # Had something broken out of the loop: the Runner's end still calls what was
                     # posted before this.
-                    with self.gate:
-                        self._take_no_more()
+                    with self.post_lock:
+                        self._mark_ended()
         finally:
             self.pool.close()
             self.pool.join()
 
     async def _main(self) -> None:
-        self.pool.stand_by()
+        self.pool.keep_one_thread()
         await self._stop.wait()
         await asyncio.sleep(0)  # what was posted before the end has been called when this returns
 
@@ -240,8 +244,15 @@ def _check_threads() -> None:
         )
 
 
-def _run_to_its_error(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a client that is closed has to say needs no loop to run."""
+def _as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs)
+
+    return run
+
+
+def _run_closed(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of a client that is closed: it raises an error, which needs no loop."""
     try:
         with contextlib.closing(coroutine):
             while coroutine.send(None) is None:
@@ -254,19 +265,19 @@ def _run_to_its_error(coroutine: Coroutine[Any, Any, T]) -> T:
 
 # The loop of this process, as long as it is used, and those that may still be ending.
 _current: LoopThread | None = None
-_all: weakref.WeakSet[LoopThread] = weakref.WeakSet()
+_loops: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 # Reentrant, because the garbage collector may end a Subscription while it is held, and a signal
 # handler may do anything.
-_gate = threading.RLock()
+_post_lock = threading.RLock()
 
 
-def loop_for(user: User) -> LoopThread:
+def loop_for(user: LoopUser) -> LoopThread:
     """The loop of this process, to be released when `user` is closed."""
     global _current
-    with _gate:
+    with _post_lock:
         if _current is None:
             _current = LoopThread()
-            _all.add(_current)
+            _loops.add(_current)
         _current.users.add(user)
         return _current
 
@@ -274,44 +285,44 @@ def loop_for(user: User) -> LoopThread:
 def _close_all() -> None:
     """The program ends: what it has published goes out, and brokers are told.
 
-    Handlers have `_PATIENCE`, and then the other sides as long again, which begins anew as long
+    Handlers have `_EXIT_TIMEOUT`, and then the other sides as long again, which begins anew as long
     as they take what is sent.
     """
-    loops = list(_all)
+    loops = list(_loops)
     users = [(loop, user) for loop in loops for user in list(loop.users)]
-    leaving = [future for _, user in users if (future := user.leave(drain=True)) is not None]
+    leaving = [future for _, user in users if (future := user.close(drain=True)) is not None]
     unsent: int | None = None
     left = set(leaving)
-    while left := concurrent.futures.wait(left, _PATIENCE).not_done:
+    while left := concurrent.futures.wait(left, _EXIT_TIMEOUT).not_done:
         if unsent is None:
             for loop, user in users:
                 if user in loop.users:
-                    user.leave(drain=False)
+                    user.close(drain=False)
         before, unsent = unsent, sum(user.unsent() for _, user in users)
         if before is not None and unsent >= before:
             _log.warning(
                 "closing was cut short at the end of the program: the broker has taken nothing for "
                 "%g s, so what was published last may not have arrived",
-                _PATIENCE,
+                _EXIT_TIMEOUT,
             )
             for loop, user in users:
                 loop.post(user.abort)
-            concurrent.futures.wait(left, _PATIENCE)
+            concurrent.futures.wait(left, _EXIT_TIMEOUT)
             break
     for loop in loops:
         loop.join()
 
 
-def _forget() -> None:
+def _after_fork() -> None:
     """In a forked process there is no thread but the one that has forked."""
-    global _current, _gate
+    global _current, _post_lock
     _current = None
-    _gate = threading.RLock()
-    for loop in list(_all):
+    _post_lock = threading.RLock()
+    for loop in list(_loops):
         loop.forked = True
         loop.users.clear()
 
 
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_after_fork)

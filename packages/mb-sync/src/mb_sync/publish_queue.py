@@ -13,14 +13,14 @@ from mb_core.session import SessionState
 
 from .loop_thread import LoopThread
 
-__all__ = ["Handover"]
+__all__ = ["PublishQueue"]
 
-_MOST = 1_000
+_MAX_MESSAGES = 1_000
 """Messages that wait for the loop before a thread waits for it, too."""
-_MOST_BYTES = 1_048_576
+_MAX_BYTES = 1_048_576
 
 
-class Handover:
+class PublishQueue:
     """Takes whole messages from any thread and passes them on in order.
 
     The loop is woken once for a burst.  Where the connection does not keep up, the thread waits
@@ -36,7 +36,7 @@ class Handover:
         self._waiting: deque[bytes] = deque()
         # The bytes of them, roughly: threads add to it at the same time.
         self._bytes = 0
-        self._announced = False  # whether the loop is about to pass on
+        self._scheduled = False  # whether the loop is about to pass on
         # Held while publications go to the buffer, so that each finds the room that it sees.
         # Reentrant for signal handlers and destructors.
         self._lock = threading.RLock()
@@ -56,14 +56,14 @@ class Handover:
                 self._session.check_room(len(message), self._bytes)
                 self._add(message)
         elif (
-            len(waiting) >= _MOST
-            or self._bytes >= _MOST_BYTES
+            len(waiting) >= _MAX_MESSAGES
+            or self._bytes >= _MAX_BYTES
             or self._supervisor.connection.link.congested
         ):
-            if not self._loop.is_this():
+            if not self._loop.is_current():
                 self._loop.call(self._publish, message)
                 return
-            if len(waiting) >= _MOST or self._bytes >= _MOST_BYTES:
+            if len(waiting) >= _MAX_MESSAGES or self._bytes >= _MAX_BYTES:
                 raise ConnectionLost(
                     "not published: the event loop has too much to send (a handler of its log "
                     "records can't wait for it)",
@@ -72,28 +72,28 @@ class Handover:
             self._add(message)
         else:
             self._add(message)
-        if not self._announced and not self._announce():
-            self._pass_on()
+        if not self._scheduled and not self._schedule_flush():
+            self._flush()
 
     def _add(self, message: bytes) -> None:
         self._waiting.append(message)
         self._bytes += len(message)
 
-    def _announce(self) -> bool:
+    def _schedule_flush(self) -> bool:
         """Have the loop pass on what waits; False where it has ended."""
         # Whatever is asked of the loop by a thread that finds this announced comes behind it.
-        with self._loop.gate:
-            self._announced = True
+        with self._loop.post_lock:
+            self._scheduled = True
             try:
-                return self._loop.post(self._pass_on)
+                return self._loop.post(self._flush)
             except BaseException:
-                self._announced = False  # interrupted: the next one announces
+                self._scheduled = False  # interrupted: the next one announces
                 raise
 
     # In the loop
 
     async def _publish(self, message: bytes) -> None:
-        self._pass_on()
+        self._flush()
         supervisor = self._supervisor
         if self._session.publish_encoded(message) is None:
             supervisor.look_at_buffer()
@@ -101,12 +101,12 @@ class Handover:
         supervisor.connection.send(message)
         await supervisor.connection.drain()
 
-    def _pass_on(self) -> None:
+    def _flush(self) -> None:
         buffered = False
         failure: MBError | None = None
         with self._lock:
             # In this order: a thread that adds a message from now on announces it.
-            self._announced = False
+            self._scheduled = False
             self._bytes = 0
             waiting = self._waiting
             session, supervisor = self._session, self._supervisor

@@ -37,17 +37,17 @@ class Subscription:
     last reference to it: `for` that is left by `break` needs no `with`.
     """
 
-    def __init__(self, within: mb_core.Subscription, loop: LoopThread) -> None:
-        self._within = within
+    def __init__(self, subscription: mb_core.Subscription, loop: LoopThread) -> None:
+        self._subscription = subscription
         self._loop = loop
         self._inbox: Inbox | None = None  # from the first iteration on
 
     def __repr__(self) -> str:
-        return repr(self._within)
+        return repr(self._subscription)
 
     @property
     def topic(self) -> str:
-        return self._within.topic
+        return self._subscription.topic
 
     @property
     def dropped(self) -> int:
@@ -55,15 +55,15 @@ class Subscription:
 
         With several `on_message` handlers, the sum over their queues; `queued` likewise.
         """
-        return self._within.dropped
+        return self._subscription.dropped
 
     @property
     def queued(self) -> int:
         """How many messages wait for their consumer."""
-        return self._within.queued
+        return self._subscription.queued
 
     def __enter__(self) -> Self:
-        if not self._within.handled:
+        if not self._subscription.handled:
             self._iterate()
         return self
 
@@ -75,7 +75,7 @@ class Subscription:
     ) -> None:
         if not self._loop.forked:
             self._loop.check()
-            self._loop.call(self._within.__aexit__, kind, error, traceback)
+            self._loop.call(self._subscription.__aexit__, kind, error, traceback)
 
     def unsubscribe(self) -> None:
         """Receive no more.  What is queued still goes to its consumer.
@@ -85,7 +85,7 @@ class Subscription:
         send, which is ignored.
         """
         self._loop.check()
-        self._loop.call(self._within.unsubscribe)
+        self._loop.call(self._subscription.unsubscribe)
 
     def __iter__(self) -> Subscription:
         self._iterate()
@@ -113,16 +113,16 @@ class Subscription:
             )
         return message
 
-    # Within
+    # Internals
 
     def _iterate(self) -> Inbox:
-        if self._within.handled:
+        if self._subscription.handled:
             raise LocalProtocolError(
                 f"the messages of {self.topic!r} go to a handler: iterate subscriptions of a "
                 "client that has no on_message handlers, and subscribe without handler"
             )
         self._loop.check()
-        self._inbox = self._within.iterate()
+        self._inbox = self._subscription.iterate()
         return self._inbox
 
     def _next(self, timeout: int | None = None) -> Message | None:
@@ -151,4 +151,4 @@ class Subscription:
     def __del__(self) -> None:
         inbox: Any = getattr(self, "_inbox", None)
         if inbox is not None and not inbox.ended:
-            self._loop.post(self._within.abandon)
+            self._loop.post(self._subscription.abandon)

@@ -17,16 +17,16 @@ from .handler_pool import as_exception
 from .loop_thread import LoopThread
 from .thread_waiter import wait_for_message
 
-__all__ = ["BlockingResponder", "ThreadPump", "plain"]
+__all__ = ["BlockingResponder", "ThreadRunner", "reject_awaitable"]
 
-_LINGER = 0.5
+_IDLE_TIMEOUT = 0.5
 """Seconds that a thread waits for the next message before it is free for others."""
 
-_ANSWERS = 100
+_MAX_ANSWERS = 100
 """Answers on their way into the loop; the thread waits for the next ones."""
 
 
-class ThreadPump(Pump):
+class ThreadRunner(Pump):
     """A Pump whose handler runs in threads, `concurrency` of them at most.
 
     A thread takes one message after the other by itself, and the loop is asked only to send.
@@ -56,7 +56,7 @@ class ThreadPump(Pump):
                     if self._kept() is None:
                         inbox.discard()
                         continue
-                    await self._loop.pool.run(self._take_all)
+                    await self._loop.pool.run(self._handle_all)
                 elif inbox.ended:
                     return
                 else:
@@ -72,7 +72,7 @@ class ThreadPump(Pump):
 
     # In a thread
 
-    def _take_all(self) -> None:
+    def _handle_all(self) -> None:
         """Handle messages until none comes for a while."""
         inbox = self.inbox
         while not self._abandoned:
@@ -83,7 +83,7 @@ class ThreadPump(Pump):
                 message = inbox.queue.take()
             except IndexError:
                 del kept  # a thread that waits must not keep the client alive
-                if inbox.ended or not wait_for_message(inbox, self._loop.post, _LINGER):
+                if inbox.ended or not wait_for_message(inbox, self._loop.post, _IDLE_TIMEOUT):
                     return
             else:
                 self._handle(kept.handler, message)
@@ -94,13 +94,13 @@ class ThreadPump(Pump):
         if responder is not None:
             message.responder = BlockingResponder(responder, self._loop)
         try:
-            result = plain(handler(message))
+            result = reject_awaitable(handler(message))
         except BaseException as error:
             result = self._excuse(as_exception(error), message)
         if message.responder is None:
             return  # there is nothing to answer, or the handler has done it
         message.responder = responder
-        if len(self._answers) < _ANSWERS:
+        if len(self._answers) < _MAX_ANSWERS:
             self._loop.post(functools.partial(self._start_sending, message, result))
         else:
             self._loop.call(self._send, message, result)
@@ -130,7 +130,7 @@ class BlockingResponder:
         await self._responder.respond(message, payload)
 
 
-def plain(result: Any) -> Any:
+def reject_awaitable(result: Any) -> Any:
     """What a handler has returned; raises TypeError where that is still to be awaited."""
     if result is not None and isinstance(result, Awaitable):
         if hasattr(result, "close"):

@@ -52,9 +52,9 @@ class ThreadWaiter:
             return self._lock.acquire(timeout=-1 if timeout is None else timeout)
         if self._lock.acquire(timeout=_SLICE):
             return True
-        return self._wait_on(timeout - _SLICE if timeout is not None else float("inf"))
+        return self._wait_in_slices(timeout - _SLICE if timeout is not None else float("inf"))
 
-    def _wait_on(self, timeout: float) -> bool:
+    def _wait_in_slices(self, timeout: float) -> bool:
         until = time.monotonic() + timeout
         while True:
             left = max(0.0, until - time.monotonic())

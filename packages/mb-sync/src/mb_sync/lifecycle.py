@@ -1,0 +1,186 @@
+"""Connecting and closing a blocking client, from any number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from weakref import WeakMethod
+
+from mb_core.client.client import CLOSED, CONNECTED_ALREADY, CONNECTING
+from mb_core.client.supervisor import Supervisor
+from mb_core.errors import ConnectionLost, LocalProtocolError
+
+from .loop_client import LoopClient
+from .loop_thread import LoopThread, loop_for
+from .publish_queue import PublishQueue
+from .thread_waiter import ThreadWaiter
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """Where a blocking client is between its first connect and its end.
+
+    `loop` is None until it connects.  `supervisor` and `publish_queue` come a moment later.
+    """
+
+    publish_queue: PublishQueue
+
+    def __init__(self, client: LoopClient) -> None:
+        self.loop: LoopThread | None = None
+        self.supervisor: Supervisor | None = None
+        self._client = client
+        self._handle = client.handle
+        client.on_connecting = WeakMethod(self._connecting)
+        # Held from the beginning of a connect, unless that fails.
+        self._connect_lock = threading.Lock()
+        # The undoing of a connect that was interrupted, and where it runs.
+        self._undoing: tuple[LoopThread, Future[None]] | None = None
+        # Threads that wait for connect to be called.
+        self._waiting: deque[ThreadWaiter] = deque()
+
+    def check(self) -> None:
+        """Raise LocalProtocolError if the caller can't wait for the loop."""
+        if self.loop is not None:
+            self.loop.check()
+
+    def running(self) -> tuple[Supervisor, LoopThread]:
+        """Return what calls need; waits for a connect that has just been called.
+
+        Raises LocalProtocolError before that, and if the caller can't wait for the loop.
+        """
+        self.check()
+        loop, supervisor = self.loop, self.supervisor
+        if self._is_undoing:
+            loop = None
+        elif loop is not None and supervisor is None:
+            loop.call(self._client.wait_connecting)
+            supervisor = self.supervisor
+        if loop is None or supervisor is None:
+            raise LocalProtocolError("not connected: client.connect(...) first")
+        return supervisor, loop
+
+    @property
+    def connected(self) -> bool:
+        return self.loop is not None and not self.loop.forked and self._client.connected
+
+    @property
+    def closing(self) -> bool:
+        return self.supervisor is not None and self.supervisor.closing
+
+    def connect(self, host: str | None, port: int | None, use_tls: bool) -> None:
+        self.check()
+        if self._undoing is not None:
+            before, undone = self._undoing
+            before.wait_for(undone)  # it takes a moment
+        if not self._connect_lock.acquire(blocking=False):
+            again = CONNECTED_ALREADY if self._handle.connected else CONNECTING
+            raise LocalProtocolError(CLOSED if self.closing else again)
+        self._client.given_up = False
+        try:
+            loop = self.loop = self._handle.loop = loop_for(self._handle)
+        except BaseException:
+            self._connect_lock.release()
+            raise
+        self._wake_waiting()
+        try:
+            loop.call(self._connect, loop, host, port, use_tls)
+        except BaseException as error:
+            undoing = loop.submit(self._undo_connect, loop)
+            self._undoing = (loop, undoing) if undoing is not None else None
+            if isinstance(error, Exception) and undoing is not None:
+                loop.wait_for(undoing)
+                loop.join()
+            raise
+
+    def ensure_connected(self) -> None:
+        """Connect, unless that was done, or wait while another thread does."""
+        if self._is_undoing or not self._connect_lock.locked():
+            self.connect(None, None, False)
+        elif not self._handle.connected:
+            self.wait_connected(None)
+
+    def wait_connected(self, timeout: int | None) -> None:
+        self.check()
+        while (loop := self.loop) is None:
+            if self._client.given_up:
+                raise ConnectionLost("not connected: the client was closed", sent=False)
+            began = time.monotonic()
+            self._wait_for_connect(timeout)
+            if timeout is not None:
+                timeout = max(1, timeout - int((time.monotonic() - began) * 1000))
+        loop.call(self._client.wait_connected, timeout)
+
+    def close(self, *, drain: bool) -> None:
+        loop = self.loop
+        if loop is None:
+            self._client.given_up = True
+            self._wake_waiting()
+            return
+        if loop.forked:
+            return  # what the process before the fork has is not ours to close
+        loop.check()
+        supervisor = self.supervisor
+        called_by_handler = loop.pool.includes(threading.current_thread())
+        if supervisor is not None and supervisor.concerned and called_by_handler:
+            self._handle.close(drain=True)  # waits for this handler, which can't wait for it
+            return
+        future = self._handle.close(drain=drain)
+        if future is not None:
+            try:
+                loop.wait_for(future)
+            except BaseException:
+                # Interrupted: it goes on by itself, and waits for no handler any more.
+                self._handle.close(drain=False)
+                raise
+        loop.join()
+
+    @property
+    def _is_undoing(self) -> bool:
+        """Whether an interrupted connect still has something that has to be undone."""
+        return self._undoing is not None and not self._undoing[1].done()
+
+    def _wait_for_connect(self, timeout: int | None) -> None:
+        """Wait until `connect` or `close` is called; raises TimeoutError."""
+        waiter = ThreadWaiter()
+        self._waiting.append(waiter)
+        # What was called before the waiter was added has not woken it.
+        if self.loop is not None or self._client.given_up:
+            self._wake_waiting()
+        try:
+            if not waiter.wait(timeout / 1000 if timeout is not None else None):
+                raise TimeoutError(f"no connection within {timeout} ms: connect() was not called")
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(waiter)
+
+    def _wake_waiting(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._waiting.popleft().set_result(None)
+
+    # In the loop
+
+    async def _connect(
+        self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
+    ) -> None:
+        await self._client.connect_on(loop, host, port, use_tls)
+        self._handle.connected = True
+
+    def _connecting(self, supervisor: Supervisor) -> None:
+        """The first connection is about to be made: from now on, calls may wait for it."""
+        assert self.loop is not None
+        self.publish_queue = PublishQueue(supervisor, self._client.callbacks, self.loop)
+        self.supervisor = supervisor
+
+    async def _undo_connect(self, loop: LoopThread) -> None:
+        try:
+            await self._client.reset()
+        finally:
+            self.loop = self.supervisor = None
+            self._handle.reset()
+            loop.release(self._handle)
+            self._connect_lock.release()
