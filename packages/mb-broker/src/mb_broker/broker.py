@@ -29,7 +29,7 @@ from .connections import Connections
 from .heartbeats import link_progress
 from .host_metrics import host_metrics
 from .http import OriginPolicy, broker_pages
-from .options import BrokerOptions, RouterOptions, complete_options
+from .options import BrokerOptions, BrokerSettings, RouterOptions, complete_options
 from .router import Router
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Broker:
     ) -> None:
         self.urls: list[str] = []
         check_options(ssl_context=ssl_context, plugins=plugins, faults=faults)
-        self.options = settings = complete_options(options)
+        self.options = settings = complete_options(options, BrokerSettings)
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins
         self._faults = faults
