@@ -69,7 +69,9 @@ class Lifecycle:
 
     @property
     def closing(self) -> bool:
-        return self.supervisor is not None and self.supervisor.closing
+        """Whether it was closed; undoing a connect is not that: it may connect again."""
+        supervisor = self.supervisor
+        return supervisor is not None and supervisor.closing and not self._is_undoing
 
     def connect(self, host: str | None, port: int | None, use_tls: bool) -> None:
         self.check()
