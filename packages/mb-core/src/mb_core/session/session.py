@@ -122,6 +122,8 @@ _UNAWAITED_TIMEOUT = 10_000
 # Seconds between the tries of a request that nobody answers yet: the bounds double.
 _FIRST_TRY, _LAST_TRY = 0.05, 0.5
 
+_READY = SessionState.READY  # looked up for each message
+
 _Registration = tuple[str, str]  # a service's name and description
 
 
@@ -206,7 +208,7 @@ class Session:
 
         For those that are still wanted; empty where there is no connection.
         """
-        if self._life.state is not SessionState.READY:
+        if self._life.state is not _READY:
             return []
         asked: list[PendingRequest] = []
         for about in refused:
@@ -324,7 +326,7 @@ class Session:
 
     def publish_encoded(self, message: bytes) -> bytes | None:
         """Publish what `encode` gave; as `publish`."""
-        if self._life.state is SessionState.READY:
+        if self._life.state is _READY:
             return message
         self._life.check_waiting()
         self.outbox.add_publication(message)
@@ -359,7 +361,7 @@ class Session:
         )
         deadline = now + timeout / 1000
         request = PendingRequest(request_id, topic, message, timeout, deadline, False)
-        if self._life.state is SessionState.READY:
+        if self._life.state is _READY:
             return self._begin(request)
         self._life.check_waiting()
         self.outbox.add_publication(request)
@@ -383,7 +385,7 @@ class Session:
         With `retry` it may be sent again where the connection is lost, and is `in_outbox` until
         there is one; without, it raises ConnectionLost where there is none.
         """
-        ready = self._life.state is SessionState.READY
+        ready = self._life.state is _READY
         if not ready:
             self._life.check_waiting()
             if not retry:
@@ -445,7 +447,7 @@ class Session:
 
         The entry is in force before the broker confirms: messages may overtake the confirmation.
         """
-        if self._life.state is not SessionState.READY:
+        if self._life.state is not _READY:
             self._life.check_waiting()
         self.subscriptions.check(entry)
         topic, wishes = _subscription(entry)
