@@ -77,10 +77,7 @@ class Plugins:
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
         # Plugins that can't be used, by name.
         self.failures: dict[str, Exception | SystemExit] = {}
-        self._announced = [_Announced(entry) for entry in entry_points]
-        # Registered by hand: their names, and what they gave, each with its plugin's name.
-        self._registered: list[str] = []
-        self._given: dict[Kind, list[tuple[str, str, Any]]] = {kind: [] for kind in KINDS}
+        self._offers: list[_EntryPoint | _Registered] = [*map(_EntryPoint, entry_points)]
         # By the distribution and what its entry point names: what importing it raised, or the
         # name under which it was added.
         self._import_errors: dict[tuple[str, str], Exception | SystemExit] = {}
@@ -111,27 +108,22 @@ class Plugins:
         except FAULTS as error:
             self._remove(name)
             raise self._unusable(name, error) from error
+        offers = [
+            _Registered(kind.group, key, name, value)
+            for kind, values in given.items()
+            for key, value in values.items()
+        ]
+        if self._observer_hooks(name):
+            offers.append(_Registered(OBSERVERS, name, name, plugin))
         with self._lock:
-            for kind, values in given.items():
-                self._given[kind] += [(key, name, value) for key, value in values.items()]
-            self._registered.append(name)
+            self._offers += offers
 
     @property
     def installed(self) -> list[InstalledPlugin]:
         """What all plugins announce, by kind and name; none is imported for that."""
         installed = [
             InstalledPlugin(NOUNS[each.group], each.name, each.owner, each.version)
-            for each in self._announced
-        ]
-        installed += [
-            InstalledPlugin(kind.noun, name, owner, "")
-            for kind, given in self._given.items()
-            for name, owner, _ in given
-        ]
-        installed += [
-            InstalledPlugin("observer", name, name, "")
-            for name in self._registered
-            if self._observer_hooks(name)
+            for each in self._offers
         ]
         order = [*NOUNS.values()]
         return sorted(installed, key=lambda p: (order.index(p.kind), p.name, p.distribution))
@@ -154,16 +146,15 @@ class Plugins:
 
     def observers(self) -> list[Observer]:
         """The plugins that observe; those that can't be used are logged, once."""
-        names = list(self._registered)
-        for announced in self._of(OBSERVERS):
+        names: list[str] = []
+        for offer in self._of(OBSERVERS):
             try:
-                names.append(self._import_observer(announced))
+                names.append(self._observer(offer))
             except PluginError as error:
                 if str(error) not in self._logged:
                     self._logged.add(str(error))
                     _log.error("%s", error, exc_info=error.__cause__)
-        hooks = {name: self._observer_hooks(name) for name in dict.fromkeys(names)}
-        return [Observer(name, found) for name, found in hooks.items() if found]
+        return [Observer(name, self._observer_hooks(name)) for name in dict.fromkeys(names)]
 
     def check(self, plugin: InstalledPlugin) -> None:
         """Raise PluginError if an installed plugin does not provide what it announces."""
@@ -171,52 +162,47 @@ class Plugins:
             if kind.noun == plugin.kind:
                 self._find(kind, plugin.name)
                 return
-        for announced in self._of(OBSERVERS):
-            if (announced.name, announced.owner) == (plugin.name, plugin.distribution):
-                self._import_observer(announced)
+        for offer in self._of(OBSERVERS):
+            if (offer.name, offer.owner) == (plugin.name, plugin.distribution):
+                self._observer(offer)
 
     # Finding
 
-    def _of(self, group: str, name: str | None = None) -> list[_Announced]:
-        return [
-            each
-            for each in self._announced
-            if each.group == group and (name is None or each.name == name)
-        ]
+    def _of(self, group: str) -> list[_EntryPoint | _Registered]:
+        return [offer for offer in self._offers if offer.group == group]
 
     def _names(self, kind: Kind) -> list[str]:
-        announced = {each.name for each in self._of(kind.group)}
-        return sorted(announced | {name for name, _, _ in self._given[kind]})
+        return sorted({offer.name for offer in self._of(kind.group)})
 
     def _find(self, kind: Kind, name: str) -> Any:
-        announced = self._of(kind.group, name)
-        given = [(owner, value) for key, owner, value in self._given[kind] if key == name]
-        owners = [*(each.owner for each in announced), *(owner for owner, _ in given)]
+        offers = [offer for offer in self._of(kind.group) if offer.name == name]
+        owners = [offer.owner for offer in offers]
         title = kind.title(name)
         if len({*owners}) > 1:
             both = " and ".join(owners)
             raise Conflict(f"{title} is registered by {both}: uninstall all but one")
         if len(owners) > 1:
             raise Conflict(f"{title} is registered {len(owners)} times by {owners[0]}")
-        if given:
-            return given[0][1]
-        if not announced:
+        if not offers:
             raise self._missing(kind, name)
-        values = self._values_of(kind, announced[0], title)
+        [offer] = offers
+        if isinstance(offer, _Registered):
+            return offer.value
+        values = self._values_of(kind, offer, title)
         if name not in values:
             there = ", ".join(map(kind.title, values)) or "nothing of the kind"
             broken = PluginError(f"it promises {title} and gives {there}")
             raise self._unusable(owners[0], broken, title)
         return values[name]
 
-    def _values_of(self, kind: Kind, announced: _Announced, title: str) -> dict[str, Any]:
-        plugin = self._import(announced, title)
+    def _values_of(self, kind: Kind, offer: _EntryPoint, title: str) -> dict[str, Any]:
+        plugin = self._import(offer, title)
         found = self._values.get((kind, plugin))
         if found is None:
             try:
                 found = kind.by_name(self._call(kind.hook, plugin))
             except FAULTS as error:
-                raise self._unusable(announced.owner, error, title) from error
+                raise self._unusable(offer.owner, error, title) from error
             # Other threads that asked meanwhile get the same: there is one memory://, for example.
             found = self._values.setdefault((kind, plugin), found)
         return found
@@ -240,19 +226,19 @@ class Plugins:
 
     # Importing
 
-    def _import(self, announced: _Announced, title: str | None = None) -> str:
+    def _import(self, offer: _EntryPoint, title: str | None = None) -> str:
         """Import and add a plugin, once; return the name under which it was added.
 
         Raises PluginError.  An import that failed is not tried again, unless the system refused to
         read a file.
         """
-        key = owner, value = announced.owner, announced.value
+        key = owner, value = offer.owner, offer.value
         if key in self._imported:
             return self._imported[key]
         failure = self._import_errors.get(key)
         if failure is None:
             try:
-                plugin = announced.load()
+                plugin = offer.load()
             except FAULTS as error:
                 failure = error
                 if not isinstance(error, OSError):
@@ -270,11 +256,14 @@ class Plugins:
                 self._imported[key] = name
             return self._imported[key]
 
-    def _import_observer(self, announced: _Announced) -> str:
-        name = self._import(announced)
+    def _observer(self, offer: _EntryPoint | _Registered) -> str:
+        """The name under which an observer was added; raises PluginError."""
+        if isinstance(offer, _Registered):
+            return offer.owner
+        name = self._import(offer)
         if not self._observer_hooks(name):
             broken = PluginError(f"it implements none of {', '.join(OBSERVER_HOOKS)}")
-            raise self._unusable(announced.owner, broken)
+            raise self._unusable(offer.owner, broken)
         return name
 
     def _add(self, plugin: object, name: str) -> None:
@@ -347,8 +336,18 @@ def _entry_points() -> list[metadata.EntryPoint]:
     return [entry for group in GROUPS for entry in found.select(group=group)]
 
 
-class _Announced:
-    """An entry point.  Who owns it is read from a file, when it is first asked."""
+class _Registered(msgspec.Struct, frozen=True, eq=False):
+    """What a plugin that was registered by hand gives."""
+
+    group: str
+    name: str
+    owner: str
+    value: object
+    version: str = ""
+
+
+class _EntryPoint:
+    """What an installed plugin announces.  Its owner's name is read from a file, when needed."""
 
     def __init__(self, entry: metadata.EntryPoint) -> None:
         self.group = entry.group
