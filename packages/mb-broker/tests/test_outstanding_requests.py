@@ -39,10 +39,10 @@ def test_a_request_is_found_by_its_id_and_its_responder_only() -> None:
     table, responder = OutstandingRequests(10), service()
     request = make(1, responder)
     table.add(request, 5.0)
-    assert table.of(request.id, responder) is request
-    assert table.of(request.id, service()) is None
-    assert table.of(id_of(2).encode(), responder) is None
-    assert table.of(None, responder) is None
+    assert table.find(request.id, responder) is request
+    assert table.find(request.id, service()) is None
+    assert table.find(id_of(2).encode(), responder) is None
+    assert table.find(None, responder) is None
 
 
 def test_room_is_made_by_the_oldest_of_whoever_waits_for_most() -> None:
@@ -59,7 +59,7 @@ def test_room_is_made_by_the_oldest_of_whoever_waits_for_most() -> None:
     assert table.make_room(modest) is many[1]
     # All have one now: it is the asker's own.
     table.add(make(5, responder, other), 5.0)
-    table.forget(many[2])
+    table.remove(many[2])
     table.add(make(6, responder, modest), 5.0)
     assert [len(each.asked) for each in (modest, greedy, other)] == [2, 0, 2]
     assert table.make_room(modest) is first
@@ -73,7 +73,7 @@ def test_room_is_first_made_by_requests_whose_requester_is_gone() -> None:
     many = [make(n, responder, greedy) for n in range(2, 4)]
     for request in [*left, *many]:
         table.add(request, 5.0)
-    table.abandon(gone)
+    table.requester_left(gone)
     assert (len(table), table.full) == (2, True)
     assert [table.make_room(service()) for _ in range(3)] == [*left, many[0]]
     assert len(table) == 1
@@ -120,12 +120,12 @@ class Fairness(RuleBasedStateMachine):
     def answer(self, data: st.DataObject) -> None:
         found = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(found)
-        self.table.forget(found[1])
+        self.table.remove(found[1])
 
     @rule(which=st.integers(0, 3))
     def leave(self, which: int) -> None:
         client, self.clients[which] = self.clients[which], service()
-        self.table.abandon(client)
+        self.table.requester_left(client)
         self.gone += [request for owner, request in self.waiting if owner is client]
         self.waiting = [each for each in self.waiting if each[0] is not client]
 
@@ -143,7 +143,7 @@ def test_services_know_what_they_ask_and_answer_until_it_is_forgotten() -> None:
     request = make(1, responder, requester)
     table.add(request, 5.0)
     assert list(requester.asked) == list(responder.answering) == [request]
-    table.forget(request)
+    table.remove(request)
     assert not requester.asked
     assert not responder.answering
     assert table.next_deadline() is None
@@ -154,7 +154,7 @@ def test_a_service_that_asks_itself_is_both(bench: Any) -> None:
     table, both = OutstandingRequests(10), service()
     request = make(1, both, both)
     table.add(request, 5.0)
-    table.forget(request)
+    table.remove(request)
     assert not both.asked
     assert not both.answering
 
@@ -164,10 +164,10 @@ def test_an_abandoned_request_is_still_answered_and_still_ends() -> None:
     requests = [make(n, responder, requester) for n in range(3)]
     for request in requests:
         table.add(request, 5.0)
-    table.abandon(requester)
+    table.requester_left(requester)
     assert not requester.asked
     assert [request.requester for request in requests] == [None] * 3
-    table.forget(requests[0])
+    table.remove(requests[0])
     assert table.take_due(5.0) == requests[1:]
     assert not responder.answering
     assert len(table) == 0

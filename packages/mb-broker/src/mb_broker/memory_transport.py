@@ -30,8 +30,8 @@ class MemoryTransport:
         self._changing = threading.Lock()
         _transports.add(self)
 
-    def forget_all(self) -> None:
-        """Have no listeners: they are those of the process that this one was forked from."""
+    def clear_after_fork(self) -> None:
+        """Drop the listeners, which belong to the process that this one was forked from."""
         self._changing = threading.Lock()  # a thread that was not forked may have held the old one
         self._listeners.clear()
 
@@ -45,7 +45,7 @@ class MemoryTransport:
         near.other, far.other = far, near
         # The far end first: what `accept` sends must find it open.
         if not listener.admit(far):
-            self.forget(listener)
+            self.remove(listener)
             raise ConnectError(f"the broker at {url} has ended")
         near.be_open(accept)
         return near
@@ -67,7 +67,7 @@ class MemoryTransport:
                     return listener
         raise ConnectError(f"can't listen on memory://{url.host}: another broker does")
 
-    def forget(self, listener: _MemoryListener) -> None:
+    def remove(self, listener: _MemoryListener) -> None:
         name = listener.address[0]
         with self._changing:
             if self._listeners.get(name) is listener:
@@ -117,7 +117,7 @@ class _MemoryListener:
             log_bug(link.peer, bug)
 
     async def close(self) -> None:
-        self._transport.forget(self)
+        self._transport.remove(self)
         with self._lock:
             arriving, self._arriving = self._arriving or (), None
         for link in arriving:
@@ -129,7 +129,7 @@ _transports: weakref.WeakSet[MemoryTransport] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for transport in list(_transports):
-        transport.forget_all()
+        transport.clear_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

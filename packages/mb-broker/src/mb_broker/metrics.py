@@ -107,7 +107,7 @@ class BrokerMetrics:
         if size > self._size_max:  # else none of them is
             self._size_max = max(self._size_max, *map(len, messages))
 
-    def of(self, action: Action) -> Counter:
+    def counter_of(self, action: Action) -> Counter:
         """The counter of messages with this action."""
         return self._by_action[action][0]
 

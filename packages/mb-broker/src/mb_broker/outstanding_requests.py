@@ -28,7 +28,7 @@ class Outstanding(msgspec.Struct, eq=False):
 
 
 class OutstandingRequests:
-    """Outstanding requests by id and by deadline; each leaves by `forget`, whatever the reason.
+    """Outstanding requests by id and by deadline; each leaves by `remove`, whatever the reason.
 
     Keeps the services' own tables, `asked` and `answering`, in step.  Its length is the number
     of requests whose requester is still connected.  The others stay until they are answered, so
@@ -61,13 +61,13 @@ class OutstandingRequests:
                 self._ranking.has_grown(requester)
         request.responder.answering[request] = None
 
-    def of(self, request_id: bytes | None, responder: Service) -> Outstanding | None:
+    def find(self, request_id: bytes | None, responder: Service) -> Outstanding | None:
         """The request of this id, if it is this service that was asked."""
         request = self._by_id.get(request_id) if request_id is not None else None
         return request if request is not None and request.responder is responder else None
 
     def make_room(self, asker: Service) -> Outstanding:
-        """Forget a request in favor of the next one, which `asker` makes; return it.
+        """Remove a request in favor of the next one, which `asker` makes; return it.
 
         It is one whose requester has disconnected, or else the oldest of the client that waits
         for most answers, so that whoever floods the broker pays for it.  A tie is the asker's.
@@ -82,10 +82,10 @@ class OutstandingRequests:
             if len(asker.asked) >= len(busiest.asked):
                 busiest = asker
             request = next(iter(busiest.asked))
-        self.forget(request)
+        self.remove(request)
         return request
 
-    def forget(self, request: Outstanding) -> None:
+    def remove(self, request: Outstanding) -> None:
         del self._by_id[request.id]
         self._time_limits.discard(request)
         del request.responder.answering[request]
@@ -96,18 +96,18 @@ class OutstandingRequests:
         if self._ranking is not None and 2 * len(self._by_id) < self._limit:
             self._ranking = None
 
-    def abandon(self, requester: Service) -> None:
-        """The requester is gone: its requests go on, and their answers to nobody."""
+    def requester_left(self, requester: Service) -> None:
+        """Keep the requests of a client that has disconnected; their answers go to nobody."""
         for request in requester.asked:
             request.requester = None
             self._abandoned[request] = None
         requester.asked.clear()
 
     def take_due(self, now: float) -> list[Outstanding]:
-        """Forget and return the requests whose time limit has come."""
+        """Remove and return the requests whose time limit has come."""
         due = self._time_limits.pop_due(now)
         for request in due:
-            self.forget(request)
+            self.remove(request)
         return due
 
     def next_deadline(self) -> float | None:

@@ -118,9 +118,9 @@ class Router:
         if service.name:
             self.metrics.unregistration.add(self._second)
         self._heartbeats.discard(service)
-        self._requests.abandon(service)
+        self._requests.requester_left(service)
         for request in list(service.answering):
-            self._requests.forget(request)
+            self._requests.remove(request)
             self._answer_error(
                 request,
                 ServiceUnavailableError(
@@ -159,12 +159,11 @@ class Router:
             try:
                 prefix, request_id, parent_id, timeout, end = read(data)
             except RemoteProtocolError as error:
-                self._refuse_unread(
-                    service, MalformedMessageError(str(error), details=error.details)
-                )
+                malformed = MalformedMessageError(str(error), details=error.details)
+                self._refuse_unread(service, malformed)
                 continue
             if prefix.generation != registry.generation:
-                self._look_up(prefix)
+                self._set_route(prefix)
             if wants_debug:
                 log_this = self._log_this = parent_id != LOGGED_MESSAGE_ID
             route = prefix.route
@@ -215,12 +214,14 @@ class Router:
                     if log_this:
                         text = f"passing request {prefix.topic} on to {responder.id}"
                         self.log.write_debug(service, text)
-                    self._pass_on(service, prefix, request_id, data[end:], responder, now, limit)
+                    self._forward_request(
+                        service, prefix, request_id, data[end:], responder, now, limit
+                    )
                 else:
                     self._no_route(service, prefix, request_id)
             else:
                 self.metrics.response.add(self._second)
-                self._pass_back(service, prefix, request_id, data[end + 1 :])
+                self._forward_response(service, prefix, request_id, data[end + 1 :])
         if published:
             self.metrics.publish.add(self._second, published)
         return []
@@ -256,9 +257,8 @@ class Router:
                 "request timed out",
                 **details,
             )
-            self._answer_error(
-                request, RequestTimeoutError("the request timed out", details=details)
-            )
+            timed_out = RequestTimeoutError("the request timed out", details=details)
+            self._answer_error(request, timed_out)
         silent, dropped = self._heartbeats.check(now)
         for service in silent:
             self._send(service, HEARTBEAT)
@@ -266,7 +266,7 @@ class Router:
 
     # Within
 
-    def _look_up(self, prefix: HeaderPrefix) -> None:
+    def _set_route(self, prefix: HeaderPrefix) -> None:
         if len(prefix.subject) > MAX_SUBJECT:
             prefix.route = _TOO_LONG
         elif is_system(prefix.key):
@@ -277,7 +277,7 @@ class Router:
             prefix.route = self.registry.responders(prefix.key)
         prefix.generation = self.registry.generation
 
-    def _pass_on(
+    def _forward_request(
         self,
         requester: Service,
         prefix: HeaderPrefix,
@@ -319,14 +319,14 @@ class Router:
         )
         self._answer_error(request, ServiceUnavailableError(text))
 
-    def _pass_back(
+    def _forward_response(
         self, responder: Service, prefix: HeaderPrefix, request_id: bytes | None, payload: bytes
     ) -> None:
-        request = self._requests.of(request_id, responder)
+        request = self._requests.find(request_id, responder)
         if request is None:
             self._refuse(responder, prefix, request_id, unknown_request_error(request_id))
             return
-        self._requests.forget(request)
+        self._requests.remove(request)
         if may_be_error(payload) and (error := error_in(payload)) is not None:
             self.metrics.response_error.add(self._second)
             self._write_log(
@@ -405,9 +405,9 @@ class Router:
         if prefix.route is _SYSTEM:
             self._answer_system(service, prefix, request_id, error, now)
             return
-        self.metrics.of(prefix.action).add(self._second)
+        self.metrics.counter_of(prefix.action).add(self._second)
         if prefix.action is Action.RESPONSE:
-            if self._requests.of(request_id, service) is None:
+            if self._requests.find(request_id, service) is None:
                 error = unknown_request_error(request_id)
         elif not prefix.route:
             self._no_route(service, prefix, request_id)
@@ -422,7 +422,7 @@ class Router:
         payload: bytes | ResponseError,
         now: float,
     ) -> None:
-        self.metrics.of(prefix.action).add(self._second)
+        self.metrics.counter_of(prefix.action).add(self._second)
         try:
             answer = self._system.answer(service, prefix, payload, now)
         except ResponseError as error:
