@@ -538,7 +538,7 @@ class MessageBrokerClient(CallbackMethods):
             concurrency=1,
             queue=self._queue_type(queue_size, overflow, queue_bytes),
             pump=self._pump,
-            log_wishes=_log_wishes(levels, regex),
+            log_filter=_log_filter(levels, regex),
         )
 
     async def unsubscribe(self, topic: str, *, action: ActionName = "both") -> None:
@@ -697,7 +697,7 @@ def _stop_consuming_with(client: ref[MessageBrokerClient], place: int) -> None:
             entry.consumer.stop_consuming_with(place)
 
 
-def _log_wishes(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
+def _log_filter(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
     known = get_args(LogLevel)
     wanted = [] if isinstance(levels, str) or not isinstance(levels, Iterable) else list(levels)
     if not wanted or any(level not in known for level in wanted):

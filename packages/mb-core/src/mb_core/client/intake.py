@@ -40,12 +40,12 @@ class Intake:
         concurrency: int,
         queue: MessageQueue,
         pump: PumpFactory,
-        log_wishes: Mapping[str, Any] | None,
+        log_filter: Mapping[str, Any] | None,
     ) -> None:
         self.topic = topic
         self.actions = actions
         # What the broker sends for this subscription: empty when it has been let go.
-        self.entries = [Subscribed(topic, action, priority, self, log_wishes) for action in actions]
+        self.entries = [Subscribed(topic, action, priority, self, log_filter) for action in actions]
         self.made_by = running.get()
         self.driver: Driver | None = None
         self.in_force = False

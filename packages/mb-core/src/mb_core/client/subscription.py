@@ -55,7 +55,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         concurrency: int,
         queue: MessageQueue,
         pump: PumpFactory = Pump,
-        log_wishes: Mapping[str, Any] | None = None,
+        log_filter: Mapping[str, Any] | None = None,
     ) -> None:
         check_concurrency(concurrency)
         self.topic = topic
@@ -72,7 +72,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
             concurrency=concurrency,
             queue=queue,
             pump=pump,
-            log_wishes=log_wishes,
+            log_filter=log_filter,
         )
         self._awaited = False  # from then on it is that task's, though it may have no driver yet
         self._driver: Driver | None = None

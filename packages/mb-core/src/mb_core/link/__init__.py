@@ -16,7 +16,7 @@ from .contract import (
     Waker,
 )
 from .detect import current_backend
-from .home import Home, forked_error, guard
+from .forks import Home, forked_error, guard
 from .timer import DeadlineTimer
 
 __all__ = [

@@ -27,7 +27,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
-from .home import process
+from .forks import process
 from .sockets import (
     ACCEPT_PAUSE,
     BACKLOG,

@@ -8,7 +8,7 @@ from typing import cast
 from ..errors import ConnectionLost
 from ..wire import Wire, is_held_back
 from .contract import FLUSH_AT, Accept, StreamOptions
-from .home import guard
+from .forks import guard
 from .sockets import peer_name
 from .stream_link import Handshakes, StreamLink
 

@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from ..errors import ConnectError
 from .contract import Address, SocketAddress
-from .home import guard
+from .forks import guard
 
 __all__ = [
     "ACCEPT_PAUSE",

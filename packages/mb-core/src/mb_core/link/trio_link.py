@@ -10,7 +10,7 @@ import trio
 from ..errors import ConnectionLost
 from ..wire import Wire, WireState, is_held_back
 from .contract import FLUSH_AT, Accept, StreamOptions, Waiter
-from .home import guard
+from .forks import guard
 from .sockets import peer_name
 from .stream_link import Handshakes, StreamLink
 

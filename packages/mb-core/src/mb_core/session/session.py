@@ -450,8 +450,8 @@ class Session:
         if self._life.state is not _READY:
             self._life.check_waiting()
         self.subscriptions.check(entry)
-        topic, wishes = _subscription(entry)
-        request = self.request(topic, wishes, now=now, timeout=timeout, retry=True, about=entry)
+        topic, payload = _subscription(entry)
+        request = self.request(topic, payload, now=now, timeout=timeout, retry=True, about=entry)
         self.subscriptions.add(entry)
         return request
 
@@ -721,16 +721,15 @@ def _registration(name: str, description: str) -> dict[str, Any]:
 
 def _unsubscription(entry: Subscribed) -> tuple[str, dict[str, Any]]:
     """Return topic and payload of the request that ends a subscription."""
-    if entry.log_wishes is not None:
+    if entry.log_filter is not None:
         return _LEAVE_LOG, {}
     return _UNSUBSCRIBE, {"action": entry.action.value, "topic": entry.pattern}
 
 
 def _subscription(entry: Subscribed) -> tuple[str, Mapping[str, Any]]:
     """Return topic and payload of the request that subscribes."""
-    wishes = entry.log_wishes
-    if wishes is not None:
-        return _FOLLOW_LOG, wishes
+    if entry.log_filter is not None:
+        return _FOLLOW_LOG, entry.log_filter
     payload: dict[str, Any] = {"action": entry.action.value, "topic": entry.pattern}
     if entry.action is Action.REQUEST:
         payload["priority"] = entry.priority

@@ -14,30 +14,32 @@ from ..topic import TopicTable, check_pattern
 __all__ = ["LOG_TOPIC", "Subscribed", "SubscriptionTable"]
 
 LOG_TOPIC = "system.log"
-"""Whoever follows the broker's log is subscribed to this topic."""
+"""The topic of the broker's log."""
 
-_DEFAULT_WISHES = {"levels": ["error"]}
+_DEFAULT_LOG_FILTER = {"levels": ["error"]}
 
 
 class Subscribed(msgspec.Struct, eq=False):
     """One consumer's subscription to one pattern, for publications or for requests.
 
     `consumer` is the driver's.  Several may share a pattern: the broker knows one of them, and
-    sends one copy.  `wishes` are for the broker's log: the payload of system.log.subscribe.
+    sends one copy.  `log_filter` is the payload of system.log.subscribe for the broker's log, and
+    None for any other topic.
     """
 
     pattern: str
     action: Action
     priority: float
     consumer: Any
-    wishes: Mapping[str, Any] | None = None
+    log_filter: Mapping[str, Any] | None = None
 
-    @property
-    def log_wishes(self) -> Mapping[str, Any] | None:
-        """What to name in system.log.subscribe; None if this is not a subscription to the log."""
-        if self.action is not Action.PUBLISH or self.pattern.lower() != LOG_TOPIC:
-            return None
-        return self.wishes if self.wishes is not None else _DEFAULT_WISHES
+    def __post_init__(self) -> None:
+        # The pattern is checked later, by `SubscriptionTable.check`.
+        of_log = isinstance(self.pattern, str) and self.pattern.lower() == LOG_TOPIC
+        if not of_log or self.action is not Action.PUBLISH:
+            self.log_filter = None
+        elif self.log_filter is None:
+            self.log_filter = _DEFAULT_LOG_FILTER
 
 
 class SubscriptionTable:
@@ -67,7 +69,7 @@ class SubscriptionTable:
     def check(self, entry: Subscribed) -> None:
         """Raise LocalProtocolError where `entry` can't be filed.
 
-        For a bad pattern, a second responder, other wishes for the log, an entry that is filed
+        For a bad pattern, a second responder, another filter of the log, an entry that is filed
         already.
         """
         check_pattern(entry.pattern)
@@ -84,11 +86,11 @@ class SubscriptionTable:
                 "client already (one subscription with concurrency=N answers N at a time)"
             )
 
-        if others and entry.log_wishes != others[0].log_wishes:
+        if others and entry.log_filter != others[0].log_filter:
             raise LocalProtocolError(
-                f"this client follows the broker's log with {others[0].log_wishes} already, and a "
+                f"this client follows the broker's log with {others[0].log_filter} already, and a "
                 "broker keeps one choice of levels and regex for each client: use another client "
-                f"for {entry.log_wishes}"
+                f"for {entry.log_filter}"
             )
 
     def add(self, entry: Subscribed) -> None:

@@ -1,4 +1,4 @@
-"""Where a connection lives: on one event loop, in one process."""
+"""A connection belongs to one event loop and one process: errors elsewhere, safety after forks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class _File(Protocol):
 class Home:
     """The event loop and the process in which something was connected, and may be used.
 
-    On the way of each message the caller compares `running()` with `loop` and raises `error` where
-    they differ: that costs less than a call.
+    For each message the caller compares `running()` with `loop` itself and raises `error` if they
+    differ: that costs less than a call.
     """
 
     __slots__ = ("__weakref__", "loop", "running")
@@ -66,10 +66,10 @@ def forked_error(what: str = "client") -> LocalProtocolError:
 def guard(file: _File) -> None:
     """Keep forked processes away from a socket of this one.
 
-    In a forked process its descriptor stands for a socket that is closed on the other side.  So
-    nothing that runs there, not even the garbage collector or the end of the interpreter, writes
-    to this process's peer, reads what was meant for this process, changes what its event loop
-    waits for (which the fork shares), or keeps the connection open once this process has closed it.
+    In a forked process its descriptor is replaced by a socket whose peer is closed.  So nothing
+    that runs there, not even the garbage collector or the interpreter's shutdown, writes to this
+    process's peer, reads what was meant for this process, changes what its event loop waits for
+    (which the fork shares), or keeps the connection open once this process has closed it.
     """
     _guarded.add(file)
 
