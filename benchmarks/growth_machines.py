@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from mb_broker import Router, RouterOptions
 from mb_broker.registry import Service
 from mb_core.header import Action
-from mb_core.session import Event, Outbox, PublicationsReceived, Session, Subscribed
+from mb_core.session import Event, Outbox, PublicationsReceived, Session, SubscriptionEntry
 from mb_core.session.encoder import Encoder
 from mb_core.wire import Limits
 
@@ -77,7 +77,7 @@ def session_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]
     def prepare(size: int) -> Work:
         session = ready_session()
         for number in range(size):
-            session.subscriptions.add(Subscribed(pattern(number), Action.PUBLISH, 1, None))
+            session.subscriptions.add(SubscriptionEntry(pattern(number), Action.PUBLISH, 1, None))
         batches = _batches(size if spread else 1, passed_on=True)
         return Work(lambda: session.receive(next(batches)), BATCH)
 
@@ -98,10 +98,10 @@ def session_subscribes(size: int) -> Work:
     """A subscription made, confirmed and ended."""
     session = ready_session()
     for number in range(size):
-        session.subscriptions.add(Subscribed(topic(number), Action.PUBLISH, 1, None))
+        session.subscriptions.add(SubscriptionEntry(topic(number), Action.PUBLISH, 1, None))
 
     def run() -> None:
-        entry = Subscribed("bench.more", Action.PUBLISH, 1, None)
+        entry = SubscriptionEntry("bench.more", Action.PUBLISH, 1, None)
         request = session.subscribe(entry, now=0.0, timeout=1000)
         session.ask_for_timeouts()
         session.receive([_response(request.request_id, request.topic)])
@@ -223,7 +223,7 @@ def router_passes(size: int) -> Work:
 def session_reads(*, decoded: bool) -> Callable[[int], Work]:
     def prepare(size: int) -> Work:
         session = ready_session(limits=Limits(_MEBIBYTE, 2 * _MEBIBYTE))
-        session.subscriptions.add(Subscribed(topic(0), Action.PUBLISH, 1, None))
+        session.subscriptions.add(SubscriptionEntry(topic(0), Action.PUBLISH, 1, None))
         payload = b'"%b"' % (b"x" * (size - 2))
         batch = [publication(topic(0), payload, passed_on=True)]
 

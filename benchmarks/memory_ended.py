@@ -21,7 +21,7 @@ from mb_core.session import (
     RequestsReceived,
     SendNow,
     Session,
-    Subscribed,
+    SubscriptionEntry,
 )
 
 from .growth_whole import Round, whole
@@ -52,8 +52,8 @@ class _Pair:
         self.session.link_lost(None)
         self.router.disconnect(self.service, self.now)
 
-    def subscribe(self, pattern: str, action: Action = Action.PUBLISH) -> Subscribed:
-        entry = Subscribed(pattern, action, 1, None)
+    def subscribe(self, pattern: str, action: Action = Action.PUBLISH) -> SubscriptionEntry:
+        entry = SubscriptionEntry(pattern, action, 1, None)
         self.ask(self.session.subscribe(entry, now=self.now, timeout=1000))
         return entry
 

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from mb_broker import Router, RouterOptions
 from mb_core import Message, MessageBrokerClient
 from mb_core.header import Action
-from mb_core.session import Subscribed
+from mb_core.session import SubscriptionEntry
 from mb_core.url import parse_url
 
 from .growth_work import PAYLOAD, ready_session, topic, wildcard
@@ -58,7 +58,7 @@ def router_requests(count: int) -> object:
 def session_subscriptions(count: int) -> object:
     session = ready_session()
     for number in range(count):
-        session.subscriptions.add(Subscribed(topic(number), Action.PUBLISH, 1, None))
+        session.subscriptions.add(SubscriptionEntry(topic(number), Action.PUBLISH, 1, None))
     return session
 
 

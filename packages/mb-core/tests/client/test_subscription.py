@@ -31,7 +31,7 @@ from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.queue import MessageQueue
 from mb_core.header import Action
 from mb_core.link import Home, current_backend
-from mb_core.session import Subscribed
+from mb_core.session import SubscriptionEntry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -708,20 +708,20 @@ class Driver:
     def __init__(self) -> None:
         self.backend = current_backend()
         self.home = Home(self.backend)
-        self.asked: list[tuple[str, Subscribed]] = []
+        self.asked: list[tuple[str, SubscriptionEntry]] = []
         self.answers: list[tuple[Message, Any]] = []
         self.dropped = 0
 
-    async def subscribe(self, entry: Subscribed) -> None:
+    async def subscribe(self, entry: SubscriptionEntry) -> None:
         self.asked.append(("subscribe", entry))
         await self.confirm(entry)
 
-    async def confirm(self, entry: Subscribed) -> None: ...
+    async def confirm(self, entry: SubscriptionEntry) -> None: ...
 
-    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+    async def unsubscribe(self, entries: Iterable[SubscriptionEntry]) -> None:
         self.asked += [("unsubscribe", entry) for entry in entries]
 
-    def let_go(self, entry: Subscribed) -> None:
+    def let_go(self, entry: SubscriptionEntry) -> None:
         self.asked.append(("let go", entry))
 
     def start(self, function: Callable[[], Any]) -> None:
@@ -767,7 +767,7 @@ async def test_requests_that_come_before_their_subscription_fails_are_refused(
     request = parse_message("request:a.b:1.0.0:0f8fad5b-d9cb-469f-a165-70867728950e\n1")
     request.responder = driver
 
-    async def confirm(entry: Subscribed) -> None:
+    async def confirm(entry: SubscriptionEntry) -> None:
         if entry.action is Action.REQUEST:
             events._intake.deliver([request])
             if cancelled:
@@ -794,7 +794,7 @@ async def test_a_queue_that_is_full_before_all_is_subscribed_ends_the_subscribin
     events = subscription(driver, MessageQueue(1, "error"))
     one, two = parse_message("publish:a.b:1.0.0\n1"), parse_message("publish:a.b:1.0.0\n2")
 
-    async def confirm(entry: Subscribed) -> None:
+    async def confirm(entry: SubscriptionEntry) -> None:
         events._intake.deliver([one, two])
 
     driver.confirm = confirm  # type: ignore[method-assign]

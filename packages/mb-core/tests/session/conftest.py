@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mb_core.header import Action
-from mb_core.session import Event, PendingRequest, Session, SessionState, Subscribed
+from mb_core.session import Event, PendingRequest, Session, SessionState, SubscriptionEntry
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
 
@@ -95,14 +95,14 @@ def reconnect(answer: Callable[..., bytes]) -> Callable[..., list[Event]]:
 
 
 @pytest.fixture
-def subscribe(answer: Callable[..., bytes]) -> Callable[..., Subscribed]:
+def subscribe(answer: Callable[..., bytes]) -> Callable[..., SubscriptionEntry]:
     """Subscribe and let the broker confirm it; the consumer is a label to tell entries apart."""
     labels = itertools.count()
 
     def make(
         session: Session, pattern: str, action: str = "publish", *, priority: float = 1
-    ) -> Subscribed:
-        entry = Subscribed(pattern, Action(action), priority, f"{pattern}#{next(labels)}")
+    ) -> SubscriptionEntry:
+        entry = SubscriptionEntry(pattern, Action(action), priority, f"{pattern}#{next(labels)}")
         request = session.subscribe(entry, now=0.0, timeout=1000)
         session.receive([answer(request, b'{"status":"success"}')])
         return entry

@@ -38,7 +38,7 @@ from mb_core.session import (
     SendNow,
     Session,
     SessionState,
-    Subscribed,
+    SubscriptionEntry,
     Unmatched,
 )
 
@@ -57,7 +57,7 @@ class Peer:
         self.session = Session(margin=margin, heartbeat=heartbeat)
         self.service: Service
         self.outcomes: dict[PendingRequest, list[Message | MBError]] = {}
-        self.delivered: list[tuple[Subscribed, Any]] = []
+        self.delivered: list[tuple[SubscriptionEntry, Any]] = []
         self.unmatched: list[Unmatched] = []
         self.unroutable: list[PublicationUnheard] = []
         self.asked: list[Message] = []
@@ -143,16 +143,16 @@ class Peer:
 
     def subscribe(
         self, pattern: str, handler: Handler | None = None, priority: float = 1
-    ) -> Subscribed:
+    ) -> SubscriptionEntry:
         """Subscribe to requests with a handler, to publications without."""
         action = Action.PUBLISH if handler is None else Action.REQUEST
-        entry = Subscribed(pattern, action, priority, handler)
+        entry = SubscriptionEntry(pattern, action, priority, handler)
         request = self.begin(self.session.subscribe(entry, now=self.world.now, timeout=1000))
         if not request.in_outbox and not self.slow:
             assert self.answer(request) == {"status": "success"}
         return entry
 
-    def unsubscribe(self, entry: Subscribed) -> Any:
+    def unsubscribe(self, entry: SubscriptionEntry) -> Any:
         """What a driver does: the last of a pattern tells the broker, where there is one."""
         session = self.session
         alone = session.subscriptions.of(entry.action, entry.pattern) == [entry]
@@ -780,7 +780,7 @@ def test_a_request_that_crosses_unsubscribing_is_unavailable_at_once(world: Worl
 
 def test_a_subscription_that_the_broker_refuses_is_failed(world: World) -> None:
     peer = world.connect()
-    entry = Subscribed("system.metrics", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("system.metrics", Action.PUBLISH, 1, None)
     request = peer.begin(peer.session.subscribe(entry, now=world.now, timeout=1000))
     assert isinstance(peer.outcome(request), InvalidRequestError)
 

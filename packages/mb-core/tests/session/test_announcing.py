@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from mb_core.header import Action
-from mb_core.session import SendNow, Session, SessionState, Subscribed
+from mb_core.session import SendNow, Session, SessionState, SubscriptionEntry
 
 
-def subscribed(session: Session, action: str) -> Subscribed:
+def subscribed(session: Session, action: str) -> SubscriptionEntry:
     """An entry whose request was made, and is not answered yet."""
-    entry = Subscribed("a.b", Action(action), 1, None)
+    entry = SubscriptionEntry("a.b", Action(action), 1, None)
     session.subscribe(entry, now=0.0, timeout=1000)
     return entry
 
@@ -33,7 +33,7 @@ def test_who_answers_none_says_nothing(session: Session) -> None:
 
 
 def test_who_answers_none_any_more_says_nothing(
-    session: Session, subscribe: Callable[..., Subscribed]
+    session: Session, subscribe: Callable[..., SubscriptionEntry]
 ) -> None:
     answers = [subscribe(session, topic, "request") for topic in ("a.b", "a.c")]
     subscribe(session, "a.b")
@@ -52,7 +52,7 @@ def test_nobody_waits_for_its_answer(session: Session) -> None:
 
 
 def test_the_next_connection_is_told_again_before_the_subscriptions(
-    session: Session, subscribe: Callable[..., Subscribed], greeting: bytes
+    session: Session, subscribe: Callable[..., SubscriptionEntry], greeting: bytes
 ) -> None:
     subscribe(session, "a.b", "request")
     session.ask_for_timeouts()

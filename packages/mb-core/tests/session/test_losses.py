@@ -21,12 +21,12 @@ from mb_core.session import (
     SendNow,
     Session,
     SessionState,
-    Subscribed,
+    SubscriptionEntry,
 )
 
 Ready = Callable[..., Session]
 Answer = Callable[..., bytes]
-Subscribe = Callable[..., Subscribed]
+Subscribe = Callable[..., SubscriptionEntry]
 Reconnect = Callable[..., list[Event]]
 Picture = Callable[[Session], object]
 
@@ -383,7 +383,7 @@ def test_the_time_limit_of_what_the_broker_is_asked_shrinks_as_well(
     if call == "register":
         session.register("name", "text", now=0.0, timeout=1000)
     else:
-        session.subscribe(Subscribed("a.b", Action.PUBLISH, 1, None), now=0.0, timeout=1000)
+        session.subscribe(SubscriptionEntry("a.b", Action.PUBLISH, 1, None), now=0.0, timeout=1000)
     (again,) = sent(reconnect(session, now=0.25))
     assert parse_message(again).header.timeout == 750
 

@@ -31,7 +31,7 @@ from mb_core.session import (
     SendNow,
     Session,
     SessionState,
-    Subscribed,
+    SubscriptionEntry,
     Unmatched,
 )
 
@@ -63,7 +63,7 @@ class Item:
     number: int
     message: bytes
     request: PendingRequest | None = None
-    entry: Subscribed | None = None
+    entry: SubscriptionEntry | None = None
     deadline: float = 0.0
     # Whether it waits in the outbox, was given to the present connection, or neither.
     place: str = "nowhere"
@@ -86,7 +86,7 @@ class Item:
         return int((self.deadline - now) * 1000)
 
 
-def key_of(entry: Subscribed) -> Key:
+def key_of(entry: SubscriptionEntry) -> Key:
     return entry.action.value, entry.pattern.lower()
 
 
@@ -106,7 +106,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.was_ready = False
         self.now = 1000.0
         self.items: list[Item] = []
-        self.entries: list[Subscribed] = []
+        self.entries: list[SubscriptionEntry] = []
         self.registration: tuple[str, str] | None = None
         self.dropped = self.discarded = 0
         self.arrived: list[int] = []
@@ -157,7 +157,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.receive(GREETING) == [Initialized()]
         self.state = SessionState.RESTORING
         asked = self.session.restore(now=self.now, timeout=4000)
-        expected: dict[Key, Subscribed] = {}
+        expected: dict[Key, SubscriptionEntry] = {}
         for entry in self.entries:
             if not self.waits(entry):
                 expected.setdefault(key_of(entry), entry)
@@ -170,9 +170,9 @@ class SessionMachine(RuleBasedStateMachine):
         for request in asked:
             self.restoring.append(self.begin("restore", request, request.about))
 
-    def subject(self, request: PendingRequest, expected: dict[Key, Subscribed]) -> object:
+    def subject(self, request: PendingRequest, expected: dict[Key, SubscriptionEntry]) -> object:
         subject = request.about
-        return expected[key_of(subject)] if isinstance(subject, Subscribed) else subject
+        return expected[key_of(subject)] if isinstance(subject, SubscriptionEntry) else subject
 
     @precondition(lambda self: self.state is SessionState.RESTORING)
     @rule()
@@ -406,7 +406,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(can_send)
     @rule(pattern=PATTERNS, action=ACTIONS, timeout=TIMEOUTS)
     def subscribe(self, pattern: str, action: Action, timeout: int) -> None:
-        entry = Subscribed(pattern, action, 1, None)
+        entry = SubscriptionEntry(pattern, action, 1, None)
         if action is Action.REQUEST and key_of(entry) in map(key_of, self.entries):
             with pytest.raises(LocalProtocolError):
                 self.session.subscribe(entry, now=self.now, timeout=timeout)
@@ -420,7 +420,7 @@ class SessionMachine(RuleBasedStateMachine):
     def unsubscribe(self, index: int, wait: bool) -> None:
         self.leave(self.entries[index % len(self.entries)], wait=wait)
 
-    def leave(self, entry: Subscribed, *, wait: bool = False) -> None:
+    def leave(self, entry: SubscriptionEntry, *, wait: bool = False) -> None:
         """What a driver does: the broker is told where it has to know, by the last of a pattern."""
         alone = self.session.subscriptions.of(entry.action, entry.pattern) == [entry]
         if alone and self.is_ready():
@@ -657,7 +657,7 @@ class SessionMachine(RuleBasedStateMachine):
         return item
 
     def begin(self, kind: str, request: PendingRequest, subject: object = None) -> Item:
-        entry = subject if isinstance(subject, Subscribed) else None
+        entry = subject if isinstance(subject, SubscriptionEntry) else None
         deadline = self.now + request.timeout / 1000
         item = Item(kind, len(self.items), request.message, request, entry, deadline)
         self.add(item)
@@ -722,7 +722,7 @@ class SessionMachine(RuleBasedStateMachine):
     def held(self) -> list[Item]:
         return [item for item in self.items if item.place == "outbox"]
 
-    def waits(self, entry: Subscribed) -> bool:
+    def waits(self, entry: SubscriptionEntry) -> bool:
         return any(item.entry is entry and item.kind == "subscribe" for item in self.held())
 
     def pick(self, index: int) -> Item:

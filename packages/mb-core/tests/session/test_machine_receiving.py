@@ -37,7 +37,7 @@ from mb_core.session import (
     ResponseReceived,
     Session,
     SessionState,
-    Subscribed,
+    SubscriptionEntry,
     Unmatched,
 )
 from mb_core.topic import matches
@@ -96,7 +96,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         self.waiting: dict[PendingRequest, float] = {}
         self.complete: list[PendingRequest] = []
         self.ends: Counter[PendingRequest] = Counter()
-        self.entries: list[Subscribed] = []
+        self.entries: list[SubscriptionEntry] = []
         self.published: set[str] = set()
         self.cancelled = 0
         self.begun = 0
@@ -218,7 +218,7 @@ class ReceivingMachine(RuleBasedStateMachine):
     @precondition(is_ready)
     @rule(pattern=PATTERNS, action=st.sampled_from([Action.PUBLISH, Action.REQUEST]), rank=INDEX)
     def subscribe(self, pattern: str, action: Action, rank: int) -> None:
-        entry = Subscribed(pattern, action, rank % 3, None)
+        entry = SubscriptionEntry(pattern, action, rank % 3, None)
         if action is Action.REQUEST and self.sharing(entry):
             with pytest.raises(LocalProtocolError):
                 self.session.subscribe(entry, now=self.now, timeout=1000)
@@ -241,7 +241,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         with pytest.raises(LocalProtocolError):
             self.session.unsubscribe(entry, now=self.now, timeout=0)
 
-    def sharing(self, entry: Subscribed) -> list[Subscribed]:
+    def sharing(self, entry: SubscriptionEntry) -> list[SubscriptionEntry]:
         key = (entry.action, entry.pattern.lower())
         return [other for other in self.entries if (other.action, other.pattern.lower()) == key]
 
@@ -286,7 +286,7 @@ class ReceivingMachine(RuleBasedStateMachine):
     def arrive(self, arrivals: list[tuple[str, object, object]]) -> None:
         batch: list[bytes] = []
         expected: list[tuple[object, ...]] = []  # of all events but deliveries, in order
-        inboxes: dict[Subscribed, list[int]] = {}
+        inboxes: dict[SubscriptionEntry, list[int]] = {}
         heard = self.is_up()
         for what, first, second in arrivals:
             message, events = getattr(self, f"_{what.replace(' ', '_')}")(first, second, inboxes)
@@ -302,7 +302,7 @@ class ReceivingMachine(RuleBasedStateMachine):
             assert events == []
             return
         assert [each for event in events for each in told(event)] == expected
-        got: dict[Subscribed, list[int]] = {}
+        got: dict[SubscriptionEntry, list[int]] = {}
         for event in events:
             if isinstance(event, PublicationsReceived):
                 assert event.messages
@@ -339,7 +339,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         return response(FOREIGN if with_id else None, payload), [event]
 
     def _publication(
-        self, topic: str, _: None, inboxes: dict[Subscribed, list[int]]
+        self, topic: str, _: None, inboxes: dict[SubscriptionEntry, list[int]]
     ) -> tuple[bytes, list[tuple[object, ...]]]:
         self.numbers += 1
         for entry in self.entries:

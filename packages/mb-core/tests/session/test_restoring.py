@@ -21,12 +21,12 @@ from mb_core.session import (
     SendNow,
     Session,
     SessionState,
-    Subscribed,
+    SubscriptionEntry,
 )
 
 Ready = Callable[..., Session]
 Answer = Callable[..., bytes]
-Subscribe = Callable[..., Subscribed]
+Subscribe = Callable[..., SubscriptionEntry]
 Reconnect = Callable[..., list[Event]]
 Picture = Callable[[Session], object]
 
@@ -199,7 +199,7 @@ def test_a_subscription_that_waits_is_told_once_and_after_the_restored_ones(
 ) -> None:
     subscribe(session, "a.b")
     session.link_lost(None)
-    entry = Subscribed("c.d", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("c.d", Action.PUBLISH, 1, None)
     request = session.subscribe(entry, **LIMITS)
     greeted(session)
     assert [told(each) for each in session.restore(**LIMITS)] == [subscribing("a.b")]
@@ -213,7 +213,7 @@ def test_a_subscription_that_waits_is_told_once_and_after_the_restored_ones(
 def test_a_subscription_on_its_way_when_the_link_was_lost_is_told_once(
     session: Session, answer: Answer
 ) -> None:
-    entry = Subscribed("c.d", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("c.d", Action.PUBLISH, 1, None)
     request = session.subscribe(entry, **LIMITS)
     assert session.link_lost(None) == []
     greeted(session)
@@ -232,7 +232,7 @@ def test_one_in_force_is_restored_though_another_to_its_pattern_waits(
 ) -> None:
     first = subscribe(session, "a.b")
     session.link_lost(None)
-    second = Subscribed("A.B", Action.PUBLISH, 1, None)
+    second = SubscriptionEntry("A.B", Action.PUBLISH, 1, None)
     request = session.subscribe(second, **LIMITS)
     greeted(session)
     (asked,) = session.restore(**LIMITS)
@@ -258,7 +258,7 @@ def test_a_subscription_that_waits_and_is_forgotten_fails_and_is_not_told(
     session: Session, reconnect: Reconnect
 ) -> None:
     session.link_lost(None)
-    entry = Subscribed("a.b", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("a.b", Action.PUBLISH, 1, None)
     request = session.subscribe(entry, **LIMITS)
     session.remove(entry)
     (event,) = reconnect(session)
@@ -314,7 +314,7 @@ def test_what_is_subscribed_to_again_while_the_broker_is_told_stays(
     greeted(session)
     (asked,) = session.restore(**LIMITS)
     session.remove(first)
-    second = Subscribed("a.b", Action.PUBLISH, 1, None)
+    second = SubscriptionEntry("a.b", Action.PUBLISH, 1, None)
     request = session.subscribe(second, **LIMITS)
     session.receive([answer(asked)])
     topics = [parse_message(message).topic for message in sent(session.restored(0.0))]

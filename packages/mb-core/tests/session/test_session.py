@@ -32,14 +32,14 @@ from mb_core.session import (
     RequestsReceived,
     ResponseReceived,
     Session,
-    Subscribed,
+    SubscriptionEntry,
     Unmatched,
 )
 from mb_core.wire import Limits
 
 Ready = Callable[..., Session]
 Respond = Callable[..., bytes]
-Subscribe = Callable[..., Subscribed]
+Subscribe = Callable[..., SubscriptionEntry]
 Picture = Callable[[Session], object]
 
 ID = b"7a0c7a6e-0000-4000-8000-00000000beef"

@@ -23,7 +23,7 @@ from mb_core.session import (
     RequestFailed,
     Session,
     SessionState,
-    Subscribed,
+    SubscriptionEntry,
 )
 from mb_core.session.states import LIVE, Move, after
 
@@ -74,7 +74,7 @@ def name(value: object) -> str | None:
 def sending_calls(session: Session) -> dict[str, Callable[[], object]]:
     """Each call that gives something to send."""
     asked = parse_message("request:a.b:1.0.0:7a0c7a6e-0000-4000-8000-000000000001\n{}")
-    entry = Subscribed("a.b", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("a.b", Action.PUBLISH, 1, None)
     limits: dict[str, Any] = {"now": 0.0, "timeout": 1000}
     return {
         "publish": lambda: session.publish("a.b", {}),
@@ -364,7 +364,7 @@ def test_a_lost_link_fails_what_may_not_be_sent_twice_and_says_why(
     in_state: MakeSession, error: MBError | None, reason: str
 ) -> None:
     session = in_state(READY)
-    entry = Subscribed("e.f", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("e.f", Action.PUBLISH, 1, None)
     requests = [
         session.request("a.b", {}, now=0.0, timeout=1000),
         session.publish_confirmed("c.d", {}, now=0.0, timeout=1000),
@@ -408,7 +408,7 @@ def test_an_answer_after_the_end_completes_nothing_again(
 
 @pytest.mark.parametrize("state", [LOST, CLOSED], ids=name)
 def test_what_was_registered_and_subscribed_outlives_the_link(
-    in_state: MakeSession, subscribe: Callable[..., Subscribed], state: SessionState
+    in_state: MakeSession, subscribe: Callable[..., SubscriptionEntry], state: SessionState
 ) -> None:
     session = in_state(READY)
     entry = subscribe(session, "a.b")
@@ -423,7 +423,7 @@ def test_what_was_registered_and_subscribed_outlives_the_link(
 
 @pytest.mark.parametrize("state", [GREETING, RESTORING, READY, LOST, CLOSED], ids=name)
 def test_an_entry_can_be_forgotten_in_any_state_and_twice(
-    in_state: MakeSession, subscribe: Callable[..., Subscribed], state: SessionState
+    in_state: MakeSession, subscribe: Callable[..., SubscriptionEntry], state: SessionState
 ) -> None:
     session = in_state(READY)
     entry = subscribe(session, "a.b")

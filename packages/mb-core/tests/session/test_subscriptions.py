@@ -23,14 +23,14 @@ from mb_core.session import (
     RequestsReceived,
     SendNow,
     Session,
-    Subscribed,
+    SubscriptionEntry,
 )
 from mb_core.topic import matches
 from mb_core.wire import Limits
 
 Ready = Callable[..., Session]
 Answer = Callable[..., bytes]
-Subscribe = Callable[..., Subscribed]
+Subscribe = Callable[..., SubscriptionEntry]
 Picture = Callable[[Session], object]
 
 ID = b"7a0c7a6e-0000-4000-8000-00000000beef"
@@ -44,7 +44,7 @@ def requested(topic: str, payload: str = "{}") -> bytes:
     return f"request:{topic}:1.0.0:{ID.decode()}\n{payload}".encode()
 
 
-def receivers(events: list[Event]) -> list[Subscribed]:
+def receivers(events: list[Event]) -> list[SubscriptionEntry]:
     """Who gets a copy, one for each message and subscription."""
     return [
         entry
@@ -55,7 +55,7 @@ def receivers(events: list[Event]) -> list[Subscribed]:
     ]
 
 
-def responder(session: Session, topic: str) -> Subscribed | None:
+def responder(session: Session, topic: str) -> SubscriptionEntry | None:
     (event,) = session.receive([requested(topic)])
     return event.subscription if isinstance(event, RequestsReceived) else None
 
@@ -70,7 +70,7 @@ def told(request: PendingRequest) -> tuple[str, Any]:
 
 
 def test_subscribing_to_publications_names_no_priority(session: Session) -> None:
-    entry = Subscribed("weather.#", Action.PUBLISH, 5, None)
+    entry = SubscriptionEntry("weather.#", Action.PUBLISH, 5, None)
     request = session.subscribe(entry, now=10.0, timeout=2000)
     assert told(request) == ("subscribe", {"action": "publish", "topic": "weather.#"})
     assert parse_message(request.message).header.timeout == 2000
@@ -79,7 +79,7 @@ def test_subscribing_to_publications_names_no_priority(session: Session) -> None
 
 @pytest.mark.parametrize("priority", [0, 1, -3, 2.5])
 def test_subscribing_to_requests_names_its_priority(session: Session, priority: float) -> None:
-    entry = Subscribed("weather.current", Action.REQUEST, priority, None)
+    entry = SubscriptionEntry("weather.current", Action.REQUEST, priority, None)
     assert told(session.subscribe(entry, now=0.0, timeout=1)) == (
         "subscribe",
         {"action": "request", "topic": "weather.current", "priority": priority},
@@ -113,7 +113,7 @@ def test_several_share_a_pattern_and_leave_it_one_by_one(
     session: Session, subscribe: Subscribe
 ) -> None:
     first = subscribe(session, "a.b")
-    second = Subscribed("A.B", Action.PUBLISH, 1, "second")
+    second = SubscriptionEntry("A.B", Action.PUBLISH, 1, "second")
     # Each is told: the broker's word is awaited, and for it again means the same.
     assert told(session.subscribe(second, now=0.0, timeout=1)) == (
         "subscribe",
@@ -133,7 +133,7 @@ def test_a_refused_subscription_does_not_end_the_one_that_shares_its_pattern(
     session: Session, subscribe: Subscribe, answer: Answer
 ) -> None:
     first = subscribe(session, "a.b")
-    second = Subscribed("a.b", Action.PUBLISH, 1, "second")
+    second = SubscriptionEntry("a.b", Action.PUBLISH, 1, "second")
     request = session.subscribe(second, now=0.0, timeout=1)
     (event,) = session.receive([answer(request, b'error:{"code":"FORBIDDEN","message":"no"}')])
     assert isinstance(event, RequestFailed)
@@ -154,8 +154,8 @@ def test_forgetting_what_was_never_subscribed_touches_no_other(
     session: Session, subscribe: Subscribe
 ) -> None:
     entry = subscribe(session, "a.b")
-    session.remove(Subscribed("a.b", Action.PUBLISH, 1, "stranger"))
-    session.remove(Subscribed("c.d", Action.REQUEST, 1, "stranger"))
+    session.remove(SubscriptionEntry("a.b", Action.PUBLISH, 1, "stranger"))
+    session.remove(SubscriptionEntry("c.d", Action.REQUEST, 1, "stranger"))
     assert list(session.subscriptions) == [entry]
     assert receivers(session.receive([published("a.b")])) == [entry]
 
@@ -165,7 +165,7 @@ def test_a_table_contains_the_entries_that_are_filed_and_no_others(
 ) -> None:
     entry = subscribe(session, "a.b")
     assert entry in session.subscriptions
-    assert Subscribed("a.b", Action.PUBLISH, 1, entry.consumer) not in session.subscriptions
+    assert SubscriptionEntry("a.b", Action.PUBLISH, 1, entry.consumer) not in session.subscriptions
     session.remove(entry)
     assert entry not in session.subscriptions
 
@@ -189,22 +189,25 @@ def test_the_subscriptions_of_exactly_one_pattern_are_found_in_any_case(
 @pytest.mark.parametrize(
     ("entry", "fault"),
     [
-        (Subscribed("a..b", Action.PUBLISH, 1, None), "invalid topic pattern"),
-        (Subscribed("", Action.PUBLISH, 1, None), "invalid topic pattern"),
-        (Subscribed("#.a", Action.REQUEST, 1, None), "invalid topic pattern"),
-        (Subscribed("a.b.c.d.e.f", Action.PUBLISH, 1, None), "invalid topic pattern"),
-        (Subscribed(None, Action.PUBLISH, 1, None), "invalid topic pattern"),  # type: ignore[arg-type]
-        (Subscribed("a.b", Action.RESPONSE, 1, None), "responses can't be subscribed to"),
+        (SubscriptionEntry("a..b", Action.PUBLISH, 1, None), "invalid topic pattern"),
+        (SubscriptionEntry("", Action.PUBLISH, 1, None), "invalid topic pattern"),
+        (SubscriptionEntry("#.a", Action.REQUEST, 1, None), "invalid topic pattern"),
+        (SubscriptionEntry("a.b.c.d.e.f", Action.PUBLISH, 1, None), "invalid topic pattern"),
+        (SubscriptionEntry(None, Action.PUBLISH, 1, None), "invalid topic pattern"),  # type: ignore[arg-type]
+        (SubscriptionEntry("a.b", Action.RESPONSE, 1, None), "responses can't be subscribed to"),
         (
-            Subscribed("a.b", Action.REQUEST, object(), None),  # type: ignore[arg-type]
+            SubscriptionEntry("a.b", Action.REQUEST, object(), None),  # type: ignore[arg-type]
             "can't be written as JSON",
         ),
-        (Subscribed("Taken.Topic", Action.REQUEST, 1, None), "answered by another subscription"),
+        (
+            SubscriptionEntry("Taken.Topic", Action.REQUEST, 1, None),
+            "answered by another subscription",
+        ),
     ],
     ids=["gap", "empty", "early #", "six", "no text", "response", "priority", "second responder"],
 )
 def test_a_subscription_that_is_refused_changes_nothing(
-    session: Session, subscribe: Subscribe, picture: Picture, entry: Subscribed, fault: str
+    session: Session, subscribe: Subscribe, picture: Picture, entry: SubscriptionEntry, fault: str
 ) -> None:
     subscribe(session, "a.b")
     taken = subscribe(session, "taken.topic", "request")
@@ -244,7 +247,9 @@ def test_a_subscription_that_is_not_sent_is_not_in_force(
     session = ready(limits=limits)
     before = picture(session)
     with pytest.raises(kind):
-        session.subscribe(Subscribed("a.b", Action(action), 1, None), now=0.0, timeout=timeout)
+        session.subscribe(
+            SubscriptionEntry("a.b", Action(action), 1, None), now=0.0, timeout=timeout
+        )
     assert picture(session) == before
     assert receivers(session.receive([published("a.b")])) == []
     assert responder(session, "a.b") is None
@@ -265,7 +270,7 @@ def test_an_unsubscribing_that_is_not_sent_leaves_the_subscription_in_force(
 
 
 def test_a_subscription_is_in_force_before_the_broker_confirms_it(session: Session) -> None:
-    entry = Subscribed("a.b", Action.PUBLISH, 1, None)
+    entry = SubscriptionEntry("a.b", Action.PUBLISH, 1, None)
     session.subscribe(entry, now=0.0, timeout=1)
     assert receivers(session.receive([published("a.b")])) == [entry]
 
@@ -470,7 +475,7 @@ def test_a_consumer_that_is_unsubscribed_is_let_go(
         pass
 
     consumer = Consumer()
-    entry = Subscribed("a.b", Action(action), 1, consumer)
+    entry = SubscriptionEntry("a.b", Action(action), 1, consumer)
     session.receive([answer(session.subscribe(entry, now=0.0, timeout=1))])
     assert session.handle_deadline(60.0) == []  # whose heap may remember the request
     assert session.receive([f"{action}:a.b:1.0.0:{ID.decode()}\n{{}}".encode()])
@@ -529,15 +534,15 @@ def test_routing_agrees_with_the_rule_for_one_pattern_and_topic(
     session.link_up()
     session.receive([b"publish:system.initialize:1.0.0\n{}"])
     session.restored(0.0)
-    listeners: list[Subscribed] = []
-    responders: list[Subscribed] = []
+    listeners: list[SubscriptionEntry] = []
+    responders: list[SubscriptionEntry] = []
     for step, topic, number in plan:
         if step == "subscribe":
-            listener = Subscribed(topic, Action.PUBLISH, number, None)
+            listener = SubscriptionEntry(topic, Action.PUBLISH, number, None)
             session.subscribe(listener, now=0.0, timeout=1)
             listeners.append(listener)
             if all(other.pattern.lower() != topic.lower() for other in responders):
-                answers = Subscribed(topic, Action.REQUEST, number, None)
+                answers = SubscriptionEntry(topic, Action.REQUEST, number, None)
                 session.subscribe(answers, now=0.0, timeout=1)
                 responders.append(answers)
         elif step == "unsubscribe":

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..link import Link, LinkHandler, Waiter
 from ..message import Message
-from ..session import NoServiceYet, PendingRequest, Session, SessionState, Subscribed
+from ..session import NoServiceYet, PendingRequest, Session, SessionState, SubscriptionEntry
 from ..url import URL
 from .backoff import Backoff
 from .callbacks import Callbacks
@@ -405,7 +405,7 @@ class Connection:
         """The broker refuses for good to restore this: report it and carry on with the rest."""
         session = self._session
         self._callbacks.report(error, f"{_name_of(subject)} could not be restored")
-        if not isinstance(subject, Subscribed):
+        if not isinstance(subject, SubscriptionEntry):
             session.registration = None
             return
         for entry in session.subscriptions.of(subject.action, subject.pattern):
@@ -447,7 +447,7 @@ def _unanswerable(message: Message) -> ConnectionLost:
 
 
 def _name_of(subject: Any) -> str:
-    if isinstance(subject, Subscribed):
+    if isinstance(subject, SubscriptionEntry):
         return f"the subscription to {subject.pattern!r}"
     return "the service's registration"
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import MBError
 from ..link import Backend, Home
 from ..message import Message
-from ..session import Subscribed
+from ..session import SubscriptionEntry
 from .context import Run
 from .interrupt import AsyncFunction
 
@@ -30,7 +30,7 @@ class Consumer(Protocol):
         """Take messages in order; no other consumer has the same objects."""
         ...
 
-    def release(self, entry: Subscribed, error: EndError | None = None) -> None:
+    def release(self, entry: SubscriptionEntry, error: EndError | None = None) -> None:
         """Nothing more will come for `entry`, because of `error` or in order."""
         ...
 
@@ -62,15 +62,15 @@ class Driver(Protocol):
     @property
     def home(self) -> Home: ...
 
-    async def subscribe(self, entry: Subscribed) -> None:
+    async def subscribe(self, entry: SubscriptionEntry) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
         ...
 
-    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+    async def unsubscribe(self, entries: Iterable[SubscriptionEntry]) -> None:
         """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
         ...
 
-    def let_go(self, entry: Subscribed) -> None:
+    def let_go(self, entry: SubscriptionEntry) -> None:
         """Unsubscribe without waiting for the broker's confirmation."""
         ...
 

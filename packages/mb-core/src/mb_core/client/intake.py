@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import SlowConsumer
 from ..header import Action
 from ..message import Message
-from ..session import Subscribed
+from ..session import SubscriptionEntry
 from .brake import Brake
 from .callbacks import Callbacks
 from .consumer import Driver, EndError
@@ -45,7 +45,9 @@ class Intake:
         self.topic = topic
         self.actions = actions
         # What the broker sends for this subscription: empty when it has been let go.
-        self.entries = [Subscribed(topic, action, priority, self, log_filter) for action in actions]
+        self.entries = [
+            SubscriptionEntry(topic, action, priority, self, log_filter) for action in actions
+        ]
         self.made_by = running.get()
         self.driver: Driver | None = None
         self.in_force = False
@@ -117,7 +119,7 @@ class Intake:
             if dropped:
                 self._overflow(inbox, dropped)
 
-    def release(self, entry: Subscribed, error: EndError | None = None) -> None:
+    def release(self, entry: SubscriptionEntry, error: EndError | None = None) -> None:
         self.entries = [other for other in self.entries if other is not entry]
         if not self.entries:
             self.end(error)

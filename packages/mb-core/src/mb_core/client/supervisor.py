@@ -21,7 +21,7 @@ from ..errors import (
 from ..header import check_timeout
 from ..link import DeadlineTimer, Link, Waker
 from ..message import Message
-from ..session import Outbox, PendingRequest, Session, SessionState, Subscribed
+from ..session import Outbox, PendingRequest, Session, SessionState, SubscriptionEntry
 from ..topic import is_system
 from ..url import URL
 from .backoff import Backoff
@@ -325,7 +325,7 @@ class Supervisor:
         )
         session.registration = (name, description)
 
-    async def subscribe(self, entry: Subscribed) -> None:
+    async def subscribe(self, entry: SubscriptionEntry) -> None:
         """Subscribe; when it fails or is cancelled, the entry is gone."""
         await checkpoint()  # of the running loop, which may be another one when all is over
         if self._lifetime.closing:
@@ -339,11 +339,11 @@ class Supervisor:
             self.let_go(entry)
             raise
 
-    async def unsubscribe(self, entries: Iterable[Subscribed]) -> None:
+    async def unsubscribe(self, entries: Iterable[SubscriptionEntry]) -> None:
         """Unsubscribe; when cancelled, the entries are gone here, and the broker was told."""
         await self._tell([(entry, request) for entry in entries if (request := self._leave(entry))])
 
-    def let_go(self, entry: Subscribed) -> None:
+    def let_go(self, entry: SubscriptionEntry) -> None:
         """Unsubscribe without waiting for the broker's confirmation."""
         request = self._leave(entry)
         if request is not None:
@@ -576,7 +576,7 @@ class Supervisor:
 
     # Within
 
-    async def _tell(self, leaving: list[tuple[Subscribed, PendingRequest]]) -> None:
+    async def _tell(self, leaving: list[tuple[SubscriptionEntry, PendingRequest]]) -> None:
         """Tell the broker together what is no longer wanted, and wait for all outcomes.
 
         Then raises the first error.  A status of failure is not one: the broker did not know the
@@ -603,7 +603,7 @@ class Supervisor:
         if error is not None:
             raise error
 
-    def _replace_earlier(self, entry: Subscribed) -> None:
+    def _replace_earlier(self, entry: SubscriptionEntry) -> None:
         """End what an earlier call of the same on_connect callback has subscribed to."""
         run: Run | None = entry.consumer.made_by
         if run is not None:
@@ -612,7 +612,7 @@ class Supervisor:
                     self.session.remove(other)
                     other.consumer.release(other)
 
-    def _leave(self, entry: Subscribed) -> PendingRequest | None:
+    def _leave(self, entry: SubscriptionEntry) -> PendingRequest | None:
         """Forget a subscription; the request that tells the broker, where it has to know."""
         session = self.session
         alone = session.subscriptions.of(entry.action, entry.pattern) == [entry]
@@ -621,7 +621,7 @@ class Supervisor:
         session.remove(entry)
         return request
 
-    def _ask_to_leave(self, entry: Subscribed) -> PendingRequest:
+    def _ask_to_leave(self, entry: SubscriptionEntry) -> PendingRequest:
         return self.session.unsubscribe(entry, now=self.clock(), timeout=self._system_limit)
 
     def _handle_deadline(self, now: float) -> None:

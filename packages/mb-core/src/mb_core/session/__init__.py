@@ -19,7 +19,7 @@ from .outbox import DEFAULT_BUFFER, BufferOverflow, BufferOverflowName, Outbox
 from .requests import PendingRequest
 from .session import Session
 from .states import SessionState
-from .subscriptions import LOG_TOPIC, Subscribed
+from .subscriptions import LOG_TOPIC, SubscriptionEntry
 
 __all__ = [
     "DEFAULT_BUFFER",
@@ -42,6 +42,6 @@ __all__ = [
     "SendNow",
     "Session",
     "SessionState",
-    "Subscribed",
+    "SubscriptionEntry",
     "Unmatched",
 ]

@@ -7,7 +7,7 @@ import msgspec
 from ..errors import MBError, NoRouteFoundError
 from ..message import Message
 from .requests import PendingRequest
-from .subscriptions import Subscribed
+from .subscriptions import SubscriptionEntry
 
 __all__ = [
     "AnswerNow",
@@ -35,14 +35,14 @@ class Initialized(msgspec.Struct):
 class PublicationsReceived(msgspec.Struct):
     """Published messages of one kind that arrived together, in order, for each subscription."""
 
-    subscriptions: tuple[Subscribed, ...]
+    subscriptions: tuple[SubscriptionEntry, ...]
     messages: list[Message]
 
 
 class RequestsReceived(msgspec.Struct):
     """Requests of one kind that arrived together, in order, for `subscription`'s consumer."""
 
-    subscription: Subscribed
+    subscription: SubscriptionEntry
     messages: list[Message]
 
 

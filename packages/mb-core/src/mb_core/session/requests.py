@@ -9,7 +9,7 @@ import msgspec
 
 from ..deadlines import Deadlines
 from ..errors import NoRouteFoundError
-from .subscriptions import Subscribed
+from .subscriptions import SubscriptionEntry
 
 __all__ = ["PendingRequest", "PendingRequests"]
 
@@ -33,7 +33,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     deadline: float
     # Whether it may be sent twice, where the connection is lost before its response.
     retry: bool
-    about: Subscribed | tuple[str, str] | None = None
+    about: SubscriptionEntry | tuple[str, str] | None = None
     # Whether a connection that is lost may have taken it.
     sent: bool = False
     # Under what it waits in the Outbox; None where it was given to be sent.

@@ -104,7 +104,7 @@ from .heartbeat import Heartbeat, HeartbeatAction
 from .outbox import Outbox
 from .requests import PendingRequest, PendingRequests
 from .states import LIVE, Lifecycle, SessionState
-from .subscriptions import LOG_TOPIC, Subscribed, SubscriptionTable
+from .subscriptions import LOG_TOPIC, SubscriptionEntry, SubscriptionTable
 
 __all__ = ["Session"]
 
@@ -158,7 +158,7 @@ class Session:
         self._pending = PendingRequests()
         self._heartbeat = Heartbeat(heartbeat)
         # What the present connection's broker is asked for again.
-        self._restoring: dict[tuple[Action, str], Subscribed] = {}
+        self._restoring: dict[tuple[Action, str], SubscriptionEntry] = {}
         self._codec = codec
         self._reader = HeaderReader(codec=codec)
         self._encoder = Encoder(self.limits.max_payload, codec)
@@ -183,7 +183,7 @@ class Session:
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
         """What to tell the broker that has greeted; empty on a first connection.
 
-        Each request is `about` the registration or the Subscribed entry that is to be restored.
+        Each request is `about` the registration or the entry that is to be restored.
         """
         state = self._life.state
         if state is not SessionState.RESTORING:
@@ -202,7 +202,11 @@ class Session:
         return asked
 
     def restore_again(
-        self, refused: Iterable[Subscribed | _Registration | None], *, now: float, timeout: int
+        self,
+        refused: Iterable[SubscriptionEntry | _Registration | None],
+        *,
+        now: float,
+        timeout: int,
     ) -> list[PendingRequest]:
         """Ask once more for what requests of `restore` were about, if it was refused for now.
 
@@ -212,7 +216,7 @@ class Session:
             return []
         asked: list[PendingRequest] = []
         for about in refused:
-            if isinstance(about, Subscribed):
+            if isinstance(about, SubscriptionEntry):
                 # The broker knows one entry of each pattern: any that is left will do.
                 left = self.subscriptions.of(about.action, about.pattern)
                 asked += [self._ask_for(entry, now, timeout) for entry in left[:1]]
@@ -238,7 +242,7 @@ class Session:
         for item in self.outbox.take_all():
             if not isinstance(item, PendingRequest):
                 events.append(SendNow(item))
-            elif isinstance(item.about, Subscribed) and item.about not in self.subscriptions:
+            elif isinstance(item.about, SubscriptionEntry) and item.about not in self.subscriptions:
                 # It has been unsubscribed meanwhile: the broker need not know.
                 self._pending.take(item.request_id)
                 events.append(_failed(item, "it was unsubscribed"))
@@ -378,7 +382,7 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
         retry: bool = False,
-        about: Subscribed | None = None,
+        about: SubscriptionEntry | None = None,
     ) -> PendingRequest:
         """A request; `timeout` is its time limit on the wire, in milliseconds.
 
@@ -442,7 +446,7 @@ class Session:
         payload = _registration(name, description)
         return self.request(_REGISTER, payload, now=now, timeout=timeout, retry=True)
 
-    def subscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
+    def subscribe(self, entry: SubscriptionEntry, *, now: float, timeout: int) -> PendingRequest:
         """Begin to receive what `entry` asks for; on `RequestFailed`, the driver removes it.
 
         The entry is in force before the broker confirms: messages may overtake the confirmation.
@@ -465,12 +469,12 @@ class Session:
             return []
         return [SendNow(self._sign_of_life({"timeouts": True}))]
 
-    def unsubscribe(self, entry: Subscribed, *, now: float, timeout: int) -> PendingRequest:
+    def unsubscribe(self, entry: SubscriptionEntry, *, now: float, timeout: int) -> PendingRequest:
         """Tell the broker that what `entry` asks for is no longer wanted; see `remove`."""
         topic, payload = _unsubscription(entry)
         return self.request(topic, payload, now=now, timeout=timeout)
 
-    def remove(self, entry: Subscribed) -> None:
+    def remove(self, entry: SubscriptionEntry) -> None:
         """Take `entry` off the table: what still comes for it is refused, or ignored."""
         self.subscriptions.remove(entry)
         # The routes that are remembered would keep the entry and its consumer alive.
@@ -613,7 +617,7 @@ class Session:
         version: str,
         parent_id: str | None,
         retry: bool,
-        about: Subscribed | _Registration | None,
+        about: SubscriptionEntry | _Registration | None,
     ) -> PendingRequest:
         check_timeout(timeout)
         request_id = self._ids.next()
@@ -629,10 +633,10 @@ class Session:
         return PendingRequest(request_id, topic, message, timeout, deadline, retry, about)
 
     def _ask_for(
-        self, about: Subscribed | _Registration, now: float, timeout: int
+        self, about: SubscriptionEntry | _Registration, now: float, timeout: int
     ) -> PendingRequest:
         """Ask the broker for a subscription, or for a registration, that it is to restore."""
-        if isinstance(about, Subscribed):
+        if isinstance(about, SubscriptionEntry):
             topic, payload = _subscription(about)
         else:
             topic, payload = _REGISTER, _registration(*about)
@@ -675,7 +679,7 @@ class Session:
         limit = round(interval * 1000) or 1 if interval is not None else _UNAWAITED_TIMEOUT
         return self._own.request(_HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit)
 
-    def _unsubscribing(self, entry: Subscribed) -> bytes:
+    def _unsubscribing(self, entry: SubscriptionEntry) -> bytes:
         topic, payload = _unsubscription(entry)
         return self._own.request(
             topic, payload, request_id=self._ids.next(), timeout=_UNAWAITED_TIMEOUT
@@ -710,7 +714,7 @@ def _too_late(request: PendingRequest) -> RequestTimeoutError:
 def _missing(request: PendingRequest) -> str:
     """What has not come, as the caller calls it."""
     about = request.about
-    if isinstance(about, Subscribed):
+    if isinstance(about, SubscriptionEntry):
         return f"no confirmation of the subscription to {about.pattern!r}"
     return f"no answer to {request.topic!r}" if about is None else "no answer to the registration"
 
@@ -719,14 +723,14 @@ def _registration(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "description": description}
 
 
-def _unsubscription(entry: Subscribed) -> tuple[str, dict[str, Any]]:
+def _unsubscription(entry: SubscriptionEntry) -> tuple[str, dict[str, Any]]:
     """Return topic and payload of the request that ends a subscription."""
     if entry.log_filter is not None:
         return _LEAVE_LOG, {}
     return _UNSUBSCRIBE, {"action": entry.action.value, "topic": entry.pattern}
 
 
-def _subscription(entry: Subscribed) -> tuple[str, Mapping[str, Any]]:
+def _subscription(entry: SubscriptionEntry) -> tuple[str, Mapping[str, Any]]:
     """Return topic and payload of the request that subscribes."""
     if entry.log_filter is not None:
         return _FOLLOW_LOG, entry.log_filter

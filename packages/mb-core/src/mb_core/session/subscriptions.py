@@ -11,7 +11,7 @@ from ..errors import LocalProtocolError
 from ..header import Action
 from ..topic import TopicTable, check_pattern
 
-__all__ = ["LOG_TOPIC", "Subscribed", "SubscriptionTable"]
+__all__ = ["LOG_TOPIC", "SubscriptionEntry", "SubscriptionTable"]
 
 LOG_TOPIC = "system.log"
 """The topic of the broker's log."""
@@ -19,7 +19,7 @@ LOG_TOPIC = "system.log"
 _DEFAULT_LOG_FILTER = {"levels": ["error"]}
 
 
-class Subscribed(msgspec.Struct, eq=False):
+class SubscriptionEntry(msgspec.Struct, eq=False):
     """One consumer's subscription to one pattern, for publications or for requests.
 
     `consumer` is the driver's.  Several may share a pattern: the broker knows one of them, and
@@ -48,17 +48,17 @@ class SubscriptionTable:
     __slots__ = ("_by_key", "_publish", "_request", "_responders", "generation")
 
     def __init__(self) -> None:
-        self._publish: TopicTable[Subscribed] = TopicTable()
-        self._request: TopicTable[Subscribed] = TopicTable()
+        self._publish: TopicTable[SubscriptionEntry] = TopicTable()
+        self._request: TopicTable[SubscriptionEntry] = TopicTable()
         # What the broker knows of: the consumers of each action and lower-case pattern.
-        self._by_key: dict[tuple[Action, str], list[Subscribed]] = {}
+        self._by_key: dict[tuple[Action, str], list[SubscriptionEntry]] = {}
         self._responders = 0
         self.generation = 0
 
-    def __iter__(self) -> Iterator[Subscribed]:
+    def __iter__(self) -> Iterator[SubscriptionEntry]:
         return iter([entry for entries in self._by_key.values() for entry in entries])
 
-    def __contains__(self, entry: Subscribed) -> bool:
+    def __contains__(self, entry: SubscriptionEntry) -> bool:
         return entry in self.of(entry.action, entry.pattern)
 
     @property
@@ -66,7 +66,7 @@ class SubscriptionTable:
         """Whether there is a subscription to requests."""
         return self._responders > 0
 
-    def check(self, entry: Subscribed) -> None:
+    def check(self, entry: SubscriptionEntry) -> None:
         """Raise LocalProtocolError where `entry` can't be filed.
 
         For a bad pattern, a second responder, another filter of the log, an entry that is filed
@@ -93,7 +93,7 @@ class SubscriptionTable:
                 f"for {entry.log_filter}"
             )
 
-    def add(self, entry: Subscribed) -> None:
+    def add(self, entry: SubscriptionEntry) -> None:
         """File `entry`; raises as `check` does."""
         self.check(entry)
         self._by_key.setdefault((entry.action, entry.pattern.lower()), []).append(entry)
@@ -101,7 +101,7 @@ class SubscriptionTable:
         self._responders += entry.action is Action.REQUEST
         self.generation += 1
 
-    def remove(self, entry: Subscribed) -> None:
+    def remove(self, entry: SubscriptionEntry) -> None:
         """Take `entry` out, if it is filed."""
         key = (entry.action, entry.pattern.lower())
         entries = self._by_key.get(key, [])
@@ -114,18 +114,18 @@ class SubscriptionTable:
         self._responders -= entry.action is Action.REQUEST
         self.generation += 1
 
-    def of(self, action: Action, pattern: str) -> list[Subscribed]:
+    def of(self, action: Action, pattern: str) -> list[SubscriptionEntry]:
         """The subscriptions to exactly this pattern."""
         return list(self._by_key.get((action, pattern.lower()), ()))
 
-    def receivers(self, topic: str) -> tuple[Subscribed, ...]:
+    def receivers(self, topic: str) -> tuple[SubscriptionEntry, ...]:
         """Return the subscriptions that get a publication of `topic`: each that matches, once."""
         return tuple(dict.fromkeys(self._publish.match(topic)))
 
-    def responder(self, topic: str) -> Subscribed | None:
+    def responder(self, topic: str) -> SubscriptionEntry | None:
         """Return what answers a request of `topic`: the highest priority, then an exact match."""
         matching = list(self._request.match(topic))
         return max(matching, key=lambda entry: entry.priority, default=None)
 
-    def _table(self, action: Action) -> TopicTable[Subscribed]:
+    def _table(self, action: Action) -> TopicTable[SubscriptionEntry]:
         return self._publish if action is Action.PUBLISH else self._request
