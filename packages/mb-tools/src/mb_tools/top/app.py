@@ -63,20 +63,26 @@ class TopApp(App[None]):
     CSS = """
     #head { height: 1; padding: 0 1; background: $panel; text-style: bold; text-wrap: nowrap; }
     #totals { height: 1; padding: 0 1; background: $panel; text-style: bold; }
+    #totals .sparkline--max-color { color: $foreground; }
+    #totals .sparkline--min-color { color: $foreground 60%; }
     #totals Total { width: 1fr; height: 1; padding-right: 2; }
     #totals Label { width: auto; }
     #totals Sparkline { width: 1fr; }
     #notices { height: auto; max-height: 3; padding: 0 1; background: $warning; color: $text; }
     #notices:ansi { background: ansi_yellow; color: ansi_black; }
     Pane {
-        height: 1fr; min-height: 3; padding: 0 1; scrollbar-size: 0 0;
+        height: 1fr; min-height: 3; padding: 0 1; scrollbar-size: 0 0; background: $background;
         border-top: solid $primary; border-title-color: $foreground;
     }
     Pane:focus {
         border-top: heavy $accent; border-title-style: bold; background-tint: $foreground 0%;
     }
-    Pane > .datatable--header { background: $background; color: $text-muted; }
-    Pane:focus > .datatable--cursor { text-style: reverse; }
+    Pane > .datatable--header, Pane:focus > .datatable--header {
+        background: $background; background-tint: $foreground 0%; color: $text-muted;
+    }
+    Pane:focus > .datatable--cursor {
+        background: $background; color: $foreground; text-style: reverse;
+    }
     #filter { display: none; height: 1; border: none; padding: 0 1; }
     #filter.open { display: block; }
     Dialog { align: center middle; }

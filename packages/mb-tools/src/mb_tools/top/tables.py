@@ -290,7 +290,7 @@ def _lines(value: Any) -> Sequence[str]:
 
 
 def _text(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else value or UNKNOWN
+    return (", ".join(value) if isinstance(value, tuple) else value) or UNKNOWN
 
 
 def _columns_of_traffic(unit: str) -> tuple[Column, ...]:
