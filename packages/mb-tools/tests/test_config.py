@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from mb_tools.config import Configuration, configure, serve_table, show, split
+from mb_tools.commands.serve import command
 from mb_tools.errors import Failure, Status
+from mb_tools.serve_options import (
+    ServeOptions,
+    ignored_ports,
+    misspelled_variables,
+    options_of,
+    serve_table,
+    show,
+)
 from mb_tools.serving import urls
 
 FILES = {"tls_port": 0, "tls_cert": "cert.pem", "tls_key": "key.pem"}
+
+
+class Configured(NamedTuple):
+    """What `mb serve` makes of its options, and where each that was given is from."""
+
+    options: ServeOptions
+    sources: dict[str, str]
+    shown: str
+
+
+def configure(given: Mapping[str, Any], file: str | None, environ: Mapping[str, str]) -> Configured:
+    """Read what was `given` on the command line, the environment, and a TOML file."""
+    arguments = [] if file is None else [f"--config={file}"]
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = (value or [""]) if isinstance(value, list) else [value]
+            arguments += [f"--{flag}={each}" for each in values]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", dict(environ))
+        ctx = command.make_context("serve", arguments)
+    options = options_of(ctx)
+    shown = show(ctx, options)
+    lines = [line.partition("  # ") for line in shown.splitlines()]
+    sources = {line.partition(" ")[0]: source for line, _, source in lines if source}
+    return Configured(
+        options, {name: each for name, each in sources.items() if each != "default"}, shown
+    )
 
 
 @pytest.fixture
@@ -25,7 +65,7 @@ def failure(given: dict[str, Any] | None = None, file: Path | None = None, **env
     with pytest.raises(Failure) as caught:
         configure(given or {}, str(file) if file else None, environ)
     assert caught.value.status is Status.USAGE
-    return str(caught.value)
+    return caught.value.message
 
 
 def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
@@ -68,14 +108,9 @@ def test_every_option_can_come_from_every_source(file: Path) -> None:
         "origins": two,
         "listen": two,
     }
-    file.write_text(show(made))
+    file.write_text(made.shown)
     assert configure({}, str(file), {}).options == made.options
-    texts = {
-        option.name: split(option.kind, environ[f"MB_{option.name.upper()}"])
-        for option in serve_table()
-        if option.name in given
-    }
-    assert configure(texts, None, {}).options == made.options
+    assert configure(given, None, {}).options == made.options
 
 
 def test_an_empty_variable_is_as_good_as_none(file: Path) -> None:
@@ -110,7 +145,8 @@ def test_an_empty_variable_is_as_good_as_none(file: Path) -> None:
 def test_a_bad_value_is_told_as_it_was_written_and_what_it_must_be(
     name: str, text: str, wanted: str, file: Path
 ) -> None:
-    assert failure({name: text}) == f"--{name.replace('_', '-')} {text!r}: must be {wanted}"
+    if name != "page":  # --page and --no-page have no value
+        assert failure({name: text}) == f"--{name.replace('_', '-')} {text!r}: must be {wanted}"
     variable = f"MB_{name.upper()}"
     assert failure(**{variable: text}) == f"{variable} {text!r}: must be {wanted}"
     file.write_text(f"{name} = '{text}'\n")
@@ -161,9 +197,9 @@ def test_a_variable_that_is_no_utf_8_is_told() -> None:
 
 def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
     environ = {"MB_TCP_PROT": "1", "MB_URL": "tcp://a", "MB_CONFIG": "", "MB_X": "", "TCP_PORT": ""}
-    assert configure({}, None, environ).warnings == (
+    assert list(misspelled_variables(environ)) == [
         "MB_TCP_PROT in the environment is not an option; did you mean MB_TCP_PORT?",
-    )
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,19 +287,21 @@ def test_what_is_shown_is_toml_that_shows_itself(file: Path) -> None:
     given = FILES | {"origins": ['"\u2028\x7f\\', "\U0001f600"], "page": False, "tcp_port": "off"}
     given |= {"listen": ["tcp://127.0.0.1:0"]}
     made = configure(given, None, {})
-    file.write_text(show(made))
-    assert tomllib.loads(show(made)).items() >= given.items()
+    file.write_text(made.shown)
+    assert tomllib.loads(made.shown).items() >= given.items()
     again = configure({}, str(file), {})
     assert again.options == made.options
-    assert show(again) == show(configure({}, str(file), {}))
-    assert "# tls_client_ca is not set" in show(again).splitlines()
+    assert again.shown == configure({}, str(file), {}).shown
+    assert "# tls_client_ca is not set" in again.shown.splitlines()
 
 
-def test_each_line_that_is_shown_has_its_source() -> None:
-    made = configure({"page": False}, None, {"MB_TCP_PORT": "1"})
-    lines = show(Configuration(made.options, {**made.sources, "ws_port": "a\nb"})).splitlines()
+def test_each_line_that_is_shown_has_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "a\nb"
+    file.write_text("ws_port = 1\n")
+    made = configure({"page": False}, str(file), {"MB_TCP_PORT": "1"})
+    lines = made.shown.splitlines()
     assert {"page = false  # command line", "tcp_port = 1  # environment"} <= {*lines}
-    assert {'host = "127.0.0.1"  # default', r"ws_port = 8080  # a\nb"} <= {*lines}
+    assert {'host = "127.0.0.1"  # default', rf"ws_port = 1  # {tmp_path}/a\nb"} <= {*lines}
 
 
 @pytest.mark.parametrize("service", ["MB_TCP", "MB_WS", "MB_TLS", "MB_WSS", "MB"])
@@ -282,9 +320,9 @@ def test_variables_that_kubernetes_sets_for_a_service_are_ignored(service: str) 
     made = configure({}, None, environ)
     assert made.options == configure({}, None, {}).options
     assert made.sources == {}
-    assert made.warnings == ()
+    assert list(misspelled_variables(environ)) == []
     text = f"{service}_PORT={link} in the environment is ignored: Kubernetes sets it for a Service"
-    assert made.notes == ((text,) if service != "MB" else ())
+    assert list(ignored_ports(environ)) == ([text] if service != "MB" else [])
 
 
 def test_a_port_in_the_environment_is_still_checked() -> None:

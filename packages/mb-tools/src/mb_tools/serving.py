@@ -20,8 +20,8 @@ from mb_client import Broker, BrokerOptions, PluginError, installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 
-from .config import OFF, PORTS, Configuration, ServeOptions
 from .errors import Failure, Status
+from .serve_options import OFF, PORTS, ServeOptions
 from .streams import discard
 from .tls_files import load_authorities, load_certificate
 
@@ -34,12 +34,11 @@ _log = logging.getLogger("mb_tools.serve")
 _OTHER_FILES = 64
 
 
-async def serve(configuration: Configuration, again: Callable[[], Configuration]) -> None:
+async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -> None:
     """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line.
 
-    SIGHUP has the configuration read `again`: certificates and log level take effect.
+    At SIGHUP the options are `read_again`: certificates and log level take effect.
     """
-    options = configuration.options
     _allow_files(options.max_connections)
     context = server_context(options)
     certificates = None if context is None else _Certificates(context)
@@ -54,7 +53,7 @@ async def serve(configuration: Configuration, again: Callable[[], Configuration]
         async for number in signals:
             # A terminal that is closed sends SIGHUP as well, and is a terminal no more.
             if number.name == "SIGHUP" and not (at_terminal and not os.isatty(_STDERR)):
-                _reload(options, again, certificates)
+                _reload(options, read_again, certificates)
                 continue
             if ending.is_set():
                 signal.raise_signal(number)
@@ -106,11 +105,13 @@ def _reloading() -> list[signal.Signals]:
 
 
 def _reload(
-    options: ServeOptions, again: Callable[[], Configuration], certificates: _Certificates | None
+    options: ServeOptions,
+    read_again: Callable[[], ServeOptions],
+    certificates: _Certificates | None,
 ) -> None:
     """Take over certificates and log level, or log why nothing changes."""
     try:
-        fresh = again().options
+        fresh = read_again()
         context = server_context(fresh)
     except Failure as failure:
         _log.error("SIGHUP: nothing was reloaded, the broker goes on as before: %s", failure)

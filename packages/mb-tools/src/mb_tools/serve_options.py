@@ -1,0 +1,313 @@
+"""The options of `mb serve`: on the command line, in the environment, and in a TOML file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import date, time
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import click
+import msgspec
+from click.core import ParameterSource
+from msgspec import Meta
+
+from mb_broker.options import BrokerSettings, Option, about, complete_options, option_table
+from mb_core import ConnectError, LocalProtocolError
+from mb_core.url import parse_url
+
+from .errors import Failure, Status
+from .text import one_line
+
+__all__ = [
+    "OFF",
+    "PORTS",
+    "PREFIX",
+    "ServeOption",
+    "ServeOptions",
+    "ignored_ports",
+    "misspelled_variables",
+    "options_of",
+    "read_file",
+    "serve_table",
+    "show",
+]
+
+PREFIX = "MB"
+"""Of the names of environment variables: MB_TCP_PORT is --tcp-port."""
+
+OFF: Literal["off"] = "off"
+"""Instead of a port: there is none."""
+
+PORTS: tuple[Literal["tcp_port", "ws_port", "tls_port", "wss_port"], ...] = (
+    "tcp_port",
+    "ws_port",
+    "tls_port",
+    "wss_port",
+)
+
+# A name, an IPv4 address, or an IPv6 address with two colons at least.
+_HOST = r"^([\w.-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%\w+)?)$"
+
+Port = Annotated[int, Meta(ge=0, le=65_535)] | Literal["off"]
+File = Annotated[str, Meta(min_length=1)]
+
+
+def _described(text: str, unit: str = "", **extra: str) -> Meta:
+    return Meta(description=text, extra={"unit": unit} | extra)
+
+
+def _port(text: str) -> Meta:
+    return _described(text, "port")
+
+
+def _file(text: str) -> Meta:
+    return _described(text, "file", form="the name of a file")
+
+
+class ServeOptions(BrokerSettings, kw_only=True):
+    """The options of `mb serve`: the broker's own, where it listens, and how it logs."""
+
+    host: Annotated[
+        str,
+        Meta(pattern=_HOST),
+        _described(
+            "Address to listen on; 0.0.0.0 or ::, all of this machine.",
+            form="a host name or an IP address, without a port and without brackets",
+        ),
+    ] = "127.0.0.1"
+    tcp_port: Annotated[Port, _port("Port of tcp://; 0, a free one; off, none.")] = 8081
+    ws_port: Annotated[Port, _port("Port of ws:// and http://; 0, a free one; off, none.")] = 8080
+    tls_port: Annotated[Port, _port("Port of tls://, usually 8444.")] = OFF
+    wss_port: Annotated[Port, _port("Port of wss:// and https://, usually 8443.")] = OFF
+    listen: Annotated[
+        list[str],
+        _described(
+            "URLs to listen on, of any installed transport; ports that are not set are off then.",
+            "url",
+        ),
+    ] = msgspec.field(default_factory=list)
+    tls_cert: Annotated[File | None, _file("The broker's certificate and its chain, PEM.")] = None
+    tls_key: Annotated[File | None, _file("The certificate's key, PEM, without a password.")] = None
+    tls_client_ca: Annotated[
+        File | None,
+        _file("CA certificates, PEM: clients have to show a certificate of one of them."),
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], about("Minimum level to log.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], about("Lines for people, or JSON for machines.")
+    ] = "text"
+
+
+def serve_table() -> list[Option]:
+    """Return all options of `mb serve`: where it listens, the broker's own, how it logs."""
+    of_broker = {option.name for option in option_table()}
+
+    def rank(option: Option) -> int:
+        return 1 if option.name in of_broker else 2 if option.name.startswith("log_") else 0
+
+    return sorted(option_table(ServeOptions), key=rank)
+
+
+class ServeOption(click.Option):
+    """One of ServeOptions, for click: the Struct's type checks it, whichever source it is from."""
+
+    def __init__(self, option: Option) -> None:
+        flag = option.name.replace("_", "-")
+        default = _default_text(option)
+        text = f"{option.about}  [default: {default}]" if default else option.about
+        if option.kind is bool:
+            super().__init__([f"--{flag}/--no-{flag}"], default=None, help=text)
+            return
+        is_list = option.kind == list[str]
+        super().__init__(
+            [f"--{flag}"],
+            type=_CommaSeparated() if is_list else click.UNPROCESSED,
+            multiple=is_list,
+            metavar=_metavar(option),
+            help=text,
+        )
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if _is_service_link(_variable(self.name), value or "") else value
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        source = ctx.get_parameter_source(self.name or "")
+        if source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+            if self.multiple:
+                parts = (part.strip() for text in value for part in text.split(","))
+                value = list(filter(None, parts))
+            given_as = self.opts[0] if source is ParameterSource.COMMANDLINE else None
+            _check(self.name or "", value, given_as or _variable(self.name))
+        return value
+
+
+def read_file(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
+    """Make a TOML file the source of options that are given nowhere else; raises Failure."""
+    if not file:
+        return None
+    try:
+        values = tomllib.loads(Path(file).read_text("utf-8-sig"))
+    except OSError as error:
+        raise Failure(f"can't read {file}: {error.strerror}", Status.USAGE) from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file} is not valid TOML: it is not in UTF-8", Status.USAGE) from error
+    except tomllib.TOMLDecodeError as error:
+        raise Failure(f"{file} is not valid TOML: {error}", Status.USAGE) from error
+    for name, value in values.items():
+        if isinstance(value, dict):
+            text = f"{file}: there is no section [{name}]; options stand at the top of the file"
+            raise Failure(text, Status.USAGE)
+        _check(name, value, f"{file}: {name}", lax=False)  # TOML has types of its own
+    ctx.default_map = values
+    return file
+
+
+def options_of(ctx: click.Context) -> ServeOptions:
+    """Return the options that click has read, each of them valid, together with the defaults.
+
+    Raises Failure if they do not go together.
+    """
+    given = {
+        option.name: ctx.params[option.name]
+        for option in serve_table()
+        if ctx.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    }
+    try:
+        options = complete_options(given, ServeOptions, lax=True)
+    except LocalProtocolError as error:
+        raise Failure(str(error), Status.USAGE) from error
+    if options.listen:
+        for port in PORTS:
+            if port not in given:
+                setattr(options, port, OFF)
+    _check_together(options)
+    return options
+
+
+def show(ctx: click.Context, options: ServeOptions) -> str:
+    """Return the options as a TOML file, with the source of each line."""
+    sources: dict[ParameterSource | None, str] = {
+        ParameterSource.COMMANDLINE: "command line",
+        ParameterSource.ENVIRONMENT: "environment",
+        ParameterSource.DEFAULT_MAP: one_line(ctx.params.get("config") or ""),
+    }
+    lines = []
+    for option in serve_table():
+        value = getattr(options, option.name)
+        if value is None:
+            lines.append(f"# {option.name} is not set")
+            continue
+        source = ctx.get_parameter_source(option.name)
+        # JSON's strings, numbers, booleans and lists are TOML's as well, but for one character.
+        written = msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+        lines.append(f"{option.name} = {written}  # {sources.get(source, 'default')}")
+    return "\n".join(lines)
+
+
+def misspelled_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable that is nearly an option's: others may use our prefix."""
+    options = [_variable(option.name) for option in serve_table()]
+    known = {*options, "MB_CONFIG", "MB_URL", "MB_CAFILE", "MB_CERT", "MB_KEY"}
+    for name in sorted(environ.keys() - known):
+        near = get_close_matches(name, options, 1, 0.8) if name.startswith(f"{PREFIX}_") else []
+        if near and not _is_service_link(name, environ[name]):
+            yield f"{name} in the environment is not an option; did you mean {near[0]}?"
+
+
+def ignored_ports(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note for each port's variable that Kubernetes has set."""
+    for name in map(_variable, PORTS):
+        if _is_service_link(name, environ.get(name, "")):
+            yield (
+                f"{name}={environ[name]} in the environment is ignored: "
+                "Kubernetes sets it for a Service"
+            )
+
+
+class _CommaSeparated(click.types.UnprocessedParamType):
+    envvar_list_splitter = ","
+
+
+def _variable(name: str | None) -> str:
+    return f"{PREFIX}_{(name or '').upper()}"
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Return whether Kubernetes sets this variable for a Service called mb, mb-tcp and the like."""
+    return _LINK_NAME.search(name) is not None or (
+        name.endswith("_PORT") and _LINK_VALUE.fullmatch(value) is not None
+    )
+
+
+_LINK_NAME = re.compile(
+    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$"
+)
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
+
+
+def _default_text(option: Option) -> str:
+    default = option.default
+    if isinstance(default, bool):
+        return option.name if default else f"no-{option.name}"
+    return "" if default in (None, [], OFF) else str(default)
+
+
+def _metavar(option: Option) -> str:
+    if option.kind == list[str] and not option.unit:
+        return "LIST"
+    if get_origin(option.kind) is Literal:
+        return "|".join(get_args(option.kind))
+    return (option.unit or ("NUMBER" if option.kind is int else "TEXT")).upper()
+
+
+def _check(name: str, value: Any, given_as: str, *, lax: bool = True) -> None:
+    """Raise Failure for an invalid value, in the words in which it was given."""
+    try:
+        complete_options({name: value}, ServeOptions, lax=lax, together=False)
+        msgspec.json.encode(value)
+        if name == "listen" and lax and not value:  # in a file, an empty list is meant
+            text = f"{given_as} is empty: expected a URL, for example tcp://127.0.0.1:8081"
+            raise Failure(text, Status.USAGE)
+        for url in value if name == "listen" else ():
+            parse_url(url)
+    except TypeError as error:  # an unknown name, in a file
+        raise Failure(f"{given_as.rpartition(': ')[0]}: {error}", Status.USAGE) from error
+    except LocalProtocolError as error:
+        text = str(error).removeprefix(f"invalid {name} {value!r}")
+        raise Failure(f"{given_as} {_toml(value)}{text}", Status.USAGE) from error
+    except ConnectError as error:
+        raise Failure(f"{given_as}: {error}", Status.USAGE) from error
+    except UnicodeEncodeError as error:
+        raise Failure(f"{given_as} {value!r}: must be in UTF-8", Status.USAGE) from error
+
+
+def _toml(value: object) -> str:
+    """Return a value roughly as TOML has it, where Python writes it in another way."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, date | time) else repr(value)
+
+
+def _check_together(options: ServeOptions) -> None:
+    """Raise Failure for options that are valid alone, but not together."""
+    text = None
+    tls_is_off = options.tls_port == options.wss_port == OFF
+    if all(getattr(options, port) == OFF for port in PORTS) and not options.listen:
+        text = f"{', '.join(PORTS)} are all off, and listen is empty: nothing to listen on"
+    for port in ("tls_port", "wss_port"):
+        missing = [name for name in ("tls_cert", "tls_key") if getattr(options, name) is None]
+        if getattr(options, port) != OFF and missing:
+            text = f"{port} needs {' and '.join(missing)}"
+    # Whether a URL is of a transport within TLS is known once its plugin is loaded.
+    for name in ("tls_cert", "tls_key", "tls_client_ca"):
+        if tls_is_off and not options.listen and getattr(options, name) is not None:
+            text = f"{name} is for tls_port or wss_port, and both are off"
+    if text is not None:
+        raise Failure(text, Status.USAGE)
