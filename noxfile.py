@@ -63,7 +63,7 @@ SELECTION = [
 ]
 PACKAGES = [
     *("mb-core[trio]", "mb-tcp", "mb-ws", "mb-sync"),
-    *("mb-broker[server]", "mb-client", "mb-tools[top]"),
+    *("mb-broker[server]", "mb-client", "mb-testing", "mb-tools[top]"),
 ]
 EDITABLE = [argument for name in PACKAGES for argument in ("-e", f"packages/{name}")]
 TEST_TOOLS = ["--group", "test"]

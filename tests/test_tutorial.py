@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "tutorial-transport.md"
 EXAMPLE = ROOT / "examples" / "mb-unix"
 # What the page installs as published.
-PACKAGES = ["mb-core", "mb-broker"]
+PACKAGES = ["mb-core", "mb-broker", "mb-testing"]
 # As `python -m uv run nox` and others that uv has started know it.
 UV = os.environ.get("UV") or shutil.which("uv")
 # Variables that would lead uv to an environment of ours, and change what is in it.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mb_core.testing.ports import HOST, reserved_port
+from mb_broker.ports import HOST, reserved_port
 
 __all__ = ["HOST", "BrokerProcess", "documented", "program", "proxy", "replaced"]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import anyio
 import pytest
 
+from mb_broker.ports import reserved_port
 from mb_client import MessageBrokerClient
-from mb_core.testing.ports import reserved_port
 
 from .conftest import Certificate
 from .processes import HOST, BrokerProcess, documented, program, proxy, replaced

@@ -16,8 +16,8 @@ import anyio.to_thread
 import pytest
 
 import mb_sync
+from mb_broker.ports import reserved_port
 from mb_client import ConnectError, MessageBrokerClient
-from mb_core.testing.ports import reserved_port
 
 from .conftest import Certificate
 from .processes import HOST, BrokerProcess, documented, program, proxy, replaced

@@ -13,7 +13,7 @@ from typing import Any
 import anyio.to_thread
 
 from mb_broker import RunningBroker, running
-from mb_core.testing.ports import HOST, reserved_port
+from mb_broker.ports import HOST, reserved_port
 
 __all__ = ["ProcessBroker", "restart_in_order", "thread_broker"]
 

@@ -13,7 +13,7 @@ import anyio
 
 from mb_broker import RunningBroker
 from mb_client import MBError, MessageBrokerClient
-from mb_core.testing.proxy import Proxy
+from mb_testing.proxy import Proxy
 
 from .brokers import thread_broker
 from .traffic import (

@@ -8,8 +8,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from mb_broker.ports import HOST
 from mb_client import MessageBrokerClient
-from mb_core.testing.ports import HOST
 from mb_core.url import parse_url
 
 from .brokers import ProcessBroker, restart_in_order, thread_broker

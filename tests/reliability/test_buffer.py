@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost
-from mb_core.testing.proxy import Cut, Gate
+from mb_testing.proxy import Cut, Gate
 
 from .scene import Scene, scene
 

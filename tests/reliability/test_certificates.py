@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from mb_client import ConnectError, MessageBrokerClient
-from mb_core.testing.proxy import Cut, Proxy
+from mb_testing.proxy import Cut, Proxy
 
 from .brokers import thread_broker
 from .scene import FAST

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, ConnectionLost, MBError, MessageBrokerClient
-from mb_core.testing.proxy import HALF_OPEN, STALLED, Cut, Direction, Gate, Proxy, Weather
+from mb_testing.proxy import HALF_OPEN, STALLED, Cut, Direction, Gate, Proxy, Weather
 
 from .brokers import thread_broker
 from .scene import FAST, scene

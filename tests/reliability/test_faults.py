@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mb_core.testing.proxy import (
+from mb_testing.proxy import (
     FAIR,
     HALF_OPEN,
     STALLED,

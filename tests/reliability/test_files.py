@@ -14,8 +14,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from mb_broker.ports import HOST, reserved_port
 from mb_client import MessageBrokerClient
-from mb_core.testing.ports import HOST, reserved_port
 
 from .brokers import thread_broker
 from .scene import FAST

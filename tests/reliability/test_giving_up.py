@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, ConnectionLost, MessageBrokerClient
-from mb_core.testing.proxy import Cut, Gate, Proxy
+from mb_testing.proxy import Cut, Gate, Proxy
 
 from .brokers import thread_broker
 from .scene import FAST

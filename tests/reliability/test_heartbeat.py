@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, Message, MessageBrokerClient, RequestTimeoutError
-from mb_core.testing.proxy import HALF_OPEN, STALLED, Direction, Proxy, Weather, Where
+from mb_testing.proxy import HALF_OPEN, STALLED, Direction, Proxy, Weather, Where
 
 from .brokers import thread_broker
 from .scene import FAST

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, RequestTimeoutError
-from mb_core.testing.proxy import FAIR, STALLED, Cut, Direction, Where
+from mb_testing.proxy import FAIR, STALLED, Cut, Direction, Where
 
 from .scene import Scene, scene
 from .traffic import MARGIN, PATIENCE

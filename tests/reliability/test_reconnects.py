@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, MessageBrokerClient
-from mb_core.testing.proxy import FAIR, Cut, Weather, Where
+from mb_testing.proxy import FAIR, Cut, Weather, Where
 
 from .scene import Scene, scene
 from .traffic import Published

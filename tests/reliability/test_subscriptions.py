@@ -15,7 +15,7 @@ from mb_client import (
     MessageBrokerClient,
     ServiceUnavailableError,
 )
-from mb_core.testing.proxy import FAIR, Cut, Direction, Gate, Weather, Where
+from mb_testing.proxy import FAIR, Cut, Direction, Gate, Weather, Where
 
 from .scene import Scene, scene
 from .traffic import Received, Signal

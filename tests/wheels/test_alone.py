@@ -22,6 +22,7 @@ NEEDS = {
     "mb-broker": {"mb-core"},
     "mb-sync": {"mb-core"},
     "mb-client": {"mb-broker", "mb-core", "mb-sync", "mb-tcp", "mb-ws"},
+    "mb-testing": {"mb-broker", "mb-core"},
     "mb-tools": {"mb-broker", "mb-client", "mb-core", "mb-sync", "mb-tcp", "mb-ws"},
 }
 
@@ -59,10 +60,10 @@ def test_the_broker_is_enough_for_memory(environment_of: Install) -> None:
     environment_of("mb-broker").run("broker.py", "memory://", "memory://name")
 
 
-def test_the_broker_s_fixture_works_without_a_transport(environment_of: Install) -> None:
+def test_the_fixtures_work_without_a_transport(environment_of: Install) -> None:
     test = ROOT / "tests" / "wheels" / "programs" / "fixture.py"
     arguments = ("-q", "-p", "no:cacheprovider", "--rootdir", test.parent, test)
-    done = environment_of("mb-broker", "pytest").call("pytest", *arguments)
+    done = environment_of("mb-testing").call("pytest", *arguments)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 

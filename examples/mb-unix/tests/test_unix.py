@@ -1,4 +1,4 @@
-from mb_core.testing import TransportSuite
+from mb_testing import TransportSuite
 from mb_unix import UNIX
 
 

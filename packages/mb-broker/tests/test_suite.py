@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mb_broker.plugin import mb_register_transports
-from mb_core.testing import TransportSuite
+from mb_testing import TransportSuite
 
 [MEMORY] = mb_register_transports()
 

@@ -26,9 +26,9 @@ from mb_core import (
     PluginError,
 )
 from mb_core.link.memory import MemoryLink
-from mb_core.testing import Faults
-from mb_core.testing.faulty_link import FaultyLink
 from mb_core.url import parse_url
+from mb_testing import Faults
+from mb_testing.faulty_link import FaultyLink
 
 
 def threads() -> list[threading.Thread]:
@@ -314,6 +314,6 @@ def test_importing_it_imports_nothing_for_tests() -> None:
     program = (
         "import sys, mb_broker\n"
         "with mb_broker.running('memory://', 'tcp://127.0.0.1:0'): pass\n"
-        "sys.exit('mb_core.testing.faults' in sys.modules)"
+        "sys.exit('mb_testing.faults' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -58,7 +58,7 @@ def test_every_public_name_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["mb_core", "mb_client", "mb_broker", "mb_tcp", "mb_ws", "mb_tools"]
+    "package", ["mb_core", "mb_client", "mb_broker", "mb_tcp", "mb_ws", "mb_testing", "mb_tools"]
 )
 def test_the_types_are_shipped(package: str) -> None:
     assert importlib.resources.files(package).joinpath("py.typed").is_file()

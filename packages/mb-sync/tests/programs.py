@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from mb_broker import RunningBroker, running
-from mb_core.testing import Faults
+from mb_testing import Faults
 
 __all__ = ["PATIENCE", "Ended", "Program", "Start", "broker", "saw_all_leave", "starting"]
 

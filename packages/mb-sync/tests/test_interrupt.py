@@ -11,8 +11,8 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_core import Message
-from mb_core.testing import Faults
 from mb_sync import MessageBrokerClient
+from mb_testing import Faults
 
 from .programs import PATIENCE, Start, broker, saw_all_leave, starting
 

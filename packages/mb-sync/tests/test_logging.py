@@ -15,8 +15,8 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_core import ConnectionLost, LocalProtocolError, Message, RequestTimeoutError
-from mb_core.testing import Faults
 from mb_sync import MessageBrokerClient
+from mb_testing import Faults
 
 from .programs import starting
 

@@ -11,8 +11,8 @@ import pytest
 
 from mb_broker import running
 from mb_core import ConnectError, ConnectionLost, LocalProtocolError
-from mb_core.testing import Faults
 from mb_sync import MessageBrokerClient
+from mb_testing import Faults
 
 from .conftest import own_threads
 

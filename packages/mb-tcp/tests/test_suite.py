@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mb_core.testing import TransportSuite
 from mb_tcp.plugin import mb_register_transports
+from mb_testing import TransportSuite
 
 TCP, TLS = mb_register_transports()
 

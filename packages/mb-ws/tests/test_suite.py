@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mb_core.testing import TransportSuite
+from mb_testing import TransportSuite
 from mb_ws.plugin import mb_register_transports
 
 WS, WSS = mb_register_transports()

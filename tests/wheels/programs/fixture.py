@@ -1,4 +1,4 @@
-"""The pytest fixture, where nothing but mb-broker is installed."""
+"""The pytest fixture, where nothing but mb-testing is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded MB broker: memory://, a server, a pytest fixture."""
+"""The embedded MB broker: memory://, a server."""
 
 from .broker import Broker
 from .options import BrokerOptions, RouterOptions

@@ -35,8 +35,6 @@ from .router import Router
 if TYPE_CHECKING:
     import ssl
 
-    from mb_core.testing import Faults
-
 __all__ = ["Broker", "url_of"]
 
 _log = logging.getLogger("mb_broker")
@@ -65,7 +63,7 @@ class Broker:
         *urls: str,
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
-        faults: Faults | None = None,
+        faults: Any = None,
         **options: Unpack[BrokerOptions],
     ) -> None:
         self.urls: list[str] = []

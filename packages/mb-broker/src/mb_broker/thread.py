@@ -8,20 +8,17 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mb_core.client.arguments import check_options
 from mb_core.errors import LocalProtocolError
 from mb_core.link import forked_error
 from mb_core.plugins import installed_plugins
-from mb_core.testing.ports import reserved_port
 from mb_core.transport import WireTransport
 from mb_core.url import URL, parse_url
 
 from .broker import Broker, url_of
-
-if TYPE_CHECKING:
-    from mb_core.testing import Faults
+from .ports import reserved_port
 
 __all__ = ["RunningBroker", "running"]
 
@@ -33,7 +30,7 @@ def running(*urls: str, **options: Any) -> Iterator[RunningBroker]:
         with mb_broker.running("tcp://127.0.0.1:0") as broker:
             print(broker.url)
 
-    With `faults=mb_core.testing.Faults()` its connections can be broken.
+    With `faults=mb_testing.Faults()` its connections can be broken.
 
     Raises what entering a Broker raises.
     """
@@ -72,16 +69,16 @@ class RunningBroker:
         self._end: asyncio.Future[bool]  # whether it is to be killed
 
     @property
-    def faults(self) -> Faults:
+    def faults(self) -> Any:
         """What goes wrong with its connections, as it was given.
 
         Raises LocalProtocolError where it was not given any.
         """
-        faults: Faults | None = self._options.get("faults")
+        faults = self._options.get("faults")
         if faults is None:
             raise LocalProtocolError(
                 "this broker has no faults, which cost time: mb_broker.running(..., "
-                "faults=mb_core.testing.Faults())"
+                "faults=mb_testing.Faults())"
             )
         return faults
 

@@ -28,8 +28,8 @@ from mb_core import (
     MessageBrokerClient,
     TCPSocketClient,
 )
-from mb_core.testing import Faults
 from mb_core.url import parse_url
+from mb_testing import Faults
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"

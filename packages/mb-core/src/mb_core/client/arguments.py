@@ -113,7 +113,7 @@ def _check_codec(codec: Any, name: str) -> None:
 
 def _check_faults(faults: Any, name: str) -> None:
     if faults is not None and not callable(getattr(faults, "over", None)):
-        raise _invalid(name, faults, "mb_core.testing.Faults() or None")
+        raise _invalid(name, faults, "mb_testing.Faults() or None")
 
 
 def _ssl_context() -> Any:

@@ -1,34 +1,27 @@
-"""For tests: of transports, of what speaks over Links, of programs (docs/testing.md)."""
+"""Moved to `mb_testing`; the names that were documented here still work, with a warning."""
+
+from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import Any
 
-if TYPE_CHECKING:
-    from .clock import VirtualClock
-    from .faults import Faults
-    from .links import LinkEnd, memory_link_pair
-    from .suite import TransportSuite
-
-__all__ = [
-    "Faults",
-    "LinkEnd",
-    "TransportSuite",
-    "VirtualClock",
-    "memory_link_pair",
-]
-
-# Imported when they are asked for: a program that runs a broker in a thread needs none of them,
-# and TransportSuite needs pytest.
-_MODULES = {
-    "Faults": "faults",
-    "LinkEnd": "links",
-    "TransportSuite": "suite",
-    "VirtualClock": "clock",
-    "memory_link_pair": "links",
-}
+_NAMES = ("Faults", "LinkEnd", "TransportSuite", "VirtualClock", "memory_link_pair")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return moved("mb_testing", name)
+
+
+def moved(module: str, name: str, old: str = __name__) -> Any:
+    """Return `name` from a module of mb_testing; raises ImportError if it is not installed."""
+    # Imported by name, because mb_core doesn't depend on mb_testing: that is the other way round.
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{old} is now {module}: pip install mb-testing") from error
+    text = f"{old}.{name} is deprecated: import it from {module}"
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+    return value

@@ -1,0 +1,242 @@
+"""Faults to inject into the connections of a broker, over whichever transport they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from mb_core.errors import LocalProtocolError, MBError
+from mb_core.link import Accept, Backend, DeadlineTimer, Link, LinkHandler, Poster
+from mb_core.link.memory import loop_poster
+from mb_core.message import Message
+from mb_core.topic import check_pattern, matches
+
+from .faulty_link import FaultyLink, Trouble
+
+__all__ = ["Faults"]
+
+T = TypeVar("T")
+
+# Seconds after which a broker's thread that does not answer counts as stuck.
+_PATIENCE = 30.0
+
+Matcher = str | Callable[[Message], bool]
+
+
+class Faults:
+    """What goes wrong with a broker's connections: `mb_broker.faults`, or `Broker(faults=...)`.
+
+        mb_broker.faults.cut()
+
+    Faults affect whole messages, so they are the same over every transport and on every event
+    loop, and their times are those of the broker's loop, which may be virtual.  Each is for all
+    connections, those to come as well, and lasts until it is taken back or `clear` is called.
+    For faults of bytes there is Proxy.
+
+    Callable from any thread, the broker's own included; what a call asks for is in force when it
+    returns.  Without a broker that runs, it is in force for the next.
+    """
+
+    def __init__(self) -> None:
+        self._trouble = Trouble()
+        self._refusing = False
+        self._links: set[FaultyLink] = set()
+        self._backend: Backend | None = None
+        self._post: Poster | None = None
+        self._thread = 0
+        self._timer: DeadlineTimer
+
+    # Connections
+
+    def cut(self) -> int:
+        """Break all connections, with what is on its way; returns how many there were.
+
+        Clients that reconnect are free to come back: see `refuse`.
+        """
+        return self._in_loop(self._cut)
+
+    def refuse(self) -> None:
+        """Let no new connections come about: a client is turned away before the greeting."""
+        self._in_loop(lambda: self._set_refusing(True))
+
+    def accept(self) -> None:
+        """Take back `refuse`."""
+        self._in_loop(lambda: self._set_refusing(False))
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are; a stalled one counts as long as either side has it."""
+        return len(self._links)
+
+    # Messages
+
+    def stall(self) -> None:
+        """Let nothing pass, in either direction: as when a cable is pulled.
+
+        Clients see connections that are open and silent, new ones without a greeting; nobody
+        is told that the other side has closed.
+        """
+        self._in_loop(lambda: self._set_stalled(True))
+
+    def resume(self) -> None:
+        """Take back `stall`: what was held goes on, in order.
+
+        Connections of which one side has had enough meanwhile end now for the other, too.
+        """
+        self._in_loop(lambda: self._set_stalled(False))
+
+    def delay(self, milliseconds: float) -> None:
+        """Let each message take so much longer, in each direction; 0 takes it back.
+
+        The order is kept.  What is on its way already keeps its time.
+        """
+        if not 0 <= milliseconds < float("inf"):
+            raise LocalProtocolError(f"invalid delay {milliseconds!r}: milliseconds, 0 or more")
+        self._in_loop(lambda: self._set_delay(milliseconds / 1000))
+
+    def drop(self, what: Matcher) -> None:
+        """Lose the messages of a topic or pattern, or those for which a function is true.
+
+            faults.drop("order.#")
+            faults.drop(lambda message: message.action == "response")
+
+        Both to and from the broker; several add up.  Those of system.* are named without
+        wildcards.  Raises LocalProtocolError for an invalid topic.
+        """
+        if callable(what):
+            drops = what
+        else:
+            pattern = check_pattern(what)
+            drops = lambda message: matches(pattern, message.topic)  # noqa: E731
+        self._in_loop(lambda: self._trouble.drops.append(drops))
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were dropped so far."""
+        return self._trouble.dropped
+
+    def garbage(self, data: bytes = b"\xff no message \xff") -> None:
+        """Send each client `data` as if it were a message."""
+        self._in_loop(lambda: self._put_garbage(data))
+
+    def clear(self) -> None:
+        """Take back all that lasts: nothing is refused, stalled, delayed or dropped any more."""
+        self._in_loop(self._clear)
+
+    # For the broker
+
+    def over(self, accept: Accept, backend: Backend) -> Accept:
+        """What a broker gives to its listeners in place of `accept`; on its event loop."""
+        self._backend = backend
+        post = self._post = loop_poster(backend)
+        self._thread = threading.get_ident()
+        self._timer = DeadlineTimer(backend, self._next_due, self._move)
+
+        def accept_with_faults(link: Link) -> LinkHandler:
+            if self._refusing:
+                link.abort()
+                return _Nobody()
+            faulty = FaultyLink(
+                link,
+                self._trouble,
+                clock=backend.time,
+                post=post,
+                look=self._timer.reschedule,
+                forgotten=self._links.discard,
+            )
+            self._links.add(faulty)
+            try:
+                faulty.be_open(accept)
+            except BaseException:
+                self._links.discard(faulty)
+                raise
+            return faulty
+
+        return accept_with_faults
+
+    async def run(self) -> None:
+        """Let delayed messages go on in their time, until cancelled."""
+        await self._timer.run()
+
+    async def end(self) -> None:
+        """The broker has closed its connections: end those of which it knows no more."""
+        links = list(self._links)
+        for link in links:
+            link.cut()
+        for link in links:
+            await link.inner.wait_closed()
+        self._links.clear()
+        self._backend = self._post = None
+
+    # Within the broker's thread
+
+    def _in_loop(self, function: Callable[[], T]) -> T:
+        post = self._post
+        if post is None or threading.get_ident() == self._thread:
+            return function()
+        done: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+
+        if not post(call):
+            return function()  # the broker's loop has ended
+        try:
+            return done.result(_PATIENCE)
+        except TimeoutError:
+            text = f"the broker's event loop was busy for {_PATIENCE:g} s: does a call block it?"
+            raise TimeoutError(text) from None
+
+    def _cut(self) -> int:
+        links = list(self._links)
+        for link in links:
+            link.cut()
+        return len(links)
+
+    def _set_refusing(self, refusing: bool) -> None:
+        self._refusing = refusing
+
+    def _set_stalled(self, stalled: bool) -> None:
+        if stalled and not self._trouble.stalled:
+            for link in self._links:
+                link.stall()
+        self._trouble.stalled = stalled
+        if not stalled and self._backend is not None:
+            for link in list(self._links):
+                link.resume(self._backend.time())
+            self._timer.reschedule()
+
+    def _set_delay(self, seconds: float) -> None:
+        self._trouble.delay = seconds
+
+    def _put_garbage(self, data: bytes) -> None:
+        for link in list(self._links):
+            link.put_garbage(data)
+
+    def _clear(self) -> None:
+        self._refusing = False
+        self._trouble.drops.clear()
+        self._trouble.delay = 0.0
+        self._set_stalled(False)
+
+    def _next_due(self) -> float | None:
+        return min((due for link in self._links if (due := link.due) is not None), default=None)
+
+    def _move(self, now: float) -> None:
+        for link in list(self._links):
+            link.move(now)
+
+
+class _Nobody:
+    """The handler of a connection that was refused."""
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        pass
+
+    def link_lost(self, error: MBError | None) -> None:
+        pass

@@ -1,0 +1,74 @@
+"""The pytest fixtures `mb_broker` and `virtual_clock`, and the marker virtual_clock.
+
+pytest loads this module in every project that has it installed, so nothing but pytest is imported
+until a test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from mb_broker import RunningBroker
+
+    from .clock import VirtualClock
+
+__all__ = ["mb_broker", "virtual_clock"]
+
+
+@pytest.fixture
+def mb_broker() -> Iterator[RunningBroker]:
+    """A broker of the test's own, in a thread: `mb_broker.url`, `mb_broker.url_of("tcp")`.
+
+    It listens in memory, and on a free port of 127.0.0.1 for tcp:// and ws:// as far as their
+    packages are installed.  `mb_broker.faults` break its connections; it goes away and comes back
+    with `mb_broker.restart()`, or `kill()`, `stop()` and `start()`.
+    """
+    from mb_broker import running
+    from mb_core.plugins import installed_plugins
+
+    from .faults import Faults
+
+    installed = installed_plugins().schemes()
+    urls = [f"{scheme}://127.0.0.1:0" for scheme in ("tcp", "ws") if scheme in installed]
+    with running("memory://", *urls, faults=Faults()) as broker:
+        yield broker
+
+
+@pytest.fixture
+def virtual_clock() -> VirtualClock:
+    """Runs async code in virtual time: `virtual_clock.run(main, backend="trio")`."""
+    from .clock import VirtualClock
+
+    return VirtualClock()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "virtual_clock(patience=0): run the async test, which anyio's plugin runs, in virtual "
+        "time; patience is in milliseconds of real time",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after the plugins that look for the backend's name
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have tests that are marked with virtual_clock run on loops with a virtual clock."""
+    for item in items:
+        marker = item.get_closest_marker("virtual_clock")
+        if marker is None:
+            continue
+        parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        backend = parameters.get("anyio_backend")
+        if not isinstance(backend, str):
+            raise pytest.UsageError(
+                f"{item.nodeid} is marked with virtual_clock, and has no anyio_backend from a list "
+                "of names: mark it with anyio, too, or use the fixture virtual_clock"
+            )
+        from .clock import VirtualClock
+
+        clock = VirtualClock(**marker.kwargs)
+        parameters["anyio_backend"] = clock.anyio_backend(backend)

@@ -1,0 +1,64 @@
+"""TransportSuite: what a transport's author subclasses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mb_core.transport import WireTransport
+
+from .link_endings import LinkEndings
+from .link_messages import LinkMessages
+from .link_pressure import LinkPressure
+from .places import Places, SocketPlaces, StreamPlaces
+from .together import Together
+from .wire_endings import WireEndings, WireStrangers
+from .wire_messages import WireLimits, WireMessages
+
+__all__ = ["TransportSuite"]
+
+
+class _OverStreams(
+    WireMessages, WireLimits, WireEndings, WireStrangers, LinkPressure, StreamPlaces
+):
+    """What holds for a transport over a byte stream, with Wires."""
+
+
+class TransportSuite(_OverStreams, SocketPlaces, LinkMessages, LinkEndings, Places, Together):
+    """The conformance suite: a transport that passes it works under the client and the broker.
+
+        class TestUnix(TransportSuite):
+            transport = UNIX
+
+            def url(self, tmp_path):
+                return f"unix://{tmp_path}/mb.sock"
+
+    pytest runs it, on asyncio and, where it is installed, on trio.  Each test that fails raises
+    ContractBroken, which says what was seen, what is expected, and where that is written.  Of a
+    LinkTransport, the tests of Wires and byte streams are left out; those of sockets, where a
+    transport has none of its own.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        transport = getattr(cls, "transport", None)
+        if transport is not None and not isinstance(transport, WireTransport):
+            cls._leave_out(_OverStreams, SocketPlaces)
+        elif transport is not None and transport.sockets is None:
+            cls._leave_out(SocketPlaces)
+
+    @classmethod
+    def _leave_out(cls, *parts: type) -> None:
+        for part in parts:
+            for name in dir(part):
+                if name.startswith("test_"):
+                    setattr(cls, name, None)  # which pytest does not take for a test
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> str:
+        """The event loop; the name is anyio's, so what chooses loops for other tests holds here."""
+        name: str = request.param
+        if name == "trio":
+            pytest.importorskip("trio", reason="trio is not installed")
+        return name
