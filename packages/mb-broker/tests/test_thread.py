@@ -11,11 +11,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
+import mb_testing
 from mb_broker import Broker, Router, RunningBroker, running
 from mb_core import (
     ConnectError,
@@ -27,7 +29,6 @@ from mb_core import (
 )
 from mb_core.link.memory import MemoryLink
 from mb_core.url import parse_url
-from mb_testing import Faults
 from mb_testing.faulty_link import FaultyLink
 
 
@@ -291,8 +292,8 @@ def test_a_broker_that_fails_says_so_in_its_thread(
     assert "KeyError: 'mine'" in "".join(reported)
 
 
-def test_its_connections_are_plain_unless_it_is_given_faults() -> None:
-    """As those of a Broker: nobody pays for faults who injects none."""
+def test_its_connections_are_plain_unless_something_wraps_them() -> None:
+    """As those of a Broker: only tests that inject faults pay for them."""
 
     async def connected_link(broker: RunningBroker) -> type:
         async with MessageBrokerClient(broker.url):
@@ -301,19 +302,33 @@ def test_its_connections_are_plain_unless_it_is_given_faults() -> None:
 
     with running() as broker:
         assert anyio.run(connected_link, broker) is MemoryLink
-        assert not broker.has_faults
-        with pytest.raises(LocalProtocolError, match=r"running\(\.\.\., faults=mb_core"):
-            broker.faults.cut()
-    faults = Faults()
-    with running(faults=faults) as broker:
-        assert broker.faults is faults
-        assert anyio.run(connected_link, broker) is FaultyLink
+    faults = mb_testing.Faults()
+    with mb_testing.running(faults=faults) as faulty:
+        assert faulty.faults is faults
+        assert anyio.run(connected_link, faulty) is FaultyLink
+
+
+def test_faults_may_still_be_given_by_their_old_name() -> None:
+    faults = mb_testing.Faults()
+    with (
+        pytest.warns(DeprecationWarning, match=r"use mb_testing\.running"),
+        running(faults=faults) as broker,
+    ):
+        assert broker.faults is faults  # type: ignore[attr-defined]
+    with pytest.warns(DeprecationWarning, match=r"use wrap_accept=faults\.wrap_accept"):
+        Broker(faults=faults)
+
+
+@pytest.mark.parametrize("wrong", [7, "faults", object()])
+def test_what_can_not_wrap_connections_is_an_error(wrong: Any) -> None:
+    with pytest.raises(LocalProtocolError, match=r"invalid wrap_accept .*: expected a function"):
+        Broker("memory://", wrap_accept=wrong)
 
 
 def test_importing_it_imports_nothing_for_tests() -> None:
     program = (
         "import sys, mb_broker\n"
         "with mb_broker.running('memory://', 'tcp://127.0.0.1:0'): pass\n"
-        "sys.exit('mb_testing.faults' in sys.modules)"
+        "sys.exit('mb_testing' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

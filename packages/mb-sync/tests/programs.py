@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from mb_broker import RunningBroker, running
-from mb_testing import Faults
+from mb_broker import RunningBroker
+from mb_testing import FaultyBroker, running
 
 __all__ = ["PATIENCE", "Ended", "Program", "Start", "broker", "saw_all_leave", "starting"]
 
@@ -120,9 +120,9 @@ def starting(broker: RunningBroker) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[RunningBroker]:
+def broker() -> Iterator[FaultyBroker]:
     """One that would log whoever leaves it without a farewell, which WebSocket has."""
-    with running("ws://127.0.0.1:0", faults=Faults()) as broker:
+    with running("ws://127.0.0.1:0") as broker:
         yield broker
 
 

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mb_broker import RunningBroker, running
 from mb_core import Message
 from mb_sync import MessageBrokerClient
-from mb_testing import Faults
+from mb_testing import FaultyBroker, running
 
 from .programs import PATIENCE, Start, broker, saw_all_leave, starting
 
@@ -32,7 +31,7 @@ def never(message: Message) -> bool:
 
 
 @pytest.fixture
-def start(broker: RunningBroker) -> Iterator[Start]:
+def start(broker: FaultyBroker) -> Iterator[Start]:
     broker.faults.drop(never)
     with starting(broker) as start:
         yield start
@@ -61,7 +60,7 @@ known = client.subscribe("known.topic")
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_every_call_is_interrupted_at_once_and_the_client_goes_on(
-    call: str, start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+    call: str, start: Start, broker: FaultyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = "client.subscribe('lasting.topic')" if "lasting" in call else ""
     program = start(f"""{CONNECTED}
@@ -80,7 +79,7 @@ say(f"still there, {{client.stats().pending}} pending")
     assert saw_all_leave(broker, caplog)
 
 
-def test_an_interrupted_subscription_is_none(start: Start, broker: RunningBroker) -> None:
+def test_an_interrupted_subscription_is_none(start: Start, broker: FaultyBroker) -> None:
     program = start(f"""{CONNECTED}
 from mb_core import NoRouteFoundError
 say_ready_when_waiting()
@@ -97,7 +96,7 @@ except LocalProtocolError as error:
 
 
 def test_an_interrupt_that_nobody_catches_ends_the_program_as_it_does_others(
-    start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+    start: Start, broker: FaultyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = start("""
 with MessageBrokerClient(url) as client:
@@ -116,7 +115,7 @@ with MessageBrokerClient(url) as client:
 
 
 def test_a_block_is_left_without_waiting_for_handlers(
-    start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+    start: Start, broker: FaultyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = start("""
 def hang(message):
@@ -138,7 +137,7 @@ except KeyboardInterrupt:
 
 
 def test_closing_that_waits_for_a_handler_is_interrupted_and_goes_on_by_itself(
-    start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+    start: Start, broker: FaultyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = start("""
 disconnected = threading.Event()
@@ -174,7 +173,7 @@ say("closed")
 
 
 def test_an_interrupt_is_the_main_threads_and_a_handler_goes_on(
-    start: Start, broker: RunningBroker
+    start: Start, broker: FaultyBroker
 ) -> None:
     """And so does that which it waits for."""
     program = start("""
@@ -210,7 +209,7 @@ say(answers[0].payload)
 
 
 def test_messages_that_rush_in_are_interrupted_and_none_is_lost(
-    start: Start, broker: RunningBroker
+    start: Start, broker: FaultyBroker
 ) -> None:
     """Wherever the loop over them is hit: what one iteration does not get, the next does."""
     program = start("""
@@ -249,14 +248,14 @@ say(f"{interrupted.is_set()} {seen == sorted(set(seen))} {len(published) - len(s
 
 
 @pytest.fixture
-def mute() -> Iterator[RunningBroker]:
+def mute() -> Iterator[FaultyBroker]:
     """A broker that accepts, and never greets."""
-    with running("tcp://127.0.0.1:0", faults=Faults()) as broker:
+    with running("tcp://127.0.0.1:0") as broker:
         broker.faults.stall()
         yield broker
 
 
-def test_connecting_to_one_that_never_greets_is_interrupted(mute: RunningBroker) -> None:
+def test_connecting_to_one_that_never_greets_is_interrupted(mute: FaultyBroker) -> None:
     with starting(mute) as start:
         program = start("""
 client = MessageBrokerClient(url, connect_timeout=60_000)
@@ -283,7 +282,7 @@ say("nothing is left")
     assert ended.seconds < AT_ONCE
 
 
-def test_who_was_interrupted_while_connecting_may_connect_again(mute: RunningBroker) -> None:
+def test_who_was_interrupted_while_connecting_may_connect_again(mute: FaultyBroker) -> None:
     with starting(mute) as start:
         program = start("""
 client = MessageBrokerClient(url, connect_timeout=60_000)
@@ -307,7 +306,7 @@ client.close()
 
 @pytest.mark.parametrize("options", ["", ", retry_connect=True"])
 def test_a_block_that_is_interrupted_while_it_connects_is_not_entered(
-    options: str, mute: RunningBroker
+    options: str, mute: FaultyBroker
 ) -> None:
     if options:
         mute.stop()
@@ -375,7 +374,7 @@ serve(client)
     ids=["block", "caught", "closed", "two clients", "left open"],
 )
 def test_a_service_that_is_stopped_answers_first(
-    body: str, number: int, start: Start, broker: RunningBroker, caplog: pytest.LogCaptureFixture
+    body: str, number: int, start: Start, broker: FaultyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = start(SERVICE + 'atexit.register(say, "at exit")\n' + body)
     with MessageBrokerClient(broker.url) as client, ThreadPoolExecutor() as threads:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import mb_testing
 from mb_broker import RunningBroker, running
 from mb_core import ConnectionLost, LocalProtocolError, Message, RequestTimeoutError
 from mb_sync import MessageBrokerClient
-from mb_testing import Faults
 
 from .programs import starting
 
@@ -226,7 +226,7 @@ def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_er
 ) -> None:
     monkeypatch.setattr("mb_sync.loop_thread._CHECK_INTERVAL", 0.2)
     monkeypatch.setattr("mb_sync.loop_thread._RESPONSE_TIMEOUT", 0.2)
-    with running("tcp://127.0.0.1:0", faults=Faults()) as mute:
+    with mb_testing.running("tcp://127.0.0.1:0") as mute:
         mute.faults.stall()
         client = MessageBrokerClient(mute.url)
         lock, blocked = threading.Lock(), threading.Event()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+import mb_testing
 from mb_broker import running
 from mb_core import ConnectError, ConnectionLost, LocalProtocolError
 from mb_sync import MessageBrokerClient
-from mb_testing import Faults
 
 from .conftest import own_threads
 
@@ -138,7 +138,7 @@ def test_calls_that_wait_fail_with_the_reason(submit: Submit, end: str) -> None:
 
 def test_closing_lets_the_buffer_go_to_the_first_connection(submit: Submit) -> None:
     with (
-        running("memory://", faults=Faults()) as broker,
+        mb_testing.running("memory://") as broker,
         MessageBrokerClient(broker.url) as listener,
     ):
         url = broker.url

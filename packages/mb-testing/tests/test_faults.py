@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from mb_broker import Broker, RunningBroker, running
+from mb_broker import Broker
 from mb_core import (
     ConnectError,
     ConnectionLost,
@@ -22,7 +22,7 @@ from mb_core import (
     RequestTimeoutError,
     ResponseError,
 )
-from mb_testing import Faults
+from mb_testing import Faults, FaultyBroker, running
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ async def faults() -> Faults:
 
 @pytest.fixture
 async def broker(faults: Faults) -> AsyncIterator[Broker]:
-    async with Broker("memory://", faults=faults) as broker:
+    async with Broker("memory://", wrap_accept=faults.wrap_accept) as broker:
         yield broker
 
 
@@ -142,7 +142,7 @@ async def test_a_client_that_the_broker_gave_up_hears_of_it_when_the_network_is_
     faults: Faults,
 ) -> None:
     async with Broker(
-        "memory://", faults=faults, heartbeat_after=30_000, drop_after=60_000
+        "memory://", wrap_accept=faults.wrap_accept, heartbeat_after=30_000, drop_after=60_000
     ) as broker:
         client = MessageBrokerClient(broker.url, heartbeat_interval=None, reconnect=False)
         async with client:
@@ -184,7 +184,7 @@ async def test_a_shorter_delay_overtakes_nothing(broker: Broker, faults: Faults)
 
 @pytest.mark.virtual_clock
 async def test_a_broker_that_ends_waits_for_what_is_delayed(faults: Faults) -> None:
-    async with Broker("memory://", faults=faults) as broker:
+    async with Broker("memory://", wrap_accept=faults.wrap_accept) as broker:
         client = MessageBrokerClient(broker.url, reconnect=False)
         await client.connect()
         events = await client.subscribe("last")
@@ -238,7 +238,7 @@ async def test_each_fault_is_taken_back_by_clear(broker: Broker, faults: Faults)
 
 @pytest.mark.virtual_clock
 async def test_a_broker_that_ends_while_all_is_stalled_leaves_nothing(faults: Faults) -> None:
-    async with Broker("memory://", faults=faults, drain_timeout=0) as broker:
+    async with Broker("memory://", wrap_accept=faults.wrap_accept, drain_timeout=0) as broker:
         client = MessageBrokerClient(broker.url, reconnect=False, heartbeat_interval=None)
         await client.connect()
         faults.stall()
@@ -254,12 +254,12 @@ async def test_a_broker_that_ends_while_all_is_stalled_leaves_nothing(faults: Fa
 
 
 @pytest.fixture(params=["memory", "tcp", "ws"])
-def url(request: pytest.FixtureRequest, mb_broker: RunningBroker) -> str:
+def url(request: pytest.FixtureRequest, mb_broker: FaultyBroker) -> str:
     return mb_broker.url_of(request.param)
 
 
 async def test_who_is_cut_comes_back_registered_and_subscribed(
-    url: str, mb_broker: RunningBroker
+    url: str, mb_broker: FaultyBroker
 ) -> None:
     with anyio.fail_after(10):
         async with MessageBrokerClient(url, **QUICK) as client:
@@ -278,7 +278,7 @@ async def test_who_is_cut_comes_back_registered_and_subscribed(
 
 
 async def test_a_request_in_flight_fails_with_the_connection_that_is_cut(
-    url: str, mb_broker: RunningBroker
+    url: str, mb_broker: FaultyBroker
 ) -> None:
     asked = anyio.Event()
 
@@ -305,7 +305,7 @@ async def test_a_request_in_flight_fails_with_the_connection_that_is_cut(
 
 
 async def test_who_is_refused_is_turned_away_until_it_is_accepted(
-    url: str, mb_broker: RunningBroker
+    url: str, mb_broker: FaultyBroker
 ) -> None:
     with anyio.fail_after(10):
         mb_broker.faults.refuse()
@@ -324,7 +324,7 @@ async def test_who_is_refused_is_turned_away_until_it_is_accepted(
 
 
 async def test_garbage_is_reported_and_the_next_message_is_as_good_as_ever(
-    url: str, mb_broker: RunningBroker
+    url: str, mb_broker: FaultyBroker
 ) -> None:
     with anyio.fail_after(10):
         async with MessageBrokerClient(url, **QUICK) as client:
@@ -337,7 +337,7 @@ async def test_garbage_is_reported_and_the_next_message_is_as_good_as_ever(
 
 
 async def test_a_stalled_connection_is_silent_and_goes_on(
-    url: str, mb_broker: RunningBroker
+    url: str, mb_broker: FaultyBroker
 ) -> None:
     with anyio.fail_after(10):
         async with MessageBrokerClient(url, **QUICK) as client:
@@ -354,7 +354,7 @@ async def test_a_stalled_connection_is_silent_and_goes_on(
 # From threads, and without a broker
 
 
-def test_faults_may_be_called_from_many_threads_at_once(mb_broker: RunningBroker) -> None:
+def test_faults_may_be_called_from_many_threads_at_once(mb_broker: FaultyBroker) -> None:
     faults = mb_broker.faults
     failures: list[BaseException] = []
 
@@ -377,7 +377,7 @@ def test_faults_may_be_called_from_many_threads_at_once(mb_broker: RunningBroker
     assert failures == []
 
 
-def test_without_a_broker_they_are_for_the_next(mb_broker: RunningBroker) -> None:
+def test_without_a_broker_they_are_for_the_next(mb_broker: FaultyBroker) -> None:
     mb_broker.kill()
     assert mb_broker.faults.cut() == 0
     mb_broker.faults.refuse()
@@ -390,7 +390,7 @@ def test_without_a_broker_they_are_for_the_next(mb_broker: RunningBroker) -> Non
     anyio.run(main)
 
 
-def test_what_can_not_be_says_what_can(mb_broker: RunningBroker) -> None:
+def test_what_can_not_be_says_what_can(mb_broker: FaultyBroker) -> None:
     faults = mb_broker.faults
     for delay in (-1, float("inf"), float("nan")):
         with pytest.raises(LocalProtocolError, match="milliseconds"):
@@ -402,7 +402,7 @@ def test_what_can_not_be_says_what_can(mb_broker: RunningBroker) -> None:
 def test_a_broker_that_is_stalled_ends_in_no_time() -> None:
     began = time.perf_counter()
 
-    async def main(broker: RunningBroker) -> None:
+    async def main(broker: FaultyBroker) -> None:
         client = MessageBrokerClient(broker.url_of("tcp"), reconnect=False)
         await client.connect()
         broker.faults.stall()
@@ -412,6 +412,6 @@ def test_a_broker_that_is_stalled_ends_in_no_time() -> None:
             await client.run()
         await client.close()
 
-    with running("memory://", "tcp://127.0.0.1:0", faults=Faults()) as broker:
+    with running("memory://", "tcp://127.0.0.1:0") as broker:
         anyio.run(main, broker)
     assert time.perf_counter() - began < 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import anyio
 import pytest
 
@@ -13,12 +16,16 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 
 
 class Pair:
-    """Two ends, `near` behind Faults; as a broker, whose end it is, runs them."""
+    """Two ends, `near` behind Faults; `run` is what a broker, whose end it is, runs meanwhile."""
 
     def __init__(self) -> None:
         self.faults = Faults()
         self.near: LinkEnd
-        _, self.far = memory_link_pair(self.faults.over(self._accept, current_backend()), LinkEnd)
+        accept = self.faults.wrap_accept(self._accept, current_backend(), self._spawn)
+        _, self.far = memory_link_pair(accept, LinkEnd)
+
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.run = run
 
     def _accept(self, link: Link) -> LinkHandler:
         self.near = LinkEnd(link)
@@ -134,7 +141,7 @@ async def test_the_other_sides_end_is_heard_when_it_goes_on(pair: Pair) -> None:
 async def test_an_end_is_delayed_like_the_messages_before_it(pair: Pair) -> None:
     pair.faults.delay(1_000)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(pair.faults.run)
+        tasks.start_soon(pair.run)
         pair.near.link.send(b"last")
         pair.near.link.close()
         assert await pair.far.receive() == b"last"
@@ -175,7 +182,10 @@ async def test_the_broker_that_ends_ends_what_it_does_not_know_any_more(pair: Pa
     pair.faults.stall()
     pair.near.link.abort()
     await pair.near.ended()
-    await pair.faults.end()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pair.run)
+        await settle()
+        tasks.cancel_scope.cancel()
     error: MBError | None = await pair.far.ended()
     assert error is None
     assert pair.faults.connections == 0

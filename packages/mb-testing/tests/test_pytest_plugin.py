@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mb_broker import RunningBroker
 from mb_core import MessageBrokerClient, Plugins
 from mb_core.hookspecs import hookimpl
 from mb_core.plugins import installed_plugins
+from mb_testing import FaultyBroker
 
 
 def run_pytest(folder: Path, source: str, *options: str) -> str:
@@ -127,12 +127,12 @@ def test_a_marker_that_would_do_nothing_is_an_error(tmp_path: Path, source: str)
     assert "passed" not in said
 
 
-def test_in_memory_comes_first(mb_broker: RunningBroker) -> None:
+def test_in_memory_comes_first(mb_broker: FaultyBroker) -> None:
     assert [url.partition(":")[0] for url in mb_broker.urls] == ["memory", "tcp", "ws"]
 
 
 @pytest.mark.anyio
-async def test_it_serves_clients_of_any_event_loop(mb_broker: RunningBroker) -> None:
+async def test_it_serves_clients_of_any_event_loop(mb_broker: FaultyBroker) -> None:
     for url in mb_broker.urls:
         async with MessageBrokerClient(url) as client:
             await client.request("system.heartbeat", {})
@@ -150,6 +150,6 @@ def test_it_needs_no_other_package(
     alone = Plugins()
     alone.register(MemoryOnly(), "memory only")
     monkeypatch.setattr("mb_core.plugins.installed_plugins", lambda: alone)
-    broker: RunningBroker = request.getfixturevalue("mb_broker")
+    broker: FaultyBroker = request.getfixturevalue("mb_broker")
     assert len(broker.urls) == 1
     assert broker.url.startswith("memory://")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 import anyio.abc
@@ -17,6 +18,7 @@ from mb_core.link import (
     Backend,
     Home,
     Listener,
+    Spawn,
     StreamOptions,
     current_backend,
 )
@@ -35,9 +37,13 @@ from .router import Router
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Broker", "url_of"]
+__all__ = ["Broker", "WrapAccept", "url_of"]
 
 _log = logging.getLogger("mb_broker")
+
+# What puts something between the broker and its connections, such as faults in tests.  It is given
+# what handles a new Link, and starts tasks that last as long as the broker.
+WrapAccept = Callable[[Accept, Backend, Spawn], Accept]
 
 
 class Broker:
@@ -50,8 +56,8 @@ class Broker:
     has the real ones.  tls:// and wss:// need an `ssl_context` with the broker's certificate.
     `options` are those of BrokerOptions: limits on what one client may take, and time limits,
     in milliseconds.  What a client does over a limit ends with an error or with its connection,
-    never at the cost of others, and the log says which limit it was.  `faults`, for tests, are
-    what happens to the connections.
+    never at the cost of others, and the log says which limit it was.  `wrap_accept`, for tests,
+    is called when the broker is entered, and returns what accepts connections instead of it.
 
     Raises LocalProtocolError for an invalid option.  Entering raises ConnectError if it can't
     listen on a URL, and PluginError if no plugin supports a URL's scheme; it may be tried again.
@@ -63,15 +69,20 @@ class Broker:
         *urls: str,
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
+        wrap_accept: WrapAccept | None = None,
         faults: Any = None,
         **options: Unpack[BrokerOptions],
     ) -> None:
         self.urls: list[str] = []
-        check_options(ssl_context=ssl_context, plugins=plugins, faults=faults)
+        if faults is not None:
+            text = "Broker(faults=faults) is deprecated: use wrap_accept=faults.wrap_accept"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            wrap_accept = getattr(faults, "wrap_accept", faults)
+        check_options(ssl_context=ssl_context, plugins=plugins, wrap_accept=wrap_accept)
         self.options = settings = complete_options(options, BrokerSettings)
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins
-        self._faults = faults
+        self._wrap_accept = wrap_accept
         self._router = Router(RouterOptions.of(settings), host_metrics(), link_progress)
         self._connections = Connections(self._router, settings)
         self._limits = Limits(settings.max_payload, settings.max_payload + settings.max_header)
@@ -117,10 +128,11 @@ class Broker:
         self._home = Home(backend)
         self._tasks = anyio.create_task_group()
         self._connections.start(backend, self._tasks)
-        if self._faults is not None:
-            self._accepting = self._faults.over(self._connections.accept, backend)
         await self._tasks.__aenter__()
         try:
+            if self._wrap_accept is not None:
+                spawn = self._tasks.start_soon
+                self._accepting = self._wrap_accept(self._connections.accept, backend, spawn)
             for url in self._wanted:
                 await self._listen(url, backend)
         except BaseException:
@@ -128,8 +140,6 @@ class Broker:
             await self._end()
             raise
         self._tasks.start_soon(self._connections.timer.run)
-        if self._faults is not None:
-            self._tasks.start_soon(self._faults.run)
         return self
 
     async def __aexit__(
@@ -196,8 +206,6 @@ class Broker:
         with anyio.CancelScope(shield=True):
             await self._stop_listening()
             await self._connections.close()
-            if self._faults is not None:
-                await self._faults.end()
         self._tasks.cancel_scope.cancel()
         # Not told of an error, which it would wrap into a group.
         await self._tasks.__aexit__(None, None, None)

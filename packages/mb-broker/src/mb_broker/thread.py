@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import threading
-from collections.abc import Iterator
+import warnings
 from concurrent.futures import Future
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from mb_core.client.arguments import check_options
 from mb_core.errors import LocalProtocolError
@@ -23,34 +25,28 @@ from .ports import reserved_port
 __all__ = ["RunningBroker", "running"]
 
 
-@contextlib.contextmanager
-def running(*urls: str, **options: Any) -> Iterator[RunningBroker]:
+def running(*urls: str, **options: Any) -> RunningBroker:
     """Run a Broker in a thread while the block lasts; arguments as for Broker.
 
         with mb_broker.running("tcp://127.0.0.1:0") as broker:
             print(broker.url)
 
-    With `faults=mb_testing.Faults()` its connections can be broken.
-
-    Raises what entering a Broker raises.
+    Entering raises what entering a Broker raises.
     """
-    check_options(plugins=options.get("plugins"))
-    with contextlib.ExitStack() as reserved:
-        broker = RunningBroker(
-            [_with_reserved_port(url, options, reserved) for url in urls or ("memory://",)],
-            options,
-        )
-        broker.start()
-        try:
-            yield broker
-        finally:
-            if broker.has_faults:
-                broker.faults.clear()  # in order, which takes a network
-            broker.stop()
+    faults = options.pop("faults", None)
+    if faults is None:
+        return RunningBroker(*urls, **options)
+    text = "mb_broker.running(faults=faults) is deprecated: use mb_testing.running(faults=faults)"
+    warnings.warn(text, DeprecationWarning, stacklevel=2)
+    # By name: mb_broker doesn't depend on mb_testing, which is where the faults come from.
+    broker: RunningBroker = importlib.import_module("mb_testing").running(
+        *urls, faults=faults, **options
+    )
+    return broker
 
 
 class RunningBroker:
-    """A Broker in a thread, as `running` and the fixture `mb_broker` give it.
+    """A Broker in a thread: enter it where it is to run.
 
     It goes away and comes back at the same URLs: a port that was free when it was asked for stays
     its own meanwhile.  All methods are for any thread, and return when what they say is done;
@@ -59,33 +55,32 @@ class RunningBroker:
     In a forked process it does not run, and can't be started.
     """
 
-    def __init__(self, urls: list[str], options: dict[str, Any]) -> None:
-        self.urls = urls
+    def __init__(self, *urls: str, **options: Any) -> None:
+        check_options(plugins=options.get("plugins"))
+        self.urls: list[str] = list(urls) or ["memory://"]
         self._options = options
+        self._reserved = contextlib.ExitStack()
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
         self._broker: Broker
         self._loop: asyncio.AbstractEventLoop
         self._end: asyncio.Future[bool]  # whether it is to be killed
 
-    @property
-    def faults(self) -> Any:
-        """What goes wrong with its connections, as it was given.
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as reserved:
+            self.urls = [_with_reserved_port(url, self._options, reserved) for url in self.urls]
+            self.start()
+            self._reserved = reserved.pop_all()
+        return self
 
-        Raises LocalProtocolError where it was not given any.
-        """
-        faults = self._options.get("faults")
-        if faults is None:
-            raise LocalProtocolError(
-                "this broker has no faults, which cost time: mb_broker.running(..., "
-                "faults=mb_testing.Faults())"
-            )
-        return faults
-
-    @property
-    def has_faults(self) -> bool:
-        """Whether it was given faults."""
-        return self._options.get("faults") is not None
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._reserved:
+            self.stop()
 
     @property
     def url(self) -> str:

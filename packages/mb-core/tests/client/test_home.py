@@ -19,6 +19,7 @@ import anyio.to_thread
 import outcome
 import pytest
 
+import mb_testing
 from mb_broker import Broker, RunningBroker, running
 from mb_core import (
     ConnectError,
@@ -29,7 +30,6 @@ from mb_core import (
     TCPSocketClient,
 )
 from mb_core.url import parse_url
-from mb_testing import Faults
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"
@@ -380,7 +380,7 @@ def test_a_loop_that_a_fork_runs_on_is_not_the_one_on_which_it_was_connected() -
 
 @needs_fork
 def test_a_broker_in_a_thread_does_not_run_in_a_forked_process() -> None:
-    with running("tcp://127.0.0.1:0", "memory://", faults=Faults()) as broker:
+    with mb_testing.running("tcp://127.0.0.1:0", "memory://") as broker:
 
         async def connect() -> None:
             with pytest.raises(ConnectError, match="no broker in this process"):

@@ -1,9 +1,10 @@
-"""For tests: of transports, of what speaks over Links, of programs (docs/testing.md)."""
+"""Tools for testing programs and plugins that use MB (docs/testing.md)."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .broker import FaultyBroker, running
     from .clock import VirtualClock
     from .faults import Faults
     from .links import LinkEnd, memory_link_pair
@@ -11,20 +12,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Faults",
+    "FaultyBroker",
     "LinkEnd",
     "TransportSuite",
     "VirtualClock",
     "memory_link_pair",
+    "running",
 ]
 
-# Imported when they are asked for: a program that runs a broker in a thread needs none of them,
-# and TransportSuite needs pytest.
+# Imported when they are asked for: pytest loads this package with each start, for the plugin in it.
 _MODULES = {
     "Faults": "faults",
+    "FaultyBroker": "broker",
     "LinkEnd": "links",
     "TransportSuite": "suite",
     "VirtualClock": "clock",
     "memory_link_pair": "links",
+    "running": "broker",
 }
 
 

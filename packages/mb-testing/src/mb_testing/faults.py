@@ -7,8 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+import anyio
+
 from mb_core.errors import LocalProtocolError, MBError
-from mb_core.link import Accept, Backend, DeadlineTimer, Link, LinkHandler, Poster
+from mb_core.link import Accept, Backend, DeadlineTimer, Link, LinkHandler, Poster, Spawn
 from mb_core.link.memory import loop_poster
 from mb_core.message import Message
 from mb_core.topic import check_pattern, matches
@@ -26,9 +28,11 @@ Matcher = str | Callable[[Message], bool]
 
 
 class Faults:
-    """What goes wrong with a broker's connections: `mb_broker.faults`, or `Broker(faults=...)`.
+    """What goes wrong with a broker's connections, such as those of the fixture `mb_broker`.
 
         mb_broker.faults.cut()
+
+    For a Broker on the test's own event loop: `Broker(wrap_accept=faults.wrap_accept)`.
 
     Faults affect whole messages, so they are the same over every transport and on every event
     loop, and their times are those of the broker's loop, which may be virtual.  Each is for all
@@ -125,14 +129,18 @@ class Faults:
         """Take back all that lasts: nothing is refused, stalled, delayed or dropped any more."""
         self._in_loop(self._clear)
 
-    # For the broker
+    # For the broker, on its event loop
 
-    def over(self, accept: Accept, backend: Backend) -> Accept:
-        """What a broker gives to its listeners in place of `accept`; on its event loop."""
+    def wrap_accept(self, accept: Accept, backend: Backend, spawn: Spawn) -> Accept:
+        """Return what accepts connections in place of `accept`, and puts these faults around them.
+
+        `spawn` starts a task of the broker's, with whose end all these connections end.
+        """
         self._backend = backend
         post = self._post = loop_poster(backend)
         self._thread = threading.get_ident()
         self._timer = DeadlineTimer(backend, self._next_due, self._move)
+        spawn(self._run)
 
         def accept_with_faults(link: Link) -> LinkHandler:
             if self._refusing:
@@ -156,19 +164,20 @@ class Faults:
 
         return accept_with_faults
 
-    async def run(self) -> None:
-        """Let delayed messages go on in their time, until cancelled."""
-        await self._timer.run()
-
-    async def end(self) -> None:
-        """The broker has closed its connections: end those of which it knows no more."""
-        links = list(self._links)
-        for link in links:
-            link.cut()
-        for link in links:
-            await link.inner.wait_closed()
-        self._links.clear()
-        self._backend = self._post = None
+    async def _run(self) -> None:
+        """Pass on delayed messages in their time, until the broker ends."""
+        try:
+            await self._timer.run()
+        finally:
+            # The broker has closed its connections: what is left are those it no longer knows.
+            with anyio.CancelScope(shield=True):
+                links = list(self._links)
+                for link in links:
+                    link.cut()
+                for link in links:
+                    await link.inner.wait_closed()
+            self._links.clear()
+            self._backend = self._post = None
 
     # Within the broker's thread
 

@@ -12,29 +12,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from mb_broker import RunningBroker
-
+    from .broker import FaultyBroker
     from .clock import VirtualClock
 
 __all__ = ["mb_broker", "virtual_clock"]
 
 
 @pytest.fixture
-def mb_broker() -> Iterator[RunningBroker]:
+def mb_broker() -> Iterator[FaultyBroker]:
     """A broker of the test's own, in a thread: `mb_broker.url`, `mb_broker.url_of("tcp")`.
 
     It listens in memory, and on a free port of 127.0.0.1 for tcp:// and ws:// as far as their
     packages are installed.  `mb_broker.faults` break its connections; it goes away and comes back
     with `mb_broker.restart()`, or `kill()`, `stop()` and `start()`.
     """
-    from mb_broker import running
     from mb_core.plugins import installed_plugins
 
-    from .faults import Faults
+    from .broker import running
 
     installed = installed_plugins().schemes()
     urls = [f"{scheme}://127.0.0.1:0" for scheme in ("tcp", "ws") if scheme in installed]
-    with running("memory://", *urls, faults=Faults()) as broker:
+    with running("memory://", *urls) as broker:
         yield broker
 
 

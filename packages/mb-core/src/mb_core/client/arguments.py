@@ -111,11 +111,6 @@ def _check_codec(codec: Any, name: str) -> None:
         raise _invalid(name, codec, "a codec's name, or an object with encode() and decode()")
 
 
-def _check_faults(faults: Any, name: str) -> None:
-    if faults is not None and not callable(getattr(faults, "over", None)):
-        raise _invalid(name, faults, "mb_testing.Faults() or None")
-
-
 def _ssl_context() -> Any:
     import ssl  # programs without TLS do not pay for it
 
@@ -140,7 +135,7 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "heartbeat_interval": _check_timeout_or_none,
     "inherit_deadlines": _check_switch,
     "codec": _check_codec,
-    "faults": _check_faults,
+    "wrap_accept": _instance(lambda: Callable, "a function"),
 }
 
 
