@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from mb_testing import TransportSuite
-from mb_testing.suite import promises
-from mb_testing.suite.promises import Promise
+from mb_testing.transport_suite import requirements
+from mb_testing.transport_suite.requirements import Promise
 
 HERE = Path(__file__).parent
 
@@ -202,7 +202,7 @@ def test_a_transport_with_a_bug_fails_the_test_for_it(file: str, tmp_path: Path)
         failure = failures.get((broken, f"test_{test}"))
         assert failure is not None, f"test_{test} passes {broken}\n{done.stdout}"
         if promise is not None:
-            kept: Promise = getattr(promises, promise)
+            kept: Promise = getattr(requirements, promise)
             for line in (f"Expected: {kept.text}", f"Contract: {kept.contract}"):
                 assert line in failure, f"test_{test} on {broken}: {failure}"
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .broker import FaultyBroker, running
-    from .clock import VirtualClock
     from .faults import Faults
     from .links import LinkEnd, memory_link_pair
-    from .suite import TransportSuite
+    from .transport_suite import TransportSuite
+    from .virtual_clock import VirtualClock
 
 __all__ = [
     "Faults",
@@ -25,8 +25,8 @@ _MODULES = {
     "Faults": "faults",
     "FaultyBroker": "broker",
     "LinkEnd": "links",
-    "TransportSuite": "suite",
-    "VirtualClock": "clock",
+    "TransportSuite": "transport_suite",
+    "VirtualClock": "virtual_clock",
     "memory_link_pair": "links",
     "running": "broker",
 }

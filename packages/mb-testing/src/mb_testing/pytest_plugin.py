@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .broker import FaultyBroker
-    from .clock import VirtualClock
+    from .virtual_clock import VirtualClock
 
 __all__ = ["mb_broker", "virtual_clock"]
 
@@ -39,7 +39,7 @@ def mb_broker() -> Iterator[FaultyBroker]:
 @pytest.fixture
 def virtual_clock() -> VirtualClock:
     """Runs async code in virtual time: `virtual_clock.run(main, backend="trio")`."""
-    from .clock import VirtualClock
+    from .virtual_clock import VirtualClock
 
     return VirtualClock()
 
@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 f"{item.nodeid} is marked with virtual_clock, and has no anyio_backend from a list "
                 "of names: mark it with anyio, too, or use the fixture virtual_clock"
             )
-        from .clock import VirtualClock
+        from .virtual_clock import VirtualClock
 
         clock = VirtualClock(**marker.kwargs)
         parameters["anyio_backend"] = clock.anyio_backend(backend)

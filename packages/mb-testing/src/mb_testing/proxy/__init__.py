@@ -1,8 +1,8 @@
 """A TCP proxy that does to connections what networks do to them."""
 
+from .connection import Cut, Direction
 from .pipe import FAIR, HALF_OPEN, STALLED, Flow, Weather
 from .proxy import Gate, Proxy, Seen, Where
-from .relay import Cut, Direction
 
 __all__ = [
     "FAIR",

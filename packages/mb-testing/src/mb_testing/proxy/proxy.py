@@ -25,8 +25,8 @@ from mb_broker.ports import HOST, listening_socket, reserved_port
 from mb_core.errors import ConnectError
 from mb_core.url import URL, parse_url
 
+from .connection import Cut, Direction, Relay
 from .pipe import FAIR, Weather
-from .relay import Cut, Direction, Relay
 
 __all__ = ["Gate", "Proxy", "Seen", "Where"]
 

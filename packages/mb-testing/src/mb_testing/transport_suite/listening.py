@@ -14,9 +14,10 @@ from mb_core.url import URL
 from mb_core.wire import WireState
 
 from ..links import LinkEnd
-from .ends import Echo, expect_answer, expect_end, expect_in_time
+from .link_checks import Echo, expect_answer, expect_end, expect_in_time
 from .network import Network
-from .promises import (
+from .raw_peer import RawListener, RawPeer, in_thread
+from .requirements import (
     BAD_URL,
     CANCELLED_CONNECT,
     FOUND,
@@ -28,8 +29,7 @@ from .promises import (
     broken,
     expect,
 )
-from .raw import RawListener, RawPeer, in_thread
-from .running import on_loops, without_io
+from .runner import on_loops, without_io
 from .settings import Settings
 from .wires import WirePair
 

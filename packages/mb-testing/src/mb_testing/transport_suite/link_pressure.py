@@ -10,10 +10,11 @@ import pytest
 
 from mb_core.link import Link
 
-from .ends import Echo, expect_answer, expect_end, expect_in_time
+from .link_checks import Echo, expect_answer, expect_end, expect_in_time
 from .link_messages import BLOCK
 from .network import Network
-from .promises import (
+from .raw_peer import RawPeer, against_raw, connect_raw, in_thread
+from .requirements import (
     CANCELLED,
     DRAIN_ENDS,
     GIVEN_UP,
@@ -24,8 +25,7 @@ from .promises import (
     UNSENT,
     expect,
 )
-from .raw import RawPeer, against_raw, connect_raw, in_thread
-from .running import on_loops
+from .runner import on_loops
 from .settings import Settings
 from .wire_endings import STRANGERS
 from .wire_messages import text

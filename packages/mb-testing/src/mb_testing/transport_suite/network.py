@@ -24,7 +24,7 @@ from mb_core.transport import Transport
 from mb_core.url import URL, parse_url
 
 from ..links import LinkEnd
-from .promises import HANDLED_IN_ORDER, NO_BUG, NOTHING_LEFT, expect
+from .requirements import HANDLED_IN_ORDER, NO_BUG, NOTHING_LEFT, expect
 from .settings import LIMITS, Settings
 
 __all__ = ["Network", "Server"]

@@ -14,7 +14,7 @@ from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 from mb_core.wire import Limits, Wire, WireState
 
-from .promises import (
+from .requirements import (
     DOWNWARDS,
     HANDSHAKE,
     NEVER_RAISES,

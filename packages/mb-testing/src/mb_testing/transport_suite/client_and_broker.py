@@ -12,8 +12,8 @@ from mb_core.errors import ConnectError
 from mb_core.message import Message
 
 from .network import Network
-from .promises import WORKS, expect
-from .running import on_loops
+from .requirements import WORKS, expect
+from .runner import on_loops
 from .settings import Settings
 
 __all__ = ["Together"]

@@ -11,7 +11,7 @@ import pytest
 from mb_core.errors import MessageTooLarge
 from mb_core.wire import Limits, WireState
 
-from .promises import (
+from .requirements import (
     COUNTS,
     HANDSHAKE,
     LIMIT,
@@ -24,7 +24,7 @@ from .promises import (
     broken,
     expect,
 )
-from .running import without_io
+from .runner import without_io
 from .settings import LIMITS, Settings
 from .wires import SIDES, WatchedWire, WirePair, bytewise, pieces, random_pieces, shortened
 

@@ -8,11 +8,11 @@ import pytest
 
 from mb_core.transport import WireTransport
 
+from .client_and_broker import Together
 from .link_endings import LinkEndings
 from .link_messages import LinkMessages
 from .link_pressure import LinkPressure
-from .places import Places, SocketPlaces, StreamPlaces
-from .together import Together
+from .listening import Places, SocketPlaces, StreamPlaces
 from .wire_endings import WireEndings, WireStrangers
 from .wire_messages import WireLimits, WireMessages
 

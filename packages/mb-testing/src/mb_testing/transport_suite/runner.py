@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 from .network import Network
-from .promises import IN_TIME, PROPORTION, broken
+from .requirements import IN_TIME, PROPORTION, broken
 from .settings import Settings
 
 __all__ = ["on_loops", "without_io"]

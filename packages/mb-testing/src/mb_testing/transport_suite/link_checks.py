@@ -9,7 +9,7 @@ import anyio
 
 from ..links import LinkEnd
 from .network import Network
-from .promises import Promise, broken, expect
+from .requirements import Promise, broken, expect
 
 __all__ = ["Echo", "expect_answer", "expect_end", "expect_in_time"]
 

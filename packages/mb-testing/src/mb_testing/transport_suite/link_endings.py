@@ -9,10 +9,10 @@ from mb_core.errors import ConnectionLost
 from mb_core.link import Link
 
 from ..links import LinkEnd
-from .ends import expect_end
+from .link_checks import expect_end
 from .link_messages import BLOCK
 from .network import Network
-from .promises import (
+from .requirements import (
     ABORTED,
     CANCELLED,
     NOT_SENT,
@@ -21,7 +21,7 @@ from .promises import (
     broken,
     expect,
 )
-from .running import on_loops
+from .runner import on_loops
 from .settings import Settings
 from .wires import SIDES, shortened
 

@@ -9,10 +9,10 @@ from mb_core.errors import MessageTooLarge
 from mb_core.link import Link
 
 from ..links import LinkEnd
-from .ends import expect_end
+from .link_checks import expect_end
 from .network import Network
-from .promises import COALESCED, COUNTED, GREETED, HELD, LIMIT, MESSAGES, PEER, PROGRESS, expect
-from .running import on_loops
+from .requirements import COALESCED, COUNTED, GREETED, HELD, LIMIT, MESSAGES, PEER, PROGRESS, expect
+from .runner import on_loops
 from .settings import LIMITS, Settings
 from .wire_messages import SIZES, text
 from .wires import SIDES, shortened
