@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost
-from mb_testing.proxy import Cut, Gate
+from mb_testing.proxy import Cut
 
 from .scene import Scene, scene
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_remains")]
 @asynccontextmanager
 async def disconnected(**options: Any) -> AsyncIterator[Scene]:
     async with scene(**options) as stage:
-        stage.proxy.admit(Gate.REFUSE)
+        stage.proxy.refuse()
         stage.proxy.cut(Cut.RESET)
         await stage.losses.reaches(1, "the client has lost its connection")
         assert not stage.far.connected
@@ -29,7 +29,7 @@ async def disconnected(**options: Any) -> AsyncIterator[Scene]:
 
 async def come_back(stage: Scene) -> None:
     """Connect again, and see the end of what was buffered."""
-    stage.proxy.admit(Gate.OPEN)
+    stage.proxy.accept()
     await stage.connects.reaches(2, "the client is connected")
     assert stage.far.stats().buffered == 0
     await stage.far.publish("to.near", -1, confirm=True)
@@ -106,8 +106,8 @@ async def test_what_was_buffered_goes_back_if_the_next_connection_breaks_as_well
     async with disconnected() as stage:
         for number in range(100):
             await stage.far.publish("to.near", number)
-        stage.proxy.admit(Gate.SILENT)
-        await stage.proxy.until(lambda seen: seen.accepted == 2)
+        stage.proxy.hang()
+        await stage.proxy.until(lambda stats: stats.accepted == 2)
         stage.proxy.cut(Cut.RESET)
         await come_back(stage)
         assert stage.at_near.order == [*range(100), -1]

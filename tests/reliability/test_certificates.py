@@ -58,11 +58,11 @@ async def test_a_wrong_certificate_is_one_attempt_and_a_final_error_within_a_sec
         )
         with pytest.raises(ConnectError) as raised:
             await client.connect()
-        assert proxy.seen.accepted == 1  # it has not tried again
+        assert proxy.stats.accepted == 1  # it has not tried again
         assert raised.value.final
         assert "certificate" in str(raised.value)
         await client.close()
-        assert proxy.seen.accepted == 1
+        assert proxy.stats.accepted == 1
 
 
 async def test_a_server_that_speaks_no_tls_is_tried_again(scheme: str, certificates: Any) -> None:
@@ -124,7 +124,7 @@ async def test_a_client_outlasts_a_certificate_that_goes_bad_between_connections
             assert isinstance(error, ConnectError)
             assert error.final
             assert "certificate" in str(error)
-        assert proxy.seen.accepted == 2 + len(refusals)
+        assert proxy.stats.accepted == 2 + len(refusals)
 
 
 async def test_a_certificate_that_was_renewed_between_connections_is_no_matter(
@@ -143,4 +143,4 @@ async def test_a_certificate_that_was_renewed_between_connections_is_no_matter(
             proxy.cut(Cut.RESET)
             await connects.reaches(2, "the client is connected")
             await client.request("system.heartbeat", {})
-        assert proxy.seen.accepted == 2
+        assert proxy.stats.accepted == 2

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, ConnectionLost, MBError, MessageBrokerClient
-from mb_testing.proxy import HALF_OPEN, STALLED, Cut, Direction, Gate, Proxy, Weather
+from mb_testing.proxy import HALF_OPEN, STALLED, Conditions, Cut, Direction, Proxy
 
 from .brokers import thread_broker
 from .scene import FAST, scene
@@ -26,8 +26,8 @@ FAULTS: dict[str, Callable[[Proxy], object]] = {
     "stalled-up": lambda proxy: proxy.set(STALLED, Direction.UP),
     "stalled-down": lambda proxy: proxy.set(STALLED, Direction.DOWN),
     "half-open": lambda proxy: proxy.set(HALF_OPEN),
-    "slow": lambda proxy: proxy.set(Weather(delay=100)),
-    "one-byte-at-a-time": lambda proxy: proxy.set(Weather(chunk=1)),
+    "slow": lambda proxy: proxy.set(Conditions(delay=100)),
+    "one-byte-at-a-time": lambda proxy: proxy.set(Conditions(chunk=1)),
     "orderly-end": lambda proxy: proxy.cut(Cut.ORDERLY),
     "reset": lambda proxy: proxy.cut(Cut.RESET),
 }
@@ -86,10 +86,10 @@ async def test_closing_gives_up_what_the_connection_does_not_take() -> None:
         stage.proxy.cut(Cut.RESET)
 
 
-@pytest.mark.parametrize("gate", [Gate.REFUSE, Gate.SILENT], ids=lambda gate: gate.name)
-async def test_closing_ends_a_reconnect_in_the_middle(gate: Gate) -> None:
+@pytest.mark.parametrize("accepting", [Proxy.refuse, Proxy.hang])
+async def test_closing_ends_a_reconnect_in_the_middle(accepting: Callable[[Proxy], None]) -> None:
     async with scene(connect_timeout=60_000, backoff_min=60_000, backoff_max=60_000) as stage:
-        stage.proxy.admit(gate)
+        accepting(stage.proxy)
         stage.proxy.cut(Cut.RESET)
         await stage.losses.reaches(1, "the client has lost its connection")
         began = time.monotonic()
@@ -98,13 +98,13 @@ async def test_closing_ends_a_reconnect_in_the_middle(gate: Gate) -> None:
         stage.proxy.cut(Cut.RESET)
 
 
-@pytest.mark.parametrize("gate", [Gate.REFUSE, Gate.SILENT], ids=lambda gate: gate.name)
+@pytest.mark.parametrize("accepting", [Proxy.refuse, Proxy.hang])
 @pytest.mark.parametrize("by", ["closing", "cancelling"])
 async def test_a_first_connection_that_is_tried_again_and_again_can_be_ended(
-    gate: Gate, by: str
+    accepting: Callable[[Proxy], None], by: str
 ) -> None:
     with thread_broker() as broker, Proxy(broker.url) as proxy:
-        proxy.admit(gate)
+        accepting(proxy)
         failures = Signal()
         client = MessageBrokerClient(
             proxy.url, **FAST | {"retry_connect": True, "connect_timeout": 50}
@@ -132,7 +132,7 @@ async def test_leaving_the_block_sends_what_waits_if_the_broker_is_back_in_time(
     async with scene(drain_timeout=10_000, backoff_max=50) as stage:
         received = Received()
         await stage.near.subscribe("late", handler=received.take)
-        stage.proxy.admit(Gate.REFUSE)
+        stage.proxy.refuse()
         stage.proxy.cut(Cut.RESET)
         await stage.losses.reaches(1, "the client has lost its connection")
         for number in range(100):
@@ -140,14 +140,14 @@ async def test_leaving_the_block_sends_what_waits_if_the_broker_is_back_in_time(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stage.far.close)
             await stage.failures.reaches(1, "a try that failed")
-            stage.proxy.admit(Gate.OPEN)
+            stage.proxy.accept()
         await received.has(*range(100))
         assert received.order == list(range(100))
 
 
 async def test_leaving_the_block_reports_what_could_not_be_sent() -> None:
     async with scene(drain_timeout=100) as stage:
-        stage.proxy.admit(Gate.REFUSE)
+        stage.proxy.refuse()
         stage.proxy.cut(Cut.RESET)
         await stage.losses.reaches(1, "the client has lost its connection")
         for number in range(7):

@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 
 from mb_testing.proxy import (
-    FAIR,
     HALF_OPEN,
+    NORMAL,
     STALLED,
+    Conditions,
     Cut,
     Direction,
-    Gate,
     Proxy,
-    Weather,
-    Where,
 )
 
 from .scene import Scene, scene
@@ -29,7 +27,6 @@ from .scene import Scene, scene
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_remains")]
 
 UP, DOWN = Direction.UP, Direction.DOWN
-LIVING = Where.LIVING
 # Milliseconds of silence after which the client asks for a sign of life.
 HEARTBEAT = 120
 
@@ -43,25 +40,30 @@ class Fault:
     silent: bool = False
 
 
+def existing(conditions: Conditions, *directions: Direction) -> Callable[[Proxy], object]:
+    """A fault of the connections that exist when it strikes."""
+    return lambda proxy: proxy.set(conditions, *directions, connections="existing")
+
+
 BREAKING = [
     Fault("reset", lambda proxy: proxy.cut(Cut.RESET)),
     Fault("orderly-end", lambda proxy: proxy.cut(Cut.ORDERLY)),
     Fault("garbage-down", lambda proxy: proxy.inject(b"\xff" * 64, DOWN)),
     Fault("garbage-up", lambda proxy: proxy.inject(b"\xff" * 64, UP)),
-    Fault("swapped-down", lambda proxy: proxy.set(Weather(swap=True), DOWN, where=LIVING)),
-    Fault("swapped-up", lambda proxy: proxy.set(Weather(swap=True), UP, where=LIVING)),
-    Fault("cut-in-down", lambda proxy: proxy.set(Weather(cut_after=3), DOWN, where=LIVING)),
-    Fault("cut-in-up", lambda proxy: proxy.set(Weather(cut_after=3), UP, where=LIVING)),
+    Fault("swapped-down", existing(Conditions(swap=True), DOWN)),
+    Fault("swapped-up", existing(Conditions(swap=True), UP)),
+    Fault("cut-in-down", existing(Conditions(cut_after=3), DOWN)),
+    Fault("cut-in-up", existing(Conditions(cut_after=3), UP)),
 ]
 SILENT = [
-    Fault("stalled", lambda proxy: proxy.set(STALLED, where=LIVING), silent=True),
-    Fault("half-open", lambda proxy: proxy.set(HALF_OPEN, where=LIVING), silent=True),
-    Fault("stalled-down", lambda proxy: proxy.set(STALLED, DOWN, where=LIVING), silent=True),
+    Fault("stalled", existing(STALLED), silent=True),
+    Fault("half-open", existing(HALF_OPEN), silent=True),
+    Fault("stalled-down", existing(STALLED, DOWN), silent=True),
 ]
 HARMLESS = [
-    Fault("delay", lambda proxy: proxy.set(Weather(delay=30))),
-    Fault("delay-down", lambda proxy: proxy.set(Weather(delay=60), DOWN)),
-    Fault("one-byte-at-a-time", lambda proxy: proxy.set(Weather(chunk=1))),
+    Fault("delay", lambda proxy: proxy.set(Conditions(delay=30))),
+    Fault("delay-down", lambda proxy: proxy.set(Conditions(delay=60), DOWN)),
+    Fault("one-byte-at-a-time", lambda proxy: proxy.set(Conditions(chunk=1))),
 ]
 
 # The transports differ in how they find out that bytes are wrong, and in how they end.
@@ -98,11 +100,11 @@ async def strike_and_recover(stage: Scene, strike: Callable[[Proxy], object]) ->
         await stage.flows()
         strike(stage.proxy)
         await stage.connects.reaches(2, "the client is connected")
-        stage.proxy.set(FAIR, where=Where.COMING)
+        stage.proxy.set(NORMAL, connections="new")
         # The network is back: the old connection, of which the broker may know, with it.
-        while stage.proxy.seen.living > 1:
+        while stage.proxy.stats.open > 1:
             stage.proxy.cut(Cut.RESET, oldest=1)
-            await stage.proxy.until(lambda seen: seen.living == 1)
+            await stage.proxy.until(lambda stats: stats.open == 1)
         await stage.flows()
 
 
@@ -114,7 +116,7 @@ async def test_a_connection_that_breaks_comes_back(
         await strike_and_recover(stage, fault.strike)
         await stage.works_both_ways()
         await stage.check()
-        assert stage.proxy.seen.accepted == 2
+        assert stage.proxy.stats.accepted == 2
         assert stage.losses.count == 1
 
 
@@ -153,12 +155,12 @@ async def test_a_broker_that_refuses_for_a_while_is_tried_until_it_is_back(how: 
     async with scene() as stage:
         async with stage.traffic():
             await stage.flows()
-            stage.proxy.admit(Gate.REFUSE)
+            stage.proxy.refuse()
             stage.proxy.cut(how)
             # Each failed round is reported.
             await stage.failures.reaches(3, "a failed try")
             assert not stage.far.connected
-            stage.proxy.admit(Gate.OPEN)
+            stage.proxy.accept()
             await stage.connects.reaches(2, "the client is connected")
             await stage.flows()
         await stage.works_both_ways()
@@ -169,11 +171,11 @@ async def test_a_broker_that_accepts_and_says_nothing_is_given_up_and_tried_agai
     async with scene(connect_timeout=150) as stage:
         async with stage.traffic():
             await stage.flows()
-            stage.proxy.admit(Gate.SILENT)
+            stage.proxy.hang()
             stage.proxy.cut(Cut.RESET)
-            await stage.proxy.until(lambda seen: seen.accepted >= 4)
+            await stage.proxy.until(lambda stats: stats.accepted >= 4)
             assert not stage.far.connected
-            stage.proxy.admit(Gate.OPEN)
+            stage.proxy.accept()
             await stage.connects.reaches(2, "the client is connected")
             await stage.flows()
         await stage.works_both_ways()
@@ -185,18 +187,18 @@ async def test_a_connection_that_breaks_while_it_is_restored_is_tried_again() ->
         # A client has three times as much to tell: none of these lives to be connected.
         sizes = iter([5, 60, 100, 150, 200])
 
-        def cut_early() -> Weather:
-            return Weather(cut_after=next(sizes, None))
+        def cut_early() -> Conditions:
+            return Conditions(cut_after=next(sizes, None))
 
         async with stage.traffic():
             await stage.flows()
-            stage.proxy.set(cut_early, UP, where=Where.COMING)
+            stage.proxy.set(cut_early, UP, connections="new")
             stage.proxy.cut(Cut.RESET)
             await stage.connects.reaches(2, "the client is connected")
             await stage.flows()
         await stage.works_both_ways()
         await stage.check()
-        assert stage.proxy.seen.accepted == 1 + 5 + 1
+        assert stage.proxy.stats.accepted == 1 + 5 + 1
 
 
 async def test_a_client_that_is_not_heard_any_more_is_dropped_and_comes_back() -> None:
@@ -204,7 +206,7 @@ async def test_a_client_that_is_not_heard_any_more_is_dropped_and_comes_back() -
     async with scene(broker={"heartbeat_after": 200, "drop_after": 600}) as stage:
         async with stage.traffic():
             await stage.flows()
-            stage.proxy.set(STALLED, UP, where=LIVING)
+            stage.proxy.set(STALLED, UP, connections="existing")
             await stage.connects.reaches(2, "the client is connected")
             await stage.flows()
         await stage.works_both_ways()

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, ConnectionLost, MessageBrokerClient
-from mb_testing.proxy import Cut, Gate, Proxy
+from mb_testing.proxy import Cut, Proxy
 
 from .brokers import thread_broker
 from .scene import FAST
@@ -53,10 +53,10 @@ async def test_all_that_waits_ends_and_all_that_comes_is_refused(why: str) -> No
                     tasks.start_soon(expect_the_end, "publish", confirm_later)
                     tasks.start_soon(expect_the_end, "request", ask_later)
                     await anyio.wait_all_tasks_blocked()
-                    proxy.admit(Gate.REFUSE)
+                    proxy.refuse()
                     proxy.cut(Cut.RESET)
             assert sorted(ended) == ["iterator", "publish", "request", "run"]
-            proxy.admit(Gate.OPEN)
+            proxy.accept()
             for call in (
                 lambda: client.publish("some.topic", 1),
                 lambda: client.request("some.topic", 1, retry=True),
@@ -69,12 +69,12 @@ async def test_all_that_waits_ends_and_all_that_comes_is_refused(why: str) -> No
             assert not client.connected
             assert client.stats().pending == 0
             assert disconnects.count == 1
-        assert proxy.seen.accepted == 1
+        assert proxy.stats.accepted == 1
 
 
 async def test_a_first_connection_that_fails_is_not_tried_again_unless_that_was_asked_for() -> None:
     with thread_broker() as broker, Proxy(broker.url) as proxy:
-        proxy.admit(Gate.REFUSE)
+        proxy.refuse()
         client = MessageBrokerClient(proxy.url, **FAST)
         with pytest.raises(ConnectError) as raised:
             await client.connect()
@@ -85,7 +85,7 @@ async def test_a_first_connection_that_fails_is_not_tried_again_unless_that_was_
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(again.connect)
             await failures.reaches(3, "a try that failed")
-            proxy.admit(Gate.OPEN)
+            proxy.accept()
         assert again.connected
         await again.close()
 
@@ -96,18 +96,18 @@ async def test_of_several_addresses_any_will_do_and_the_good_one_stays() -> None
         Proxy(broker.url) as first,
         Proxy(broker.url) as second,
     ):
-        first.admit(Gate.REFUSE)
+        first.refuse()
         client = MessageBrokerClient([first.url, second.url], **FAST)
         connects = Signal()
         client.on_connect(connects)
         async with client:
-            assert (first.seen.accepted, second.seen.accepted) == (0, 1)
-            first.admit(Gate.OPEN)
+            assert (first.stats.accepted, second.stats.accepted) == (0, 1)
+            first.accept()
             second.cut(Cut.RESET)
             await connects.reaches(2, "the client is connected")
-            assert (first.seen.accepted, second.seen.accepted) == (0, 2)
-            second.admit(Gate.REFUSE)
+            assert (first.stats.accepted, second.stats.accepted) == (0, 2)
+            second.refuse()
             second.cut(Cut.RESET)
             await connects.reaches(3, "the client is connected")
-            assert (first.seen.accepted, second.seen.accepted) == (1, 2)
+            assert (first.stats.accepted, second.stats.accepted) == (1, 2)
             await client.request("system.heartbeat", {})

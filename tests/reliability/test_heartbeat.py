@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, Message, MessageBrokerClient, RequestTimeoutError
-from mb_testing.proxy import HALF_OPEN, STALLED, Direction, Proxy, Weather, Where
+from mb_testing.proxy import HALF_OPEN, STALLED, Conditions, Direction, Proxy
 
 from .brokers import thread_broker
 from .scene import FAST
@@ -32,23 +32,23 @@ async def test_a_quiet_connection_is_kept_and_costs_a_question_an_interval(schem
         client = client_of(proxy, scheme, heartbeat_interval=1_000)
         client.on_disconnect(losses)
         async with client:
-            before = proxy.seen
+            before = proxy.stats
             # A question has some 80 bytes, so this is more than one, and an answer.
-            await proxy.until(lambda seen: seen.forwarded_up > before.forwarded_up + 100)
-            assert proxy.seen.forwarded_down > before.forwarded_down
+            await proxy.until(lambda stats: stats.forwarded_up > before.forwarded_up + 100)
+            assert proxy.stats.forwarded_down > before.forwarded_down
             assert losses.count == 0
-        assert proxy.seen.accepted == 1
+        assert proxy.stats.accepted == 1
 
 
-@pytest.mark.parametrize("weather", [STALLED, HALF_OPEN], ids=["stalled", "half-open"])
-async def test_a_dead_connection_is_found_within_a_few_intervals(weather: Weather) -> None:
+@pytest.mark.parametrize("conditions", [STALLED, HALF_OPEN], ids=["stalled", "half-open"])
+async def test_a_dead_connection_is_found_within_a_few_intervals(conditions: Conditions) -> None:
     with thread_broker() as broker, Proxy(broker.url) as proxy:
         losses = Signal()
         client = client_of(proxy)
         client.on_disconnect(losses)
         async with client:
             began = time.monotonic()
-            proxy.set(weather, where=Where.LIVING)
+            proxy.set(conditions, connections="existing")
             await losses.reaches(1, "the client has lost its connection")
             # Three intervals and some time for a machine that is busy; and not before one.
             assert INTERVAL / 1000 < time.monotonic() - began < 3 * INTERVAL / 1000 + 5
@@ -87,7 +87,7 @@ async def test_a_request_ends_with_its_dead_connection_unless_it_may_be_sent_aga
                 tasks.start_soon(ask_once)
                 tasks.start_soon(ask_again)
                 await asked.reaches(2, "the service is asked")
-                proxy.set(HALF_OPEN, where=Where.LIVING)
+                proxy.set(HALF_OPEN, connections="existing")
             assert list(ends) == ["once", "again"]
             assert ends["again"] < limit / 1000 + MARGIN
             assert asked.count == 3
@@ -101,14 +101,14 @@ async def test_a_program_that_keeps_its_event_loop_busy_is_not_the_connections_f
         client.on_disconnect(losses)
         async with client:
             # So that the answer is not there yet when the program is busy.
-            proxy.set(Weather(delay=20), Direction.DOWN)
+            proxy.set(Conditions(delay=20), Direction.DOWN)
             for _ in range(2):
-                before = proxy.seen.received_up
-                await proxy.until(lambda seen, before=before: seen.received_up > before)  # type: ignore[misc]
+                before = proxy.stats.received_up
+                await proxy.until(lambda stats, before=before: stats.received_up > before)  # type: ignore[misc]
                 time.sleep(6 * interval / 1000)  # noqa: ASYNC251
             await client.request("system.heartbeat", {})
             assert losses.count == 0
-        assert proxy.seen.accepted == 1
+        assert proxy.stats.accepted == 1
 
 
 async def test_a_quiet_client_answers_the_brokers_questions() -> None:
@@ -120,10 +120,10 @@ async def test_a_quiet_client_answers_the_brokers_questions() -> None:
         client = client_of(proxy, heartbeat_interval=None)
         client.on_disconnect(losses)
         async with client:
-            before = proxy.seen.forwarded_up
+            before = proxy.stats.forwarded_up
             began = time.monotonic()
             await proxy.until(
-                lambda seen: seen.forwarded_up > before + 500 and time.monotonic() > began + 1.5
+                lambda stats: stats.forwarded_up > before + 500 and time.monotonic() > began + 1.5
             )
             assert losses.count == 0
 
@@ -134,9 +134,9 @@ async def test_without_an_interval_a_dead_connection_is_borne() -> None:
         client = client_of(proxy, heartbeat_interval=None)
         client.on_disconnect(losses)
         async with client:
-            proxy.set(STALLED, Direction.DOWN, where=Where.LIVING)
-            before = proxy.seen.received_up
+            proxy.set(STALLED, Direction.DOWN, connections="existing")
+            before = proxy.stats.received_up
             with pytest.raises(RequestTimeoutError):
                 await client.request("system.heartbeat", {}, timeout=300)
             assert losses.count == 0
-            assert proxy.seen.received_up > before
+            assert proxy.stats.received_up > before

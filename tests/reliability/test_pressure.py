@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, RequestTimeoutError
-from mb_testing.proxy import FAIR, STALLED, Cut, Direction, Where
+from mb_testing.proxy import NORMAL, STALLED, Cut, Direction
 
 from .scene import Scene, scene
 from .traffic import MARGIN, PATIENCE
@@ -25,7 +25,7 @@ LARGE: dict[str, Any] = {"max_payload": 100_000, "broker": {"max_payload": 100_0
 
 async def fill(stage: Scene, tasks: anyio.abc.TaskGroup) -> None:
     """Publish numbers from 1 until the connection takes no more, each in a task of its own."""
-    stage.proxy.set(STALLED, Direction.UP, where=Where.LIVING)
+    stage.proxy.set(STALLED, Direction.UP, connections="existing")
     # Event loops differ in the order in which they begin tasks.
     numbers = itertools.count(1)
 
@@ -60,7 +60,7 @@ async def test_confirmed_publications_that_never_left_are_confirmed_by_the_next_
 ):
     async with scene(**LARGE) as stage:
         async with anyio.create_task_group() as tasks:
-            stage.proxy.set(STALLED, Direction.UP, where=Where.LIVING)
+            stage.proxy.set(STALLED, Direction.UP, connections="existing")
             for number in range(COUNT):
 
                 async def publish(number: int = number) -> None:
@@ -90,7 +90,7 @@ async def test_requests_end_in_time_though_their_connection_takes_no_more() -> N
                 with pytest.raises(RequestTimeoutError):
                     await stage.far.publish("to.near", 0, confirm=True, timeout=200)
                 assert time.monotonic() - began < 2 * (0.2 + MARGIN)
-            stage.proxy.set(FAIR)
+            stage.proxy.set(NORMAL)
         await stage.at_near.has(*range(1, COUNT + 1))
 
 
@@ -117,7 +117,7 @@ async def test_requests_that_never_left_are_sent_by_the_next_connection_if_they_
             "near.length", action="request", handler=lambda m: len(m.payload["pad"])
         )
         async with anyio.create_task_group() as tasks:
-            stage.proxy.set(STALLED, Direction.UP, where=Where.LIVING)
+            stage.proxy.set(STALLED, Direction.UP, connections="existing")
             for _ in range(COUNT):
                 tasks.start_soon(ask)
             await anyio.wait_all_tasks_blocked()

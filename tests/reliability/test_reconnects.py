@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectionLost, MessageBrokerClient
-from mb_testing.proxy import FAIR, Cut, Weather, Where
+from mb_testing.proxy import NORMAL, Conditions, Cut
 
 from .scene import Scene, scene
 from .traffic import Published
@@ -42,12 +42,12 @@ async def cut_at_any_byte(stage: Scene, count: int) -> None:
     """Let each connection live for so many bytes that some are lost while they are restored."""
     chance = random.Random(count)
 
-    def short_lived() -> Weather:
-        return Weather(cut_after=chance.randrange(1, 4000))
+    def short_lived() -> Conditions:
+        return Conditions(cut_after=chance.randrange(1, 4000))
 
     stage.proxy.set(short_lived)
-    await stage.proxy.until(lambda seen: seen.accepted > count, timeout=60)
-    stage.proxy.set(FAIR, where=Where.COMING)
+    await stage.proxy.until(lambda stats: stats.accepted > count, timeout=60)
+    stage.proxy.set(NORMAL, connections="new")
     # The last of the short-lived, unless it is gone already.
     stage.proxy.cut(Cut.RESET)
 
@@ -82,5 +82,5 @@ async def test_no_confirmed_message_is_lost_and_none_comes_twice_but_by_a_second
         assert stage.by_far.errors[ConnectionLost] > CUTS // 20
         for number, times in stage.at_far.numbers.items():
             assert times <= stage.by_near.attempts[number]
-        assert stage.proxy.seen.accepted > CUTS // 2
+        assert stage.proxy.stats.accepted > CUTS // 2
         assert stage.losses.count == stage.connects.count - 1

@@ -15,7 +15,7 @@ from mb_client import (
     MessageBrokerClient,
     ServiceUnavailableError,
 )
-from mb_testing.proxy import FAIR, Cut, Direction, Gate, Weather, Where
+from mb_testing.proxy import NORMAL, Conditions, Cut, Direction
 
 from .scene import Scene, scene
 from .traffic import Received, Signal
@@ -45,14 +45,14 @@ AT_FIRST = {("publish", "to.far"), ("request", "far.echo")}
 async def lose(stage: Scene) -> None:
     """Lose the connection, without another to be had."""
     losses = stage.losses.count
-    stage.proxy.admit(Gate.REFUSE)
+    stage.proxy.refuse()
     stage.proxy.cut(Cut.RESET)
     await stage.losses.reaches(losses + 1, "the client has lost its connection")
 
 
 async def come_back(stage: Scene) -> None:
     connects = stage.connects.count
-    stage.proxy.admit(Gate.OPEN)
+    stage.proxy.accept()
     await stage.connects.reaches(connects + 1, "the client is connected")
 
 
@@ -89,13 +89,13 @@ async def test_one_that_is_ended_while_it_is_restored_stays_so() -> None:
         other = await stage.far.subscribe("other.news", handler=lambda m: None)
         await lose(stage)
         # The broker's answers take their time, so the client waits for them.
-        stage.proxy.set(Weather(delay=300), Direction.DOWN, where=Where.COMING)
-        before = stage.proxy.seen.received_up
-        stage.proxy.admit(Gate.OPEN)
-        await stage.proxy.until(lambda seen: seen.received_up > before)
+        stage.proxy.set(Conditions(delay=300), Direction.DOWN, connections="new")
+        before = stage.proxy.stats.received_up
+        stage.proxy.accept()
+        await stage.proxy.until(lambda stats: stats.received_up > before)
         assert not stage.far.connected
         await other.unsubscribe()
-        stage.proxy.set(FAIR)
+        stage.proxy.set(NORMAL)
         await stage.connects.reaches(2, "the client is connected")
         # What was asked before this is behind it.
         await stage.far.request("system.heartbeat", {})
@@ -172,12 +172,12 @@ async def test_whatever_comes_and_goes_between_losses_the_broker_knows_what_is_l
                         await stage.far.subscribe("churn.cancelled", handler=lambda m: None)
                         await stage.far.unsubscribe("churn.cancelled")
 
-        stage.proxy.set(lambda: Weather(cut_after=chance.randrange(100, 6000)))
+        stage.proxy.set(lambda: Conditions(cut_after=chance.randrange(100, 6000)))
         stage.proxy.cut(Cut.RESET)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(churn)
-            await stage.proxy.until(lambda seen: seen.accepted > 100)
-            stage.proxy.set(FAIR, where=Where.COMING)
+            await stage.proxy.until(lambda stats: stats.accepted > 100)
+            stage.proxy.set(NORMAL, connections="new")
             connects = stage.connects.count
             stage.proxy.cut(Cut.RESET)
             await stage.connects.reaches(connects + 1, "the client is connected")

@@ -426,7 +426,7 @@ class TestRaisesForStrangers(TransportSuite):
 
 
 class RaisesForBitsThatAreWrong(HelloWire):
-    """Robust against strangers; not against itself with a byte changed."""
+    """Robust against other protocols; not against itself with a byte changed."""
 
     def receive_data(self, data: bytes) -> list[bytes]:
         messages = super().receive_data(data)

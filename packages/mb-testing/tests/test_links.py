@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import anyio
 import pytest
 
@@ -110,19 +107,3 @@ async def test_without_a_running_event_loop_it_says_so() -> None:
             memory_link_pair()
 
     await anyio.to_thread.run_sync(outside)
-
-
-def test_only_the_suite_needs_pytest() -> None:
-    program = """
-import sys
-sys.modules["pytest"] = None
-import mb_testing
-try:
-    mb_testing.TransportSuite
-except ModuleNotFoundError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "TransportSuite runs in pytest: pip install pytest\n"

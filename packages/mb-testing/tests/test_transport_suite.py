@@ -12,7 +12,7 @@ import pytest
 
 from mb_testing import TransportSuite
 from mb_testing.transport_suite import requirements
-from mb_testing.transport_suite.requirements import Promise
+from mb_testing.transport_suite.requirements import Requirement
 
 HERE = Path(__file__).parent
 
@@ -92,7 +92,7 @@ WIRES = [
     ("CanNotCloseWithinTheHello", "closing_within_the_handshake_ends_it", "CLOSES"),
     ("RaisesForStrangers", "another_protocol_harms_nobody", "NEVER_RAISES"),
     ("RaisesForStrangers", "random_bytes_harm_nobody", "NEVER_RAISES"),
-    ("RaisesForStrangers", "strangers_end_no_other_connection", "NO_BUG"),
+    ("RaisesForStrangers", "untrusted_clients_end_no_other_connection", "NO_BUG"),
     ("RaisesForBitsThatAreWrong", "a_damaged_stream_harms_nobody", "NEVER_RAISES"),
     ("LoopsForever", "another_protocol_harms_nobody", "PROPORTION"),
 ]
@@ -198,12 +198,12 @@ def test_a_transport_with_a_bug_fails_the_test_for_it(file: str, tmp_path: Path)
         for failure in case.iter("failure"):
             found = (broken.rpartition(".Test")[2], test.partition("[")[0])
             failures[found] = failure.text or ""
-    for broken, test, promise in CASES[file]:
+    for broken, test, requirement in CASES[file]:
         failure = failures.get((broken, f"test_{test}"))
         assert failure is not None, f"test_{test} passes {broken}\n{done.stdout}"
-        if promise is not None:
-            kept: Promise = getattr(requirements, promise)
-            for line in (f"Expected: {kept.text}", f"Contract: {kept.contract}"):
+        if requirement is not None:
+            expected: Requirement = getattr(requirements, requirement)
+            for line in (f"Expected: {expected.text}", f"Contract: {expected.contract}"):
                 assert line in failure, f"test_{test} on {broken}: {failure}"
 
 

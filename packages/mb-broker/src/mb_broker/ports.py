@@ -1,4 +1,4 @@
-"""TCP ports that stay the test's own while nobody listens on them."""
+"""TCP ports that stay reserved while nobody listens on them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import socket
 import sys
 from collections.abc import Iterator
 
-__all__ = ["HOST", "listening_socket", "reserved_port"]
+__all__ = ["HOST", "reserved_port"]
 
 HOST = "127.0.0.1"
 
 
 @contextlib.contextmanager
 def reserved_port(host: str = HOST) -> Iterator[int]:
-    """A port that others of this machine get neither to listen on nor to connect from.
+    """Reserve a port, so that no other program of this machine listens on it or connects from it.
 
-    The second matters: a client that connects to an unreserved port may be given the same port for
-    its own end, and is then connected to itself.  Raises OSError for a host that is not this
-    machine's.
+    Without that, a client that connects to the port may be given the same port for its own end, and
+    is then connected to itself.  Raises OSError for a host that is not this machine's.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -33,17 +32,3 @@ def reserved_port(host: str = HOST) -> Iterator[int]:
             # Elsewhere a socket that is only bound would keep the broker from listening.
             reserved.close()
         yield port
-
-
-def listening_socket(port: int) -> socket.socket:
-    """A non-blocking socket that listens on a reserved port."""
-    listener = socket.socket()
-    try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
-        listener.listen(128)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

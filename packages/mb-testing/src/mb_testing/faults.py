@@ -1,4 +1,4 @@
-"""Faults to inject into the connections of a broker, over whichever transport they are."""
+"""Faults to inject into the connections of a broker, over any transport."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mb_core.link.memory import loop_poster
 from mb_core.message import Message
 from mb_core.topic import check_pattern, matches
 
-from .faulty_link import FaultyLink, Trouble
+from .faulty_link import ActiveFaults, FaultyLink
 
 __all__ = ["Faults"]
 
 T = TypeVar("T")
 
-# Seconds after which a broker's thread that does not answer counts as stuck.
+# Seconds to wait for the broker's thread before it counts as stuck.
 _PATIENCE = 30.0
 
 Matcher = str | Callable[[Message], bool]
@@ -35,16 +35,16 @@ class Faults:
     For a Broker on the test's own event loop: `Broker(wrap_accept=faults.wrap_accept)`.
 
     Faults affect whole messages, so they are the same over every transport and on every event
-    loop, and their times are those of the broker's loop, which may be virtual.  Each is for all
-    connections, those to come as well, and lasts until it is taken back or `clear` is called.
-    For faults of bytes there is Proxy.
+    loop.  Times are those of the broker's event loop, which may be virtual.  A fault affects all
+    connections, new ones included, until it is taken back or `clear` is called.  Proxy has faults
+    that affect bytes.
 
-    Callable from any thread, the broker's own included; what a call asks for is in force when it
-    returns.  Without a broker that runs, it is in force for the next.
+    All methods may be called from any thread, and return once they have taken effect.  If no broker
+    is running, they affect the next one.
     """
 
     def __init__(self) -> None:
-        self._trouble = Trouble()
+        self._active = ActiveFaults()
         self._refusing = False
         self._links: set[FaultyLink] = set()
         self._backend: Backend | None = None
@@ -55,14 +55,14 @@ class Faults:
     # Connections
 
     def cut(self) -> int:
-        """Break all connections, with what is on its way; returns how many there were.
+        """Break all connections, and return how many there were; what is on its way is lost.
 
-        Clients that reconnect are free to come back: see `refuse`.
+        Clients may reconnect at once: see `refuse`.
         """
         return self._in_loop(self._cut)
 
     def refuse(self) -> None:
-        """Let no new connections come about: a client is turned away before the greeting."""
+        """Refuse new connections, before the greeting."""
         self._in_loop(lambda: self._set_refusing(True))
 
     def accept(self) -> None:
@@ -71,62 +71,62 @@ class Faults:
 
     @property
     def connections(self) -> int:
-        """How many connections there are; a stalled one counts as long as either side has it."""
+        """Number of connections; a stalled one counts until both sides have ended it."""
         return len(self._links)
 
     # Messages
 
     def stall(self) -> None:
-        """Let nothing pass, in either direction: as when a cable is pulled.
+        """Hold all messages in both directions, as when a cable is pulled.
 
-        Clients see connections that are open and silent, new ones without a greeting; nobody
-        is told that the other side has closed.
+        Clients see connections that are open and silent, new ones without a greeting.  Neither
+        side is notified that the other one has closed.
         """
         self._in_loop(lambda: self._set_stalled(True))
 
     def resume(self) -> None:
-        """Take back `stall`: what was held goes on, in order.
+        """Take back `stall`: pass on what was held, in order.
 
-        Connections of which one side has had enough meanwhile end now for the other, too.
+        Connections that one side has closed meanwhile now end for the other one, too.
         """
         self._in_loop(lambda: self._set_stalled(False))
 
     def delay(self, milliseconds: float) -> None:
-        """Let each message take so much longer, in each direction; 0 takes it back.
+        """Delay each message, in both directions; 0 takes it back.
 
-        The order is kept.  What is on its way already keeps its time.
+        The order is kept.  Messages that are already on their way keep their delay.
         """
         if not 0 <= milliseconds < float("inf"):
             raise LocalProtocolError(f"invalid delay {milliseconds!r}: milliseconds, 0 or more")
         self._in_loop(lambda: self._set_delay(milliseconds / 1000))
 
     def drop(self, what: Matcher) -> None:
-        """Lose the messages of a topic or pattern, or those for which a function is true.
+        """Drop the messages of a topic or pattern, or those for which a function returns true.
 
             faults.drop("order.#")
             faults.drop(lambda message: message.action == "response")
 
-        Both to and from the broker; several add up.  Those of system.* are named without
-        wildcards.  Raises LocalProtocolError for an invalid topic.
+        In both directions; further calls add to earlier ones.  Wildcards do not match system.*.
+        Raises LocalProtocolError for an invalid topic.
         """
         if callable(what):
             drops = what
         else:
             pattern = check_pattern(what)
             drops = lambda message: matches(pattern, message.topic)  # noqa: E731
-        self._in_loop(lambda: self._trouble.drops.append(drops))
+        self._in_loop(lambda: self._active.drops.append(drops))
 
     @property
     def dropped(self) -> int:
-        """How many messages were dropped so far."""
-        return self._trouble.dropped
+        """Number of messages that were dropped so far."""
+        return self._active.dropped
 
     def garbage(self, data: bytes = b"\xff no message \xff") -> None:
         """Send each client `data` as if it were a message."""
         self._in_loop(lambda: self._put_garbage(data))
 
     def clear(self) -> None:
-        """Take back all that lasts: nothing is refused, stalled, delayed or dropped any more."""
+        """Take back everything: nothing is refused, stalled, delayed or dropped any more."""
         self._in_loop(self._clear)
 
     # For the broker, on its event loop
@@ -139,24 +139,24 @@ class Faults:
         self._backend = backend
         post = self._post = loop_poster(backend)
         self._thread = threading.get_ident()
-        self._timer = DeadlineTimer(backend, self._next_due, self._move)
+        self._timer = DeadlineTimer(backend, self._next_due, self._pass_on_due)
         spawn(self._run)
 
         def accept_with_faults(link: Link) -> LinkHandler:
             if self._refusing:
                 link.abort()
-                return _Nobody()
+                return _IgnoreMessages()
             faulty = FaultyLink(
                 link,
-                self._trouble,
+                self._active,
                 clock=backend.time,
                 post=post,
-                look=self._timer.reschedule,
-                forgotten=self._links.discard,
+                reschedule=self._timer.reschedule,
+                ended=self._links.discard,
             )
             self._links.add(faulty)
             try:
-                faulty.be_open(accept)
+                faulty.open(accept)
             except BaseException:
                 self._links.discard(faulty)
                 raise
@@ -211,17 +211,17 @@ class Faults:
         self._refusing = refusing
 
     def _set_stalled(self, stalled: bool) -> None:
-        if stalled and not self._trouble.stalled:
+        if stalled and not self._active.stalled:
             for link in self._links:
                 link.stall()
-        self._trouble.stalled = stalled
+        self._active.stalled = stalled
         if not stalled and self._backend is not None:
             for link in list(self._links):
                 link.resume(self._backend.time())
             self._timer.reschedule()
 
     def _set_delay(self, seconds: float) -> None:
-        self._trouble.delay = seconds
+        self._active.delay = seconds
 
     def _put_garbage(self, data: bytes) -> None:
         for link in list(self._links):
@@ -229,19 +229,19 @@ class Faults:
 
     def _clear(self) -> None:
         self._refusing = False
-        self._trouble.drops.clear()
-        self._trouble.delay = 0.0
+        self._active.drops.clear()
+        self._active.delay = 0.0
         self._set_stalled(False)
 
     def _next_due(self) -> float | None:
         return min((due for link in self._links if (due := link.due) is not None), default=None)
 
-    def _move(self, now: float) -> None:
+    def _pass_on_due(self, now: float) -> None:
         for link in list(self._links):
-            link.move(now)
+            link.pass_on_due(now)
 
 
-class _Nobody:
+class _IgnoreMessages:
     """The handler of a connection that was refused."""
 
     def messages_received(self, messages: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""A Link that loses, holds and delays messages, as it is told; what Faults puts around a Link."""
+"""A Link that drops, holds and delays messages; what Faults puts around each Link of a broker."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mb_core.link import FLUSH_AT, Accept, Link, LinkHandler, Poster
 from mb_core.link.memory import log_bug
 from mb_core.message import Message, parse_message
 
-__all__ = ["FaultyLink", "Trouble"]
+__all__ = ["ActiveFaults", "FaultyLink"]
 
 
-class Trouble(msgspec.Struct):
-    """What happens to the messages of all connections; `delay` in seconds."""
+class ActiveFaults(msgspec.Struct):
+    """What happens to the messages of all connections now; `delay` is in seconds."""
 
     stalled: bool = False
     delay: float = 0.0
     drops: list[Callable[[Message], bool]] = msgspec.field(default_factory=list)
     dropped: int = 0
 
-    def let_through(self, messages: list[bytes]) -> list[bytes]:
-        """Those that are not dropped."""
+    def without_dropped(self, messages: list[bytes]) -> list[bytes]:
+        """Return the messages that are to pass, and count the others."""
         if not self.drops:
             return messages
         passed = [message for message in messages if not self._drops(message)]
@@ -44,40 +44,42 @@ class Trouble(msgspec.Struct):
 _Item = list[bytes] | Callable[[], None]
 
 
-class _Lane:
-    """One direction: what waits in it, with the time at which it may go on.
+class _DelayQueue:
+    """Messages in one direction, each with the time at which it is to be passed on.
 
-    Items are messages, and behind them the end, a function that is called when it is its turn.
+    An item is a list of messages or, as the last one, a function that ends the connection.
     """
 
     def __init__(
-        self, trouble: Trouble, clock: Callable[[], float], forward: Callable[[list[bytes]], None]
+        self,
+        faults: ActiveFaults,
+        clock: Callable[[], float],
+        forward: Callable[[list[bytes]], None],
     ) -> None:
-        self.bytes = 0  # that wait
-        self._trouble = trouble
+        self.bytes = 0  # of the messages that wait
+        self._faults = faults
         self._clock = clock
         self._forward = forward
         self._waiting: deque[tuple[float, _Item]] = deque()
 
     @property
     def due(self) -> float | None:
-        """When something is to go on."""
-        return self._waiting[0][0] if self._waiting and not self._trouble.stalled else None
+        """When the first item is to be passed on."""
+        return self._waiting[0][0] if self._waiting and not self._faults.stalled else None
 
     def put(self, item: _Item) -> None:
-        trouble = self._trouble
-        if not trouble.stalled and not trouble.delay and not self._waiting:
+        faults = self._faults
+        if not faults.stalled and not faults.delay and not self._waiting:
             self._pass_on(item)
             return
-        due = self._clock() + trouble.delay
+        due = self._clock() + faults.delay
         if self._waiting:
             due = max(due, self._waiting[-1][0])  # the delay may have become shorter
         self._waiting.append((due, item))
         if not callable(item):
             self.bytes += sum(map(len, item))
 
-    def move(self, now: float) -> None:
-        """Let go on what is due."""
+    def pass_on_due(self, now: float) -> None:
         while (due := self.due) is not None and due <= now:
             item = self._waiting.popleft()[1]
             if not callable(item):
@@ -85,7 +87,7 @@ class _Lane:
             self._pass_on(item)
 
     def clear(self) -> list[bytes]:
-        """Take out what waits; an end goes with it."""
+        """Drop what waits, the end included, and return the messages of it."""
         items = [item for _, item in self._waiting if not callable(item)]
         self._waiting.clear()
         self.bytes = 0
@@ -99,91 +101,91 @@ class _Lane:
 
 
 class FaultyLink:
-    """A Link, and the handler of the Link within it.
+    """A Link around an `inner` Link, of which it is the handler.
 
-    While it is stalled, neither side learns of the other's end: the handler's side may have ended
-    while the Link within goes on, and the other way round.  `forgotten` is called when both have.
-    `look` is to be called when something has to go on at another time than before.
+    While it is stalled, neither side is notified that the other one has ended: this Link may have
+    ended while the inner one goes on, and the other way round.  `ended` is called when both have,
+    `reschedule` when something is due earlier than before.
     """
 
     def __init__(
         self,
         link: Link,
-        trouble: Trouble,
+        faults: ActiveFaults,
         *,
         clock: Callable[[], float],
         post: Poster,
-        look: Callable[[], None],
-        forgotten: Callable[[FaultyLink], None],
+        reschedule: Callable[[], None],
+        ended: Callable[[FaultyLink], None],
     ) -> None:
         self.peer = link.peer
         self.inner = link
-        self._trouble = trouble
+        self._faults = faults
         self._post = post
-        self._look = look
-        self._forgotten = forgotten
+        self._reschedule = reschedule
+        self._ended = ended
         self._handler: LinkHandler
-        self._in = _Lane(trouble, clock, self._receive)
-        self._out = _Lane(trouble, clock, self._send)
+        self._incoming = _DelayQueue(faults, clock, self._receive)
+        self._outgoing = _DelayQueue(faults, clock, self._send)
         self._open = True  # whether the handler's side may send
         self._progress = 0  # while it is stalled
-        self._lost = False  # whether the handler has been told
+        self._lost = False  # whether the handler has been notified
         self._inner_lost = False
         self._relieved = anyio.Event()
         self._closed = anyio.Event()
 
-    def be_open(self, accept: Accept) -> None:
+    def open(self, accept: Accept) -> None:
         self._handler = accept(self)
 
     # What Faults does to it
 
     @property
     def due(self) -> float | None:
-        times = [due for due in (self._in.due, self._out.due) if due is not None]
+        times = [due for due in (self._incoming.due, self._outgoing.due) if due is not None]
         return min(times, default=None)
 
-    def move(self, now: float) -> None:
-        """Let go on what is due."""
+    def pass_on_due(self, now: float) -> None:
+        """Pass on all messages whose time has come."""
         try:
-            self._in.move(now)
-            self._out.move(now)
+            self._incoming.pass_on_due(now)
+            self._outgoing.pass_on_due(now)
         except Exception as bug:
             log_bug(self.peer, bug)
             self.cut()
         self._relieve()
 
     def stall(self) -> None:
-        """It is about to be stalled."""
+        """Prepare for being stalled."""
         self._progress = self.progress
 
     def resume(self, now: float) -> None:
-        """It is stalled no longer."""
-        self.move(now)
+        """Pass on what waited while it was stalled."""
+        self.pass_on_due(now)
         if self._lost and not self._inner_lost:
-            self.inner.abort()  # as one that is spoken to by a side that was long gone
+            self.inner.abort()  # the other side sends to a connection that has ended
 
     def cut(self) -> None:
-        """Break it: what waits is lost."""
+        """Break the connection: what waits is lost."""
         self._open = False
-        self._in.clear()
-        self._out.clear()
+        self._incoming.clear()
+        self._outgoing.clear()
         self.inner.abort()
         self._post(lambda: self._lose(None))
 
     def put_garbage(self, data: bytes) -> None:
         """Send bytes that are not a message."""
         if self._open:
-            self._put(self._out, [data])
+            self._put(self._outgoing, [data])
 
     # The Link
 
     @property
     def congested(self) -> bool:
-        return self.inner.congested or self._out.bytes >= FLUSH_AT
+        return self.inner.congested or self._outgoing.bytes >= FLUSH_AT
 
     @property
     def unsent(self) -> int:
-        return self.inner.unsent + self._out.bytes
+        return self.inner.unsent + self._outgoing.bytes
 
     @property
     def messages_sent(self) -> int:
@@ -195,7 +197,7 @@ class FaultyLink:
 
     @property
     def progress(self) -> int:
-        return self._progress if self._trouble.stalled else getattr(self.inner, "progress", 0)
+        return self._progress if self._faults.stalled else getattr(self.inner, "progress", 0)
 
     def send(self, message: bytes) -> None:
         self.send_many([message])
@@ -203,12 +205,12 @@ class FaultyLink:
     def send_many(self, messages: list[bytes]) -> None:
         if not self._open:
             raise ConnectionLost(f"the connection to {self.peer} is closed", sent=False)
-        passed = self._trouble.let_through(messages)
+        passed = self._faults.without_dropped(messages)
         if passed:
-            self._put(self._out, passed)
+            self._put(self._outgoing, passed)
 
     def take_unsent(self) -> list[bytes]:
-        return [*self.inner.take_unsent(), *self._out.clear()]
+        return [*self.inner.take_unsent(), *self._outgoing.clear()]
 
     async def drain(self) -> None:
         while self.congested and self._open:
@@ -224,44 +226,44 @@ class FaultyLink:
         self.inner.resume_reading()
 
     def close(self, reason: str = "") -> None:
-        if self._trouble.stalled:
+        if self._faults.stalled:
             self.abort()
         elif self._open:
             self._open = False
-            self._put(self._out, lambda: self.inner.close(reason))
+            self._put(self._outgoing, lambda: self.inner.close(reason))
 
     def abort(self) -> None:
         self._open = False
-        if self._trouble.stalled:
-            self._post(lambda: self._lose(None))  # the other side is not told
+        if self._faults.stalled:
+            self._post(lambda: self._lose(None))  # the other side is not notified
         else:
             self.inner.abort()
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
 
-    # The LinkHandler of the Link within
+    # The LinkHandler of the inner Link
 
     def messages_received(self, messages: list[bytes]) -> None:
-        passed = self._trouble.let_through(messages)
+        passed = self._faults.without_dropped(messages)
         if passed and not self._lost:
-            self._put(self._in, passed)
+            self._put(self._incoming, passed)
 
     def link_lost(self, error: MBError | None) -> None:
         self._inner_lost = True
         if self._lost:
-            self._forgotten(self)
+            self._ended(self)
         elif not self._open:
-            self._lose(error)  # our own doing, of which we hear at once
+            self._lose(error)  # we have closed it ourselves: not delayed
         else:
-            self._put(self._in, lambda: self._lose(error))
+            self._put(self._incoming, lambda: self._lose(error))
 
-    # Within
+    # Internals
 
-    def _put(self, lane: _Lane, item: _Item) -> None:
-        lane.put(item)
-        if lane.due is not None:
-            self._look()
+    def _put(self, queue: _DelayQueue, item: _Item) -> None:
+        queue.put(item)
+        if queue.due is not None:
+            self._reschedule()
 
     def _receive(self, messages: list[bytes]) -> None:
         if not self._lost:
@@ -281,9 +283,9 @@ class FaultyLink:
             return
         self._lost = True
         self._open = False
-        self._in.clear()
+        self._incoming.clear()
         if self._inner_lost:
-            self._forgotten(self)
+            self._ended(self)
         self._relieve()
         try:
             self._handler.link_lost(error)

@@ -1,4 +1,4 @@
-"""An in-memory pair of Links, and an end of a Link that keeps what it is given."""
+"""A pair of Links in memory, and LinkEnd, a handler that keeps what it receives."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _Far = TypeVar("_Far", bound=LinkHandler)
 
 
 class LinkEnd:
-    """One end of a Link: it keeps what it receives, until a test asks for it.
+    """One end of a Link: it keeps what it receives until a test takes it.
 
-    The class itself is an `Accept`: give it where a handler for a new Link is asked for.
-    `messages` have come and were not taken, `batches` counts how many calls brought messages,
-    `error` is why the Link was lost.  What a Link does against its contract lies in `faults`.
+    The class itself can be used as an `Accept`.  `messages` are those that were not taken yet,
+    `batches` counts the calls that brought messages, `error` is why the Link was lost, and `faults`
+    lists what the Link did against its contract.
     """
 
     def __init__(self, link: Link) -> None:
@@ -34,28 +34,28 @@ class LinkEnd:
         self.lost = False
         self.error: MBError | None = None
         self.faults: list[str] = []
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
 
     async def receive(self) -> bytes:
-        """Take the next message, as soon as it has come.
+        """Return the next message, and wait for it if necessary.
 
-        Raises why the Link was lost, ConnectionLost after an orderly end, when all was taken.
-        When cancelled, nothing is lost.
+        When the Link has ended and all messages were taken, raises the reason: ConnectionLost after
+        an orderly end.  When cancelled, no message is lost.
         """
         while not self.messages:
             if self.lost:
                 raise self.error or ConnectionLost("the link has ended in order", sent=True)
-            await self._news.wait()
+            await self._changed.wait()
         return self.messages.popleft()
 
     async def receive_many(self, count: int) -> list[bytes]:
-        """Take the next `count` messages; otherwise as `receive`."""
+        """Return the next `count` messages; otherwise as `receive`."""
         return [await self.receive() for _ in range(count)]
 
     async def ended(self) -> MBError | None:
-        """Wait for the end of the Link, and give its reason: None for an orderly end."""
+        """Wait for the end of the Link, and return its reason: None for an orderly end."""
         while not self.lost:
-            await self._news.wait()
+            await self._changed.wait()
         await self.link.wait_closed()
         return self.error
 
@@ -69,18 +69,18 @@ class LinkEnd:
             self.faults.append(f"messages_received({messages[:3]!r}) was called after link_lost")
         self.batches += 1
         self.messages += messages
-        self._tell()
+        self._notify()
 
     def link_lost(self, error: MBError | None) -> None:
         """For the Link to call."""
         if self.lost:
             self.faults.append(f"link_lost({error!r}) was called a second time")
         self.lost, self.error = True, error
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = anyio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 @overload
@@ -95,10 +95,10 @@ def memory_link_pair(
     *,
     limits: Limits | None = None,
 ) -> tuple[LinkHandler, LinkHandler]:
-    """Two connected Links on the running event loop, without a socket.
+    """Connect two Links on the running event loop, without a socket.
 
-    `near` and `far` make the handlers of the two ends, which are given back; what they send from
-    within is sent.  A message over the `limits` ends the connection, as on a network.
+    `near` and `far` make the handlers of the two ends, which are returned; both may already send
+    messages.  A message over the `limits` ends the connection, as on a network.
     """
     post = loop_poster(current_backend())
     sizes = limits if limits is not None else Limits()

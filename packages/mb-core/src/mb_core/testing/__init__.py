@@ -12,16 +12,16 @@ _NAMES = ("Faults", "LinkEnd", "TransportSuite", "VirtualClock", "memory_link_pa
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return moved("mb_testing", name)
+    return moved(f"{__name__}.{name}", "mb_testing", name)
 
 
-def moved(module: str, name: str, old: str = __name__) -> Any:
-    """Return `name` from a module of mb_testing; raises ImportError if it is not installed."""
-    # Imported by name, because mb_core doesn't depend on mb_testing: that is the other way round.
+def moved(old: str, module: str, name: str) -> Any:
+    """Return `module.name`, which was `old`; raises ImportError if mb-testing is not installed."""
+    # Imported by its name: mb_testing depends on mb_core, and must not be needed by it.
     try:
         value = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{old} is now {module}: pip install mb-testing") from error
-    text = f"{old}.{name} is deprecated: import it from {module}"
+        raise ImportError(f"{old} is now {module}.{name}: pip install mb-testing") from error
+    text = f"{old} is deprecated: use {module}.{name}"
     warnings.warn(text, DeprecationWarning, stacklevel=3)
     return value

@@ -6,10 +6,19 @@ from typing import Any
 
 from . import moved
 
-_NAMES = ("FAIR", "HALF_OPEN", "STALLED", "Cut", "Direction", "Flow", "Proxy", "Weather")
+_NEW_NAMES = {
+    "FAIR": "NORMAL",
+    "HALF_OPEN": "HALF_OPEN",
+    "STALLED": "STALLED",
+    "Cut": "Cut",
+    "Direction": "Direction",
+    "Flow": "Flow",
+    "Proxy": "Proxy",
+    "Weather": "Conditions",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
+    if name not in _NEW_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return moved("mb_testing.proxy", name, __name__)
+    return moved(f"{__name__}.{name}", "mb_testing.proxy", _NEW_NAMES[name])

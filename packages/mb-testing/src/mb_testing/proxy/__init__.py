@@ -1,19 +1,17 @@
 """A TCP proxy that does to connections what networks do to them."""
 
 from .connection import Cut, Direction
-from .pipe import FAIR, HALF_OPEN, STALLED, Flow, Weather
-from .proxy import Gate, Proxy, Seen, Where
+from .pipe import HALF_OPEN, NORMAL, STALLED, Conditions, Flow
+from .proxy import Proxy, ProxyStats
 
 __all__ = [
-    "FAIR",
     "HALF_OPEN",
+    "NORMAL",
     "STALLED",
+    "Conditions",
     "Cut",
     "Direction",
     "Flow",
-    "Gate",
     "Proxy",
-    "Seen",
-    "Weather",
-    "Where",
+    "ProxyStats",
 ]

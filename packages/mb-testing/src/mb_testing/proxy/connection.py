@@ -10,9 +10,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
-from .pipe import Pipe, Weather
+from .pipe import Conditions, Pipe
 
-__all__ = ["Cut", "Direction", "Relay"]
+__all__ = ["Cut", "Direction", "ProxiedConnection"]
 
 
 class Direction(Enum):
@@ -28,19 +28,19 @@ class Cut(Enum):
 
 
 class Count(Protocol):
-    """Adds to what was seen, by name."""
+    """Adds to the fields of ProxyStats that are given."""
 
     def __call__(self, **more: int) -> None: ...
 
 
-class Relay:
-    """Both connections; used within one event loop, that of the proxy."""
+class ProxiedConnection:
+    """Both connections; used on the event loop of the proxy only."""
 
     def __init__(
-        self, client: socket.socket, weather: Callable[[Direction], Weather], count: Count
+        self, client: socket.socket, conditions: Callable[[Direction], Conditions], count: Count
     ) -> None:
         self.pipes: dict[Direction, Pipe] = {}
-        self._weather = {direction: weather(direction) for direction in Direction}
+        self._conditions = {direction: conditions(direction) for direction in Direction}
         self._count = count
         self._loop = asyncio.get_running_loop()
         self._sockets = [_ready(client)]
@@ -57,7 +57,7 @@ class Relay:
                 in_order = passing.result()
             elif self._asked[Cut.ORDERLY].done():
                 await _end(passing)
-                in_order = await self._say_goodbye()
+                in_order = await self._close_in_order()
         finally:
             await _end(passing)
             for sock in self._sockets:
@@ -67,14 +67,14 @@ class Relay:
             for done in self._done.values():
                 done.set()
 
-    def change(self, direction: Direction, weather: Weather) -> None:
-        """Have another weather from now on, or from the beginning where that is still to come."""
-        self._weather[direction] = weather
+    def change(self, direction: Direction, conditions: Conditions) -> None:
+        """Set the conditions from now on, or for the beginning if that is still to come."""
+        self._conditions[direction] = conditions
         if direction in self.pipes:
-            self.pipes[direction].change(weather)
+            self.pipes[direction].change(conditions)
 
     async def cut(self, how: Cut) -> None:
-        """End it; returns when both sides have been told."""
+        """End it; return when both sides have been notified."""
         if not self._asked[how].done():
             self._asked[how].set_result(None)
         await self._done[how].wait()
@@ -109,12 +109,12 @@ class Relay:
         return Pipe(
             source,
             target,
-            self._weather[direction],
+            self._conditions[direction],
             received=lambda size: self._count(**{f"received_{way}": size}),
             forwarded=lambda size: self._count(**{f"forwarded_{way}": size}),
         )
 
-    async def _say_goodbye(self) -> bool:
+    async def _close_in_order(self) -> bool:
         """End our half of both sides, and wait for theirs: a close with input unread is a reset.
 
         Whether that came to its end before somebody asked for a reset.

@@ -10,7 +10,7 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-__all__ = ["FAIR", "HALF_OPEN", "STALLED", "Flow", "Pipe", "Weather"]
+__all__ = ["HALF_OPEN", "NORMAL", "STALLED", "Conditions", "Flow", "Pipe"]
 
 _READ_AT_ONCE = 64 * 1024
 # Chunks that wait for their time; with more, nothing is read.
@@ -18,19 +18,19 @@ _QUEUED = 64
 
 
 class Flow(Enum):
-    """What becomes of bytes."""
+    """What happens to bytes."""
 
     PASS = "they go through"
     STALL = "they are neither read nor passed on, and wait"
     DISCARD = "they are read and thrown away; neither end nor reset is passed on"
 
 
-class Weather(msgspec.Struct, frozen=True):
-    """What happens to one direction.
+class Conditions(msgspec.Struct, frozen=True):
+    """What happens to the bytes in one direction.
 
-    `delay` is in milliseconds, and keeps the order.  `chunk` is the most bytes that are passed on
-    at once.  `swap` lets the two halves of what was read at once change places.  After
-    `cut_after` more bytes the connection is reset on both sides.
+    `delay` is in milliseconds, and keeps the order.  At most `chunk` bytes are passed on at once.
+    `swap` swaps the two halves of what was read at once.  After `cut_after` more bytes the
+    connection is reset on both sides.
     """
 
     flow: Flow = Flow.PASS
@@ -40,23 +40,22 @@ class Weather(msgspec.Struct, frozen=True):
     cut_after: int | None = None
 
 
-FAIR = Weather()
-STALLED = Weather(Flow.STALL)
-HALF_OPEN = Weather(Flow.DISCARD)
+NORMAL = Conditions()
+STALLED = Conditions(Flow.STALL)
+HALF_OPEN = Conditions(Flow.DISCARD)
 
 
 class Pipe:
-    """Moves bytes from one socket to another until their end, within one event loop.
+    """Moves bytes from one socket to another until their end, on one event loop.
 
-    What was thrown away does not come back: a pipe that has begun to discard never passes
-    anything on again, whatever its weather.
+    A pipe that has begun to discard bytes never passes anything on again, whatever its conditions.
     """
 
     def __init__(
         self,
         source: socket.socket,
         target: socket.socket,
-        weather: Weather,
+        conditions: Conditions,
         *,
         received: Callable[[int], None],
         forwarded: Callable[[int], None],
@@ -69,17 +68,17 @@ class Pipe:
         self._queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUED)
         self._writing = asyncio.Lock()
         self._moving = asyncio.Event()
-        self._weather = FAIR
+        self._conditions = NORMAL
         self._left: int | None = None
-        self.change(weather)
+        self.change(conditions)
 
-    def change(self, weather: Weather) -> None:
-        """Have another weather from now on."""
-        if self._weather.flow is Flow.DISCARD:
-            weather = replace(weather, flow=Flow.DISCARD)
-        self._weather = weather
-        self._left = weather.cut_after
-        if weather.flow is Flow.STALL:
+    def change(self, conditions: Conditions) -> None:
+        """Set the conditions from now on."""
+        if self._conditions.flow is Flow.DISCARD:
+            conditions = replace(conditions, flow=Flow.DISCARD)
+        self._conditions = conditions
+        self._left = conditions.cut_after
+        if conditions.flow is Flow.STALL:
             self._moving.clear()
         else:
             self._moving.set()
@@ -108,9 +107,9 @@ class Pipe:
                 raise
             await self._moving.wait()
             self._received(len(data))
-            if self._weather.flow is not Flow.DISCARD:
-                due = self._loop.time() + self._weather.delay / 1000
-                await self._queue.put((due, _swapped(data) if self._weather.swap else data))
+            if self._conditions.flow is not Flow.DISCARD:
+                due = self._loop.time() + self._conditions.delay / 1000
+                await self._queue.put((due, _swapped(data) if self._conditions.swap else data))
             if not data:
                 await self._keep_quiet_if_discarding()
                 return
@@ -127,10 +126,10 @@ class Pipe:
                 return
             for piece in self._pieces(data):
                 await self._moving.wait()
-                if self._weather.flow is Flow.DISCARD:
+                if self._conditions.flow is Flow.DISCARD:
                     break
                 await self._pass_on(piece)
-                if self._weather.chunk is not None:
+                if self._conditions.chunk is not None:
                     await asyncio.sleep(0)
 
     async def _pass_on(self, piece: bytes) -> None:
@@ -146,13 +145,13 @@ class Pipe:
     def _pieces(self, data: bytes) -> Iterator[bytes]:
         position = 0
         while position < len(data):
-            # Looked at for each piece: the weather may change in the middle.
-            end = position + (self._weather.chunk or len(data))
+            # Looked at for each piece: the conditions may change in the middle.
+            end = position + (self._conditions.chunk or len(data))
             yield data[position:end]
             position = end
 
     async def _keep_quiet_if_discarding(self) -> None:
-        if self._weather.flow is Flow.DISCARD:
+        if self._conditions.flow is Flow.DISCARD:
             await asyncio.get_running_loop().create_future()
 
 

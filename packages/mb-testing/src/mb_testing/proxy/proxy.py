@@ -1,8 +1,8 @@
 """A TCP proxy that does to connections what networks do to them.
 
-It runs in a thread of its own, so it is the same for clients on every event loop and goes on
-while theirs is blocked.  A test controls it by plain calls, which return when what they ask for
-is in force, and waits for what it has seen instead of sleeping.
+It runs in a thread of its own, so it works for clients on every event loop, also while theirs is
+blocked.  A test controls it by plain calls, which return once they have taken effect, and waits for
+its statistics instead of sleeping.
 """
 
 from __future__ import annotations
@@ -11,49 +11,33 @@ import asyncio
 import contextlib
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from enum import Enum
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
 
-from mb_broker.ports import HOST, listening_socket, reserved_port
+from mb_broker.ports import HOST, reserved_port
 from mb_core.errors import ConnectError
 from mb_core.url import URL, parse_url
 
-from .connection import Cut, Direction, Relay
-from .pipe import FAIR, Weather
+from .connection import Cut, Direction, ProxiedConnection
+from .pipe import NORMAL, Conditions
 
-__all__ = ["Gate", "Proxy", "Seen", "Where"]
+__all__ = ["Proxy", "ProxyStats"]
 
 T = TypeVar("T")
 
-# Seconds after which what a test waits for counts as never coming.
+# Seconds that a test waits at most for something to happen.
 PATIENCE = 30.0
 
 
-class Where(Enum):
-    """The connections for which a change is meant."""
-
-    LIVING = "those that there are"
-    COMING = "those to come"
-    EVERYWHERE = "all"
-
-
-class Gate(Enum):
-    """What becomes of new connections."""
-
-    OPEN = "they lead to the server"
-    SILENT = "they are accepted, and nothing else happens"
-    REFUSE = "nobody listens on the port"
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """What has happened so far; bytes are those of all connections."""
+class ProxyStats(msgspec.Struct, frozen=True):
+    """Numbers of connections, and of bytes that all of them carried."""
 
     accepted: int = 0
     ended: int = 0
@@ -63,7 +47,7 @@ class Seen(msgspec.Struct, frozen=True):
     forwarded_down: int = 0
 
     @property
-    def living(self) -> int:
+    def open(self) -> int:
         return self.accepted - self.ended
 
 
@@ -71,27 +55,27 @@ class Proxy:
     """Accepts connections on a port of its own and leads them to `target`, a TCP URL.
 
         with Proxy(mb_broker.url_of("tcp")) as proxy:
-            proxy.set(Weather(chunk=1))
+            proxy.set(Conditions(chunk=1))
             ... MessageBrokerClient(proxy.url) ...
 
-    A context manager; its end resets what connections there are, and raises what went wrong
-    within the proxy itself.  `target` may be set anew for connections to come.  Raises
-    ConnectError for a URL without host or port.
+    Leaving the block resets the connections, and raises what went wrong within the proxy itself.
+    `target` may be changed, which affects new connections.  Raises ConnectError for a URL without
+    host or port.
     """
 
     _target: URL
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self._news = threading.Condition()
-        self._seen = Seen()
+        self._changed = threading.Condition()
+        self._stats = ProxyStats()
         self._closed = False
-        self._coming: dict[Direction, Callable[[], Weather]] = dict.fromkeys(
-            Direction, lambda: FAIR
+        self._for_new: dict[Direction, Callable[[], Conditions]] = dict.fromkeys(
+            Direction, lambda: NORMAL
         )
-        self._gate = Gate.REFUSE
+        self._hanging = False
         # A dict for its order: the oldest first.
-        self._connections: dict[Relay, None] = {}
+        self._connections: dict[ProxiedConnection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._failures: list[BaseException] = []
@@ -121,7 +105,7 @@ class Proxy:
 
     @property
     def target(self) -> str:
-        """The URL to which connections to come are led."""
+        """The URL to which new connections lead."""
         return self._target.full
 
     @target.setter
@@ -138,36 +122,44 @@ class Proxy:
 
     # Faults
 
-    def admit(self, gate: Gate) -> None:
-        """Decide over connections to come."""
-        self._call(self._admit(gate))
+    def refuse(self) -> None:
+        """Refuse new connections: nothing listens on the port."""
+        self._call(self._stop_listening())
+
+    def hang(self) -> None:
+        """Accept new connections, and do nothing with them."""
+        self._call(self._listen(hanging=True))
+
+    def accept(self) -> None:
+        """Take back `refuse` or `hang`: new connections lead to the server."""
+        self._call(self._listen(hanging=False))
 
     def set(
         self,
-        weather: Weather | Callable[[], Weather],
+        conditions: Conditions | Callable[[], Conditions],
         *directions: Direction,
-        where: Where = Where.EVERYWHERE,
+        connections: Literal["all", "existing", "new"] = "all",
     ) -> None:
-        """Set the weather, of both directions where none is named.
+        """Set the conditions for the given directions, for both if none is given.
 
         A function is called for each direction of each connection.
         """
 
-        def make() -> Weather:
-            return weather if isinstance(weather, Weather) else weather()
+        def make() -> Conditions:
+            return conditions if isinstance(conditions, Conditions) else conditions()
 
         async def change() -> None:
             for direction in directions or Direction:
-                if where is not Where.LIVING:
-                    self._coming[direction] = make
-                if where is not Where.COMING:
+                if connections != "existing":
+                    self._for_new[direction] = make
+                if connections != "new":
                     for connection in self._connections:
                         connection.change(direction, make())
 
         self._call(change())
 
     def cut(self, how: Cut, *, oldest: int | None = None) -> int:
-        """End the connections that there are, or so many of the oldest; returns how many."""
+        """End all connections, or the `oldest` ones, and return how many."""
 
         async def cut() -> int:
             connections = list(self._connections)[:oldest]
@@ -177,7 +169,7 @@ class Proxy:
         return self._call(cut())
 
     def inject(self, data: bytes, direction: Direction) -> None:
-        """Put `data` into the streams of all connections that lead to the server."""
+        """Insert `data` into the streams of all connections that lead to the server."""
 
         async def inject() -> None:
             pipes = [c.pipes[direction] for c in self._connections if direction in c.pipes]
@@ -185,22 +177,37 @@ class Proxy:
 
         self._call(inject())
 
-    # What has happened
+    # Statistics
 
     @property
-    def seen(self) -> Seen:
-        return self._seen
+    def stats(self) -> ProxyStats:
+        """What has happened so far."""
+        return self._stats
 
-    def wait_until(self, fact: Callable[[Seen], bool], timeout: float = PATIENCE) -> Seen:
-        """Block until `fact` holds of what was seen; raises TimeoutError that says what was."""
-        with self._news:
-            found = self._news.wait_for(lambda: fact(self._seen) or self._closed, timeout)
-            if not found or not fact(self._seen):
-                raise TimeoutError(f"within {timeout} s the proxy has seen only {self._seen}")
-            return self._seen
+    @property
+    def seen(self) -> ProxyStats:
+        """The old name of `stats`."""
+        text = "Proxy.seen is deprecated: use Proxy.stats"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self._stats
 
-    async def until(self, fact: Callable[[Seen], bool], timeout: float = PATIENCE) -> Seen:
-        """The same, with the event loop going on; may be cancelled."""
+    def wait_until(
+        self, fact: Callable[[ProxyStats], bool], timeout: float = PATIENCE
+    ) -> ProxyStats:
+        """Block until `fact` is true of the statistics, and return them.
+
+        Raises TimeoutError, which shows the last statistics, after `timeout` seconds.
+        """
+        with self._changed:
+            found = self._changed.wait_for(lambda: fact(self._stats) or self._closed, timeout)
+            if not found or not fact(self._stats):
+                raise TimeoutError(f"within {timeout} s the proxy has seen only {self._stats}")
+            return self._stats
+
+    async def until(
+        self, fact: Callable[[ProxyStats], bool], timeout: float = PATIENCE
+    ) -> ProxyStats:
+        """Wait as `wait_until` does, without blocking the event loop; may be cancelled."""
         return await anyio.to_thread.run_sync(
             self.wait_until, fact, timeout, abandon_on_cancel=True
         )
@@ -214,28 +221,30 @@ class Proxy:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         try:
-            await self._admit(Gate.OPEN)
+            await self._listen(hanging=False)
         except BaseException as error:
             started.set_exception(error)
             return
         started.set_result(None)
         await self._stop.wait()
-        await self._admit(Gate.REFUSE)
+        await self._stop_listening()
         await asyncio.gather(*(c.cut(Cut.RESET) for c in list(self._connections)))
         await asyncio.gather(*self._tasks)
-        with self._news:
+        with self._changed:
             self._closed = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
-    async def _admit(self, gate: Gate) -> None:
-        self._gate = gate
-        if gate is Gate.REFUSE:
-            if self._listener is not None:
-                self._loop.remove_reader(self._listener)
-                self._listener.close()
-                self._listener = None
-        elif self._listener is None:
-            self._listener = listening_socket(self.port)
+    async def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    async def _listen(self, *, hanging: bool) -> None:
+        self._hanging = hanging
+        if self._listener is None:
+            self._listener = socket.create_server((HOST, self.port), backlog=128)
+            self._listener.setblocking(False)
             self._loop.add_reader(self._listener, self._accept, self._listener)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -245,21 +254,23 @@ class Proxy:
             return  # it was gone again before it could be accepted
         self._count(accepted=1)
         try:
-            connection = Relay(client, lambda direction: self._coming[direction](), self._count)
+            connection = ProxiedConnection(
+                client, lambda direction: self._for_new[direction](), self._count
+            )
         except Exception as error:
             client.close()
             self._failures.append(error)
             self._count(ended=1)
             return
         self._connections[connection] = None
-        task = asyncio.create_task(self._serve(connection, self._gate))
+        task = asyncio.create_task(self._serve(connection, hanging=self._hanging))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, connection: Relay, gate: Gate) -> None:
+    async def _serve(self, connection: ProxiedConnection, *, hanging: bool) -> None:
         try:
             target = (self._target.host, self._target.port or 0)
-            await connection.run(target if gate is Gate.OPEN else None)
+            await connection.run(None if hanging else target)
         except Exception as error:
             self._failures.append(error)
         finally:
@@ -267,7 +278,7 @@ class Proxy:
             self._count(ended=1)
 
     def _count(self, **more: int) -> None:
-        with self._news:
-            sums = {name: getattr(self._seen, name) + number for name, number in more.items()}
-            self._seen = replace(self._seen, **sums)
-            self._news.notify_all()
+        with self._changed:
+            sums = {name: getattr(self._stats, name) + number for name, number in more.items()}
+            self._stats = replace(self._stats, **sums)
+            self._changed.notify_all()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
-import pytest
 
+from mb_broker import Broker
 from mb_core.client import MessageBrokerClient
 from mb_core.errors import ConnectError
 from mb_core.message import Message
@@ -16,11 +16,11 @@ from .requirements import WORKS, expect
 from .runner import on_loops
 from .settings import Settings
 
-__all__ = ["Together"]
+__all__ = ["ClientAndBroker"]
 
 
-class Together(Settings):
-    """What it is all for.  Skipped where mb-broker is not installed."""
+class ClientAndBroker(Settings):
+    """Requests, publications and reconnecting, as users see them."""
 
     @on_loops
     async def test_requests_are_answered(self, net: Network) -> None:
@@ -74,11 +74,9 @@ class Together(Settings):
         expect(WORKS, answer.payload == 3, f"1 + 2 was answered with {answer.payload}")
 
 
-def _broker(net: Network, url: str | None = None) -> Any:
-    # By name: the core knows no broker.
-    mb_broker = pytest.importorskip("mb_broker", reason="mb-broker is not installed")
-    return mb_broker.Broker(
-        url if url is not None else str(net.place()),
+def _broker(net: Network, url: str | None = None) -> Broker:
+    return Broker(
+        url if url is not None else str(net.new_url()),
         plugins=net.plugins,
         ssl_context=net.server_context,
     )

@@ -1,4 +1,4 @@
-"""What is expected of one end of a Link, whatever the test is about."""
+"""Checks of one end of a Link that many tests need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 
 from ..links import LinkEnd
 from .network import Network
-from .requirements import Promise, broken, expect
+from .requirements import Requirement, expect, violation
 
 __all__ = ["Echo", "expect_answer", "expect_end", "expect_in_time"]
 
@@ -25,29 +25,29 @@ class Echo(LinkEnd):
 
 
 async def expect_in_time(
-    net: Network, promise: Promise, wait: Callable[[], Awaitable[_T]], found: str
+    net: Network, requirement: Requirement, wait: Callable[[], Awaitable[_T]], found: str
 ) -> _T:
-    """Wait for something; `found` is the failure's text when it does not come about."""
+    """Wait for something, and fail with the text `found` if it does not happen."""
     __tracebackhide__ = True
     with anyio.move_on_after(net.patience):
         return await wait()
-    raise broken(promise, found)
+    raise violation(requirement, found)
 
 
-async def expect_answer(net: Network, promise: Promise, end: LinkEnd) -> None:
+async def expect_answer(net: Network, requirement: Requirement, end: LinkEnd) -> None:
     """Send a message to an Echo, and expect it to come back."""
     __tracebackhide__ = True
     end.link.send(b"hello")
-    came = await expect_in_time(net, promise, end.receive, f"{end.link.peer} does not answer")
-    expect(promise, came == b"hello", f"the answer of {end.link.peer} is {came!r}")
+    came = await expect_in_time(net, requirement, end.receive, f"{end.link.peer} does not answer")
+    expect(requirement, came == b"hello", f"the answer of {end.link.peer} is {came!r}")
 
 
 async def expect_end(
-    net: Network, promise: Promise, end: LinkEnd, *, in_order: bool | None = None
+    net: Network, requirement: Requirement, end: LinkEnd, *, in_order: bool | None = None
 ) -> None:
-    """Wait for the end of a Link, and expect no error of it, or one, or either."""
+    """Wait for the end of a Link: in order, with an error, or either if `in_order` is None."""
     __tracebackhide__ = True
     found = f"the link to {end.link.peer} never ended"
-    await expect_in_time(net, promise, end.ended, found)
+    await expect_in_time(net, requirement, end.ended, found)
     found = f"the link to {end.link.peer} was lost with {end.error!r}"
-    expect(promise, in_order is None or (end.error is None) is in_order, found)
+    expect(requirement, in_order is None or (end.error is None) is in_order, found)

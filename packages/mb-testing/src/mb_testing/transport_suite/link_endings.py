@@ -18,8 +18,8 @@ from .requirements import (
     NOT_SENT,
     ORDERLY,
     UNSENT,
-    broken,
     expect,
+    violation,
 )
 from .runner import on_loops
 from .settings import Settings
@@ -157,4 +157,4 @@ def _expect_refusal(link: Link, state: str) -> None:
             found = f"on a link that is {state}, it was raised with sent={error.sent}"
             expect(NOT_SENT, not error.sent, found)
         else:
-            raise broken(NOT_SENT, f"on a link that is {state}, nothing was raised")
+            raise violation(NOT_SENT, f"on a link that is {state}, nothing was raised")

@@ -27,7 +27,7 @@ from .requirements import (
 )
 from .runner import on_loops
 from .settings import Settings
-from .wire_endings import STRANGERS
+from .wire_endings import OTHER_PROTOCOLS
 from .wire_messages import text
 from .wires import SIDES, shortened
 
@@ -152,13 +152,13 @@ class LinkPressure(Settings):
             expect(LOST, came == [b"whole"], f"before the end, {came} came")
 
     @on_loops
-    async def test_strangers_end_no_other_connection(self, net: Network) -> None:
+    async def test_untrusted_clients_end_no_other_connection(self, net: Network) -> None:
         server = await net.listen(Echo)
         bystander = await net.connect(server.url)
         with ExitStack() as stack:
-            for greeting in STRANGERS.values():
-                stranger = await in_thread(connect_raw, net, server.url, stack)
-                await in_thread(stranger.visit, greeting)
+            for greeting in OTHER_PROTOCOLS.values():
+                client = await in_thread(connect_raw, net, server.url, stack)
+                await in_thread(client.visit, greeting)
         await expect_answer(net, UNDISTURBED, bystander)
         await expect_answer(net, UNDISTURBED, await net.connect(server.url))
 

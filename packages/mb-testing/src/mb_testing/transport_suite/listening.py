@@ -1,4 +1,4 @@
-"""Connecting and listening: URLs, and what is left at them."""
+"""Connecting and listening: URLs that are free, in use or left by a killed broker."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from .requirements import (
     RELEASED,
     STALE,
     ContractBroken,
-    broken,
     expect,
+    violation,
 )
 from .runner import on_loops, without_io
 from .settings import Settings
 from .wires import WirePair
 
-__all__ = ["Places", "SocketPlaces", "StreamPlaces"]
+__all__ = ["Listening", "SocketListening", "StreamListening"]
 
 
-class Places(Settings):
+class Listening(Settings):
     """Where a Listener is, a client connects; where there is none, it gets an error."""
 
     @without_io
@@ -47,7 +47,7 @@ class Places(Settings):
         try:
             found = installed_plugins().transport(scheme)
         except Exception as error:
-            raise broken(FOUND, f"{scheme}:// is not found: {error}") from error
+            raise violation(FOUND, f"{scheme}:// is not found: {error}") from error
         same = type(found) is type(self.transport) and found.scheme == scheme
         expect(FOUND, same, f"{scheme}:// is {found!r}")
 
@@ -76,7 +76,7 @@ class Places(Settings):
             try:
                 server = await net.listen(Echo, url=server.url)
             except ConnectError as error:
-                raise broken(RELEASED, f"listening at it again failed: {error}") from error
+                raise violation(RELEASED, f"listening at it again failed: {error}") from error
             await expect_answer(net, RELEASED, await net.connect(server.url))
 
     @on_loops
@@ -86,20 +86,20 @@ class Places(Settings):
             try:
                 await net.listen(url=server.url)
             except ConnectError as error:
-                expect(IN_USE, _place(server.url) in str(error), f"the error says: {error}")
+                expect(IN_USE, _named_part(server.url) in str(error), f"the error says: {error}")
             except Exception as error:
-                raise broken(IN_USE, f"{error!r} was raised") from error
+                raise violation(IN_USE, f"{error!r} was raised") from error
             else:
-                raise broken(IN_USE, "nothing was raised")
+                raise violation(IN_USE, "nothing was raised")
         try:
             client = await net.connect(server.url)
         except ConnectError as error:
-            raise broken(IN_USE, f"the first Listener can't be reached now: {error}") from error
+            raise violation(IN_USE, f"the first Listener can't be reached now: {error}") from error
         await expect_answer(net, IN_USE, client)
 
     @on_loops
     async def test_two_listeners_at_two_places_are_kept_apart(self, net: Network) -> None:
-        servers = [await net.listen(url=net.place(name)) for name in ("one", "two")]
+        servers = [await net.listen(url=net.new_url(name)) for name in ("one", "two")]
         for number, server in enumerate(servers):
             client = await net.connect(server.url)
             client.link.send(b"%d" % number)
@@ -118,8 +118,8 @@ class Places(Settings):
                 await expect_end(net, CANCELLED_CONNECT, end)
 
 
-class StreamPlaces(Settings):
-    """Of transports over byte streams: the handshake."""
+class StreamListening(Settings):
+    """Of transports over byte streams: connecting is cancelled during the handshake."""
 
     @on_loops
     async def test_a_connect_that_is_cancelled_in_its_handshake_closes_the_stream(
@@ -138,22 +138,22 @@ class StreamPlaces(Settings):
             try:
                 await in_thread(peer.receive_all)
             except TimeoutError as error:
-                raise broken(CANCELLED_CONNECT, "the stream stays open") from error
+                raise violation(CANCELLED_CONNECT, "the stream stays open") from error
 
 
-class SocketPlaces(Settings):
-    """Of transports with sockets of their own; hosts and ports are core's business."""
+class SocketListening(Settings):
+    """Of transports with sockets of their own; mb_core has those for hosts and ports."""
 
     @on_loops
     async def test_what_a_killed_broker_left_is_no_obstacle(self, net: Network) -> None:
         sockets = own_sockets(self)
-        url = net.place()
+        url = net.new_url()
         sockets.listen(url).close()  # and no release, as when the process is killed
         await _expect_refusal(net, url)
         try:
             server = await net.listen(Echo, url=url)
         except ConnectError as error:
-            raise broken(STALE, f"listening there failed: {error}") from error
+            raise violation(STALE, f"listening there failed: {error}") from error
         await expect_answer(net, STALE, await net.connect(server.url))
 
     @without_io
@@ -165,7 +165,7 @@ class SocketPlaces(Settings):
             except ConnectError:
                 continue
             except Exception as error:
-                raise broken(BAD_URL, f"for {url}, {error!r} was raised") from error
+                raise violation(BAD_URL, f"for {url}, {error!r} was raised") from error
             expect(BAD_URL, isinstance(address, SocketAddress), f"for {url}, it gave {address!r}")
 
 
@@ -176,13 +176,13 @@ def own_sockets(suite: Settings) -> Sockets:
     return transport.sockets
 
 
-def _place(url: URL) -> str:
+def _named_part(url: URL) -> str:
     """The part of a URL that an error names at least."""
     return url.path if not url.host else url.host if url.port is None else f"{url.host}:{url.port}"
 
 
 async def _cancel_connect(net: Network, url: URL, turns: int) -> None:
-    """Cancel after so many turns of the loop; where it was done by then, end what came of it."""
+    """Cancel after a number of turns of the loop, and end what was connected by then."""
     made: list[LinkEnd] = []
     connected: list[Link] = []
 
@@ -210,13 +210,13 @@ async def _expect_nobody(net: Network, url: URL) -> None:
     try:
         await expect_in_time(net, NO_CONNECTION, lambda: net.connect(url), found)
     except ConnectError as error:
-        expect(NO_CONNECTION, _place(url) in str(error), f"the error says: {error}")
+        expect(NO_CONNECTION, _named_part(url) in str(error), f"the error says: {error}")
     except ContractBroken:
         raise
     except Exception as error:
-        raise broken(NO_CONNECTION, f"{error!r} was raised") from error
+        raise violation(NO_CONNECTION, f"{error!r} was raised") from error
     else:
-        raise broken(NO_CONNECTION, f"a connection to {url} came about")
+        raise violation(NO_CONNECTION, f"a connection to {url} came about")
 
 
 async def _expect_refusal(net: Network, url: URL) -> None:
@@ -224,4 +224,4 @@ async def _expect_refusal(net: Network, url: URL) -> None:
         await net.connect(url)
     except ConnectError:
         return
-    raise broken(NO_CONNECTION, f"a connection to {url} came about, where nobody listens")
+    raise violation(NO_CONNECTION, f"a connection to {url} came about, where nobody listens")

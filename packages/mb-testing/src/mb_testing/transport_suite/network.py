@@ -38,19 +38,19 @@ class Server:
         self.listener: Listener
         self.ends: list[LinkEnd] = []
         self._accept = accept
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
 
     def accept(self, link: Link) -> LinkEnd:
         end = self._accept(link)
         self.ends.append(end)
-        self._news.set()
-        self._news = anyio.Event()
+        self._changed.set()
+        self._changed = anyio.Event()
         return end
 
     async def accepted(self, number: int = 0) -> LinkEnd:
         """The end of a Link, as soon as it is accepted."""
         while len(self.ends) <= number:
-            await self._news.wait()
+            await self._changed.wait()
         return self.ends[number]
 
 
@@ -77,7 +77,7 @@ class Network:
     @classmethod
     @asynccontextmanager
     async def open(cls, suite: Settings, folder: Path) -> AsyncIterator[Network]:
-        """A Network whose end shows whether anything is left of it."""
+        """Open a Network, and check at the end of the block that nothing is left of it."""
         before = {task.id for task in anyio.get_running_tasks()}
         with _watched_log() as reports, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always", ResourceWarning)
@@ -100,8 +100,8 @@ class Network:
         faults = [fault for end in net._ends for fault in end.faults]
         expect(HANDLED_IN_ORDER, not faults, "; ".join(faults))
 
-    def place(self, name: str = "here") -> URL:
-        """A URL to listen at; other names are other places."""
+    def new_url(self, name: str = "here") -> URL:
+        """Return a URL to listen at; each name has a URL of its own."""
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
         return parse_url(self.suite.url(folder))
@@ -116,7 +116,7 @@ class Network:
         """Listen at a URL; its Links are kept, and ended after the test."""
         server = Server(self._keeping(accept))
         server.url, server.listener = await listen(
-            url if url is not None else self.place(),
+            url if url is not None else self.new_url(),
             self.transport,
             server.accept,
             backend=self.backend,
@@ -146,7 +146,7 @@ class Network:
         return made[0]
 
     async def dial(self, url: URL, accept: Accept, *, close_timeout: float = 5.0) -> Link:
-        """Connect with a handler that nobody keeps."""
+        """Connect with a handler that is not kept."""
         options = ConnectionOptions(
             connect_timeout=5.0,
             close_timeout=close_timeout,
@@ -208,7 +208,7 @@ class _Reports(logging.Handler):
 
 @contextlib.contextmanager
 def _watched_log() -> Any:
-    """What the library and asyncio report as errors meanwhile."""
+    """Collect the errors that the library and asyncio log meanwhile."""
     handler = _Reports()
     loggers = [logging.getLogger(name) for name in ("mb_core", "asyncio")]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The other side of a Link as no Link would be: a socket and a Wire that do what a test says."""
+"""The other side of a Link, without a Link: a socket and a Wire that a test controls."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _PATIENCE = 5.0
 
 
 async def in_thread(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call what waits for a socket, without holding up the event loop."""
+    """Call a function that waits for a socket, without blocking the event loop."""
     return await anyio.to_thread.run_sync(function, *arguments)
 
 
 class RawPeer:
-    """One side of a connection.  Its methods block, for a while at most: see `in_thread`."""
+    """One side of a connection.  Its methods block, for a limited time: see `in_thread`."""
 
     def __init__(self, sock: socket.socket, wire: Wire) -> None:
         self.sock = sock
@@ -51,13 +51,13 @@ class RawPeer:
         self.sock.sendall(self.framed(*messages))
 
     def framed(self, *messages: bytes) -> bytes:
-        """The bytes of messages, which are not sent."""
+        """Return the bytes of messages without sending them."""
         for message in messages:
             self.wire.send(message)
         return self.wire.data_to_send()
 
     def receive_many(self, count: int) -> list[bytes]:
-        """Read until there are so many messages."""
+        """Read until `count` messages have arrived."""
         messages: list[bytes] = []
         while len(messages) < count:
             messages += self._read()
@@ -100,13 +100,13 @@ class RawPeer:
 
 
 class RawListener:
-    """A socket that listens where a broker would; nobody answers there unless a test does."""
+    """A socket that listens like a broker, and answers only as a test says."""
 
     def __init__(self, net: Network, stack: ExitStack) -> None:
         self._net = net
         self._stack = stack
         self._transport = _over_streams(net)
-        url = net.place("raw")
+        url = net.new_url("raw")
         sockets = self._transport.sockets
         if sockets is None:
             self._sock = socket.create_server((url.host, 0))
@@ -127,7 +127,7 @@ class RawListener:
 
 
 def connect_raw(net: Network, url: URL, stack: ExitStack) -> RawPeer:
-    """Connect as a client would; the handshake is not begun."""
+    """Connect as a client would, without starting the handshake."""
     transport = _over_streams(net)
     address = stream_address(url, transport, {})
     if isinstance(address, SocketAddress):
@@ -143,7 +143,7 @@ def connect_raw(net: Network, url: URL, stack: ExitStack) -> RawPeer:
 async def against_raw(
     net: Network, side: str, stack: ExitStack, *, close_timeout: float = 5.0
 ) -> tuple[LinkEnd, RawPeer]:
-    """A Link of this side, and the raw peer on the other, behind their handshake."""
+    """Return a Link of this side and the raw peer on the other, after their handshake."""
     if side == "server":
         server = await net.listen(close_timeout=close_timeout)
         peer = await in_thread(connect_raw, net, server.url, stack)

@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 from .network import Network
-from .requirements import IN_TIME, PROPORTION, broken
+from .requirements import IN_TIME, PROPORTION, violation
 from .settings import Settings
 
 __all__ = ["on_loops", "without_io"]
@@ -77,7 +77,7 @@ async def _main(
             net.has_failed = True
     if isinstance(failure, TimeoutError):
         text = f"the test was still waiting after {suite.time_limit:g} s, where the traceback says"
-        raise broken(IN_TIME, text) from failure
+        raise violation(IN_TIME, text) from failure
     if failure is not None:
         raise failure
 
@@ -109,5 +109,7 @@ def _in_time(seconds: float, function: Callable[[], None]) -> None:
             raise
         frame = sys._current_frames()[thread.ident or 0]
         stack = "".join(traceback.format_stack(frame)[-6:])
-        raise broken(PROPORTION, f"it was still busy after {seconds:g} s, here:\n{stack}") from None
+        raise violation(
+            PROPORTION, f"it was still busy after {seconds:g} s, here:\n{stack}"
+        ) from None
     thread.join()

@@ -1,4 +1,4 @@
-"""TransportSuite: what a transport's author subclasses."""
+"""TransportSuite, which authors of transports subclass."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import pytest
 
 from mb_core.transport import WireTransport
 
-from .client_and_broker import Together
+from .client_and_broker import ClientAndBroker
 from .link_endings import LinkEndings
 from .link_messages import LinkMessages
 from .link_pressure import LinkPressure
-from .listening import Places, SocketPlaces, StreamPlaces
-from .wire_endings import WireEndings, WireStrangers
+from .listening import Listening, SocketListening, StreamListening
+from .wire_endings import WireEndings, WireUntrustedInput
 from .wire_messages import WireLimits, WireMessages
 
 __all__ = ["TransportSuite"]
 
 
 class _OverStreams(
-    WireMessages, WireLimits, WireEndings, WireStrangers, LinkPressure, StreamPlaces
+    WireMessages, WireLimits, WireEndings, WireUntrustedInput, LinkPressure, StreamListening
 ):
     """What holds for a transport over a byte stream, with Wires."""
 
 
-class TransportSuite(_OverStreams, SocketPlaces, LinkMessages, LinkEndings, Places, Together):
+class TransportSuite(
+    _OverStreams, SocketListening, LinkMessages, LinkEndings, Listening, ClientAndBroker
+):
     """The conformance suite: a transport that passes it works under the client and the broker.
 
         class TestUnix(TransportSuite):
@@ -44,9 +46,9 @@ class TransportSuite(_OverStreams, SocketPlaces, LinkMessages, LinkEndings, Plac
         super().__init_subclass__(**kwargs)
         transport = getattr(cls, "transport", None)
         if transport is not None and not isinstance(transport, WireTransport):
-            cls._leave_out(_OverStreams, SocketPlaces)
+            cls._leave_out(_OverStreams, SocketListening)
         elif transport is not None and transport.sockets is None:
-            cls._leave_out(SocketPlaces)
+            cls._leave_out(SocketListening)
 
     @classmethod
     def _leave_out(cls, *parts: type) -> None:

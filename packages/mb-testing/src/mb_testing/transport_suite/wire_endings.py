@@ -15,11 +15,11 @@ from .settings import Settings
 from .wire_messages import SHORT, framed, same
 from .wires import SIDES, WatchedWire, WirePair, bytewise, pieces, shortened
 
-__all__ = ["WireEndings", "WireStrangers"]
+__all__ = ["WireEndings", "WireUntrustedInput"]
 
 from_each_side = pytest.mark.parametrize("side", SIDES)
 
-STRANGERS = {
+OTHER_PROTOCOLS = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: a.b\r\n\r\n",
     "an HTTP answer": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     "TLS": bytes.fromhex("1603010200010001fc0303") + bytes(64),
@@ -45,7 +45,7 @@ class WireEndings(Settings):
             data = framed(one, [b"whole"]) + framed(one, [b"message"])[:cut]
             same(other.receive_data(data), [b"whole"], f"{cut} bytes into the next message")
             other.receive_eof()
-            found = f"{cut} of {size} bytes into a message, {_words(other)}"
+            found = f"{cut} of {size} bytes into a message, {_described(other)}"
             expect(EOF_WITHIN, other.state is WireState.CLOSED, found)
             expect(EOF_WITHIN, isinstance(other.error, RemoteProtocolError), found)
 
@@ -56,7 +56,7 @@ class WireEndings(Settings):
         same(other.receive_data(framed(one, SHORT)), SHORT, "before the end")
         other.receive_eof()
         fine = other.error is None or isinstance(other.error, RemoteProtocolError)
-        expect(EOF_BETWEEN, other.state is WireState.CLOSED and fine, _words(other))
+        expect(EOF_BETWEEN, other.state is WireState.CLOSED and fine, _described(other))
 
     @from_each_side
     @without_io
@@ -67,12 +67,12 @@ class WireEndings(Settings):
             wire.receive_data(flight[:cut])
             shaking = wire.state is WireState.HANDSHAKE
             wire.receive_eof()
-            found = f"after {cut} of {len(flight)} bytes of the handshake, {_words(wire)}"
+            found = f"after {cut} of {len(flight)} bytes of the handshake, {_described(wire)}"
             expect(EOF_WITHIN, wire.state is WireState.CLOSED, found)
             expect(EOF_WITHIN, not shaking or isinstance(wire.error, MBError), found)
         wire, _ = WirePair(self, ready=False).of(side)
         wire.receive_eof()
-        expect(EOF_WITHIN, wire.state is WireState.CLOSED, f"without a byte, {_words(wire)}")
+        expect(EOF_WITHIN, wire.state is WireState.CLOSED, f"without a byte, {_described(wire)}")
 
     @from_each_side
     @without_io
@@ -92,7 +92,7 @@ class WireEndings(Settings):
             for message in SHORT:
                 one.send(message)
             one.close(reason)
-            found = f"after close, {_words(one)}"
+            found = f"after close, {_described(one)}"
             expect(CLOSES, one.state in (WireState.CLOSING, WireState.CLOSED), found)
             pair.settle()
             found = f"of {shortened(SHORT)}, {shortened(other.received)} came before the end"
@@ -116,7 +116,7 @@ class WireEndings(Settings):
         wire.close()
         wire.receive_eof()
         fine = wire.state is WireState.CLOSED and wire.error is None
-        expect(CLOSES, fine, f"closed within the handshake, {_words(wire)}")
+        expect(CLOSES, fine, f"closed within the handshake, {_described(wire)}")
 
     @from_each_side
     @without_io
@@ -125,17 +125,17 @@ class WireEndings(Settings):
         one.close()
         one.receive_eof()
         fine = one.state is WireState.CLOSED and one.error is None
-        expect(CLOSES, fine, f"when the other side just ended, {_words(one)}")
+        expect(CLOSES, fine, f"when the other side just ended, {_described(one)}")
 
 
-class WireStrangers(Settings):
-    """What no Wire of this transport would send.  The watch minds what is raised."""
+class WireUntrustedInput(Settings):
+    """What no Wire of this transport would send.  WatchedWire checks that nothing is raised."""
 
     @from_each_side
-    @pytest.mark.parametrize("stranger", STRANGERS)
+    @pytest.mark.parametrize("protocol", OTHER_PROTOCOLS)
     @without_io
-    def test_another_protocol_harms_nobody(self, side: str, stranger: str) -> None:
-        data = STRANGERS[stranger]
+    def test_another_protocol_harms_nobody(self, side: str, protocol: str) -> None:
+        data = OTHER_PROTOCOLS[protocol]
         for ready in (False, True):
             for chunks in ([data], bytewise(data), pieces(data, [1, 5, 9])):
                 _survives(self, side, chunks, ready=ready)
@@ -172,7 +172,7 @@ class WireStrangers(Settings):
                 at += 1
 
 
-def _words(wire: WatchedWire) -> str:
+def _described(wire: WatchedWire) -> str:
     return f"{wire.name} is {wire.state} and has {wire.error!r}"
 
 
@@ -188,12 +188,12 @@ def _first_flight(suite: Settings, side: str) -> bytes:
 def _expect_orderly(*wires: WatchedWire) -> None:
     __tracebackhide__ = True
     for wire in wires:
-        expect(CLOSES, wire.state is WireState.CLOSED, f"after both ends, {_words(wire)}")
-        expect(CLOSES, wire.error is None, f"after an orderly end, {_words(wire)}")
+        expect(CLOSES, wire.state is WireState.CLOSED, f"after both ends, {_described(wire)}")
+        expect(CLOSES, wire.error is None, f"after an orderly end, {_described(wire)}")
 
 
 def _end_again(one: WatchedWire, other: WatchedWire) -> None:
-    """End `other` a second time; the watch minds what changes."""
+    """End `other` a second time; WatchedWire checks what changes."""
     __tracebackhide__ = True
     other.receive_eof()
     error = other.error
@@ -204,7 +204,7 @@ def _end_again(one: WatchedWire, other: WatchedWire) -> None:
     other.receive_data(b"more of it")
     other.receive_data(b"")
     output = other.data_to_send()
-    expect(TWICE, other.error is error, f"{_words(other)}; before, it had {error!r}")
+    expect(TWICE, other.error is error, f"{_described(other)}; before, it had {error!r}")
     expect(TWICE, not output, f"{other.name}, long CLOSED, gave {shortened(output)}")
 
 
@@ -226,6 +226,6 @@ def _ends(wire: WatchedWire) -> None:
     __tracebackhide__ = True
     wire.data_to_send()
     wire.receive_eof()
-    expect(EOF_WITHIN, wire.state is WireState.CLOSED, f"after the end, {_words(wire)}")
+    expect(EOF_WITHIN, wire.state is WireState.CLOSED, f"after the end, {_described(wire)}")
     wire.close()
     wire.data_to_send()

@@ -21,8 +21,8 @@ from .requirements import (
     PROMPT,
     PROPORTION,
     SPLITS,
-    broken,
     expect,
+    violation,
 )
 from .runner import without_io
 from .settings import LIMITS, Settings
@@ -220,7 +220,7 @@ def _shake_with_held_back_output(one: WatchedWire, other: WatchedWire) -> bytes:
         else:
             other.receive_data(held)
             held = b""
-    raise broken(HANDSHAKE, f"{one.name} stays {one.state}")
+    raise violation(HANDSHAKE, f"{one.name} stays {one.state}")
 
 
 def _seconds(wire: WatchedWire, data: bytes, most: float) -> float:

@@ -22,8 +22,8 @@ from .requirements import (
     QUIET,
     SILENT_WHEN_CLOSED,
     TYPES,
-    broken,
     expect,
+    violation,
 )
 from .settings import LIMITS, Settings
 
@@ -45,7 +45,7 @@ class WatchedWire:
         self.received: list[bytes] = []
         self._state = WireState.HANDSHAKE
         self._error: MBError | None = None
-        self._look("its making")
+        self._check("its making")
 
     @property
     def state(self) -> WireState:
@@ -91,11 +91,11 @@ class WatchedWire:
             given = getattr(self.wire, method)(*arguments)
         except Exception as error:
             call = f"{method}({', '.join(map(shortened, arguments))})"
-            raise broken(NEVER_RAISES, f"{self.name}: {call} raised {error!r}") from error
-        self._look(method)
+            raise violation(NEVER_RAISES, f"{self.name}: {call} raised {error!r}") from error
+        self._check(method)
         return given
 
-    def _look(self, method: str) -> None:
+    def _check(self, method: str) -> None:
         """See what has become of it after a call."""
         before, state, error = self._state, self.wire.state, self.wire.error
         found = f"{self.name}: after {method}, state is {state!r} and error is {error!r}"
@@ -148,7 +148,7 @@ class WirePair:
                     moved = True
             if not moved:
                 return
-        raise broken(QUIET, f"they still had output after {_TURNS} turns")
+        raise violation(QUIET, f"they still had output after {_TURNS} turns")
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
