@@ -9,13 +9,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from mb_broker.ports import HOST, reserved_port
+from mb_testing import wait_until
 
 __all__ = ["HOST", "BrokerProcess", "documented", "program", "proxy", "replaced"]
 
@@ -111,12 +111,10 @@ def proxy(command: Sequence[str], ports: Sequence[int], log: Path) -> Iterator[N
         process = subprocess.Popen(command, stdout=output, stderr=output)
     with process:
         try:
-            end = time.monotonic() + PATIENCE
-            for port in ports:
-                while not _listens(port):
-                    assert process.poll() is None, log.read_text()
-                    assert time.monotonic() < end, log.read_text()
-                    time.sleep(0.01)
+            wait_until(
+                lambda: all(map(_listens, ports)) or process.poll() is not None, timeout=PATIENCE
+            )
+            assert process.poll() is None, log.read_text()
             yield
         finally:
             process.terminate()

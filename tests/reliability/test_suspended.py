@@ -15,6 +15,7 @@ import pytest
 
 from mb_broker import RunningBroker
 from mb_client import MBError, MessageBrokerClient, NoRouteFoundError, ServiceUnavailableError
+from mb_testing import until
 
 from .brokers import ProcessBroker, thread_broker
 from .scene import FAST
@@ -129,23 +130,20 @@ def service(kind: str, url: str) -> Iterator[Service]:
 
 async def dropped(broker: RunningBroker) -> None:
     """Wait until the broker has only one client."""
-    with anyio.fail_after(PATIENCE):
-        while True:
-            if broker.connections == 1:
-                return
-            await anyio.sleep(0.01)
+    await until(lambda: broker.connections == 1, timeout=PATIENCE)
 
 
 async def answered(client: MessageBrokerClient) -> None:
     """Ask until the service answers."""
-    with anyio.fail_after(PATIENCE):
-        while True:
-            try:
-                assert (await client.request("echo", 1, timeout=1000)).payload == 1
-            except MBError:
-                await anyio.sleep(0.01)
-            else:
-                return
+
+    async def is_answered() -> bool:
+        try:
+            assert (await client.request("echo", 1, timeout=1000)).payload == 1
+        except MBError:
+            return False
+        return True
+
+    await until(is_answered, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("front_end", ["async", "sync"])

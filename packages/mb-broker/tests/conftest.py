@@ -266,23 +266,6 @@ async def dial(
         await transport.connect(url, client.accept, backend=backend, limits=limits)
 
 
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
-
-@pytest.fixture
-def until() -> Until:
-    """Wait until something that can only be looked at is the case."""
-
-    async def wait(fact: Callable[[], bool]) -> None:
-        with anyio.fail_after(5):
-            while True:
-                if fact():
-                    return
-                await anyio.sleep(0.001)
-
-    return wait
-
-
 Reports = Callable[[], list[str]]
 
 

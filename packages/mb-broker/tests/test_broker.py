@@ -19,11 +19,11 @@ from mb_core import ConnectError, LocalProtocolError, PluginError, Plugins
 from mb_core.hookspecs import hookimpl
 from mb_core.plugins import installed_plugins
 from mb_core.url import URL, parse_url
+from mb_testing import until
 
 pytestmark = pytest.mark.anyio
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Reports = Callable[[], list[str]]
 
 ID = "123e4567-e89b-42d3-a456-426614174000"
@@ -263,9 +263,7 @@ class RottenLink:
         self.aborted = True
 
 
-async def test_entering_that_is_cancelled_leaves_nothing(
-    free_port: int, connect: Connect, until: Until
-) -> None:
+async def test_entering_that_is_cancelled_leaves_nothing(free_port: int, connect: Connect) -> None:
     plugins, slow = Plugins(), Slow()
     plugins.register(slow, "slow")
     urls = [f"tcp://127.0.0.1:{free_port}", "memory://halfway", "strange://"]
@@ -297,7 +295,7 @@ async def test_it_is_entered_once() -> None:
 
 
 @pytest.mark.parametrize("host", EVERYWHERE)
-async def test_leaving_ends_all_connections(host: str, connect: Connect, until: Until) -> None:
+async def test_leaving_ends_all_connections(host: str, connect: Connect) -> None:
     with anyio.fail_after(5):
         async with Broker(host) as broker:
             clients = [await connect(broker.url) for _ in range(3)]
@@ -353,7 +351,7 @@ async def test_leaving_waits_for_answers_to_requests_in_flight(host: str, connec
 
 
 @pytest.mark.parametrize("host", EVERYWHERE)
-async def test_a_drain_accepts_nobody(host: str, connect: Connect, until: Until) -> None:
+async def test_a_drain_accepts_nobody(host: str, connect: Connect) -> None:
     with anyio.fail_after(5):
         async with Broker(host) as broker:
             client = await connect(broker.url)
@@ -550,7 +548,7 @@ async def test_who_sends_a_message_slowly_is_not_dropped_while_it_arrives() -> N
 
 @pytest.mark.parametrize("host", EVERYWHERE)
 async def test_a_client_that_never_says_anything_is_asked_and_dropped(
-    host: str, connect: Connect, caplog: pytest.LogCaptureFixture, until: Until
+    host: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mb_broker")
     async with Broker(host, heartbeat_after=40, drop_after=400) as broker:

@@ -16,11 +16,11 @@ import anyio.abc
 import pytest
 
 from mb_broker import Broker
+from mb_testing import until
 
 pytestmark = pytest.mark.anyio
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Reports = Callable[[], list[str]]
 
 LIMIT = 16_384 + 367
@@ -107,7 +107,7 @@ class Target:
 
 
 @pytest.fixture
-async def target(connect: Connect, until: Until) -> AsyncIterator[Target]:
+async def target(connect: Connect) -> AsyncIterator[Target]:
     """Whatever a test does to it, it serves its other client, and it can be left."""
     urls = ["tcp://127.0.0.1:0", "ws://127.0.0.1:0", "memory://"]
     async with contextlib.AsyncExitStack() as streams, Broker(*urls) as broker:
@@ -145,7 +145,7 @@ async def target(connect: Connect, until: Until) -> AsyncIterator[Target]:
     ],
 )
 async def test_what_is_no_message_on_tcp_is_cut_off(
-    data: bytes, told: str, target: Target, until: Until, caplog: pytest.LogCaptureFixture
+    data: bytes, told: str, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     stranger = await target.stranger("tcp")
     await stranger.send(data)
@@ -187,7 +187,7 @@ async def test_messages_that_are_nonsense_are_answered_each(target: Target) -> N
 
 @pytest.mark.parametrize("data", [b"\x00", b"\x00\x00\x00\x05", b"\x00\x00\x00\x05ab"], ids=repr)
 async def test_who_leaves_within_a_message_is_gone(
-    data: bytes, target: Target, until: Until, caplog: pytest.LogCaptureFixture
+    data: bytes, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     stranger = await target.stranger("tcp")
     await stranger.read_until(b"system.initialize:1.0.0\n{}")  # unread, it would be a reset
@@ -218,7 +218,7 @@ async def test_who_leaves_within_a_message_is_gone(
     ],
 )
 async def test_what_is_no_message_on_websocket_is_refused_with_a_reason(
-    data: bytes, code: int, reason: str, target: Target, until: Until
+    data: bytes, code: int, reason: str, target: Target
 ) -> None:
     stranger = await target.websocket()
     await stranger.send(data)
@@ -291,7 +291,7 @@ async def test_who_asks_and_closes_at_once_is_no_internal_error(target: Target) 
     ],
 )
 async def test_what_is_no_handshake_is_refused(
-    data: bytes, status: bytes, target: Target, until: Until, caplog: pytest.LogCaptureFixture
+    data: bytes, status: bytes, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     stranger = await target.stranger("ws")
     await stranger.send(data)
@@ -333,7 +333,7 @@ async def test_who_says_half_of_something_does_not_hold_up_the_end(data: bytes, 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
 async def test_a_reset_is_an_end_like_any_other(
-    scheme: str, target: Target, until: Until, connect: Connect
+    scheme: str, target: Target, connect: Connect
 ) -> None:
     stranger = await target.stranger(scheme)
     if scheme == "ws":
@@ -346,9 +346,7 @@ async def test_a_reset_is_an_end_like_any_other(
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws", "memory"])
-async def test_many_come_and_go(
-    scheme: str, target: Target, connect: Connect, until: Until
-) -> None:
+async def test_many_come_and_go(scheme: str, target: Target, connect: Connect) -> None:
     url = target.broker.url_of(scheme)
     with anyio.fail_after(10):
         for number in range(30):

@@ -16,9 +16,9 @@ import anyio
 import pytest
 
 from mb_broker import Broker
+from mb_testing import until
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Step = dict[str, Any]
 
 VECTORS = Path(__file__).parents[3] / "tests" / "conformance" / "vectors.json"
@@ -159,9 +159,7 @@ def _json_of(text: str) -> Any:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("host", ["tcp://127.0.0.1:0", "ws://127.0.0.1:0", "memory://"])
-async def test_the_broker_plays_the_recorded_exchanges(
-    host: str, connect: Connect, until: Until
-) -> None:
+async def test_the_broker_plays_the_recorded_exchanges(host: str, connect: Connect) -> None:
     faults: dict[str, str] = {}
     # Each has a broker to itself, whose lists show nothing else; many are played at once.
     limiter = anyio.CapacityLimiter(25)
@@ -170,7 +168,7 @@ async def test_the_broker_plays_the_recorded_exchanges(
         async with limiter, Broker(host) as broker:
             try:
                 with anyio.fail_after(10):
-                    await _play(steps, broker, connect, until)
+                    await _play(steps, broker, connect)
             except (AssertionError, TimeoutError) as error:
                 faults[name] = repr(error)
 
@@ -180,7 +178,7 @@ async def test_the_broker_plays_the_recorded_exchanges(
     assert not faults
 
 
-async def _play(steps: list[Step], broker: Broker, connect: Connect, until: Until) -> None:
+async def _play(steps: list[Step], broker: Broker, connect: Connect) -> None:
     names = Names()
     clients: dict[str, Any] = {}
     for step in steps:

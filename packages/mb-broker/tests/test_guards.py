@@ -26,11 +26,11 @@ from mb_core.link import Link, LinkHandler
 from mb_core.plugins import Plugins
 from mb_core.url import URL
 from mb_core.wire import Limits
+from mb_testing import until
 
 pytestmark = pytest.mark.anyio
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 ID = "123e4567-e89b-42d3-a456-426614174000"
 LEAST_UNREAD = 256 * 1024
@@ -104,7 +104,7 @@ async def what_is_said(connect: Connect, url: str) -> str:
 
 @kinds
 async def test_one_too_many_is_turned_away_with_the_limit_and_the_others_stay(
-    scheme: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    scheme: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with anyio.fail_after(5):
         async with Broker(*urls(), max_connections=2) as broker:
@@ -210,7 +210,7 @@ async def flood(publisher: Any, topic: str, until_fact: Callable[[], bool]) -> i
 
 
 async def test_a_subscriber_that_does_not_read_is_cut_off_and_its_neighbour_gets_all(
-    connect: Connect, deaf: Callable[[Broker], Deaf], until: Until, caplog: pytest.LogCaptureFixture
+    connect: Connect, deaf: Callable[[Broker], Deaf], caplog: pytest.LogCaptureFixture
 ) -> None:
     unread = 1_000_000
     with anyio.fail_after(15):
@@ -314,7 +314,7 @@ async def test_who_reads_slowly_is_not_cut_off_for_what_it_has_read(connect: Con
 
 
 async def test_a_handshake_that_takes_too_long_is_a_failed_connection(
-    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with anyio.fail_after(5):
         async with Broker(*urls(), handshake_timeout=50) as broker:
@@ -332,7 +332,7 @@ async def test_a_handshake_that_takes_too_long_is_a_failed_connection(
 
 
 async def test_who_comes_and_goes_without_a_word_is_no_news(
-    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with anyio.fail_after(5):
         async with Broker(*urls()) as broker:
@@ -347,7 +347,7 @@ async def test_who_comes_and_goes_without_a_word_is_no_news(
 
 
 async def test_a_client_that_does_not_end_is_given_up_at_the_close_time_limit(
-    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: Any = {"heartbeat_after": 20, "drop_after": 40, "close_timeout": 50}
     with anyio.fail_after(5):
@@ -484,7 +484,7 @@ def no_file_left() -> Iterator[None]:
 
 
 async def test_without_files_a_client_waits_to_be_accepted_and_others_are_served(
-    connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     def greeted(sock: socket.socket) -> bool:
         try:
@@ -510,9 +510,7 @@ async def test_without_files_a_client_waits_to_be_accepted_and_others_are_served
     ]
 
 
-async def test_a_broker_that_waits_for_files_can_end(
-    until: Until, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_broker_that_waits_for_files_can_end(caplog: pytest.LogCaptureFixture) -> None:
     with anyio.fail_after(10), socket.socket() as waiting:
         async with Broker("tcp://127.0.0.1:0") as broker:
             with no_file_left():
@@ -533,7 +531,7 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_handshakes_that_stall_make_room_for_others(
-    scheme: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    scheme: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, trusting = tls_contexts()
     secure = {"ssl_context": trusting} if scheme == "wss" else {}
@@ -711,7 +709,7 @@ async def test_tiny_messages_that_wait_count_with_the_memory_that_they_take(
             assert not reader.aborted
 
 
-async def test_what_a_client_sent_before_it_left_takes_its_turn(until: Until) -> None:
+async def test_what_a_client_sent_before_it_left_takes_its_turn() -> None:
     plugins, transport = Plugins(), FaultyTransport()
     plugins.register(FaultyPlugin(transport), "faulty")
     count = 20_000  # more than is handled as it comes
@@ -745,7 +743,7 @@ async def test_a_broker_ends_though_clients_that_left_have_messages_waiting() ->
 
 @pytest.mark.parametrize("feed", ["", "system.message", "system.log"])
 async def test_messages_are_handled_one_at_a_time_where_each_is_an_event_for_a_follower(
-    feed: str, monkeypatch: pytest.MonkeyPatch, until: Until
+    feed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugins, transport = Plugins(), FaultyTransport()
     plugins.register(FaultyPlugin(transport), "faulty")
@@ -855,7 +853,7 @@ async def test_many_messages_at_once_are_handled_in_order_up_to_the_end(
                 assert (await subscriber.receive()).endswith(b"\n%d" % number)
 
 
-async def test_a_slow_reader_is_spared_as_long_as_it_reads(until: Until) -> None:
+async def test_a_slow_reader_is_spared_as_long_as_it_reads() -> None:
     plugins, transport = Plugins(), FaultyTransport()
     plugins.register(FaultyPlugin(transport), "faulty")
     limits: Any = {"max_unread": LEAST_UNREAD, "heartbeat_after": 20, "drop_after": 40}
@@ -879,7 +877,7 @@ async def test_a_slow_reader_is_spared_as_long_as_it_reads(until: Until) -> None
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize("pause", [False, True], ids=["reads", "reads later"])
 async def test_a_flood_of_pings_is_answered_whole_and_what_follows_is_handled(
-    scheme: str, pause: bool, until: Until
+    scheme: str, pause: bool
 ) -> None:
     server, trusting = tls_contexts()
     count = 20_000
@@ -919,9 +917,7 @@ async def test_a_flood_of_pings_is_answered_whole_and_what_follows_is_handled(
             assert received.startswith(b"\x8a\x00" * count)
 
 
-async def test_pings_count_as_output_that_is_not_read(
-    until: Until, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_pings_count_as_output_that_is_not_read(caplog: pytest.LogCaptureFixture) -> None:
     ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
     with anyio.fail_after(20), socket.socket() as flooder:
         async with Broker("ws://127.0.0.1:0", max_unread=LEAST_UNREAD) as broker:

@@ -26,11 +26,11 @@ from mb_broker import Broker, Router
 from mb_broker.http import OriginPolicy, broker_pages
 from mb_core import LocalProtocolError
 from mb_core.wire import Visit
+from mb_testing import until
 
 pytestmark = pytest.mark.anyio
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -262,7 +262,7 @@ async def test_a_request_that_can_not_be_read_is_a_failed_connection_with_the_re
     ],
 )
 async def test_a_probe_that_leaves_without_a_byte_is_a_debug_entry(
-    stage: str, how: str, connect: Connect, until: Until, caplog: pytest.LogCaptureFixture
+    stage: str, how: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A load balancer's probe opens the connection, perhaps completes its handshake, and goes."""
     scheme, _, done = stage.partition(" ")

@@ -19,12 +19,12 @@ from mb_broker.log_filter import LEVELS
 from mb_broker.registry import Service
 from mb_core import Message, MessageBrokerClient
 from mb_core.errors import InvalidRequestError
+from mb_testing import until
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 SUCCESS = {"status": "success"}
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -451,9 +451,7 @@ async def test_a_client_that_is_turned_away_is_told_of_at_once(connect: Connect)
 
 
 @pytest.mark.anyio
-async def test_a_silent_client_is_told_of_when_it_is_dropped(
-    connect: Connect, until: Until
-) -> None:
+async def test_a_silent_client_is_told_of_when_it_is_dropped(connect: Connect) -> None:
     options = {"heartbeat_after": 300, "drop_after": 600}
     with anyio.fail_after(10):
         async with Broker("memory://", "tcp://127.0.0.1:0", **options) as broker:  # type: ignore[arg-type]
@@ -487,9 +485,7 @@ async def test_requests_that_are_given_up_at_the_end_are_told_of(connect: Connec
 
 
 @pytest.mark.anyio
-async def test_a_broken_connection_is_told_of_but_not_to_itself(
-    connect: Connect, until: Until
-) -> None:
+async def test_a_broken_connection_is_told_of_but_not_to_itself(connect: Connect) -> None:
     with anyio.fail_after(5):
         async with Broker("memory://", "tcp://127.0.0.1:0") as broker:
             follower = await follow(connect, broker, "warn")

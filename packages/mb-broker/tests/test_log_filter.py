@@ -75,7 +75,7 @@ def test_an_expression_that_takes_much_memory_is_refused_or_quick(
     started = time.process_time()
     with contextlib.suppress(ValueError):
         compile_search(expression)("a" * 1000)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 2
     assert capfd.readouterr() == ("", "")  # RE2 would write of it itself
 
 
@@ -92,7 +92,7 @@ def test_a_pathological_expression_is_as_quick_as_any(expression: str) -> None:
     text = "a" * 20_000 + "!"
     started = time.process_time()
     assert not search(text)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 2
 
 
 def test_without_its_library_it_says_what_to_install(

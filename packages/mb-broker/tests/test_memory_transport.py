@@ -23,9 +23,9 @@ from mb_core.plugins import installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 from mb_core.wire import Limits
+from mb_testing import until
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Reports = Callable[[], list[str]]
 
 LIMITS = Limits(max_payload=1000, max_message=1367)
@@ -716,7 +716,7 @@ async def test_back_pressure_between_two_loops(other: str, connect: Connect) -> 
 @pytest.mark.anyio
 @pytest.mark.parametrize("other", BACKENDS)
 async def test_a_client_whose_loop_ended_is_noticed_when_something_is_sent_to_it(
-    other: str, connect: Connect, until: Until, raw_client: type[Any]
+    other: str, connect: Connect, raw_client: type[Any]
 ) -> None:
     async def come_and_go() -> None:
         client = await connect_raw(raw_client, broker.url)
@@ -755,7 +755,7 @@ async def test_a_request_to_a_client_whose_loop_ended_fails_at_once(
 @pytest.mark.anyio
 @pytest.mark.parametrize("other", BACKENDS)
 async def test_a_client_whose_loop_ended_while_it_connected_leaves_nothing(
-    other: str, connect: Connect, until: Until, raw_client: type[Any]
+    other: str, connect: Connect, raw_client: type[Any]
 ) -> None:
     async with Broker() as broker:
         # The broker's loop stands still meanwhile: it opens its end when the client is gone.

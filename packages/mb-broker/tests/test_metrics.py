@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from mb_broker import Broker, Router
 from mb_broker.host_metrics import host_metrics
 from mb_broker.metrics import Metric, MetricType
+from mb_testing import until
 
 ID = "123e4567-e89b-42d3-a456-426614174000"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 Connect = Callable[..., Awaitable[Any]]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 # docs/protocol.md, "Metrics"; ID and N stand for parameters.
 OF_ROUTING = {
@@ -410,7 +410,7 @@ def test_a_filter_that_is_no_object_is_refused(wanted: Any, bench: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_broker_counts_its_connections(connect: Connect, until: Until) -> None:
+async def test_a_broker_counts_its_connections(connect: Connect) -> None:
     urls = ("memory://", "tcp://127.0.0.1:0", "ws://127.0.0.1:0")
     with anyio.fail_after(5):
         async with Broker(*urls, max_connections=2, page=False) as broker:

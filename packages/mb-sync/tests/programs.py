@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from mb_broker import RunningBroker
-from mb_testing import FaultyBroker, running
+from mb_testing import FaultyBroker, running, wait_until
 
 __all__ = ["PATIENCE", "Ended", "Program", "Start", "broker", "saw_all_leave", "starting"]
 
@@ -128,8 +128,6 @@ def broker() -> Iterator[FaultyBroker]:
 
 def saw_all_leave(broker: RunningBroker, caplog: pytest.LogCaptureFixture) -> bool:
     """Whether nobody is connected any more, and everybody has said good-bye."""
-    until = time.monotonic() + PATIENCE
-    while broker.connections and time.monotonic() < until:
-        time.sleep(0.001)
+    wait_until(lambda: not broker.connections, timeout=PATIENCE)
     complaints = [record for record in caplog.records if record.name.startswith("mb_broker")]
-    return broker.connections == 0 and complaints == []
+    return complaints == []

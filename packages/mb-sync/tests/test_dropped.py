@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_sync import MessageBrokerClient, Subscription
+from mb_testing import wait_until
 
 from .conftest import own_threads
 from .programs import PATIENCE, saw_all_leave, starting
@@ -27,10 +27,7 @@ UNCLOSED = (
 def broker(mb_broker: RunningBroker, caplog: pytest.LogCaptureFixture) -> Iterator[RunningBroker]:
     """A broker that everybody has left at the end, of which the log tells nothing bad."""
     yield mb_broker
-    until = time.monotonic() + PATIENCE
-    while (mb_broker.connections or own_threads()) and time.monotonic() < until:
-        time.sleep(0.002)
-    assert (mb_broker.connections, own_threads()) == (0, [])
+    wait_until(lambda: (mb_broker.connections, own_threads()) == (0, []), timeout=PATIENCE)
     assert [each for each in caplog.records if each.levelno > logging.WARNING] == []
 
 
@@ -39,11 +36,13 @@ def dropped_by(use: Callable[[], object], url: str) -> None:
 
     def drop() -> None:
         use()
-        until = time.monotonic() + PATIENCE
-        # A handler that has been called in a thread is on its way back, perhaps.
-        while not warned.list and time.monotonic() < until:
+
+        def is_warned() -> bool:
             gc.collect()
-            time.sleep(0.002)
+            return bool(warned.list)
+
+        # A handler that has been called in a thread is on its way back, perhaps.
+        wait_until(is_warned, timeout=PATIENCE)
 
     with pytest.warns(ResourceWarning, match=UNCLOSED.format(url=url)) as warned:
         drop()

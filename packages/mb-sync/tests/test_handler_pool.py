@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import pytest
 
 from mb_sync import handler_pool as pool_module
 from mb_sync.handler_pool import HandlerPool
+from mb_testing import wait_until
 
 from .conftest import own_threads
 
@@ -216,9 +216,7 @@ def test_a_call_that_hangs_keeps_nobody_from_closing() -> None:
 
 
 def wait_idle(pool: HandlerPool) -> None:
-    until = time.monotonic() + 5
-    while len(pool.idle) < len(pool.threads) and time.monotonic() < until:
-        time.sleep(0.001)
+    wait_until(lambda: len(pool.idle) >= len(pool.threads))
 
 
 def test_an_idle_thread_holds_nothing_of_its_last_call() -> None:

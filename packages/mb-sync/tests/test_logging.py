@@ -17,6 +17,7 @@ import mb_testing
 from mb_broker import RunningBroker, running
 from mb_core import ConnectionLost, LocalProtocolError, Message, RequestTimeoutError
 from mb_sync import MessageBrokerClient
+from mb_testing import wait_until
 
 from .programs import starting
 
@@ -237,8 +238,7 @@ def test_connecting_again_where_an_interrupted_connect_cannot_be_undone_is_an_er
                 pass
 
         def interrupt() -> None:
-            while client._lifecycle.loop is None:
-                time.sleep(0.001)
+            wait_until(lambda: client._lifecycle.loop is not None)
             client._lifecycle.loop.post(log)
             assert blocked.wait(PATIENCE)
             _thread.interrupt_main()

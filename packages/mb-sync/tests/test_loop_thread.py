@@ -7,7 +7,6 @@ import contextvars
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from mb_core import ConnectError, ConnectionLost, LocalProtocolError
 from mb_sync import loop_thread as loop_module
 from mb_sync.loop_thread import LoopThread, loop_for
 from mb_sync.thread_waiter import ThreadWaiter
+from mb_testing import wait_until
 
 from .conftest import own_threads
 
@@ -198,8 +198,7 @@ def test_after_the_end_a_call_says_what_it_can_without_a_loop(user: LoopUser) ->
 
 
 def interrupt_when_it_waits(ident: int) -> None:
-    while sys._current_frames()[ident].f_code is not ThreadWaiter.wait.__code__:
-        time.sleep(0.001)
+    wait_until(lambda: sys._current_frames()[ident].f_code is ThreadWaiter.wait.__code__)
     signal.pthread_kill(ident, signal.SIGINT)
 
 

@@ -19,6 +19,7 @@ from mb_core import (
     SlowConsumer,
 )
 from mb_sync import MessageBrokerClient
+from mb_testing import wait_until
 
 
 def unheard(client: MessageBrokerClient, topic: str) -> bool:
@@ -138,8 +139,7 @@ def test_requests_that_nobody_has_taken_are_refused_at_the_end(
     with client.subscribe("never", action="request") as requests:
         thread = threading.Thread(target=ask)
         thread.start()
-        while not requests.queued:
-            time.sleep(0.001)
+        wait_until(lambda: requests.queued)
     thread.join(5)
     assert len(errors) == 1
 

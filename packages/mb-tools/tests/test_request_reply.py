@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from mb_core import (
     ResponseError,
     parse_message,
 )
+from mb_testing import wait_until
 from mb_tools.commands import reply
 from mb_tools.commands.reply import constant, echo_payload, output_of
 
@@ -168,23 +168,15 @@ def test_a_signal_lets_reply_answer_what_it_was_asked(
     ):
         peer.wait_for_subscriber("a.b", "request")
         answers = [threads.submit(peer.request, "a.b", each, timeout=20_000) for each in (1, 2)]
-        wait_for(lambda: {path.name for path in tmp_path.iterdir()} == {"1", "2"})
+        wait_until(lambda: {path.name for path in tmp_path.iterdir()} == {"1", "2"})
         process.send_signal(number)
-        wait_for(lambda: not peer.request("system.topic.list", {})["topics"])
+        wait_until(lambda: not peer.request("system.topic.list", {})["topics"])
         proceed.touch()
         assert [answer.result(20) for answer in answers] == [1, 2]
         out, err = process.communicate(timeout=60)
     assert [json.loads(line)["answer"] for line in out.splitlines()] in ([1, 2], [2, 1])
     assert err == ""
     assert process.returncode == (0 if number == signal.SIGINT else -signal.SIGTERM)
-
-
-def wait_for(fact: Callable[[], object]) -> None:
-    """Wait for what another process does."""
-    until = time.monotonic() + 20
-    while not fact():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_program_answers_with_what_it_prints(mb: Any, peer: Any) -> None:

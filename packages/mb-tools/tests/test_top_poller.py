@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -24,6 +24,7 @@ from mb_client import (
     parse_message,
     running,
 )
+from mb_testing import until
 from mb_tools.connect import Endpoint
 from mb_tools.top import poller as module
 from mb_tools.top.model import Audit, Model, View
@@ -44,10 +45,12 @@ class Watch:
 
     async def until(self, reached: Callable[[View], object]) -> View:
         """The first view for which `reached` holds."""
-        with anyio.fail_after(20):
-            while not reached(view := self.view()):  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-            return view
+
+        def found() -> View | None:
+            view = self.view()
+            return view if reached(view) else None
+
+        return await until(found)
 
 
 @asynccontextmanager
@@ -129,7 +132,7 @@ async def test_the_audit_feed_can_be_switched_off_and_on(
         watch.poller.audit = False
         view = await watch.until(lambda view: view.audit is Audit.OFF)
         assert [row.rate for row in view.topics] == [None, None]
-        await poll_until(lambda: audited(mb_broker), False)
+        await until(lambda: unaudited(mb_broker))
         assert watch.poller.audit is False
         watch.poller.audit = True
         await watch.until(lambda view: view.audit is Audit.ON)
@@ -179,17 +182,15 @@ async def test_it_says_that_the_broker_is_gone_and_connects_again() -> None:
     assert set(map(bool, troubles)) == {False, True}
 
 
-async def poll_until(question: Callable[[], Awaitable[bool]], wanted: bool) -> None:
-    with anyio.fail_after(20):
-        while await question() is not wanted:  # noqa: ASYNC110
-            await anyio.sleep(0.005)
-
-
 async def audited(broker: Broker) -> bool:
     """Whether somebody is subscribed to the audit feed."""
     async with MessageBrokerClient(broker.url) as client:
         answer = await client.request("system.topic.subscriptions", {})
     return any(each["topic"] == "system.message" for each in answer.payload["subscriptions"])
+
+
+async def unaudited(broker: Broker) -> bool:
+    return not await audited(broker)
 
 
 # Brokers that are not as ours
@@ -269,7 +270,7 @@ async def test_what_the_broker_does_not_support_is_said_and_the_rest_works() -> 
         }
         assert view.audit is Audit.REFUSED
         polls = broker.asked["system.service.list"]
-        await poll_until(lambda: polled(broker, polls + 3), True)
+        await until(lambda: broker.asked["system.service.list"] >= polls + 3)
         # It will not change its mind from one second to the next.
         assert broker.asked["system.metrics"] == broker.asked["system.topic.subscribe"] == 1
         # Who switches the feed on again wants it tried again.
@@ -278,10 +279,6 @@ async def test_what_the_broker_does_not_support_is_said_and_the_rest_works() -> 
         broker.answers.clear()
         watch.poller.audit = True
         await watch.until(lambda view: view.audit is Audit.ON)
-
-
-async def polled(broker: OtherBroker, count: int) -> bool:
-    return broker.asked["system.service.list"] >= count
 
 
 async def test_a_broker_where_nobody_may_register_can_be_watched() -> None:

@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from mb_core import MBError, Message, MessageBrokerClient
+from mb_testing import until
 
 pytestmark = pytest.mark.soak
 
@@ -45,6 +46,8 @@ LIMITS = {
     "--drop-after": 20_000,
 }
 PAD = "x" * 200
+# Seconds within which everything has to have arrived, or to have ended.
+PATIENCE = 60
 MEGABYTE = 1024 * 1024
 
 
@@ -136,7 +139,7 @@ class Group:
             for client in self.clients[6:]:
                 tasks.start_soon(self._ask, client, REQUESTS // 2)
         for seen in self.seen:
-            await until(self._has_all(seen), f"group {self.number} has all publications")
+            await until(self._has_all(seen), timeout=PATIENCE)
             assert seen == list(range(PUBLICATIONS))
         assert self.errors == []
 
@@ -242,14 +245,6 @@ async def metric(client: MessageBrokerClient, name: str) -> float:
     return value
 
 
-async def until(fact: Callable[[], Awaitable[bool]], what: str) -> None:
-    with anyio.move_on_after(60):
-        while not await fact():  # noqa: ASYNC110
-            await anyio.sleep(0.05)
-        return
-    pytest.fail(f"not within a minute: {what}")
-
-
 async def play_a_round(served: Served, observer: MessageBrokerClient, number: int) -> None:
     urls = (served.tcp, served.ws)
     groups = [Group(n, [MessageBrokerClient() for _ in range(8)]) for n in range(GROUPS)]
@@ -285,7 +280,7 @@ async def play_a_round(served: Served, observer: MessageBrokerClient, number: in
         async def only_the_good() -> bool:
             return await metric(observer, "connection.active") == GOOD + 1
 
-        await until(only_the_good, "the bad are gone")
+        await until(only_the_good, timeout=PATIENCE)
     async with anyio.create_task_group() as closing:
         for group in groups:
             closing.start_soon(group.close)
@@ -298,8 +293,8 @@ async def is_as_before(observer: MessageBrokerClient, served: Served, files: int
     async def no_files() -> bool:
         return served.files() <= files
 
-    await until(alone, "nobody but the observer is connected")
-    await until(no_files, f"{files} open files")
+    await until(alone, timeout=PATIENCE)
+    await until(no_files, timeout=PATIENCE)
     topics: Any = (await observer.request("system.topic.list", {})).payload
     assert topics == {"topics": []}
     services: Any = (await observer.request("system.service.list", {})).payload

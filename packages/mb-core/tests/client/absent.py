@@ -10,9 +10,10 @@ import anyio
 import anyio.abc
 
 from mb_core import ConnectionLost, MessageBrokerClient
+from mb_testing import until
 
 from .scripted import ScriptedBroker
-from .watching import Watch, until
+from .watching import Watch
 
 __all__ = ["QUICK", "Gone", "Outcome", "gone"]
 

@@ -23,6 +23,7 @@ import trustme
 
 from mb_broker import Broker, RunningBroker
 from mb_core import MessageBrokerClient
+from mb_testing import until
 
 from .scripted import GREETING, ScriptedBroker, scripted_broker
 
@@ -232,11 +233,11 @@ class TcpServer:
 
     async def wait_for(self, start: bytes, *, count: int = 1) -> bytes:
         """The message that is number `count` of those that begin with `start`, once it is there."""
-        while True:
-            found = [message for message in self.messages if message.startswith(start)]
-            if len(found) >= count:
-                return found[count - 1]
-            await anyio.sleep(0.002)
+
+        def found() -> list[bytes]:
+            return [message for message in self.messages if message.startswith(start)][count - 1 :]
+
+        return (await until(found))[0]
 
     async def answer(self, request: bytes, payload: bytes = b'{"status":"success"}') -> None:
         """Send a response under the id of `request`, a whole message."""

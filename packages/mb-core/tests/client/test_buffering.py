@@ -18,10 +18,11 @@ from mb_core import (
     MessageTooLarge,
     NoRouteFoundError,
 )
+from mb_testing import until
 
 from .absent import QUICK, Outcome, gone
 from .scripted import GREETING, VIRTUAL_TIME, ScriptedBroker
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [
     pytest.mark.anyio,

@@ -26,9 +26,10 @@ from mb_core.client.supervisor import Supervisor
 from mb_core.link import Accept, Link
 from mb_core.session import Session
 from mb_core.url import URL, parse_url
+from mb_testing import until
 
 from .absent import QUICK
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = pytest.mark.anyio
 

@@ -31,17 +31,13 @@ from mb_core import (
 from mb_core.client.callbacks import Callbacks, Handlers, call, failure
 from mb_core.client.context import handling
 from mb_core.link import current_backend
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 Start = Callable[..., AbstractAsyncContextManager[Any]]
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
 
 
 def running_tasks() -> set[int]:

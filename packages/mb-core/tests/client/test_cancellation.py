@@ -19,9 +19,10 @@ from mb_core import (
     MessageBrokerClient,
     Subscription,
 )
+from mb_testing import until
 
 from .absent import QUICK
-from .watching import Watch, known_subscriptions, until
+from .watching import Watch, known_subscriptions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

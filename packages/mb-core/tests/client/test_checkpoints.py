@@ -16,10 +16,10 @@ from mb_broker import RunningBroker
 from mb_core import Message, MessageBrokerClient, TCPSocketClient, WebSocketClient
 from mb_core.client.turn import SLICE
 from mb_core.link import current_backend
+from mb_testing import until
 
 from .absent import Gone, gone
 from .scripted import ScriptedBroker
-from .watching import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -12,10 +12,11 @@ import anyio.lowlevel
 import pytest
 
 from mb_core import ConnectError, ConnectionLost, Message, MessageBrokerClient
+from mb_testing import until
 
 from .absent import QUICK
 from .scripted import ScriptedBroker
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

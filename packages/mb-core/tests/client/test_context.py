@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -13,13 +12,9 @@ import pytest
 from mb_broker import RunningBroker
 from mb_core import Message, MessageBrokerClient
 from mb_core.client.context import handling
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])

@@ -9,10 +9,11 @@ import anyio
 import pytest
 
 from mb_core import MessageBrokerClient, NoRouteFoundError, ResponseError
+from mb_testing import until
 
 from .absent import QUICK
 from .scripted import ScriptedBroker, error
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

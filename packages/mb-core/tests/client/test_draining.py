@@ -17,10 +17,11 @@ from mb_core import (
     ServiceUnavailableError,
     Subscription,
 )
+from mb_testing import until
 
 from .absent import QUICK, Outcome
 from .scripted import ScriptedBroker
-from .watching import Gate, until
+from .watching import Gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -24,8 +24,7 @@ from mb_core import (
     TCPSocketClient,
 )
 from mb_core.client.lifetime import Lifetime
-
-from .watching import until
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -9,10 +9,11 @@ import anyio.lowlevel
 import pytest
 
 from mb_core import ConnectionLost, Message, MessageBrokerClient
+from mb_testing import until
 
 from .absent import QUICK, Outcome
 from .scripted import VIRTUAL_TIME, ScriptedBroker
-from .watching import Gate, Watch, until
+from .watching import Gate, Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -29,20 +29,13 @@ from mb_core import (
     RequestTimeoutError,
     Subscription,
 )
+from mb_testing import until
+
+from .watching import settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 Start = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def settle(client: MessageBrokerClient) -> None:
-    """What the broker had for `client` so far has been received: its answer comes behind it."""
-    await client.request("system.heartbeat", {})
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
 
 
 # Handlers

@@ -13,10 +13,11 @@ from mb_broker import RunningBroker
 from mb_core import ConnectionLost, MessageBrokerClient, Plugins, hookimpl, installed_plugins
 from mb_core.link import Accept, Link
 from mb_core.url import URL, parse_url
+from mb_testing import until
 
 from .absent import QUICK, Outcome
 from .scripted import VIRTUAL_TIME, ScriptedBroker
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -29,8 +29,7 @@ from mb_core import (
 )
 from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.lifetime import Lifetime
-
-from .watching import until
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -28,9 +28,10 @@ from mb_core.client.observing import Observers
 from mb_core.codec import JSON
 from mb_core.plugins import Observer
 from mb_core.transport import Transport
+from mb_testing import until
 
 from .absent import QUICK
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

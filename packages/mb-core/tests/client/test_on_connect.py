@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from mb_core import Message, MessageBrokerClient, Subscription
+from mb_testing import until
 
 from .absent import QUICK
-from .watching import Watch, known_subscriptions, until
+from .watching import Watch, known_subscriptions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

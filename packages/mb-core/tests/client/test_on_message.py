@@ -18,15 +18,11 @@ from mb_core import (
     RemoteProtocolError,
     SlowConsumer,
 )
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 Start = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
 
 
 async def fill(client: MessageBrokerClient, topic: str, count: int) -> None:

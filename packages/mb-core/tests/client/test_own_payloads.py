@@ -8,8 +8,7 @@ import anyio
 import pytest
 
 from mb_core import Message, MessageBrokerClient
-
-from .watching import until
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -32,6 +32,7 @@ from mb_core import (
     hookimpl,
     parse_message,
 )
+from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -40,11 +41,6 @@ RawClient = TCPSocketClient | WebSocketClient
 
 GREETING = "publish:system.initialize:1.0.0\n{}"
 LIMIT = 16_384 + 367
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
 
 
 @pytest.fixture(params=["tcp", "ws"])

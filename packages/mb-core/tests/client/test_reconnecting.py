@@ -20,10 +20,11 @@ from mb_core import (
     ServiceUnavailableError,
     Subscription,
 )
+from mb_testing import until
 
 from .absent import QUICK
 from .scripted import SUCCESS, VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
-from .watching import Watch, known_subscriptions, until
+from .watching import Watch, known_subscriptions
 
 pytestmark = [
     pytest.mark.anyio,

@@ -6,10 +6,11 @@ import anyio
 import pytest
 
 from mb_core import ConnectionLost, MessageBrokerClient, NoRouteFoundError, RequestTimeoutError
+from mb_testing import until
 
 from .absent import QUICK, Outcome, gone
 from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [
     pytest.mark.anyio,

@@ -18,10 +18,11 @@ from mb_core import (
     RequestTimeoutError,
 )
 from mb_core.client.stats import Latencies, Traffic
+from mb_testing import until
 
 from .absent import QUICK, Outcome
 from .scripted import GREETING, VIRTUAL_TIME, ScriptedBroker, error
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

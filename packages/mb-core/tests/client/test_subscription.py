@@ -32,26 +32,13 @@ from mb_core.client.queue import MessageQueue
 from mb_core.header import Action
 from mb_core.link import Home, current_backend
 from mb_core.session import SubscriptionEntry
+from mb_testing import until
+
+from .watching import known_subscriptions, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 Start = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-async def settle(client: MessageBrokerClient) -> None:
-    """What the broker had for `client` so far has been received: its answer comes behind it."""
-    await client.request("system.heartbeat", {})
-
-
-async def until(fact: Callable[[], Any]) -> None:
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
-
-
-async def known_subscriptions(client: MessageBrokerClient) -> list[tuple[str, str]]:
-    """What the broker has subscribed `client` to."""
-    answer = await client.request("system.service.subscriptions", {})
-    return [(each["action"], each["topic"]) for each in answer.payload["subscriptions"]]
 
 
 async def collect(events: Subscription, into: list[Any]) -> None:

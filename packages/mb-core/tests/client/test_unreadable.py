@@ -22,8 +22,9 @@ from mb_core import (
     MessageBrokerClient,
     RemoteProtocolError,
 )
+from mb_testing import until
 
-from .watching import Watch, until
+from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -10,7 +10,7 @@ import anyio
 
 from mb_core import Message, MessageBrokerClient
 
-__all__ = ["Gate", "Watch", "known_subscriptions", "until"]
+__all__ = ["Gate", "Watch", "known_subscriptions", "settle"]
 
 E = TypeVar("E", bound=Exception)
 
@@ -99,7 +99,6 @@ async def known_subscriptions(client: MessageBrokerClient) -> list[tuple[str, st
     return [(each["action"], each["topic"]) for each in answer.payload["subscriptions"]]
 
 
-async def until(fact: Callable[[], Any]) -> None:
-    """Wait for what nobody tells."""
-    while not fact():  # noqa: ASYNC110
-        await anyio.sleep(0.002)
+async def settle(client: MessageBrokerClient) -> None:
+    """Wait until `client` has received all that the broker sent it so far."""
+    await client.request("system.heartbeat", {})

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .broker import FaultyBroker, running
     from .faults import Faults
     from .links import LinkEnd, memory_link_pair
+    from .polling import until, wait_until
     from .transport_suite import TransportSuite
     from .virtual_clock import VirtualClock
 
@@ -18,6 +19,8 @@ __all__ = [
     "VirtualClock",
     "memory_link_pair",
     "running",
+    "until",
+    "wait_until",
 ]
 
 # Imported when they are asked for: pytest loads this package with each start, for the plugin in it.
@@ -29,6 +32,8 @@ _MODULES = {
     "VirtualClock": "virtual_clock",
     "memory_link_pair": "links",
     "running": "broker",
+    "until": "polling",
+    "wait_until": "polling",
 }
 
 

@@ -1,0 +1,48 @@
+"""Wait for a fact that nothing notifies of, by looking again and again."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+__all__ = ["until", "wait_until"]
+
+T = TypeVar("T")
+
+_PAUSE = 0.002
+
+
+async def until(fact: Callable[[], T | Awaitable[T]], *, timeout: float = 30.0) -> T:
+    """Wait until `fact()` returns something true, and return that; `fact` may be async.
+
+    Raises TimeoutError after `timeout` seconds, of real time also on a virtual clock.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        found = fact()
+        value: T = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        _check(end, timeout)
+        await anyio.sleep(_PAUSE)
+
+
+def wait_until(fact: Callable[[], T], *, timeout: float = 30.0) -> T:
+    """Block until `fact()` returns something true, and return that.
+
+    Raises TimeoutError after `timeout` seconds.
+    """
+    end = time.monotonic() + timeout
+    while not (value := fact()):
+        _check(end, timeout)
+        time.sleep(_PAUSE)
+    return value
+
+
+def _check(end: float, timeout: float) -> None:
+    if time.monotonic() > end:
+        raise TimeoutError(f"what was waited for did not happen within {timeout:g} s")
