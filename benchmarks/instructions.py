@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from mb_broker import Broker
 from mb_core import Limits, Message, MessageBrokerClient, Wire
-from mb_core.client import turn
+from mb_core.link import turn
 from mb_core.url import URL
 from mb_tcp.plugin import mb_register_transports as tcp_transports
 from mb_testing import VirtualClock

@@ -60,7 +60,7 @@ import ssl, ctypes.util, uuid, platform  # some of Python's own read files
 import anyio, asyncio, click, msgspec, pluggy, trio, websockets
 sys.addaudithook(hook)
 import mb_client, mb_sync, mb_tcp.plugin, mb_ws.plugin, mb_broker.plugin, mb_tools.cli
-import mb_core.link.asyncio_backend, mb_core.link.trio_backend, mb_core.client.plugin
+import mb_core.link.asyncio_backend, mb_core.link.trio_backend, mb_core.frontends
 import mb_broker.http, mb_tools.commands.serve
 """
 

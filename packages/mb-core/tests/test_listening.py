@@ -12,7 +12,7 @@ import pytest
 
 from mb_core import URL, ConnectError, Limits, SocketAddress, WireTransport
 from mb_core.link import StreamOptions, current_backend
-from mb_core.listening import listen
+from mb_core.opening import listen
 from mb_tcp import LengthPrefixWire
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from mb_core import Action, Message, MessageHeader, create_message, parse_message
-from mb_core.client.inbox import Inbox
+from mb_core.client.queue import MessageQueue
 from mb_sync import thread_waiter as waiting
 from mb_sync.loop_thread import LoopThread
 from mb_sync.thread_queue import ThreadQueue
@@ -80,19 +80,19 @@ def test_a_signal_that_does_not_wake_the_thread_ends_the_wait_all_the_same(
 # Messages
 
 
-def inbox_of(size: int | None = None, overflow: str = "drop_newest") -> Inbox:
-    return Inbox(ThreadQueue(size, overflow))
+def queue_of(size: int | None = None, overflow: str = "drop_newest") -> MessageQueue:
+    return ThreadQueue(size, overflow)
 
 
 def test_what_is_there_already_is_not_waited_for() -> None:
-    inbox = inbox_of()
-    inbox.put([message()])
-    assert wait_for_message(inbox, Loop().post, 0)
-    inbox.queue.take()
-    assert not wait_for_message(inbox, Loop().post, 0)
-    inbox.end(None)
-    assert wait_for_message(inbox, Loop().post)
-    assert inbox._idle == []
+    queue = queue_of()
+    queue.put([message()])
+    assert wait_for_message(queue, Loop().post, 0)
+    queue.take()
+    assert not wait_for_message(queue, Loop().post, 0)
+    queue.end(None)
+    assert wait_for_message(queue, Loop().post)
+    assert queue._idle == []
 
 
 class Rushing(ThreadWaiter):
@@ -106,56 +106,56 @@ class Rushing(ThreadWaiter):
 
 
 def test_one_that_comes_when_the_time_is_over_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    inbox = inbox_of()
+    queue = queue_of()
 
     class Late(Rushing):
         def wait(self, timeout: float | None = None) -> bool:
             assert not super().wait(timeout)
-            inbox.put([message()])
+            queue.put([message()])
             return False
 
     Late.happens = lambda: None
     monkeypatch.setattr(waiting, "ThreadWaiter", Late)
-    assert wait_for_message(inbox, Loop().post, 0)
-    assert len(inbox.queue) == 1
+    assert wait_for_message(queue, Loop().post, 0)
+    assert len(queue) == 1
 
 
 @pytest.mark.parametrize("woken", [True, False])
 def test_who_is_interrupted_leaves_no_message_without_a_taker(
     woken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox, loop, other = inbox_of(), Loop(), ThreadWaiter()
-    inbox.join(other)
+    queue, loop, other = queue_of(), Loop(), ThreadWaiter()
+    queue.add_waiter(other)
 
     class Interrupted(Rushing):
         pass
 
     def interrupt() -> None:
         if woken:
-            inbox.put([message()])  # the one who came last is woken
+            queue.put([message()])  # the one who came last is woken
             assert not other.done()
         raise KeyboardInterrupt
 
     Interrupted.happens = staticmethod(interrupt)
     monkeypatch.setattr(waiting, "ThreadWaiter", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        wait_for_message(inbox, loop.post)
+        wait_for_message(queue, loop.post)
     for function in loop.posted:
         function()
     assert other.done() is woken
-    assert inbox._idle == ([] if woken else [other])
+    assert queue._idle == ([] if woken else [other])
 
 
-def consume(inbox: Inbox, seen: list[int], *, timeout: float | None) -> None:
+def consume(queue: MessageQueue, seen: list[int], *, timeout: float | None) -> None:
     loop = Loop()
     while True:
-        ended = inbox.ended
+        ended = queue.ended
         try:
-            seen.append(inbox.queue.take().payload)
+            seen.append(queue.take().payload)
         except IndexError:
             if ended:
                 return
-            wait_for_message(inbox, loop.post, timeout)
+            wait_for_message(queue, loop.post, timeout)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.0005])
@@ -164,39 +164,39 @@ def test_of_thousands_of_handovers_each_message_is_seen_once(
     consumers: int, timeout: float | None
 ) -> None:
     """In bursts with pauses between them, so that consumers come and go all the time."""
-    inbox = inbox_of()
+    queue = queue_of()
     seen: list[list[int]] = [[] for _ in range(consumers)]
     threads = [
-        threading.Thread(target=consume, args=(inbox, own), kwargs={"timeout": timeout})
+        threading.Thread(target=consume, args=(queue, own), kwargs={"timeout": timeout})
         for own in seen
     ]
     for thread in threads:
         thread.start()
     numbers = iter(range(5_000))
     for burst in range(1_000):
-        inbox.put([message(next(numbers)) for _ in range(burst % 9 + 1)])
+        queue.put([message(next(numbers)) for _ in range(burst % 9 + 1)])
     rest = [message(number) for number in numbers]
-    inbox.put(rest)
-    inbox.end(None)
+    queue.put(rest)
+    queue.end(None)
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
     assert sorted(number for own in seen for number in own) == list(range(5_000))
     assert all(own == sorted(own) for own in seen)
-    assert inbox._idle == []
+    assert queue._idle == []
 
 
 def test_each_of_many_messages_wakes_somebody_who_waits() -> None:
     """One at a time, and the next when it was taken: a lost wake-up would be the end of it."""
-    inbox = inbox_of()
+    queue = queue_of()
     taken = threading.Semaphore(0)
 
     def take() -> None:
-        while not (inbox.ended and not inbox.queue.waiting):
+        while not (queue.ended and not queue.waiting):
             try:
-                inbox.queue.take()
+                queue.take()
             except IndexError:
-                wait_for_message(inbox, Loop().post)
+                wait_for_message(queue, Loop().post)
             else:
                 taken.release()
 
@@ -204,9 +204,9 @@ def test_each_of_many_messages_wakes_somebody_who_waits() -> None:
     for thread in threads:
         thread.start()
     for _ in range(3_000):
-        inbox.put([message()])
+        queue.put([message()])
         assert taken.acquire(timeout=5)
-    inbox.end(None)
+    queue.end(None)
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-from mb_core.client.arguments import check_options
 from mb_core.errors import LocalProtocolError
 from mb_core.link import forked_error
+from mb_core.options import check_options
 from mb_core.plugins import installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import URL, parse_url

@@ -1,8 +1,6 @@
 """The core of MB: the message model, the Session, the contracts of transports, the client."""
 
 from .client import (
-    ClientStats,
-    Latency,
     LogLevel,
     MessageBrokerClient,
     Overflow,
@@ -10,8 +8,6 @@ from .client import (
     Subscription,
     TCPSocketClient,
     WebSocketClient,
-    connect,
-    frontends,
 )
 from .codec import Codec
 from .errors import (
@@ -37,14 +33,15 @@ from .errors import (
     UnauthorizedError,
     VersionNotSupportedError,
 )
-from .frontend import Frontend
+from .frontends import connect, frontends
 from .header import Action, MessageHeader
 from .hookspecs import hookimpl
 from .message import Message, create_message, parse_message
 from .plugins import InstalledPlugin, Plugins, installed_plugins
 from .session import BufferOverflow, Session
+from .stats import ClientStats, Latency
 from .topic import matches
-from .transport import LinkTransport, SocketAddress, Sockets, WireTransport
+from .transport import Frontend, LinkTransport, SocketAddress, Sockets, WireTransport
 from .url import URL
 from .wire import Limits, Wire, WireState
 

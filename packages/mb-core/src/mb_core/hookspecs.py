@@ -13,9 +13,8 @@ import pluggy
 
 from .codec import Codec
 from .errors import MBError
-from .frontend import Frontend
 from .message import Message
-from .transport import Transport
+from .transport import Frontend, Transport
 from .url import URL
 
 __all__ = ["PROJECT", "MBSpec", "hookimpl"]

@@ -16,6 +16,7 @@ __all__ = [
     "Message",
     "Responder",
     "create_message",
+    "handled_id",
     "handling",
     "is_about",
     "is_text",
@@ -168,6 +169,12 @@ handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
 
 A task that a handler has spawned keeps the message that it was spawned for.
 """
+
+
+def handled_id() -> str | None:
+    """The id of the request that is being handled: the parent of what is sent meanwhile."""
+    message = handling.get()
+    return message.request_id if message is not None else None
 
 
 def create_message(header: MessageHeader, payload: Any) -> str:

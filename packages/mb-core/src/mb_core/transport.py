@@ -1,10 +1,10 @@
-"""What a transport plugin registers: how a URL becomes a connection."""
+"""What plugins register: transports, by which a URL becomes a connection, and front ends."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -12,7 +12,15 @@ from .link import Accept, Backend, Link, Listener, SocketAddress
 from .url import URL
 from .wire import Limits, Site, Wire
 
-__all__ = ["LinkTransport", "SocketAddress", "Sockets", "Transport", "WireTransport", "port_of"]
+__all__ = [
+    "Frontend",
+    "LinkTransport",
+    "SocketAddress",
+    "Sockets",
+    "Transport",
+    "WireTransport",
+    "port_of",
+]
 
 
 class Sockets(Protocol):
@@ -79,3 +87,16 @@ class LinkTransport(Protocol):
 
 
 Transport = WireTransport | LinkTransport
+
+
+class Frontend(msgspec.Struct, frozen=True):
+    """A way to use the client, by name: on an event loop, in threads, in a program of windows.
+
+    `client(url, **options)` makes a client that is not connected yet, with the methods of
+    `MessageBrokerClient` as far as they make sense there.  It is entered with `async with`, or,
+    where it is `blocking`, with `with`.
+    """
+
+    name: str
+    client: Callable[..., Any]
+    blocking: bool = False

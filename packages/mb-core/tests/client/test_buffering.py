@@ -143,7 +143,7 @@ async def test_each_report_of_dropped_publications_counts_those_since_the_last(
     async with gone(scripted, **options) as it:
         for number in range(10, 30):
             await it.client.publish("a", number)
-        monkeypatch.setattr("mb_core.client.brake._EVERY", 0.0)
+        monkeypatch.setattr("mb_core.throttle._EVERY", 0.0)
         await it.client.publish("a", 30)
         counts = [str(await it.watch.error(ConnectionLost, number)) for number in (1, 2)]
     assert [int(text.split()[0]) for text in counts] == [1, 15]

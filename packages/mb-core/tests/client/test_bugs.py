@@ -22,7 +22,7 @@ from mb_core import (
     hookimpl,
     installed_plugins,
 )
-from mb_core.client.supervisor import Supervisor
+from mb_core.client.reconnect import Reconnector
 from mb_core.link import Accept, Link
 from mb_core.session import Session
 from mb_core.url import URL, parse_url
@@ -315,8 +315,8 @@ async def test_a_raw_client_that_can_not_send_has_lost_its_connection(
         async with Broker("tcp://127.0.0.1:0") as broker:
             client = TCPSocketClient()
             await client.connect(broker.url)
-            assert client._lifetime is not None
-            monkeypatch.setattr(type(client._lifetime.link), "send", fail)
+            assert client._tasks is not None
+            monkeypatch.setattr(type(client._tasks.link), "send", fail)
             with pytest.raises(ConnectionLost, match="Broken pipe") as raised:
                 await client.send("publish:a.b:1.0.0\n1")
             assert causes(raised.value) == [ConnectionLost, BrokenPipeError]
@@ -349,7 +349,7 @@ async def test_a_bug_of_ours_ends_run_iterators_and_calls_with_an_error(
 
     with anyio.fail_after(5):
         async with Broker("tcp://127.0.0.1:0") as broker:
-            monkeypatch.setattr(Supervisor, "_lost", fail)
+            monkeypatch.setattr(Reconnector, "_lost", fail)
             client = MessageBrokerClient(broker.url, **QUICK)
             errors = Errors(client)
             await client.connect()
@@ -404,7 +404,7 @@ async def test_a_raw_client_hears_of_a_bug(monkeypatch: pytest.MonkeyPatch) -> N
             client = TCPSocketClient()
             errors = Errors(client)
             await client.connect(broker.url)
-            assert client._lifetime is not None
-            client._lifetime.fail(Bug("oops"))
+            assert client._tasks is not None
+            client._tasks.fail(Bug("oops"))
             assert causes(await errors.first()) == [ConnectionLost, Bug]
             await client.close()

@@ -28,9 +28,10 @@ from mb_core import (
     RemoteProtocolError,
     parse_message,
 )
-from mb_core.client.callbacks import Callbacks, Handlers, call, failure
-from mb_core.client.context import handling
+from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.link import current_backend
+from mb_core.message import handling
+from mb_core.user_code import call, failure
 from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -318,7 +319,7 @@ async def test_the_log_hears_of_dropped_calls_once_a_second(
     callbacks = Callbacks(handlers)
     now = 100.0
     clock = SimpleNamespace(monotonic=lambda: now)  # not the event loop's as well
-    monkeypatch.setattr("mb_core.client.brake.time", clock)
+    monkeypatch.setattr("mb_core.throttle.time", clock)
     callbacks.register(callbacks.connect, anyio.sleep_forever)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:

@@ -11,7 +11,7 @@ import pytest
 
 from mb_broker import RunningBroker
 from mb_core import Message, MessageBrokerClient
-from mb_core.client.context import handling
+from mb_core.message import handling
 from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]

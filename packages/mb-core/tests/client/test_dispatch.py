@@ -58,7 +58,7 @@ async def test_a_topic_is_told_again_after_the_second(
             watch = Watch(client)
             await client.publish("nobody.listens", 1)
             await watch.error(NoRouteFoundError, 1)
-            monkeypatch.setattr("mb_core.client.brake._EVERY", 0.0)  # as if it had passed
+            monkeypatch.setattr("mb_core.throttle._EVERY", 0.0)  # as if it had passed
             await client.publish("nobody.listens", 2)
             await watch.error(NoRouteFoundError, 2)
 

@@ -23,7 +23,7 @@ from mb_core import (
     Subscription,
     TCPSocketClient,
 )
-from mb_core.client.lifetime import Lifetime
+from mb_core.client.tasks import TaskScope
 from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -53,22 +53,22 @@ async def dropped_by(use: Callable[[], Awaitable[object]], url: str) -> None:
         await anyio.lowlevel.checkpoint()  # trio refers to the last error that it has raised
         gc.collect()
 
-    before = _lifetimes()
+    before = _task_scopes()
     with pytest.warns(ResourceWarning, match=UNCLOSED.format(url=url)) as warned:
         await drop()
     assert len(warned) == 1
     await ended_since(before)
 
 
-async def ended_since(before: set[Lifetime]) -> None:
+async def ended_since(before: set[TaskScope]) -> None:
     """Wait until all that clients began since then is over."""
     with anyio.fail_after(5):
-        await until(lambda: all(each.ended for each in _lifetimes() - before))
+        await until(lambda: all(each.ended for each in _task_scopes() - before))
     await anyio.wait_all_tasks_blocked()
 
 
-def _lifetimes() -> set[Lifetime]:
-    return {each for each in gc.get_objects() if type(each) is Lifetime}
+def _task_scopes() -> set[TaskScope]:
+    return {each for each in gc.get_objects() if type(each) is TaskScope}
 
 
 # What refers to the client, and what does not
@@ -214,7 +214,7 @@ async def test_a_service_does_not_stop_in_silence(
     url = broker.url
     for count, end in ((0, ""), (1, "its subscription ends"), (2, "its 2 subscriptions end")):
         caplog.clear()
-        before = _lifetimes()
+        before = _task_scopes()
         with pytest.warns(ResourceWarning, match=f"^unclosed client 'Clock' of {url}: "):
             await serve(count)
         await ended_since(before)
@@ -312,7 +312,7 @@ async def test_a_raw_client_that_is_dropped_warns_and_disconnects(broker: Runnin
         await anyio.lowlevel.checkpoint()
         gc.collect()
 
-    before = _lifetimes()
+    before = _task_scopes()
     with pytest.warns(ResourceWarning, match=f"^unclosed client of {url}: .*'await client.close"):
         await drop()
     await ended_since(before)

@@ -219,7 +219,7 @@ async def test_a_slow_consumer_is_reported_once_a_second(
 ) -> None:
     now = 100.0
     clock = SimpleNamespace(monotonic=lambda: now)  # not the event loop's as well
-    monkeypatch.setattr("mb_core.client.brake.time", clock)
+    monkeypatch.setattr("mb_core.throttle.time", clock)
     errors: list[Exception] = []
     client.on_error(errors.append)
     with anyio.fail_after(5):

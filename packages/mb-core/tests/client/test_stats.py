@@ -17,7 +17,7 @@ from mb_core import (
     NoRouteFoundError,
     RequestTimeoutError,
 )
-from mb_core.client.stats import Latencies, Traffic
+from mb_core.stats import Latencies, Traffic
 from mb_testing import until
 
 from .absent import QUICK, Outcome

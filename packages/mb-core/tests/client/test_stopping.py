@@ -14,7 +14,7 @@ import pytest
 
 from mb_broker import Broker, running
 from mb_core import ConnectionLost
-from mb_core.client.stopping import interruptible
+from mb_core.client.signals import interruptible
 from mb_sync import MessageBrokerClient
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

@@ -29,6 +29,8 @@ from mb_core import (
 )
 from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.queue import MessageQueue
+from mb_core.client.runner import Runner
+from mb_core.client.subscription import Consumer
 from mb_core.header import Action
 from mb_core.link import Home, current_backend
 from mb_core.session import SubscriptionEntry
@@ -302,7 +304,7 @@ async def test_a_message_for_a_cancelled_iterator_wakes_another(
             tasks.start_soon(take)
             message = await client.request("system.heartbeat", {})
             await anyio.wait_all_tasks_blocked()
-            events._intake.deliver([message])  # as the reader does
+            events._consumer.deliver([message])  # as the reader does
             scopes[cancelled].cancel()
             await until(lambda: got)
             tasks.cancel_scope.cancel()
@@ -322,10 +324,10 @@ async def test_asyncios_own_cancellation_loses_no_message_either(
         tasks = [asyncio.ensure_future(events.__anext__()) for _ in range(2)]
         message = await client.request("system.heartbeat", {})
         if first == "message":
-            events._intake.deliver([message])  # as the reader does
+            events._consumer.deliver([message])  # as the reader does
         tasks[cancelled].cancel()
         if first == "cancellation":
-            events._intake.deliver([message])
+            events._consumer.deliver([message])
         assert await tasks[1 - cancelled] is message
         with pytest.raises(asyncio.CancelledError):
             await tasks[cancelled]
@@ -708,13 +710,13 @@ class Driver:
     async def unsubscribe(self, entries: Iterable[SubscriptionEntry]) -> None:
         self.asked += [("unsubscribe", entry) for entry in entries]
 
-    def let_go(self, entry: SubscriptionEntry) -> None:
-        self.asked.append(("let go", entry))
+    def unsubscribe_nowait(self, entry: SubscriptionEntry) -> None:
+        self.asked.append(("unsubscribe_nowait", entry))
 
-    def start(self, function: Callable[[], Any]) -> None:
+    def spawn_consumer(self, function: Callable[[], Any]) -> None:
         raise AssertionError("nothing is consumed")
 
-    def note_dropped(self, count: int) -> None:
+    def count_dropped(self, count: int) -> None:
         self.dropped += count
 
     # The Responder
@@ -733,8 +735,7 @@ def subscription(driver: Driver, queue: MessageQueue) -> Subscription:
     async def connected() -> Driver:
         return driver
 
-    return Subscription(
-        connected,
+    consumer = Consumer(
         Callbacks(Handlers()),
         "a.b",
         (Action.PUBLISH, Action.REQUEST),
@@ -742,7 +743,9 @@ def subscription(driver: Driver, queue: MessageQueue) -> Subscription:
         handler=None,
         concurrency=1,
         queue=queue,
+        runner=Runner,
     )
+    return Subscription(connected, consumer)
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
@@ -756,7 +759,7 @@ async def test_requests_that_come_before_their_subscription_fails_are_refused(
 
     async def confirm(entry: SubscriptionEntry) -> None:
         if entry.action is Action.REQUEST:
-            events._intake.deliver([request])
+            events._consumer.deliver([request])
             if cancelled:
                 await anyio.sleep_forever()
             raise ForbiddenError("no")
@@ -782,12 +785,16 @@ async def test_a_queue_that_is_full_before_all_is_subscribed_ends_the_subscribin
     one, two = parse_message("publish:a.b:1.0.0\n1"), parse_message("publish:a.b:1.0.0\n2")
 
     async def confirm(entry: SubscriptionEntry) -> None:
-        events._intake.deliver([one, two])
+        events._consumer.deliver([one, two])
 
     driver.confirm = confirm  # type: ignore[method-assign]
     await events
     publish, request = (entry for _, entry in driver.asked[1:])
-    assert driver.asked == [("subscribe", publish), ("let go", publish), ("let go", request)]
+    assert driver.asked == [
+        ("subscribe", publish),
+        ("unsubscribe_nowait", publish),
+        ("unsubscribe_nowait", request),
+    ]
     assert (publish.action, request.action) == (Action.PUBLISH, Action.REQUEST)
     assert await anext(events) is one
     with pytest.raises(SlowConsumer):
@@ -799,7 +806,7 @@ async def test_leaving_a_block_keeps_publications_though_the_queue_takes_nothing
     driver = Driver()
     kept: list[Any] = []
     async with subscription(driver, MessageQueue(1, "error")) as events:
-        events._intake.deliver(
+        events._consumer.deliver(
             [parse_message(f"publish:a.b:1.0.0\n{number}") for number in range(2)]
         )
     with pytest.raises(SlowConsumer):

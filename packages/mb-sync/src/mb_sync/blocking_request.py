@@ -42,7 +42,7 @@ class BlockingRequest(ThreadWaiter):
         self._request: PendingRequest | None = None
 
     def complete(self, loop: LoopThread) -> tuple[PendingRequest, Message]:
-        """Make the request and wait for the answer; raises what Supervisor.complete raises."""
+        """Make the request and wait for the answer; raises what Calls.complete raises."""
         try:
             if not loop.post(self._begin):
                 self._begin()  # the Session has ended, and says so
@@ -68,18 +68,18 @@ class BlockingRequest(ThreadWaiter):
 
     def set_result(self, outcome: Any, /) -> None:
         assert self._request is not None
-        self._supervisor.finish(self._request, outcome)
+        self._supervisor.calls.finish(self._request, outcome)
         super().set_result(outcome)
 
     def _begin(self) -> None:
         try:
             self._request = self._ask()
-            self._supervisor.begin(self._request, self)
+            self._supervisor.calls.begin(self._request, self)
         except BaseException as error:
             if self._request is not None:
-                self._supervisor.abandon(self._request)
+                self._supervisor.calls.cancel(self._request)
             super().set_result(error)
 
     def _abandon(self) -> None:
         if self._request is not None and not self.done():
-            self._supervisor.abandon(self._request)
+            self._supervisor.calls.cancel(self._request)

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from weakref import ref
 
 import mb_core
-from mb_core.client.arguments import (
-    ActionName,
-    CallbackMethods,
-    OverflowName,
-    check_response_handler,
-)
 from mb_core.client.callbacks import Registration, unwrapped
-from mb_core.client.client import CLOSED, ENTERED, LogLevel
-from mb_core.client.connection import check_status
-from mb_core.client.context import handled_id
+from mb_core.client.calls import check_status
+from mb_core.client.client import LogLevel
+from mb_core.client.lifecycle import CLOSED, ENTERED, CallbackMethods
 from mb_core.client.queue import DEFAULT_QUEUE_BYTES
-from mb_core.client.stopping import terminable
+from mb_core.client.signals import terminable
 from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import ConnectionLost, LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader, check_timeout
-from mb_core.message import Message
+from mb_core.message import Message, handled_id
+from mb_core.options import (
+    ActionName,
+    OverflowName,
+    check_response_handler,
+)
 from mb_core.plugins import Plugins
 from mb_core.session import DEFAULT_BUFFER, BufferOverflowName
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
@@ -236,7 +235,7 @@ class MessageBrokerClient(CallbackMethods):
             check_kind(result, self._client.codec)
         call = BlockingRequest(
             supervisor,
-            lambda: supervisor.ask(topic, payload, timeout, version, parent_id, retry),
+            lambda: supervisor.calls.ask(topic, payload, timeout, version, parent_id, retry),
             timeout,
         )
         _, message = call.complete(loop)
@@ -383,7 +382,7 @@ class MessageBrokerClient(CallbackMethods):
         try:
             loop.call(_start, subscription)
         except BaseException:
-            loop.post(subscription.abandon)  # interrupted when it was in force, perhaps
+            loop.post(subscription.unsubscribe_nowait)  # interrupted when it was in force, perhaps
             raise
         return Subscription(subscription, loop)
 

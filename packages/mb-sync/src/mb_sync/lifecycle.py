@@ -9,7 +9,7 @@ from collections import deque
 from concurrent.futures import Future
 from weakref import WeakMethod
 
-from mb_core.client.client import CLOSED, CONNECTED_ALREADY, CONNECTING
+from mb_core.client.lifecycle import CLOSED, CONNECTED_ALREADY, CONNECTING
 from mb_core.client.supervisor import Supervisor
 from mb_core.errors import ConnectionLost, LocalProtocolError
 

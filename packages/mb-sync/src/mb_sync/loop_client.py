@@ -11,13 +11,14 @@ from concurrent.futures import Future
 from typing import Any
 
 import mb_core
-from mb_core.client.callbacks import Callbacks, name_of, unwrapped
-from mb_core.client.inbox import Inbox
-from mb_core.client.pump import Pump
+from mb_core.client.callbacks import Callbacks, unwrapped
+from mb_core.client.queue import MessageQueue
+from mb_core.client.runner import Runner
 from mb_core.client.supervisor import Supervisor
 from mb_core.errors import LocalProtocolError
 from mb_core.link import Link
 from mb_core.message import Message
+from mb_core.user_code import name_of
 
 from .loop_thread import LoopThread
 from .thread_queue import ThreadQueue
@@ -36,7 +37,7 @@ class LoopClient(mb_core.MessageBrokerClient):
         super().__init__(*args, **options)
         self.callbacks = self._callbacks = _ThreadCallbacks(self._handlers)
         self.codec = self._codec
-        self._pump = _thread_runner
+        self._runner = _thread_runner
         self._loop: LoopThread
         self.handle = ClientHandle(self)
         # Gives what is called with the Supervisor when it is about to connect.
@@ -163,11 +164,11 @@ class _ThreadCallbacks(Callbacks):
 
 
 def _thread_runner(
-    inbox: Inbox,
+    queue: MessageQueue,
     handler: Callable[[Message], Any],
     topic: str,
     concurrency: int,
     callbacks: Callbacks,
-) -> Pump:
+) -> Runner:
     assert isinstance(callbacks, _ThreadCallbacks)
-    return ThreadRunner(callbacks.loop, inbox, handler, topic, concurrency, callbacks)
+    return ThreadRunner(callbacks.loop, queue, handler, topic, concurrency, callbacks)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from mb_core.client.brake import Brake
 from mb_core.client.callbacks import Callbacks
 from mb_core.client.supervisor import Supervisor
 from mb_core.errors import ConnectionLost, MBError
 from mb_core.session import SessionState
+from mb_core.throttle import Throttle
 
 from .loop_thread import LoopThread
 
@@ -40,7 +40,7 @@ class PublishQueue:
         # Held while publications go to the buffer, so that each finds the room that it sees.
         # Reentrant for signal handlers and destructors.
         self._lock = threading.RLock()
-        self._brake = Brake()
+        self._throttle = Throttle()
 
     def publish(self, message: bytes) -> None:
         """Publish what Session.encode gave; raises ConnectionLost as Session.publish does.
@@ -96,7 +96,7 @@ class PublishQueue:
         self._flush()
         supervisor = self._supervisor
         if self._session.publish_encoded(message) is None:
-            supervisor.look_at_buffer()
+            supervisor.report_dropped_publishes()
             return
         supervisor.connection.send(message)
         await supervisor.connection.drain()
@@ -125,6 +125,6 @@ class PublishQueue:
                     failure = error
         # Without the lock: whatever handles these log records may publish.
         if buffered:
-            supervisor.look_at_buffer()
-        if failure is not None and self._brake.lets():
+            supervisor.report_dropped_publishes()
+        if failure is not None and self._throttle.allow():
             self._callbacks.report(failure.with_traceback(None), "publications were not sent")

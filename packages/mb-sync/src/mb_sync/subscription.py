@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import mb_core
-from mb_core.client.inbox import Inbox
+from mb_core.client.queue import MessageQueue
 from mb_core.errors import LocalProtocolError
 from mb_core.header import check_timeout
 from mb_core.message import Message
@@ -40,7 +40,7 @@ class Subscription:
     def __init__(self, subscription: mb_core.Subscription, loop: LoopThread) -> None:
         self._subscription = subscription
         self._loop = loop
-        self._inbox: Inbox | None = None  # from the first iteration on
+        self._queue: MessageQueue | None = None  # from the first iteration on
 
     def __repr__(self) -> str:
         return repr(self._subscription)
@@ -115,25 +115,25 @@ class Subscription:
 
     # Internals
 
-    def _iterate(self) -> Inbox:
+    def _iterate(self) -> MessageQueue:
         if self._subscription.handled:
             raise LocalProtocolError(
                 f"the messages of {self.topic!r} go to a handler: iterate subscriptions of a "
                 "client that has no on_message handlers, and subscribe without handler"
             )
         self._loop.check()
-        self._inbox = self._subscription.iterate()
-        return self._inbox
+        self._queue = self._subscription.iterate()
+        return self._queue
 
     def _next(self, timeout: int | None = None) -> Message | None:
         """The next message; None behind the last, where that was in order."""
-        inbox = self._inbox or self._iterate()
+        queue = self._queue or self._iterate()
         self._loop.check()  # in a forked process, what is queued is its parent's to take
         until = None if timeout is None else time.monotonic() + timeout / 1000
         while True:
-            ended = inbox.ended  # before the look: what came before the end is still to be taken
+            ended = queue.ended  # before the look: what came before the end is still to be taken
             try:
-                message = inbox.queue.take()
+                message = queue.take()
             except IndexError:
                 if ended:
                     break
@@ -142,13 +142,13 @@ class Subscription:
                     message.responder = BlockingResponder(message.responder, self._loop)
                 return message
             left = None if until is None else max(0.0, until - time.monotonic())
-            if not wait_for_message(inbox, self._loop.post, left):
+            if not wait_for_message(queue, self._loop.post, left):
                 raise TimeoutError(f"no message of {self.topic!r} came within {timeout} ms")
-        if inbox.error is not None:
-            raise inbox.error()
+        if queue.error is not None:
+            raise queue.error()
         return None
 
     def __del__(self) -> None:
-        inbox: Any = getattr(self, "_inbox", None)
-        if inbox is not None and not inbox.ended:
-            self._loop.post(self._subscription.abandon)
+        queue: Any = getattr(self, "_queue", None)
+        if queue is not None and not queue.ended:
+            self._loop.post(self._subscription.unsubscribe_nowait)

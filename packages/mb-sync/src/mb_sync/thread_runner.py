@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mb_core.client.callbacks import Callbacks
-from mb_core.client.context import handling
-from mb_core.client.inbox import Inbox
-from mb_core.client.pump import Pump
-from mb_core.message import Message, Responder
+from mb_core.client.queue import MessageQueue
+from mb_core.client.runner import Runner
+from mb_core.message import Message, Responder, handling
 
 from .handler_pool import as_exception
 from .loop_thread import LoopThread
@@ -26,8 +25,8 @@ _MAX_ANSWERS = 100
 """Answers on their way into the loop; the thread waits for the next ones."""
 
 
-class ThreadRunner(Pump):
-    """A Pump whose handler runs in threads, `concurrency` of them at most.
+class ThreadRunner(Runner):
+    """A Runner whose handler runs in threads, `concurrency` of them at most.
 
     A thread takes one message after the other by itself, and the loop is asked only to send.
     """
@@ -37,30 +36,30 @@ class ThreadRunner(Pump):
     def __init__(
         self,
         loop: LoopThread,
-        inbox: Inbox,
+        queue: MessageQueue,
         handler: Callable[[Message], Any],
         topic: str,
         concurrency: int,
         callbacks: Callbacks,
     ) -> None:
-        super().__init__(inbox, handler, topic, concurrency, callbacks)
+        super().__init__(queue, handler, topic, concurrency, callbacks)
         self._loop = loop
         self._abandoned = False
         self._answers: set[asyncio.Task[None]] = set()
 
     async def _consume(self) -> None:
-        inbox = self.inbox
+        queue = self.queue
         try:
             while True:
-                if inbox.queue.waiting:
+                if queue.waiting:
                     if self._kept() is None:
-                        inbox.discard()
+                        queue.discard()
                         continue
                     await self._loop.pool.run(self._handle_all)
-                elif inbox.ended:
+                elif queue.ended:
                     return
                 else:
-                    await inbox.wait(self._backend)
+                    await queue.wait(self._backend)
         except BaseException:
             self._abandoned = True  # a thread can't be cancelled; it takes no further message
             raise
@@ -74,16 +73,16 @@ class ThreadRunner(Pump):
 
     def _handle_all(self) -> None:
         """Handle messages until none comes for a while."""
-        inbox = self.inbox
+        queue = self.queue
         while not self._abandoned:
             kept = self._kept()
             if kept is None:
                 return  # the client was dropped
             try:
-                message = inbox.queue.take()
+                message = queue.take()
             except IndexError:
                 del kept  # a thread that waits must not keep the client alive
-                if inbox.ended or not wait_for_message(inbox, self._loop.post, _IDLE_TIMEOUT):
+                if queue.ended or not wait_for_message(queue, self._loop.post, _IDLE_TIMEOUT):
                     return
             else:
                 self._handle(kept.handler, message)
@@ -96,7 +95,7 @@ class ThreadRunner(Pump):
         try:
             result = reject_awaitable(handler(message))
         except BaseException as error:
-            result = self._excuse(as_exception(error), message)
+            result = self._answer_to_failure(as_exception(error), message)
         if message.responder is None:
             return  # there is nothing to answer, or the handler has done it
         message.responder = responder

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mb_core.client.inbox import Inbox
+from mb_core.client.queue import MessageQueue
 
 __all__ = ["ThreadWaiter", "wait_for_message"]
 
@@ -65,23 +65,25 @@ class ThreadWaiter:
 
 
 def wait_for_message(
-    inbox: Inbox, post: Callable[[Callable[[], object]], object], timeout: float | None = None
+    queue: MessageQueue,
+    post: Callable[[Callable[[], object]], object],
+    timeout: float | None = None,
 ) -> bool:
-    """Wait until something has come into `inbox`, or its end; False after `timeout` seconds.
+    """Wait until something has come into `queue`, or its end; False after `timeout` seconds.
 
     Another consumer may have taken the message.  When interrupted, a message that came for this
     consumer wakes another: `post` has a function called in the event loop.
     """
     waiter = ThreadWaiter()
     try:
-        inbox.join(waiter)
+        queue.add_waiter(waiter)
         # What came just before has woken nobody.
-        if inbox.queue.waiting or inbox.ended:
-            inbox.leave(waiter)
+        if queue.waiting or queue.ended:
+            queue.remove_waiter(waiter)
             return True
         woken = waiter.wait(timeout)
     except BaseException:
-        if not inbox.leave(waiter):
-            post(inbox.wake_another)
+        if not queue.remove_waiter(waiter):
+            post(queue.wake_another)
         raise
-    return woken or not inbox.leave(waiter)
+    return woken or not queue.remove_waiter(waiter)

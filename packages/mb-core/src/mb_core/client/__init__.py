@@ -2,15 +2,11 @@
 
 from .callbacks import Registration
 from .client import LogLevel, MessageBrokerClient
-from .frontends import connect, frontends
 from .queue import Overflow
 from .raw import TCPSocketClient, WebSocketClient
-from .stats import ClientStats, Latency
 from .subscription import Subscription
 
 __all__ = [
-    "ClientStats",
-    "Latency",
     "LogLevel",
     "MessageBrokerClient",
     "Overflow",
@@ -18,6 +14,4 @@ __all__ = [
     "Subscription",
     "TCPSocketClient",
     "WebSocketClient",
-    "connect",
-    "frontends",
 ]

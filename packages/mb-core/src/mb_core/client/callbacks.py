@@ -5,39 +5,26 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import anyio
 
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, RequestTimeoutError
 from ..header import Action
-from ..link import Backend, Waiter
-from ..message import Message
-from .brake import Brake, Tally
-from .context import Run, handling, running
-from .interrupt import pass_exit_on, uninterrupted
+from ..link import SLICE, Backend, Waiter
+from ..message import Message, handling
+from ..throttle import Tally, Throttle
+from ..user_code import call, failure, name_of, text_of
+from .signals import pass_exit_on, uninterrupted
 
-__all__ = [
-    "SLICE",
-    "Callbacks",
-    "Handlers",
-    "Kept",
-    "Registration",
-    "call",
-    "failure",
-    "name_of",
-    "unwrapped",
-]
+__all__ = ["Callbacks", "Handlers", "Kept", "Registration", "Run", "running", "unwrapped"]
 
 _log = logging.getLogger("mb_core.client")
-
-SLICE = 0.005
-"""User code that never waits gives the event loop a turn after this many seconds."""
 
 # How many calls wait for one handler: events are rare, messages are not.
 _CALLS = 1_000
@@ -46,60 +33,21 @@ _MESSAGES = 65_536
 Callback = Callable[..., Any]
 
 
-async def call(function: Callback, *args: Any) -> Any:
-    """Call a plain or an async function; give what it returns."""
-    result = function(*args)
-    if hasattr(type(result), "__await__"):  # of the class, as Python's own await has it
-        return await result
-    return result
+class Run(NamedTuple):
+    """One call of an on_connect callback, by which what it sets up is known.
 
-
-def failure(error: BaseException) -> Exception:
-    """What user code raised, to be reported; raises it if it is not a failure of that code.
-
-    On asyncio a task that awaits what somebody else has cancelled gets a CancelledError, though
-    nobody cancels the task: that must not end it.  Nor must a BaseException of a library's own,
-    such as pytest's of a test that has failed.
+    A new call sets it up again, so that replaces what an earlier call of `callback` has set up.
     """
-    if isinstance(error, Exception):
-        return error
-    # Not imported for this: the one that does not run may never be.
-    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
-    if asyncio is not None and isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and not task.cancelling():
-            fault = RuntimeError("something that was awaited has been cancelled")
-            fault.__cause__ = error
-            return fault
-    ends = [GeneratorExit, KeyboardInterrupt, SystemExit]
-    ends += [asyncio.CancelledError] if asyncio is not None else []
-    ends += [trio.Cancelled] if trio is not None else []
-    if _includes(error, tuple(ends)):
-        raise error
-    kind, text = type(error).__name__, _text_of(error)
-    fault = RuntimeError(kind if text == kind else f"{kind}: {text}")
-    fault.__cause__ = error
-    return fault
+
+    callback: int
+    number: int
+
+    def follows(self, other: Run | None) -> bool:
+        return other is not None and self.callback == other.callback and self.number > other.number
 
 
-def _text_of(error: BaseException) -> str:
-    """The text of an error, or what it is where it has none."""
-    try:
-        return str(error) or type(error).__name__
-    except Exception:  # of an exception whose own code fails
-        return type(error).__name__
-
-
-def _includes(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(kinds) is not None
-    return isinstance(error, kinds)
-
-
-def name_of(handler: Callback) -> str:
-    """What a handler is called in reports."""
-    name = getattr(handler, "__qualname__", None)
-    return name if isinstance(name, str) else repr(handler)
+running: ContextVar[Run | None] = ContextVar("mb_running", default=None)
+"""The call of an on_connect callback that the code belongs to; None elsewhere."""
 
 
 class Registration:
@@ -188,6 +136,7 @@ class Callbacks:
         self._handlers = weakref.ref(handlers)
         # What was posted and is in no handler's queue yet.
         self._posted: deque[tuple[list[Registration], tuple[Any, ...]]] = deque()
+        self.late_answers = 0
         self._dropped = 0  # of handlers that were removed
         self._runs = 0  # of on_connect handlers
         self._wakeup: Waiter | None = None
@@ -217,12 +166,12 @@ class Callbacks:
         return self._dropped + sum(worker.dropped for worker in self._held().workers.values())
 
     def keep(self, handler: Callback) -> weakref.ref[Kept]:
-        """Have the client hold the handler of a subscription until it is let go."""
+        """Have the client hold the handler of a subscription until it is released."""
         kept = Kept(handler)
         self._held().kept.add(kept)
         return weakref.ref(kept)
 
-    def let_go(self, kept: Kept | None) -> None:
+    def release(self, kept: Kept | None) -> None:
         """No message comes any more for what was kept."""
         if kept is not None:
             self._held().kept.discard(kept)
@@ -231,12 +180,12 @@ class Callbacks:
         self,
         handlers: list[Registration],
         handler: Callback,
-        removed: Callable[[int], object] = lambda place: None,
+        removed: Callable[[int], object] = lambda index: None,
     ) -> Registration:
         """Add a handler to one of the lists.
 
         In an on_connect callback, it replaces those that an earlier call has added.  `removed` is
-        called when it is removed, with the place that it had in the list.
+        called when it is removed, with the index that it had in the list.
         """
         handler = unwrapped(handler)
         registration = Registration(handler, functools.partial(self._remove, handlers, removed))
@@ -260,7 +209,7 @@ class Callbacks:
         """
         raised = error.__traceback__ or error.__cause__  # the latter where user code raised that
         traceback = error if raised and level >= logging.ERROR else None
-        _log.log(level, "%s: %s", what, _text_of(error), exc_info=traceback)
+        _log.log(level, "%s: %s", what, text_of(error), exc_info=traceback)
         self.post(self.error, error)
 
     def count(self, kind: Hashable, report: Callable[[int], object]) -> None:
@@ -271,26 +220,6 @@ class Callbacks:
         self._tally.add(kind, report, self._clock())
         if self._tally.waiting:
             self._wake()
-
-    def as_consumer(self, registration: Registration) -> Callable[[Message], Any]:
-        """A handler that takes a header and a payload, as one that takes a Message.
-
-        A message that can't be read is reported instead.
-        """
-        handler = registration.handler
-
-        def consume(message: Message) -> Any:
-            if registration.removed:
-                return None
-            try:
-                header, payload = message.header, message.payload
-            except RemoteProtocolError as error:
-                self.unreadable(error, message, name)
-                return None
-            return handler(header, payload)
-
-        name = consume.__qualname__ = name_of(handler)
-        return consume
 
     def unreadable(self, error: RemoteProtocolError, message: Message, handler: str) -> None:
         """Report that a handler can't read a message: its sender's fault, not the handler's."""
@@ -303,6 +232,22 @@ class Callbacks:
             self.report(error, what, level=logging.WARNING)
 
         self.count(("unreadable", handler, topic.lower()), report)
+
+    def late_answer(self, message: Message) -> None:
+        """Count and report an answer to `message` that its requester no longer waits for.
+
+        Either it was not sent, or it is the one that the broker refused.
+        """
+        self.late_answers += 1
+        topic = message.topic
+
+        def report(count: int) -> None:
+            answers = "1 answer" if count == 1 else f"{count} answers so far"
+            text = f"{answers} to {topic!r} came after the time limit of the request"
+            error = RequestTimeoutError(text, details={"topic": topic, "count": count})
+            self.report(error, "not answered", level=logging.WARNING)
+
+        self.count(("late", topic.lower()), report)
 
     async def run(self, backend: Backend) -> None:
         """Make the calls that are due, until `finish` was called and none is left.
@@ -392,9 +337,9 @@ class Callbacks:
         removed: Callable[[int], object],
         registration: Registration,
     ) -> None:
-        place = handlers.index(registration)
-        del handlers[place]
-        removed(place)
+        index = handlers.index(registration)
+        del handlers[index]
+        removed(index)
         key = _key(registration.handler)
         lists = (self.connect, self.disconnect, self.error, self.message)
         if not any(_key(other.handler) == key for each in lists for other in each):
@@ -440,7 +385,7 @@ class Callbacks:
                     until = time.monotonic() + SLICE
         finally:
             worker.busy = False
-            worker.tell_dropped()
+            worker.report_dropped()
 
 
 async def _call_in(run: Run, handler: Callback, *args: Any) -> None:
@@ -466,7 +411,7 @@ def _key(handler: Callback) -> Hashable:
 class _Worker:
     """The calls of one handler, or of several that are equal."""
 
-    __slots__ = ("_brake", "_told", "busy", "calls", "dropped", "name")
+    __slots__ = ("_reported", "_throttle", "busy", "calls", "dropped", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -474,19 +419,19 @@ class _Worker:
         self.calls: deque[tuple[Registration, tuple[Any, ...], list[Registration]]] = deque()
         self.busy = False
         self.dropped = 0
-        self._told = 0
-        self._brake = Brake()
+        self._reported = 0
+        self._throttle = Throttle()
 
     def drop(self) -> None:
         """Count a call that is not made."""
         self.dropped += 1
-        if self._brake.lets():
-            self.tell_dropped()
+        if self._throttle.allow():
+            self.report_dropped()
 
-    def tell_dropped(self) -> None:
+    def report_dropped(self) -> None:
         """Have the log know of all that were dropped."""
-        if self._told != self.dropped:
-            self._told = self.dropped
+        if self._reported != self.dropped:
+            self._reported = self.dropped
             _log.error(
                 "the callback %s is too slow: %d calls of it dropped so far",
                 self.name,

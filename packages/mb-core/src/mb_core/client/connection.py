@@ -3,59 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
 import anyio
+import msgspec
 
-from ..codec import decode_payload
 from ..errors import (
     ConnectError,
     ConnectionLost,
     ForbiddenError,
     MBError,
     RemoteProtocolError,
-    ResponseError,
     UnauthorizedError,
 )
-from ..link import Link, LinkHandler, Waiter
+from ..link import Link, LinkHandler, Turn, Waiter, checkpoint
 from ..message import Message
-from ..session import NoServiceYet, PendingRequest, Session, SessionState, SubscriptionEntry
+from ..opening import MAX_ANSWERS, dial
+from ..options import ClientOptions
+from ..session import Event, Session
+from ..stats import Traffic
 from ..url import URL
-from .backoff import Backoff
 from .callbacks import Callbacks
-from .consumer import EndError
-from .dial import MAX_ANSWERS, ConnectionOptions, dial
-from .dispatch import Dispatcher
-from .interrupt import uninterrupted
-from .lifetime import Lifetime, abort, abort_and_wait
-from .observing import Observers
-from .stats import Traffic
-from .turn import Turn, checkpoint
-from .upkeep import UpkeepOptions
+from .observers import Observers
+from .queue import EndError
+from .signals import uninterrupted
+from .tasks import TaskScope, abort, abort_and_wait
 
-__all__ = ["Connection", "broken", "check_status"]
-
-_PERMANENT = frozenset(
-    {
-        "FORBIDDEN",
-        "INVALID_REQUEST",
-        "MALFORMED_MESSAGE",
-        "TOPIC_NOT_SUPPORTED",
-        "VERSION_NOT_SUPPORTED",
-    }
-)
-"""What a broker answers to a request that it will never accept as it is."""
+__all__ = ["Connection", "Responder", "broken", "is_final"]
 
 
 class Connection:
     """Drives a Session over one Link.
 
-    `again` says that it follows an outage, after which other clients may still be on their way
-    back.  `lost` is called when it is over, after the Session was told.
+    `accepted` is called when there is a Link, `lost` when it is over, after the Session was told.
+    What the Session reports goes to `handle_events`.
     """
 
     link: Link
@@ -64,82 +47,66 @@ class Connection:
     def __init__(
         self,
         session: Session,
-        dispatcher: Dispatcher,
         callbacks: Callbacks,
-        options: ConnectionOptions,
-        upkeep: UpkeepOptions,
-        lifetime: Lifetime,
-        *,
-        again: bool,
-        observers: Observers | None,
+        options: ClientOptions,
+        tasks: TaskScope,
         turn: Turn,
-        look: Callable[[], None],
+        *,
+        observers: Observers | None,
+        handle_events: Callable[[list[Event]], None],
+        reschedule: Callable[[], None],
+        accepted: Callable[[Connection], None],
         lost: Callable[[Connection], None],
     ) -> None:
         # How it ended; None while it has not.
         self.error: EndError | None = None
         self.broken = False  # whether that was not in order
         self._session = session
-        self._dispatcher = dispatcher
         self._callbacks = callbacks
         self._options = options
-        self._upkeep = upkeep
-        self._again = again
-        self._lifetime = lifetime
+        self._tasks = tasks
+        self._turn = turn
         self._observers = observers
-        self._look = look
-        self._lost = lost
+        self._handle_events = handle_events
+        self._reschedule = reschedule
+        self._on_accepted = accepted
+        self._on_lost = lost
         self._accepted = self._up = False  # whether there is a Link, and the Session has it
         self._messages = self._bytes = 0  # received
         self._over = anyio.Event()
         self._fault: MBError | None = None  # why we have ended it
-        self._stranded: list[bytes] = []  # what the Link took no more
+        self._refused: list[bytes] = []  # what the Link took no more
         # Bytes of answers of our own that wait behind what was unsent when the count began: until
         # the Link has sent `_mark` bytes, all of them do.
         self._unread = self._mark = 0
-        self._clock = lifetime.backend.time
-        self._turn = turn
-        self._greeting: Waiter = lifetime.backend.waiter()
+        self._clock = tasks.backend.time
+        self._greeting: Waiter = tasks.backend.waiter()
 
-    async def open(self, url: URL) -> None:
-        """Connect, wait for the broker's greeting, and tell it what the Session has to tell.
+    async def dial(self, url: URL) -> None:
+        """Connect; raises ConnectError or PluginError.  `end_at_once` if that fails."""
+        await dial(
+            url,
+            self._accept,
+            self._options,
+            backend=self._tasks.backend,
+            spawn=self._tasks.spawn,
+        )
 
-        Raises ConnectError or PluginError.  When it fails or is cancelled, the Link is gone.
-        """
-        seconds = self._options.connect_timeout
-        step = "did not accept the connection"
-        try:
-            with anyio.fail_after(seconds):
-                await dial(
-                    url,
-                    self._accept,
-                    self._options,
-                    backend=self._lifetime.backend,
-                    spawn=self._lifetime.spawn,
-                )
-                step = "accepted the connection and sent no system.initialize"
-                failure = await self._greeting
-                if failure is not None:
-                    text = f"{url} ended the connection before its greeting: {failure}"
-                    raise ConnectError(text, final=_is_final(failure))
-                step = "sent its greeting and did not answer the client's requests"
-                failure = await self._restore()
-                if failure is not None:
-                    raise ConnectError(f"{url} ended the connection at once: {failure}")
-        except TimeoutError:
-            await self._end_at_once()
-            # The Link may have found a fault, and was waiting for the end of an endless stream.
-            found = self.error().__cause__ if self.error is not None else None
-            if isinstance(found, MBError):
-                text = f"the connection to {url} failed: {found}"
-                raise ConnectError(text, final=_is_final(found)) from None
-            raise ConnectError(
-                f"{url} {step} within {seconds:g} s: "
-                f"is an MB broker listening there for {url.scheme}://?"
-            ) from None
-        except BaseException:
-            await self._end_at_once()
-            raise
+    async def wait_greeted(self) -> MBError | None:
+        """Wait for the broker's greeting; returns the error that came instead of it."""
+        failure: MBError | None = await self._greeting
+        return failure
+
+    async def end_at_once(self) -> None:
+        """End the Link, if there is one: nothing was sent, so there is no farewell to wait for."""
+        if self._accepted:
+            await abort_and_wait(self.link, self._options.close_timeout)
+            self.link_lost(None)  # if its transport has not said so
+
+    @property
+    def over(self) -> bool:
+        """Whether the Link has ended."""
+        return self._over.is_set()
 
     async def wait_over(self) -> None:
         """Wait for the end of the Link."""
@@ -162,14 +129,14 @@ class Connection:
         try:
             self._send(message)
         except ConnectionLost:
-            self._stranded.append(message)
-            if not self._lifetime.ending:
+            self._refused.append(message)
+            if not self._tasks.ending:
                 # The broker has said goodbye, and may take its time to hang up.  Everything sent
                 # until then would wait here, whatever the limit of the buffer.
                 abort(self.link)
                 self._turn.over = 0.0  # so that the Link can say that it has ended
         except Exception as error:
-            self._stranded.append(message)
+            self._refused.append(message)
             self._give_up_broken(error)
 
     def answer(self, message: bytes) -> None:
@@ -195,7 +162,7 @@ class Connection:
             raise self._give_up_broken(error) from error
 
     async def respond(self, message: Message, payload: Any) -> None:
-        """AnswerNow a request received here; see Message.respond."""
+        """Answer a request received here; see Message.respond."""
         try:
             sent = self._respond(message, payload)
         except Exception:
@@ -208,7 +175,7 @@ class Connection:
 
     def _respond(self, message: Message, payload: Any) -> bool:
         """Send an answer that is still wanted; whether it was."""
-        home = self._lifetime.home
+        home = self._tasks.home
         if home.running() is not home.loop:
             raise home.error()
         if message.request_key is None:
@@ -220,7 +187,7 @@ class Connection:
             raise _unanswerable(message)
         if deadline is not None and self._clock() >= deadline:
             message.responder = None
-            self._dispatcher.note_late_answer(message)
+            self._callbacks.late_answer(message)
             return False
         answer = self._session.respond(message, payload)
         message.responder = None
@@ -233,7 +200,7 @@ class Connection:
         return True
 
     def answer_now(self, message: Message, payload: Any) -> None:
-        """AnswerNow a request from the reader: without back-pressure, if it still can."""
+        """Answer a request from the reader: without back-pressure, if it still can."""
         deadline, message.responder = message.deadline, None
         if deadline is not None and self._clock() >= deadline:
             return
@@ -247,7 +214,7 @@ class Connection:
     def messages_received(self, messages: list[bytes]) -> None:
         self._messages += len(messages)
         self._bytes += sum(map(len, messages))
-        self._dispatcher.act(self._session.receive(messages))
+        self._handle_events(self._session.receive(messages))
 
     def link_lost(self, error: MBError | None) -> None:
         if self._over.is_set():
@@ -261,34 +228,32 @@ class Connection:
                 error if error is not None else ConnectError("no reason was given")
             )
         try:
-            unsent = [*self.link.take_unsent(), *self._stranded]
+            unsent = [*self.link.take_unsent(), *self._refused]
             if self._up:
-                self._dispatcher.act(self._session.link_lost(error, unsent))
-                self._look()
-            self._lost(self)
+                self._handle_events(self._session.link_lost(error, unsent))
+                self._reschedule()
+            self._on_lost(self)
         except Exception as bug:  # the Link could only log it
-            self._lifetime.fail(bug)
+            self._tasks.fail(bug)
 
-    # The Uplink
+    # What the Session reports about this connection
 
     def greeted(self) -> None:
+        """The broker has sent its greeting."""
         if not self._greeting.done():
             self._greeting.set_result(None)
 
     def refused(self, error: MBError) -> bool:
+        """The broker reports an error; whether that is in place of its greeting."""
         if self._greeting.done():
             return False
         self._greeting.set_result(error)
         return True
 
     def give_up(self, error: MBError) -> None:
+        """End the connection because of `error`."""
         self._fault = error
         abort(self.link)
-
-    def unrouted(self, event: NoServiceYet) -> None:
-        now = self._clock()
-        self._dispatcher.act(self._session.retry_later(event.request, event.error, now=now))
-        self._look()
 
     # Within
 
@@ -320,102 +285,28 @@ class Connection:
             self._send = self._observers.watch_sending(link.send)
             handler = self._observers.watch_receiving(self)
         self._accepted = True
-        self._dispatcher.uplink = self
-        if self._lifetime.hold(link):
+        self._on_accepted(self)
+        if self._tasks.adopt(link):
             self._session.link_up()
             self._up = True
         return handler
 
-    async def _restore(self) -> MBError | None:
-        """Tell the broker what it is to know; the error where the connection did not last."""
-        session = self._session
-        if (end := self._end()) is not None:
-            return end
-        requests = session.restore(now=self._clock(), timeout=self._limit)
-        self._dispatcher.act(session.ask_for_timeouts())
-        try:
-            refused = await self._tell(requests)
-        except ConnectionLost as error:
-            return error
-        if (end := self._end()) is not None:
-            return end
-        settling = self._upkeep.settling if self._again else 0.0
-        self._dispatcher.act(
-            session.restored(self._clock(), settling=settling, progress=self.progress)
-        )
-        self._look()
-        if refused:
-            self._lifetime.spawn(lambda: self._restore_rest(refused))
-        return None
 
-    async def _restore_rest(self, refused: list[Any]) -> None:
-        """Ask for what the broker has refused for now until it is accepted, or the Link is gone.
+class Responder(msgspec.Struct, eq=False):
+    """The Responder of one received request: its connection, and its time limit.
 
-        The rest of the client works meanwhile.
-        """
-        backoff = Backoff(self._upkeep.backoff_min, self._upkeep.backoff_max)
-        while refused:
-            await anyio.sleep(backoff.next())
-            if self._over.is_set():
-                return  # the next connection restores everything
-            requests = self._session.restore_again(refused, now=self._clock(), timeout=self._limit)
-            try:
-                refused = await self._tell(requests)
-            except ConnectionLost:
-                return
+    `deadline` is when its sender stops waiting, by the event loop's clock; None where it did not
+    say.
+    """
 
-    async def _tell(self, requests: list[PendingRequest]) -> list[Any]:
-        """Send requests that restore something; return the subjects that are refused for now.
+    _connection: Connection
+    deadline: float | None
 
-        What is refused for good is dropped.  Raises ConnectionLost.
-        """
-        refused: list[Any] = []
-        try:
-            for request in requests:
-                request.waiter = self._lifetime.backend.waiter()
-                self.send(request.message)
-            self._look()
-            for request in requests:
-                outcome = await request.waiter
-                if isinstance(outcome, ConnectionLost):
-                    raise outcome
-                error = check_status(request, outcome)
-                if isinstance(error, ResponseError) and error.code in _PERMANENT:
-                    self._drop(request.about, error)
-                elif error is not None:
-                    what = f"{_name_of(request.about)} could not be restored, will try again"
-                    self._callbacks.report(error, what, level=logging.WARNING)
-                    refused.append(request.about)
-        finally:
-            for request in requests:
-                self._session.cancel(request)
-        return refused
+    def respond(self, message: Message, payload: Any) -> Awaitable[None]:
+        return self._connection.respond(message, payload)
 
-    @property
-    def _limit(self) -> int:
-        return round(self._options.connect_timeout * 1000)
-
-    def _end(self) -> MBError | None:
-        """Why there is nothing to restore any more, if so: it was lost, or closed."""
-        if self._session.state is SessionState.RESTORING:
-            return None
-        return self.error() if self.error is not None else ConnectError("it was closed")
-
-    def _drop(self, subject: Any, error: MBError) -> None:
-        """The broker refuses for good to restore this: report it and carry on with the rest."""
-        session = self._session
-        self._callbacks.report(error, f"{_name_of(subject)} could not be restored")
-        if not isinstance(subject, SubscriptionEntry):
-            session.registration = None
-            return
-        for entry in session.subscriptions.of(subject.action, subject.pattern):
-            session.remove(entry)
-            entry.consumer.release(entry, lambda: copy.copy(error))
-
-    async def _end_at_once(self) -> None:
-        if self._accepted:  # nothing was sent: there is no farewell to wait for
-            await abort_and_wait(self.link, self._options.close_timeout)
-            self.link_lost(None)  # if its transport has not said so
+    def answer_now(self, message: Message, payload: Any) -> None:
+        self._connection.answer_now(message, payload)
 
 
 def broken(link: Link, error: Exception) -> ConnectionLost:
@@ -425,20 +316,6 @@ def broken(link: Link, error: Exception) -> ConnectionLost:
     return lost
 
 
-def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError | None:
-    """The error in the answer of the broker itself, which is a status; None where there is none."""
-    if isinstance(outcome, MBError):
-        return outcome
-    try:
-        answer = decode_payload(outcome.raw_payload)
-    except RemoteProtocolError as error:
-        return error
-    status = answer.get("status") if isinstance(answer, dict) else None
-    if status == "success":
-        return None
-    return ResponseError(f"the broker answered {request.topic} with {answer!r}")
-
-
 def _unanswerable(message: Message) -> ConnectionLost:
     text = f"the connection over which {message.topic!r} was requested is lost"
     error = ConnectionLost(text, sent=False)
@@ -446,13 +323,8 @@ def _unanswerable(message: Message) -> ConnectionLost:
     return error
 
 
-def _name_of(subject: Any) -> str:
-    if isinstance(subject, SubscriptionEntry):
-        return f"the subscription to {subject.pattern!r}"
-    return "the service's registration"
-
-
-def _is_final(error: MBError) -> bool:
+def is_final(error: MBError) -> bool:
+    """Whether another try to connect would fail in the same way."""
     if isinstance(error, ConnectError):
         return error.final
     return isinstance(error, UnauthorizedError | ForbiddenError)

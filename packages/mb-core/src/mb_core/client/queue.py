@@ -1,20 +1,26 @@
-"""A subscription's queue: bounded, with a policy for what does not fit."""
+"""A subscription's queue: bounded, with a policy for what does not fit, and those who wait."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from collections import deque
+from collections.abc import Callable
 from enum import StrEnum
 
-from ..errors import LocalProtocolError
+from ..errors import LocalProtocolError, MBError, ServiceUnavailableError
 from ..header import Action
+from ..link import Backend, Waker
 from ..message import Message
 
-__all__ = ["DEFAULT_QUEUE_BYTES", "MessageQueue", "Overflow"]
+__all__ = ["DEFAULT_QUEUE_BYTES", "EndError", "MessageQueue", "Overflow", "refuse"]
 
 DEFAULT_QUEUE_BYTES = 64 * 1024 * 1024
 """Bytes of payloads that wait for a slow consumer."""
+
+
+EndError = Callable[[], MBError]
+"""Makes the error with which something ended: a new one for each that raises it."""
 
 
 class Overflow(StrEnum):
@@ -26,14 +32,15 @@ class Overflow(StrEnum):
 
 
 class MessageQueue:
-    """Messages between the reader and a consumer.
+    """Messages between the reader and consumers, the consumers that wait for one, and the end.
 
     `size` is in messages and `size_bytes` in bytes of their payloads, None for no bound.  A
     message that is over `size_bytes` by itself fits into an empty queue.  `overflowed` is set by
     the policy `error`: the queue takes nothing from then on.
 
     `take` gives the oldest message and raises IndexError where there is none; `waiting` is for
-    consumers to look at.
+    consumers to look at, who `wait` where it is empty and the queue has not `ended`.  What was
+    put before the end is still to be taken.
     """
 
     __slots__ = (
@@ -41,10 +48,13 @@ class MessageQueue:
         "_bytes",
         "_counted",
         "_first",
+        "_idle",
         "_lengths",
         "_most",
         "_most_bytes",
         "dropped",
+        "ended",
+        "error",
         "overflow",
         "overflowed",
         "size",
@@ -69,6 +79,9 @@ class MessageQueue:
         self.overflowed = False
         self.waiting: deque[Message] = deque()
         self.take = self.waiting.popleft
+        self.ended = False
+        self.error: EndError | None = None
+        self._idle: list[Waker] = []  # of consumers
         # Taking is told to nobody, so that it costs nothing.  So these are the bytes that wait or
         # more; and the lengths of those that were counted when they did not seem to fit, with
         # their sum and the place of the first among all that were ever added.
@@ -86,7 +99,16 @@ class MessageQueue:
         return type(self)(self.size, self.overflow, self.size_bytes)
 
     def put(self, messages: list[Message]) -> list[Message]:
-        """Add messages in order; returns those that were dropped, of these or of older ones."""
+        """Add messages in order and wake as many consumers.
+
+        Returns those that were dropped, of these or of older ones.
+        """
+        dropped = self._put(messages)
+        if self._idle:
+            self._wake(len(messages))
+        return dropped
+
+    def _put(self, messages: list[Message]) -> list[Message]:
         waiting = self.waiting
         total = self._bytes if waiting else 0
         for message in messages:
@@ -98,6 +120,23 @@ class MessageQueue:
         self._bytes = total
         return []
 
+    def end(self, error: EndError | None) -> None:
+        """Nothing more will come, because of `error` or in order; only the first call counts."""
+        if not self.ended:
+            self.ended = True
+            self.error = error
+            self._wake(len(self._idle))
+
+    def refuse_requests(self) -> None:
+        """Answer the requests that wait with SERVICE_UNAVAILABLE: nobody will take them."""
+        for message in self.remove(Action.REQUEST):
+            refuse(message, "the service has just stopped answering this topic")
+
+    def discard(self) -> None:
+        """Drop all that waits, as nobody will take it, and answer the requests."""
+        self.refuse_requests()
+        self.waiting.clear()
+
     def remove(self, action: Action) -> list[Message]:
         """Take out the messages of one action; the others keep their order."""
         found = [message for message in self.waiting if message.action is action]
@@ -107,6 +146,49 @@ class MessageQueue:
         self._lengths.clear()
         self._counted = 0
         return found
+
+    async def wait(self, backend: Backend) -> None:
+        """Wait for a message or the end; another consumer may have taken the message.
+
+        When cancelled, a message that came for this consumer wakes another.
+        """
+        waiter = backend.waiter()
+        self.add_waiter(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if not self.remove_waiter(waiter):
+                self.wake_another()
+            raise
+
+    # For consumers in other threads: these two, and a look at `waiting` and `ended` between them.
+
+    def add_waiter(self, waiter: Waker) -> None:
+        """Have `waiter` woken by what comes from now on, or by the end."""
+        self._idle.append(waiter)
+
+    def remove_waiter(self, waiter: Waker) -> bool:
+        """Take `waiter` back; False where it is woken already."""
+        try:
+            self._idle.remove(waiter)
+        except ValueError:
+            return False
+        return True
+
+    def wake_another(self) -> None:
+        """A consumer that was woken takes no message: another may."""
+        self._wake(1)
+
+    def _wake(self, count: int) -> None:
+        idle = self._idle
+        while count > 0:
+            try:
+                waiter = idle.pop()
+            except IndexError:
+                return
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
 
     def _put_one_by_one(self, messages: list[Message]) -> list[Message]:
         waiting, lengths = self.waiting, self._lengths
@@ -156,3 +238,9 @@ def _bound(name: str, bound: int | None, of: str) -> int:
             f"invalid {name} {bound!r}: a number of {of} from 1, or None for no bound"
         )
     return bound
+
+
+def refuse(message: Message, reason: str) -> None:
+    """Answer a request with SERVICE_UNAVAILABLE; does nothing with a publication."""
+    if message.responder is not None:
+        message.responder.answer_now(message, ServiceUnavailableError(reason))

@@ -22,25 +22,23 @@ from ..errors import (
     RemoteProtocolError,
 )
 from ..header import MAX_HEADER
-from ..link import Link
+from ..link import Link, Turn, checkpoint
+from ..opening import dial
+from ..options import ClientOptions, broker_url, check_handler
 from ..plugins import Plugins
 from ..transport import WireTransport
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
-from .address import broker_url
-from .arguments import CallbackMethods, check_handler
 from .callbacks import Callbacks, Handlers, Registration
 from .connection import broken
-from .dial import ConnectionOptions, dial
-from .interrupt import uninterrupted
-from .lifetime import Lifetime, abort, warn_unclosed
-from .turn import Turn, checkpoint
+from .lifecycle import CONNECTED_ALREADY, CallbackMethods
+from .signals import uninterrupted
+from .tasks import TaskScope, abort, warn_unclosed
 
 if TYPE_CHECKING:
     import ssl
 
 __all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
 
-_CONNECTED_ALREADY = "this client was connected already: make a new one"
 # Milliseconds.
 _CLOSE_TIMEOUT = 5_000
 # How many messages wait for the first handler.
@@ -61,7 +59,7 @@ class RawClient(CallbackMethods):
         ssl_context: ssl.SSLContext | None = None,
         plugins: Plugins | None = None,
     ) -> None:
-        self._options = ConnectionOptions.of(
+        self._options = ClientOptions.checked(
             connect_timeout=connect_timeout,
             close_timeout=_CLOSE_TIMEOUT,
             max_payload=max_payload,
@@ -71,7 +69,7 @@ class RawClient(CallbackMethods):
         self._handlers = Handlers()
         self._callbacks = Callbacks(self._handlers)
         self._receiver = _Receiver(self._callbacks)
-        self._lifetime: Lifetime | None = None
+        self._tasks: TaskScope | None = None
         self._turn = Turn()
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
@@ -80,13 +78,13 @@ class RawClient(CallbackMethods):
         Raises ConnectError or PluginError; when cancelled, nothing is left behind.
         """
         await checkpoint()
-        if self._lifetime is not None:
-            raise LocalProtocolError(_CONNECTED_ALREADY)
+        if self._tasks is not None:
+            raise LocalProtocolError(CONNECTED_ALREADY)
         url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
         seconds = self._options.connect_timeout
-        lifetime = self._lifetime = Lifetime(self._callbacks, self._options.close_timeout)
+        tasks = self._tasks = TaskScope(self._callbacks, self._options.close_timeout)
         self._name = f"client of {url}"
-        accept = partial(self._receiver.accept, lifetime)
+        accept = partial(self._receiver.accept, tasks)
 
         async def opening() -> None:
             try:
@@ -95,8 +93,8 @@ class RawClient(CallbackMethods):
                         url,
                         accept,
                         self._options,
-                        backend=lifetime.backend,
-                        spawn=lifetime.spawn,
+                        backend=tasks.backend,
+                        spawn=tasks.spawn,
                     )
             except TimeoutError:
                 raise ConnectError(
@@ -104,9 +102,9 @@ class RawClient(CallbackMethods):
                 ) from None
 
         try:
-            await lifetime.begin(opening)
+            await tasks.begin(opening)
         except BaseException:
-            self._lifetime = None
+            self._tasks = None
             raise
 
     async def send(self, message: str) -> None:
@@ -116,12 +114,12 @@ class RawClient(CallbackMethods):
         when the connection is gone.  When cancelled, the message has been sent.
         """
         try:
-            lifetime = self._lifetime
-            link = lifetime.link if lifetime is not None else None
-            if lifetime is None or link is None:
+            tasks = self._tasks
+            link = tasks.link if tasks is not None else None
+            if tasks is None or link is None:
                 raise LocalProtocolError("not connected: await client.connect(...) first")
-            if not lifetime.ended:
-                lifetime.home.check()
+            if not tasks.ended:
+                tasks.home.check()
             encoded = self._encode(message)
         except MBError:
             await checkpoint()
@@ -143,8 +141,8 @@ class RawClient(CallbackMethods):
     async def close(self) -> None:
         """Close the connection; safe to call twice."""
         try:
-            if self._lifetime is not None:
-                await self._lifetime.end()
+            if self._tasks is not None:
+                await self._tasks.end()
         finally:
             await checkpoint()
 
@@ -152,13 +150,13 @@ class RawClient(CallbackMethods):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._lifetime is not None and not self._lifetime.home.forked:
+        if self._tasks is not None and not self._tasks.home.forked:
             await self.close()
 
     def __del__(self) -> None:
-        lifetime = getattr(self, "_lifetime", None)
-        if lifetime is not None and lifetime.unclosed:
-            lifetime.drop()
+        tasks = getattr(self, "_tasks", None)
+        if tasks is not None and tasks.unclosed:
+            tasks.drop()
             warn_unclosed(self, self._name, "'async with client' or 'await client.close()'")
 
     # Callbacks: plain or async, called one at a time in the order of events
@@ -223,8 +221,8 @@ class _Receiver:
         self._callbacks = callbacks
         self._waiting: deque[str] = deque(maxlen=_WAITING)
 
-    def accept(self, lifetime: Lifetime, link: Link) -> _Receiver:
-        if lifetime.hold(link):
+    def accept(self, tasks: TaskScope, link: Link) -> _Receiver:
+        if tasks.adopt(link):
             self._callbacks.post(self._callbacks.connect)
         return self
 

@@ -1,27 +1,29 @@
-"""Subscriptions, as user code has them."""
+"""Subscriptions: as user code has them, and as the connection knows them."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from copy import copy
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from warnings import warn
 
-from ..errors import LocalProtocolError, MBError
+from ..errors import LocalProtocolError, MBError, SlowConsumer
 from ..header import Action
-from ..link import Home
+from ..link import Home, Turn, checkpoint
 from ..message import Message
-from .callbacks import Callbacks
-from .consumer import Driver
-from .inbox import Inbox
-from .intake import Intake
-from .pump import Pump, PumpFactory, check_concurrency
-from .queue import MessageQueue
-from .turn import Turn, checkpoint
+from ..options import check_concurrency
+from ..session import SubscriptionEntry
+from ..throttle import Throttle
+from .callbacks import Callbacks, running
+from .queue import EndError, MessageQueue, refuse
+from .runner import Runner, RunnerFactory, with_header
+from .supervisor import Supervisor
 
-__all__ = ["Subscription"]
+__all__ = ["Consumer", "Subscription"]
 
 
 class Subscription(Coroutine[Any, Any, "Subscription"]):
@@ -43,47 +45,22 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     loses no message.  Several tasks may iterate: each message goes to one of them.
     """
 
-    def __init__(
-        self,
-        connected: Callable[[], Awaitable[Driver]],
-        callbacks: Callbacks,
-        topic: str,
-        actions: tuple[Action, ...],
-        *,
-        priority: float,
-        handler: Callable[[Message], Any] | None,
-        concurrency: int,
-        queue: MessageQueue,
-        pump: PumpFactory = Pump,
-        log_filter: Mapping[str, Any] | None = None,
-    ) -> None:
-        check_concurrency(concurrency)
-        self.topic = topic
+    def __init__(self, connected: Callable[[], Awaitable[Supervisor]], consumer: Consumer) -> None:
+        self.topic = consumer.topic
         # It refers to the client, which lives as long as user code holds this.
         self._connected = connected
-        self._callbacks = callbacks
-        self._handler = handler
-        self._intake = Intake(
-            callbacks,
-            topic,
-            actions,
-            priority=priority,
-            handled=handler is not None,
-            concurrency=concurrency,
-            queue=queue,
-            pump=pump,
-            log_filter=log_filter,
-        )
-        self._awaited = False  # from then on it is that task's, though it may have no driver yet
-        self._driver: Driver | None = None
+        self._consumer = consumer
+        self._awaited = False  # from then on it is that task's, though it may not be connected yet
+        self._supervisor: Supervisor | None = None
         self._home: Home
         self._coroutine: Any = None  # from the moment when an event loop runs it as one
-        self._inbox: Inbox | None = None  # from the first iteration on
+        self._queue: MessageQueue | None = None  # from the first iteration on
         self._turn = Turn()
 
     def __repr__(self) -> str:
-        actions = "+".join(self._intake.actions)
-        state = "ended" if self._intake.ended else "active" if self._driver else "not awaited"
+        actions = "+".join(self._consumer.actions)
+        state = "not awaited" if self._supervisor is None else "active"
+        state = "ended" if self._consumer.ended else state
         return f"<Subscription {actions} {self.topic!r} {state}>"
 
     @property
@@ -92,12 +69,12 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
         With several `on_message` handlers, the sum over their queues; `queued` likewise.
         """
-        return self._intake.dropped
+        return self._consumer.dropped
 
     @property
     def queued(self) -> int:
         """How many messages wait for their consumer."""
-        return self._intake.queued
+        return self._consumer.queued
 
     def __await__(self) -> Generator[Any, Any, Subscription]:
         return self._start().__await__()
@@ -117,13 +94,13 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
         Raises LocalProtocolError for one that is in force: `unsubscribe` ends that.
         """
-        intake = self._intake
-        if intake.in_force and not intake.ended:
+        consumer = self._consumer
+        if consumer.in_force and not consumer.ended:
             raise LocalProtocolError(
                 f"the subscription to {self.topic!r} is ended by 'await subscription.unsubscribe()'"
             )
-        if self._driver is None:
-            intake.ended = True
+        if self._supervisor is None:
+            consumer.ended = True
         if self._coroutine is not None:
             self._coroutine.close()
 
@@ -151,7 +128,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     # In force
 
     async def __aenter__(self) -> Self:
-        self._intake.iterated = self._handler is None
+        self._consumer.iterated = not self._consumer.has_handler
         await self._start()
         return self
 
@@ -161,7 +138,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._driver is not None and self._home.forked:
+        if self._supervisor is not None and self._home.forked:
             return
         try:
             await self.unsubscribe()
@@ -170,14 +147,14 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
                 raise
             # What has ended the block is raised, and must not be replaced.
             what = f"{self.topic!r} could not be unsubscribed"
-            self._callbacks.report(failure, what, level=logging.WARNING)
+            self._consumer.callbacks.report(failure, what, level=logging.WARNING)
         finally:
-            if self._intake.iterated:
-                self._intake.refuse_queued()
+            if self._consumer.iterated:
+                self._consumer.refuse_queued()
 
     async def _start(self) -> Subscription:
-        intake = self._intake
-        if self._awaited or intake.ended:
+        consumer = self._consumer
+        if self._awaited or consumer.ended:
             await checkpoint()
             raise LocalProtocolError(
                 f"{self!r} was awaited before: enter 'async with client.subscribe(...)' without "
@@ -185,18 +162,18 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
             )
         self._awaited = True
         try:
-            driver = self._driver = await self._connected()
-            self._home = driver.home
-            intake.prepare(driver, self._handler)
-            for entry in intake.entries:
-                if not intake.ended:  # by a queue that is full already
-                    await driver.subscribe(entry)
+            supervisor = self._supervisor = await self._connected()
+            self._home = supervisor.home
+            consumer.prepare(supervisor)
+            for entry in consumer.entries:
+                if not consumer.ended:  # by a queue that is full already
+                    await supervisor.subscribe(entry)
         except BaseException as error:
-            self.abandon()
+            self.unsubscribe_nowait()
             if isinstance(error, Exception):
                 await checkpoint()
             raise
-        intake.start()
+        consumer.start()
         return self
 
     async def unsubscribe(self) -> None:
@@ -210,32 +187,34 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         Raises ResponseError for any other refusal, unless the block is left by an error already:
         then `on_error` gets the refusal.
         """
-        if self._driver is not None:
-            entries = self._intake.entries
+        if self._supervisor is not None:
+            entries = self._consumer.entries
             if entries and self._home.running() is not self._home.loop:
                 await checkpoint()
                 raise self._home.error()
             for entry in entries:
-                self._intake.release(entry)
-            await self._driver.unsubscribe(entries)
+                self._consumer.remove(entry)
+            await self._supervisor.unsubscribe(entries)
         else:
             await checkpoint()
 
-    def abandon(self) -> None:
-        """End at once: the broker is told and not waited for, what is queued has no taker."""
-        self._intake.abandon()
+    def unsubscribe_nowait(self) -> None:
+        """End at once: the broker is told and not waited for, what is queued is not consumed."""
+        self._consumer.end(None)
+        self._consumer.unsubscribe_nowait()
+        self._consumer.refuse_queued()
 
     # Iteration
 
     @property
     def handled(self) -> bool:
         """Whether its messages go to handlers: there is nothing to iterate."""
-        return self._intake.handled
+        return self._consumer.handled
 
-    def iterate(self) -> Inbox:
-        """Have the messages for iteration: they are taken from this Inbox."""
-        inbox = self._inbox = self._intake.iterate()
-        return inbox
+    def iterate(self) -> MessageQueue:
+        """Have the messages for iteration: they are taken from this queue."""
+        queue = self._queue = self._consumer.iterate()
+        return queue
 
     def __aiter__(self) -> Subscription:
         if self.handled:
@@ -243,7 +222,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
                 f"the messages of {self.topic!r} go to a handler; to iterate, subscribe with "
                 "'async with client.subscribe(...) as events' and without handler"
             )
-        if self._driver is None:
+        if self._supervisor is None:
             raise LocalProtocolError(
                 f"the subscription to {self.topic!r} is not in force: "
                 "use 'async with client.subscribe(...) as events'"
@@ -253,34 +232,223 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     async def __anext__(self) -> Message:
         try:
-            inbox = self._inbox
-            if inbox is None:
+            queue = self._queue
+            if queue is None:
                 self.__aiter__()
-                inbox = self._inbox
+                queue = self._queue
             home = self._home
             if home.running() is not home.loop:
                 raise home.error()
         except LocalProtocolError:
             await checkpoint()
             raise
-        assert inbox is not None and self._driver is not None  # noqa: PT018
+        assert queue is not None and self._supervisor is not None  # noqa: PT018
         if monotonic() >= self._turn.over:
             await self._turn.take()
-        while not inbox.queue.waiting:
-            if inbox.ended:
+        while not queue.waiting:
+            if queue.ended:
                 await checkpoint()
-                if inbox.error is not None:
-                    raise inbox.error()
+                if queue.error is not None:
+                    raise queue.error()
                 raise StopAsyncIteration
-            await inbox.wait(self._driver.backend)
-        return inbox.queue.take()
+            await queue.wait(self._supervisor.backend)
+        return queue.take()
 
     def __del__(self) -> None:
-        begun = getattr(self, "_driver", self) is not None or self._coroutine is not None
-        if not begun and not self._intake.ended:
+        begun = getattr(self, "_supervisor", self) is not None or self._coroutine is not None
+        if not begun and not self._consumer.ended:
             warn(
                 f"client.subscribe({self.topic!r}) was never awaited: nothing was subscribed",
                 RuntimeWarning,
                 stacklevel=2,
                 source=self,
             )
+
+
+class Consumer:
+    """Queues a subscription's messages for an iterator or for handlers; called by the reader.
+
+    The connection refers to this, and only user code to the Subscription, which refers to the
+    client: so a subscription keeps its client alive only as long as user code keeps it.
+    """
+
+    def __init__(
+        self,
+        callbacks: Callbacks,
+        topic: str,
+        actions: tuple[Action, ...],
+        *,
+        priority: float,
+        handler: Callable[[Message], Any] | None,
+        concurrency: int,
+        queue: MessageQueue,
+        runner: RunnerFactory,
+        log_filter: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_concurrency(concurrency)
+        self.callbacks = callbacks
+        self.topic = topic
+        self.actions = actions
+        # What the broker sends for this subscription: empty once it is unsubscribed.
+        self.entries = [
+            SubscriptionEntry(topic, action, priority, self, log_filter) for action in actions
+        ]
+        # The call of an on_connect callback that has subscribed, if one has.
+        self.made_by = running.get()
+        self.has_handler = handler is not None  # of its own
+        self.in_force = False
+        self.iterated = False
+        self.ended = False
+        self._handler = handler  # until it is prepared
+        self._supervisor: Supervisor | None = None
+        self._concurrency = concurrency
+        # The first is the iterator's, or the handler's; each further on_message handler has one.
+        self._queues = [queue]
+        # Those of them that still get what comes.
+        self._receiving = [queue]
+        self._make_runner = runner
+        self._runners: list[Runner] = []
+        self._dropped_before = 0  # of on_message handlers that were removed
+        self._throttle = Throttle()
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped_before + sum(queue.dropped for queue in self._queues)
+
+    @property
+    def queued(self) -> int:
+        return sum(map(len, self._queues))
+
+    @property
+    def handled(self) -> bool:
+        """Whether its messages go to handlers: there is nothing to iterate."""
+        return self.has_handler or bool(self._runners)
+
+    def iterate(self) -> MessageQueue:
+        """Have the messages for iteration: they are taken from this queue."""
+        self.iterated = True
+        return self._queues[0]
+
+    def prepare(self, supervisor: Supervisor) -> None:
+        """Be ready for the first message: the handler or the on_message handlers get all."""
+        self._supervisor = supervisor
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            self._add_runner(handler)
+        else:
+            self.consume_with_on_message()
+
+    def start(self) -> None:
+        """Start to call the handlers: the subscription is in force."""
+        self.in_force = True
+        for runner in self._runners:
+            self._start_runner(runner)
+
+    def refuse_queued(self) -> None:
+        """Nobody will take them: answer the requests among them, so that nobody waits in vain."""
+        self._queues[0].refuse_requests()
+
+    def unsubscribe_nowait(self) -> None:
+        """Tell the broker that nothing more is wanted, and don't wait for its confirmation."""
+        entries, self.entries = self.entries, []
+        if self._supervisor is not None:
+            for entry in entries:
+                self._supervisor.unsubscribe_nowait(entry)
+
+    def deliver(self, messages: list[Message]) -> None:
+        """Queue messages in order; no other consumer has the same objects."""
+        receiving = self._receiving
+        for queue in receiving:
+            # Each on_message handler decodes a payload of its own, which it may change.
+            own = messages if queue is receiving[0] else list(map(copy, messages))
+            dropped = queue.put(own)
+            if dropped:
+                self._overflow(queue, dropped)
+
+    def remove(self, entry: SubscriptionEntry, error: EndError | None = None) -> None:
+        """Nothing more will come for `entry`, because of `error` or in order."""
+        self.entries = [other for other in self.entries if other is not entry]
+        if not self.entries:
+            self.end(error)
+
+    def end(self, error: EndError | None) -> None:
+        """Nothing more will come at all."""
+        self.ended = True
+        for queue in self._queues:
+            queue.end(error)
+
+    def consume_with_on_message(self) -> None:
+        """The client may have a new on_message handler: it takes what has no other consumer.
+
+        The first one takes over what waits; a later one gets what comes from now on.
+        """
+        if (
+            not self.has_handler
+            and not self.iterated
+            and self._supervisor is not None
+            and self.actions == (Action.PUBLISH,)
+        ):
+            for registration in self.callbacks.message[len(self._runners) :]:
+                self._add_runner(with_header(registration, self.callbacks))
+
+    def stop_consuming_with(self, index: int) -> None:
+        """The client's on_message handler at `index` among them was removed.
+
+        What waits for it waits for the next one where there is no other.
+        """
+        if self.has_handler or index >= len(self._runners):
+            return
+        queue = self._runners.pop(index).queue
+        others = [each for each in self._queues if each is not queue]
+        if self._runners:
+            self._dropped_before += queue.dropped
+        else:
+            heir = queue.like()
+            heir.dropped = queue.dropped
+            if queue.ended:
+                heir.end(queue.error)
+            others = [heir]
+        with contextlib.suppress(IndexError):
+            while True:
+                message = queue.take()
+                if not self._runners:
+                    others[0].put([message])
+        self._queues = others
+        self._receiving = [each for each in others if not each.ended]
+        queue.end(None)
+
+    def _add_runner(self, handler: Callable[[Message], Any]) -> None:
+        queue = self._queues[0]
+        if self._runners:
+            queue = queue.like()
+            self._queues.append(queue)
+            self._receiving = [*self._receiving, queue]
+        runner = self._make_runner(queue, handler, self.topic, self._concurrency, self.callbacks)
+        self._runners.append(runner)
+        if self.in_force:
+            assert self._supervisor is not None
+            self._supervisor.home.check()
+            self._start_runner(runner)
+
+    def _start_runner(self, runner: Runner) -> None:
+        assert self._supervisor is not None
+        runner.start(self._supervisor.backend, self._supervisor.spawn_consumer)
+
+    def _overflow(self, queue: MessageQueue, dropped: list[Message]) -> None:
+        for message in dropped:
+            refuse(message, "the service has too many requests waiting")
+        count = self.dropped
+        if queue.overflowed:
+            topic = self.topic
+            queue.end(lambda: SlowConsumer(topic, count))
+            others = [each for each in self._receiving if not each.ended]
+            if others:
+                # Each on_message handler goes on as long as it keeps up.
+                self._receiving = others
+            else:
+                self.ended = True
+                self.unsubscribe_nowait()
+        assert self._supervisor is not None
+        self._supervisor.count_dropped(len(dropped))
+        if self._throttle.allow():
+            self.callbacks.report(SlowConsumer(self.topic, count), "messages dropped")

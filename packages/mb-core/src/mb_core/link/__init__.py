@@ -18,9 +18,11 @@ from .contract import (
 from .detect import current_backend
 from .forks import Home, forked_error, guard
 from .timer import DeadlineTimer
+from .turn import SLICE, Moment, Turn, checkpoint
 
 __all__ = [
     "FLUSH_AT",
+    "SLICE",
     "Accept",
     "Address",
     "Backend",
@@ -29,12 +31,15 @@ __all__ = [
     "Link",
     "LinkHandler",
     "Listener",
+    "Moment",
     "Poster",
     "SocketAddress",
     "Spawn",
     "StreamOptions",
+    "Turn",
     "Waiter",
     "Waker",
+    "checkpoint",
     "current_backend",
     "forked_error",
     "guard",

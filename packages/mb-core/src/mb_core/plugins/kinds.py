@@ -14,9 +14,8 @@ from typing import Any
 import msgspec
 
 from ..errors import PluginError
-from ..frontend import Frontend
 from ..hookspecs import PROJECT, MBSpec
-from ..transport import WireTransport
+from ..transport import Frontend, WireTransport
 
 __all__ = [
     "CODECS",

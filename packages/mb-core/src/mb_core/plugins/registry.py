@@ -19,9 +19,8 @@ import pluggy
 
 from ..codec import Codec
 from ..errors import ConnectError, PluginError
-from ..frontend import Frontend
 from ..hookspecs import PROJECT, MBSpec
-from ..transport import Transport
+from ..transport import Frontend, Transport
 from .kinds import (
     CODECS,
     FRONTENDS,

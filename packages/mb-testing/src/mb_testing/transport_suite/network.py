@@ -15,10 +15,10 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from mb_core.client.dial import ConnectionOptions, dial
 from mb_core.hookspecs import hookimpl
 from mb_core.link import Accept, Link, Listener, StreamOptions, current_backend
-from mb_core.listening import listen
+from mb_core.opening import dial, listen
+from mb_core.options import ClientOptions
 from mb_core.plugins import Plugins
 from mb_core.transport import Transport
 from mb_core.url import URL, parse_url
@@ -147,7 +147,7 @@ class Network:
 
     async def dial(self, url: URL, accept: Accept, *, close_timeout: float = 5.0) -> Link:
         """Connect with a handler that is not kept."""
-        options = ConnectionOptions(
+        options = ClientOptions(
             connect_timeout=5.0,
             close_timeout=close_timeout,
             limits=LIMITS,

@@ -31,7 +31,7 @@ from mb_core import (
     ResponseError,
     Subscription,
 )
-from mb_core.client.stopping import interruptible
+from mb_core.client.signals import interruptible
 
 from ..connect import Endpoint, endpoint_options, following, hint
 from ..options import COUNT, count_option, json_option, reconnect_option, timeout_option

@@ -14,8 +14,8 @@ from ..link import LinkHandler
 from ..message import Message
 from ..plugins import FAULTS, Observer
 from ..session import PendingRequest
+from ..throttle import Throttle
 from ..url import URL
-from .brake import Brake
 from .callbacks import Callbacks
 
 __all__ = ["Observers"]
@@ -39,7 +39,7 @@ class Observers:
         self._kept: object = None
         self._callbacks = callbacks
         self._reader = HeaderReader(codec=codec)
-        self._brake = Brake()
+        self._throttle = Throttle()
 
     def keep(self, client: object) -> None:
         """Tell the observers that a client ended that user code has dropped."""
@@ -93,7 +93,7 @@ class Observers:
             try:
                 function(client=client, **own)
             except FAULTS as error:
-                if self._brake.lets(f"{name} in {hook}"):
+                if self._throttle.allow(f"{name} in {hook}"):
                     why = str(error) or type(error).__name__
                     fault = PluginError(f"the plugin {name} failed in {hook}: {why}")
                     fault.__cause__ = error

@@ -1,13 +1,44 @@
-"""Something that happens once, which tasks of several event loops may wait for."""
+"""Turns of the event loop: giving others theirs, and being woken in one's own."""
 
 from __future__ import annotations
 
+from time import monotonic
+
 import anyio
 
-from ..link import Poster, current_backend
-from .turn import checkpoint
+from .contract import Poster
+from .detect import current_backend
 
-__all__ = ["Moment"]
+__all__ = ["SLICE", "Moment", "Turn", "checkpoint"]
+
+SLICE = 0.005
+"""User code that never waits gives the event loop a turn after this many seconds."""
+
+
+async def checkpoint() -> None:
+    """Let the event loop have a turn, and cancellation arrive; nothing where no loop runs."""
+    try:
+        backend = current_backend()
+    except RuntimeError:
+        return
+    await backend.checkpoint()
+
+
+class Turn:
+    """When a task that works without waiting has to let others run.
+
+    On paths that are too hot for a checkpoint each time: `take` it where `over` has passed, by
+    `time.monotonic()`.
+    """
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = 0.0
+
+    async def take(self) -> None:
+        await checkpoint()
+        self.over = monotonic() + SLICE
 
 
 class Moment:

@@ -1,21 +1,29 @@
-"""Arguments that can't be meant as they are, and errors that say what to write instead."""
+"""Every option of clients and brokers: what is valid, what it stands for, and its errors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ..errors import LocalProtocolError
-from ..header import Action, check_timeout
-from ..plugins import Plugins
-from ..url import redacted
+import msgspec
+
+from .errors import ConnectError, LocalProtocolError
+from .header import MAX_HEADER, Action, check_timeout
+from .plugins import Plugins, installed_plugins
+from .url import URL, parse_url, redacted
+from .wire import Limits
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "ActionName",
-    "CallbackMethods",
+    "ClientOptions",
     "OverflowName",
     "actions_of",
+    "broker_url",
+    "check_concurrency",
     "check_handler",
     "check_options",
     "check_priority",
@@ -30,21 +38,90 @@ _ACTIONS: dict[str, tuple[Action, ...]] = {
     "request": (Action.REQUEST,),
     "both": (Action.PUBLISH, Action.REQUEST),
 }
-_CALLBACKS = frozenset({"on_message", "on_connect", "on_disconnect", "on_error"})
+# The largest message that a client takes: lists of a broker's services and topics grow with it.
+_MAX_RECEIVED = 16 * 1024 * 1024
+_RESTORING = 3.0
+"""Seconds for a try that has begun: a busy broker restores many clients at once."""
 
 
-class CallbackMethods:
-    """A base of clients, whose methods `on_*` take handlers and can't be assigned to."""
+class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client connects, stays connected and closes; see MessageBrokerClient.
 
-    if not TYPE_CHECKING:  # or type checkers would accept any attribute
+    Times are in seconds here.  `ssl_context` is None for the default, which verifies certificate
+    and host name; `given_plugins` is None for those that are installed.
+    """
 
-        def __setattr__(self, name: str, value: object) -> None:
-            if name in _CALLBACKS:
-                raise LocalProtocolError(
-                    f"{name} is a method, and assigning to it registers nothing: call "
-                    f"client.{name}(handler)"
-                )
-            super().__setattr__(name, value)
+    connect_timeout: float
+    close_timeout: float
+    limits: Limits
+    drain_timeout: float = 0.0
+    ssl_context: ssl.SSLContext | None = None
+    given_plugins: Plugins | None = None
+    reconnect: bool = False
+    retry_connect: bool = False
+    backoff_min: float = 0.0
+    backoff_max: float = 0.0
+    reconnect_timeout: float | None = None
+    heartbeat_interval: float | None = None
+    inherit_deadlines: bool = True
+
+    @classmethod
+    def checked(cls, *, max_payload: int, plugins: Plugins | None, **given: Any) -> Self:
+        """From a client's arguments, with times in milliseconds.
+
+        Raises LocalProtocolError for invalid values.
+        """
+        check_options(max_payload=max_payload, plugins=plugins, **given)
+        shortest, longest = given.get("backoff_min", 0), given.get("backoff_max", 0)
+        if shortest > longest:
+            raise LocalProtocolError(
+                f"backoff_min ({shortest} ms) is longer than backoff_max ({longest} ms)"
+            )
+        for name in _TIMES & given.keys():
+            if given[name] is not None:
+                given[name] /= 1000
+        limits = Limits(max_payload, max(_MAX_RECEIVED, max_payload + MAX_HEADER))
+        return cls(limits=limits, given_plugins=plugins, **given)
+
+    @property
+    def plugins(self) -> Plugins:
+        """Those that were given, or those that are installed, which are looked for now."""
+        return self.given_plugins if self.given_plugins is not None else installed_plugins()
+
+    @property
+    def settling(self) -> float:
+        """How long other clients with the same options may need to be back after this one."""
+        return self.backoff_max + _RESTORING
+
+
+def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL:
+    """The URL for connect's arguments: a URL, or a host and a port with a default scheme.
+
+    Raises ConnectError for a host and a port that lead nowhere, LocalProtocolError for another
+    type of host or use_tls.
+    """
+    check_options(host=target, use_tls=use_tls)
+    if "://" in target:
+        if port is not None or use_tls:
+            raise ConnectError(
+                f"pass neither port nor use_tls with a URL, which has both: {redacted(target)!r} "
+                "(wss:// and tls:// are the encrypted schemes)",
+                final=True,
+            )
+        return parse_url(target)
+    if not isinstance(port, int):
+        raise ConnectError(
+            f"the host {redacted(target)!r} needs a port: pass one, or a URL such as tcp://localhost:8081",
+            final=True,
+        )
+    host = f"[{target}]" if ":" in target and not target.startswith("[") else target
+    url = parse_url(f"{scheme}://{host}:{port}")
+    if url.port != port or url.path:
+        raise ConnectError(
+            f"invalid host {redacted(target)!r}: expected a name or an address, nothing more",
+            final=True,
+        )
+    return url
 
 
 def check_options(**given: Any) -> None:
@@ -139,6 +216,9 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
 }
 
 
+_TIMES = {name for name in _CHECKS if name.endswith(("_timeout", "_interval", "_min", "_max"))}
+
+
 def actions_of(action: str) -> tuple[Action, ...]:
     """Return what `action` stands for; raises LocalProtocolError for an unknown one."""
     actions = _ACTIONS.get(action) if isinstance(action, str) else None
@@ -161,6 +241,12 @@ def check_priority(priority: Any) -> None:
     elif isinstance(priority, str) and priority in _ACTIONS:
         hint = f" (pass an action by its name: action={priority!r})"
     raise LocalProtocolError(f"invalid priority {_shown(priority)}: expected a number{hint}")
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raise LocalProtocolError unless `concurrency` is a whole number of at least 1."""
+    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+        raise LocalProtocolError(f"concurrency must be at least 1, got {concurrency!r}")
 
 
 def check_handler(handler: Any, name: str = "handler") -> None:

@@ -1,4 +1,4 @@
-"""The life of a client's connection: one root task that holds all others, from start to end."""
+"""A client's tasks: one root task that holds all others, from the start to the end."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import anyio.lowlevel
 from ..errors import ConnectError, ConnectionLost
 from ..link import Backend, Home, Link, current_backend
 from .callbacks import Callbacks
-from .interrupt import AsyncFunction, pass_exit_on, uninterrupted
+from .signals import AsyncFunction, pass_exit_on, uninterrupted
 
-__all__ = ["Lifetime", "abort", "abort_and_wait", "warn_unclosed"]
+__all__ = ["TaskScope", "abort", "abort_and_wait", "warn_unclosed"]
 
 _log = logging.getLogger("mb_core.client")
 
 _NOT_ENDED = "internal error: the connection could not be ended"
 
 
-class Lifetime:
+class TaskScope:
     """Runs a connection's tasks, and ends them in order.
 
     The root task belongs to the event loop, not to a scope of the user's: so a client can be
@@ -172,7 +172,7 @@ class Lifetime:
 
         self._post(end)
 
-    def hold(self, link: Link) -> bool:
+    def adopt(self, link: Link) -> bool:
         """Take a Link, in place of the one before; False where it has come too late."""
         self.link = link
         if self.ending or self._complete:
@@ -410,5 +410,5 @@ class _Running:
             await self._none.wait()
 
 
-# The Lifetime of which the running code is a handler or a callback, or was started by one.
-_own: ContextVar[Lifetime | None] = ContextVar("mb_lifetime", default=None)
+# The TaskScope of which the running code is a handler or a callback, or was started by one.
+_own: ContextVar[TaskScope | None] = ContextVar("mb_task_scope", default=None)

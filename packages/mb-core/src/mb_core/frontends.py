@@ -1,15 +1,20 @@
-"""Choosing a front end by its name."""
+"""Front ends: the ways to use the client, by name, and those that come with this package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
-from ..errors import LocalProtocolError
-from ..link import current_backend
-from ..plugins import InstalledPlugin, Plugins, installed_plugins
+from .client import MessageBrokerClient
+from .codec import JSON, Codec
+from .errors import LocalProtocolError, PluginError
+from .hookspecs import hookimpl
+from .link import current_backend
+from .plugins import InstalledPlugin, Plugins, installed_plugins
+from .transport import Frontend
 
-__all__ = ["connect", "frontends"]
+__all__ = ["asyncio_plugin", "connect", "frontends", "trio_plugin"]
 
 
 def connect(
@@ -45,3 +50,30 @@ def frontends(plugins: Plugins | None = None) -> list[InstalledPlugin]:
     """The front ends that are installed, with the distributions that they come from."""
     found = plugins if plugins is not None else installed_plugins()
     return [plugin for plugin in found.installed if plugin.kind == "front end"]
+
+
+class _Asyncio:
+    """The client on asyncio, and JSON."""
+
+    @hookimpl
+    def mb_register_frontends(self) -> list[Frontend]:
+        return [Frontend("asyncio", MessageBrokerClient)]
+
+    @hookimpl
+    def mb_register_codecs(self) -> list[Codec]:
+        return [JSON]
+
+
+class _Trio:
+    """The client on trio, where that is installed: the same one, which finds out its loop."""
+
+    @hookimpl
+    def mb_register_frontends(self) -> list[Frontend]:
+        if find_spec("trio") is None:
+            raise PluginError("trio is not installed: pip install 'mb-core[trio]'")
+        return [Frontend("trio", MessageBrokerClient)]
+
+
+# What this distribution's entry points name.
+asyncio_plugin = _Asyncio()
+trio_plugin = _Trio()

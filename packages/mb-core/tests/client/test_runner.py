@@ -1,4 +1,4 @@
-"""Pumps: when a handler is called, and when there is nothing more to call it for."""
+"""Runners: when a handler is called, and when there is nothing more to call it for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 
 from mb_core import LocalProtocolError, Message, ServiceUnavailableError, parse_message
 from mb_core.client.callbacks import Callbacks, Handlers
-from mb_core.client.inbox import Inbox
-from mb_core.client.pump import Pump, check_concurrency
 from mb_core.client.queue import MessageQueue
+from mb_core.client.runner import Runner
 from mb_core.link import current_backend
+from mb_core.options import check_concurrency
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -29,18 +29,18 @@ def messages(*numbers: int) -> list[Message]:
 
 
 class Bench:
-    """A pump over an inbox, its tasks in a group of the test's own."""
+    """A runner over a queue, its tasks in a group of the test's own."""
 
     def __init__(
         self, handler: Callable[[Message], Any], tasks: anyio.abc.TaskGroup, concurrency: int = 1
     ) -> None:
-        self.inbox = Inbox(MessageQueue(None, "drop_newest"))
+        self.queue = MessageQueue(None, "drop_newest")
         self.handlers = Handlers()
         self.callbacks = Callbacks(self.handlers)
         self.running = 0
         self._tasks = tasks
-        pump = Pump(self.inbox, handler, "a.+", concurrency, self.callbacks)
-        pump.start(current_backend(), self._spawn)
+        runner = Runner(self.queue, handler, "a.+", concurrency, self.callbacks)
+        runner.start(current_backend(), self._spawn)
 
     def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def run() -> None:
@@ -51,20 +51,20 @@ class Bench:
         self._tasks.start_soon(run)
 
 
-async def test_a_pump_waits_for_messages_and_calls_its_handler_with_them_in_order() -> None:
+async def test_a_runner_waits_for_messages_and_calls_its_handler_with_them_in_order() -> None:
     got: list[int] = []
     async with anyio.create_task_group() as tasks:
         bench = Bench(lambda message: got.append(message.payload), tasks)
         for numbers in ((1, 2), (), (3,)):
-            bench.inbox.put(messages(*numbers))
+            bench.queue.put(messages(*numbers))
             await anyio.wait_all_tasks_blocked()
         assert (got, bench.running) == ([1, 2, 3], 1)
-        bench.inbox.end(None)
+        bench.queue.end(None)
     assert bench.running == 0
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
-async def test_a_pump_ends_behind_the_last_message_of_an_inbox_that_has_ended(
+async def test_a_runner_ends_behind_the_last_message_of_a_queue_that_has_ended(
     concurrency: int,
 ) -> None:
     got: list[int] = []
@@ -77,23 +77,23 @@ async def test_a_pump_ends_behind_the_last_message_of_an_inbox_that_has_ended(
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             bench = Bench(handler, tasks, concurrency)
-            bench.inbox.put(messages(*range(7)))
+            bench.queue.put(messages(*range(7)))
             await anyio.wait_all_tasks_blocked()
-            assert (len(bench.inbox.queue), bench.running) == (7 - concurrency, concurrency)
-            bench.inbox.end(None)
+            assert (len(bench.queue), bench.running) == (7 - concurrency, concurrency)
+            bench.queue.end(None)
             await anyio.wait_all_tasks_blocked()
             assert got == []
             go_on.set()
     assert sorted(got) == list(range(7))
 
 
-async def test_a_pump_over_an_inbox_that_has_ended_takes_what_is_left() -> None:
+async def test_a_runner_over_a_queue_that_has_ended_takes_what_is_left() -> None:
     got: list[int] = []
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             bench = Bench(lambda message: got.append(message.payload), tasks, 2)
-            bench.inbox.put(messages(1))
-            bench.inbox.end(None)
+            bench.queue.put(messages(1))
+            bench.queue.end(None)
     assert got == [1]
 
 
@@ -112,10 +112,10 @@ async def test_when_the_client_and_its_handlers_are_gone_requests_are_refused() 
             for number in (1, 2):
                 request = parse_message(f"request:a:1.0.0:{uuid4()}\n{number}")
                 request.responder = Responder()  # type: ignore[assignment]
-                bench.inbox.put([request, *messages(0)])
+                bench.queue.put([request, *messages(0)])
                 await anyio.wait_all_tasks_blocked()
-            assert len(bench.inbox.queue) == 0
-            bench.inbox.end(None)
+            assert len(bench.queue) == 0
+            bench.queue.end(None)
     assert answers == [(1, ServiceUnavailableError), (2, ServiceUnavailableError)]
 
 
@@ -131,8 +131,8 @@ async def test_a_failure_is_reported_with_the_handlers_name_and_the_pattern(
         async with anyio.create_task_group() as tasks:
             bench = Bench(fail, tasks)
             bench.callbacks.register(bench.callbacks.error, errors.append)
-            bench.inbox.put(messages(1))
-            bench.inbox.end(None)
+            bench.queue.put(messages(1))
+            bench.queue.end(None)
         await bench.callbacks.run_due()
     assert [str(error) for error in errors] == ["mine"]
     assert ".fail of 'a.+' failed: mine" in caplog.text

@@ -24,7 +24,7 @@ from mb_core import (
     installed_plugins,
 )
 from mb_core.client.callbacks import Callbacks, Handlers
-from mb_core.client.observing import Observers
+from mb_core.client.observers import Observers
 from mb_core.codec import JSON
 from mb_core.plugins import Observer
 from mb_core.transport import Transport

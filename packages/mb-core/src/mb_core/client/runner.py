@@ -14,38 +14,31 @@ from ..errors import (
     ConnectionLost,
     InternalError,
     InvalidRequestError,
-    LocalProtocolError,
     MBError,
     MessageTooLarge,
     ProtocolError,
     RemoteProtocolError,
     ResponseError,
 )
-from ..link import Backend, Spawn
-from ..message import Message, is_about
-from .callbacks import SLICE, Callbacks, Kept, failure, name_of
-from .context import handling, running
-from .inbox import Inbox
-from .interrupt import pass_exit_on
+from ..link import SLICE, Backend, Spawn
+from ..message import Message, handling, is_about
+from ..user_code import failure, name_of
+from .callbacks import Callbacks, Kept, Registration, running
+from .queue import MessageQueue
+from .signals import pass_exit_on
 
-__all__ = ["Pump", "PumpFactory", "check_concurrency"]
+__all__ = ["Runner", "RunnerFactory", "with_header"]
 
 _log = logging.getLogger("mb_core.client")
 
-PumpFactory = Callable[[Inbox, Callable[[Message], Any], str, int, Callbacks], "Pump"]
-"""Makes a Pump: takes what Pump takes."""
+RunnerFactory = Callable[[MessageQueue, Callable[[Message], Any], str, int, Callbacks], "Runner"]
+"""Makes a Runner: takes what Runner takes."""
 
 
-def check_concurrency(concurrency: int) -> None:
-    """Raise LocalProtocolError unless `concurrency` is a whole number of at least 1."""
-    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-        raise LocalProtocolError(f"concurrency must be at least 1, got {concurrency!r}")
+class Runner:
+    """Calls a handler with the messages of a queue, `concurrency` of them at a time.
 
-
-class Pump:
-    """Calls a handler with the messages of an Inbox, `concurrency` of them at a time.
-
-    It ends behind the last message of an Inbox that has ended.  `topic` is the pattern that was
+    It ends behind the last message of a queue that has ended.  `topic` is the pattern that was
     subscribed to, for reports.  Once started, the client holds the handler: when that is gone, no
     more messages are handled.
     """
@@ -58,7 +51,7 @@ class Pump:
         "_kept",
         "_name",
         "_topic",
-        "inbox",
+        "queue",
     )
 
     _backend: Backend
@@ -66,13 +59,13 @@ class Pump:
 
     def __init__(
         self,
-        inbox: Inbox,
+        queue: MessageQueue,
         handler: Callable[[Message], Any],
         topic: str,
         concurrency: int,
         callbacks: Callbacks,
     ) -> None:
-        self.inbox = inbox
+        self.queue = queue
         self._handler: Callable[[Message], Any] | None = handler  # until it is started
         self._name = name_of(handler)
         self._topic = topic
@@ -100,12 +93,12 @@ class Pump:
                 else:
                     return
         finally:
-            self._callbacks.let_go(self._kept())
+            self._callbacks.release(self._kept())
 
     async def _consume(self) -> None:
-        inbox = self.inbox
-        waiting = inbox.queue.waiting
-        take = inbox.queue.take
+        queue = self.queue
+        waiting = queue.waiting
+        take = queue.take
         begin = handling.set
         clock = time.monotonic
         checkpoint = self._backend.checkpoint
@@ -114,7 +107,7 @@ class Pump:
             if waiting:
                 kept = self._kept()
                 if kept is None:
-                    inbox.discard()
+                    queue.discard()
                     continue
                 handler = kept.handler
                 while waiting:
@@ -130,16 +123,16 @@ class Pump:
                             if result is not None and hasattr(type(result), "__await__"):
                                 await result
                         except BaseException as error:
-                            self._excuse(failure(error), message)
+                            self._answer_to_failure(failure(error), message)
                     if clock() > until:
                         await checkpoint()
                         until = clock() + SLICE
                 # A task that waits must not keep the client alive.
                 del kept, handler
                 result = None
-            if inbox.ended:
+            if queue.ended:
                 return
-            await inbox.wait(self._backend)
+            await queue.wait(self._backend)
             until = clock() + SLICE
 
     async def _answer(self, handler: Callable[[Message], Any], message: Message) -> None:
@@ -149,7 +142,7 @@ class Pump:
             if hasattr(type(result), "__await__"):
                 result = await result
         except BaseException as raised:
-            result = self._excuse(failure(raised), message)
+            result = self._answer_to_failure(failure(raised), message)
         if message.responder is not None:  # it has not responded itself
             await self._send(message, result)
 
@@ -173,7 +166,7 @@ class Pump:
             if lost is not None:
                 self._failed(lost)
 
-    def _excuse(self, error: Exception, message: Message) -> ResponseError | _Lost:
+    def _answer_to_failure(self, error: Exception, message: Message) -> ResponseError | _Lost:
         """Report what the handler raised; returns its answer to a request."""
         alone = error
         while isinstance(alone, ExceptionGroup) and len(alone.exceptions) == 1:
@@ -198,6 +191,27 @@ class Pump:
 
     def _failed(self, error: Exception) -> None:
         self._callbacks.report(error, f"the handler {self._name} of {self._topic!r} failed")
+
+
+def with_header(registration: Registration, callbacks: Callbacks) -> Callable[[Message], Any]:
+    """A handler that takes a header and a payload, as one that takes a Message.
+
+    A message that can't be read is reported instead.
+    """
+    handler = registration.handler
+
+    def consume(message: Message) -> Any:
+        if registration.removed:
+            return None
+        try:
+            header, payload = message.header, message.payload
+        except RemoteProtocolError as error:
+            callbacks.unreadable(error, message, name)
+            return None
+        return handler(header, payload)
+
+    name = consume.__qualname__ = name_of(handler)
+    return consume
 
 
 class _Lost(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""An inbox: who of those that wait is woken, and that no message is left behind."""
+"""A queue: who of those that wait is woken, and that no message is left behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import anyio.lowlevel
 import pytest
 
 from mb_core import ConnectionLost, Message, parse_message
-from mb_core.client.inbox import Inbox
 from mb_core.client.queue import MessageQueue
 from mb_core.link import current_backend
 
@@ -24,17 +23,17 @@ def messages(*numbers: int) -> list[Message]:
     return [parse_message(f"publish:a:1.0.0\n{number}") for number in numbers]
 
 
-def inbox(size: int | None = None, overflow: str = "drop_newest") -> Inbox:
-    return Inbox(MessageQueue(size, overflow))
+def queue_of(size: int | None = None, overflow: str = "drop_newest") -> MessageQueue:
+    return MessageQueue(size, overflow)
 
 
-async def take(box: Inbox) -> int | None:
+async def take(queue: MessageQueue) -> int | None:
     """What a consumer does: the next message, or None behind the last."""
-    while not box.queue:
-        if box.ended:
+    while not queue:
+        if queue.ended:
             return None
-        await box.wait(current_backend())
-    number: int = box.queue.take().payload
+        await queue.wait(current_backend())
+    number: int = queue.take().payload
     return number
 
 
@@ -46,83 +45,83 @@ async def turns(count: int) -> None:
 class Consumers:
     """Tasks that take one message each."""
 
-    def __init__(self, box: Inbox, tasks: anyio.abc.TaskGroup, count: int) -> None:
+    def __init__(self, queue: MessageQueue, tasks: anyio.abc.TaskGroup, count: int) -> None:
         self.got: list[int | None] = []
         self.scopes = [anyio.CancelScope() for _ in range(count)]
         self.waiting = count
         for scope in self.scopes:
-            tasks.start_soon(self._take, box, scope)
+            tasks.start_soon(self._take, queue, scope)
 
-    async def _take(self, box: Inbox, scope: anyio.CancelScope) -> None:
+    async def _take(self, queue: MessageQueue, scope: anyio.CancelScope) -> None:
         with scope:
-            self.got.append(await take(box))
+            self.got.append(await take(queue))
         self.waiting -= 1
 
 
 async def test_who_waits_is_woken_by_a_message() -> None:
-    box = inbox()
+    queue = queue_of()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            consumers = Consumers(box, tasks, 1)
+            consumers = Consumers(queue, tasks, 1)
             await anyio.wait_all_tasks_blocked()
-            assert box.put(messages(1)) == []
+            assert queue.put(messages(1)) == []
     assert consumers.got == [1]
 
 
 async def test_as_many_are_woken_as_there_are_messages() -> None:
-    box = inbox()
+    queue = queue_of()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            consumers = Consumers(box, tasks, 4)
+            consumers = Consumers(queue, tasks, 4)
             await anyio.wait_all_tasks_blocked()
-            box.put(messages(1, 2))
+            queue.put(messages(1, 2))
             await anyio.wait_all_tasks_blocked()
             assert consumers.waiting == 2
-            box.put(messages(3, 4))
+            queue.put(messages(3, 4))
     assert consumers.got == [1, 2, 3, 4]
 
 
 async def test_what_was_put_while_nobody_waited_is_taken_at_once() -> None:
-    box = inbox()
-    box.put(messages(1, 2))
-    assert [await take(box), await take(box)] == [1, 2]
+    queue = queue_of()
+    queue.put(messages(1, 2))
+    assert [await take(queue), await take(queue)] == [1, 2]
 
 
 async def test_what_does_not_fit_is_given_back() -> None:
-    box = inbox(2)
-    assert [message.payload for message in box.put(messages(1, 2, 3))] == [3]
-    assert box.queue.dropped == 1
+    queue = queue_of(2)
+    assert [message.payload for message in queue.put(messages(1, 2, 3))] == [3]
+    assert queue.dropped == 1
 
 
 async def test_the_end_wakes_everybody_and_what_was_put_before_still_comes() -> None:
-    box = inbox()
+    queue = queue_of()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            consumers = Consumers(box, tasks, 3)
+            consumers = Consumers(queue, tasks, 3)
             await anyio.wait_all_tasks_blocked()
-            box.put(messages(1))
-            box.end(None)
+            queue.put(messages(1))
+            queue.end(None)
     assert sorted(consumers.got, key=str) == [1, None, None]
-    assert await take(box) is None
+    assert await take(queue) is None
 
 
 async def test_only_the_first_end_counts() -> None:
-    box = inbox()
-    box.end(lambda: ConnectionLost("first", sent=True))
-    box.end(None)
-    assert box.ended
-    assert box.error is not None
-    assert str(box.error()) == "first"
+    queue = queue_of()
+    queue.end(lambda: ConnectionLost("first", sent=True))
+    queue.end(None)
+    assert queue.ended
+    assert queue.error is not None
+    assert str(queue.error()) == "first"
 
 
 async def test_consumers_that_were_cancelled_are_forgotten() -> None:
-    box = inbox()
+    queue = queue_of()
     async with anyio.create_task_group() as tasks:
-        consumers = Consumers(box, tasks, 3)
+        consumers = Consumers(queue, tasks, 3)
         await anyio.wait_all_tasks_blocked()
         for scope in consumers.scopes:
             scope.cancel()
-    assert box._idle == []
+    assert queue._idle == []
 
 
 TURNS = range(5)
@@ -138,9 +137,9 @@ async def test_whoever_is_cancelled_at_whatever_point_no_message_waits_for_someb
     some = [each for size in (1, 2) for each in itertools.combinations(everybody, size)]
     with anyio.fail_after(20):
         for cancelled, before, between in itertools.product(some, TURNS, TURNS):
-            box = inbox()
+            queue = queue_of()
             async with anyio.create_task_group() as tasks:
-                consumers = Consumers(box, tasks, 3)
+                consumers = Consumers(queue, tasks, 3)
                 await turns(before)
 
                 def cancel(
@@ -149,8 +148,8 @@ async def test_whoever_is_cancelled_at_whatever_point_no_message_waits_for_someb
                     for number in cancelled:
                         consumers.scopes[number].cancel()
 
-                def put(box: Inbox = box) -> None:
-                    box.put(messages(*range(count)))
+                def put(queue: MessageQueue = queue) -> None:
+                    queue.put(messages(*range(count)))
 
                 steps: list[Callable[[], None]] = [put, cancel]
                 if first == "cancellation":
@@ -159,12 +158,12 @@ async def test_whoever_is_cancelled_at_whatever_point_no_message_waits_for_someb
                 await turns(between)
                 steps[1]()
                 await anyio.wait_all_tasks_blocked()
-                assert not (box.queue and consumers.waiting)
+                assert not (queue and consumers.waiting)
                 # Each once, and in order, whoever gets them.
-                left = [message.payload for message in box.queue.waiting]
+                left = [message.payload for message in queue.waiting]
                 assert sorted([*consumers.got, *left]) == list(range(count))
                 assert left == sorted(left)
-                box.end(None)
+                queue.end(None)
 
 
 @pytest.mark.parametrize("first", ["messages", "cancellation"])
@@ -176,20 +175,20 @@ async def test_asyncios_own_cancellation_leaves_no_message_behind_either(
     if anyio_backend_name != "asyncio":
         pytest.skip("asyncio's own")
     for cancelled, before, between in itertools.product(range(3), TURNS, TURNS):
-        box = inbox()
-        tasks = [asyncio.ensure_future(take(box)) for _ in range(3)]
+        queue = queue_of()
+        tasks = [asyncio.ensure_future(take(queue)) for _ in range(3)]
         await turns(before)
         if first == "messages":
-            box.put(messages(*range(count)))
+            queue.put(messages(*range(count)))
             await turns(between)
         tasks[cancelled].cancel()
         if first == "cancellation":
             await turns(between)
-            box.put(messages(*range(count)))
+            queue.put(messages(*range(count)))
         await anyio.wait_all_tasks_blocked()
-        assert not box.queue or all(task.done() for task in tasks)
-        left: list[Any] = [message.payload for message in box.queue.waiting]
-        box.end(None)
+        assert not queue or all(task.done() for task in tasks)
+        left: list[Any] = [message.payload for message in queue.waiting]
+        queue.end(None)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         numbers = [each for each in outcomes if isinstance(each, int)]
         assert sorted([*numbers, *left]) == list(range(count))

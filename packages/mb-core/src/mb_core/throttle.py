@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 import msgspec
 
-__all__ = ["Brake", "Tally"]
+__all__ = ["Tally", "Throttle"]
 
 # Seconds between two reports of one thing.
 _EVERY = 1.0
@@ -17,7 +17,7 @@ _REMEMBERED = 1024
 _AT_ONCE = 32
 
 
-class Brake:
+class Throttle:
     """Lets one report of each thing through in a second."""
 
     __slots__ = ("_reported",)
@@ -25,7 +25,7 @@ class Brake:
     def __init__(self) -> None:
         self._reported: dict[str, float] = {}
 
-    def lets(self, thing: str = "") -> bool:
+    def allow(self, thing: str = "") -> bool:
         """Whether `thing` may be reported now."""
         now = time.monotonic()
         before = self._reported.get(thing)

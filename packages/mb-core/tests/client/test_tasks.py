@@ -28,7 +28,7 @@ from mb_core import (
     WebSocketClient,
 )
 from mb_core.client.callbacks import Callbacks, Handlers
-from mb_core.client.lifetime import Lifetime
+from mb_core.client.tasks import TaskScope
 from mb_testing import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
@@ -377,7 +377,7 @@ async def test_closing_in_a_task_group_of_a_handler_does_not_wait_for_it(
 
 async def test_an_opening_that_fails_ends_everything_it_started() -> None:
     ended: list[str] = []
-    lifetime = Lifetime(Callbacks(Handlers()), 0.05, ended=lambda: ended.append("ended"))
+    lifetime = TaskScope(Callbacks(Handlers()), 0.05, ended=lambda: ended.append("ended"))
 
     async def task() -> None:
         try:
@@ -400,7 +400,7 @@ async def test_a_fault_in_a_task_ends_the_connection_and_not_the_program(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ended = anyio.Event()
-    lifetime = Lifetime(Callbacks(Handlers()), 0.05, ended=ended.set)
+    lifetime = TaskScope(Callbacks(Handlers()), 0.05, ended=ended.set)
 
     async def nothing() -> None:
         pass
@@ -423,7 +423,7 @@ async def test_a_fault_while_it_opens_fails_the_opening_and_no_task_begins_after
 ) -> None:
     ended = anyio.Event()
     begun: list[int] = []
-    lifetime = Lifetime(Callbacks(Handlers()), 0.05, ended=ended.set)
+    lifetime = TaskScope(Callbacks(Handlers()), 0.05, ended=ended.set)
 
     async def fail() -> None:
         raise RuntimeError("a bug")
@@ -452,7 +452,7 @@ async def test_a_fault_while_it_opens_fails_the_opening_and_no_task_begins_after
 
 async def test_consumers_are_cancelled_before_the_end_begins_and_tasks_after_it() -> None:
     steps: list[str] = []
-    lifetime = Lifetime(
+    lifetime = TaskScope(
         Callbacks(Handlers()),
         0.05,
         ending=lambda: steps.append("ending"),

@@ -1,0 +1,441 @@
+"""Reconnecting: one Connection after the other, with a back-off, each restored to what was."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+
+from ..errors import ConnectError, ConnectionLost, MBError, PluginError, ResponseError
+from ..link import Turn
+from ..options import ClientOptions
+from ..session import PendingRequest, Session, SessionState, SubscriptionEntry
+from ..stats import Traffic
+from ..url import URL
+from .callbacks import Callbacks
+from .calls import Calls, check_status
+from .connection import Connection, is_final
+from .events import EventHandler
+from .observers import Observers
+from .queue import EndError
+from .tasks import TaskScope
+
+__all__ = ["Backoff", "Reconnector", "given_up", "never_connected"]
+
+_log = logging.getLogger("mb_core.client")
+
+_STABLE = 1.0
+"""Seconds after which a connection counts as a good one."""
+
+_PERMANENT = frozenset(
+    {
+        "FORBIDDEN",
+        "INVALID_REQUEST",
+        "MALFORMED_MESSAGE",
+        "TOPIC_NOT_SUPPORTED",
+        "VERSION_NOT_SUPPORTED",
+    }
+)
+"""What a broker answers to a request that it will never accept as it is."""
+
+
+class Backoff:
+    """Waits of a random length, in seconds, whose bound doubles from `shortest` to `longest`.
+
+    The first wait is anything up to `shortest`, so most losses are over before anybody notices.
+    From the second on, half the bound is fixed and half is random: clients that lost one broker
+    are still spread out, and none of them uses up its tries in the first moments of an outage, as
+    it may with full jitter.
+    """
+
+    def __init__(self, shortest: float, longest: float) -> None:
+        self._shortest = shortest
+        self._longest = longest
+        self._bound = 0.0
+
+    def next(self) -> float:
+        """Return how long to wait now."""
+        if not self._bound:
+            self._bound = self._shortest
+            return random.uniform(0.0, self._bound)
+        self._bound = min(self._longest, self._bound * 2)
+        return random.uniform(self._bound / 2, self._bound)
+
+    def lasted(self, seconds: float) -> None:
+        """Take into account how long a connection lasted: after a good one, the waits start over.
+
+        A broker that accepts connections and ends them at once is tried less and less often.
+        """
+        if seconds >= _STABLE:
+            self._bound = 0.0
+
+
+class Reconnector:
+    """Opens a Connection, and another one when it is lost.
+
+    `urls` are those of one broker's addresses, or of brokers that can replace each other: each
+    round tries them all, the last good one first, and waits before the next.  `give_up` is called
+    with the error of a client that will not be connected again.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[URL],
+        session: Session,
+        calls: Calls,
+        events: EventHandler,
+        callbacks: Callbacks,
+        options: ClientOptions,
+        tasks: TaskScope,
+        observers: Observers | None,
+        *,
+        give_up: Callable[[EndError], None],
+    ) -> None:
+        self.turn = Turn()  # of those that send without waiting
+        self.live: Connection | None = None
+        self.count = 0  # of connections that came about
+        self.why: MBError | None = None
+        """Why there is no connection: how it was lost, then how the last try failed."""
+        self.scope = anyio.CancelScope()
+        """Cancelled when there is to be no other connection."""
+        self._restored = anyio.Event()  # replaced by the next connection's
+        self._urls = list(urls)
+        self._several = len(urls) > 1
+        # Those that the first connection is not tried at again: their errors are final.
+        self._hopeless: set[URL] = set()
+        self._session = session
+        self._calls = calls
+        self._events = events
+        self._callbacks = callbacks
+        self._options = options
+        self._tasks = tasks
+        self._observers = observers
+        self._give_up = give_up
+        self._past_traffic = Traffic()  # of the connections that are over
+
+    @property
+    def url(self) -> URL:
+        """The address that was used last, or is tried first."""
+        return self._urls[0]
+
+    def traffic(self) -> Traffic:
+        """What went over all connections so far."""
+        if self.live is None:
+            return self._past_traffic
+        return self._past_traffic + self.live.traffic()
+
+    async def wait_restored(self) -> None:
+        """Wait for the next connection, or for the end."""
+        await self._restored.wait()
+
+    def end(self) -> None:
+        """There will be no other connection: wake all that wait for one."""
+        self._restored.set()
+
+    async def open_first(self) -> None:
+        """Connect for the first time; raises ConnectError or PluginError."""
+        try:
+            await self._try_each(again=False)
+        except ConnectError as error:
+            if error.final or not self._options.retry_connect:
+                raise
+            self._report_failure(error)
+            limit = self._options.reconnect_timeout
+            try:
+                with anyio.fail_after(limit):
+                    await self._connect(self._backoff())
+            except TimeoutError:
+                raise ConnectError(
+                    f"no connection within {limit:g} s (reconnect_timeout): {self.why}"
+                ) from self.why
+
+    async def run(self) -> None:
+        """Connect again whenever the connection is lost."""
+        backoff = self._backoff()
+        limit = self._options.reconnect_timeout
+        with self.scope:
+            while True:
+                since = self._calls.clock()
+                await self._calls.connection.wait_over()
+                if not self._options.reconnect:
+                    return
+                backoff.lasted(self._calls.clock() - since)
+                try:
+                    with anyio.fail_after(limit):
+                        await self._connect(backoff)
+                except TimeoutError:
+                    self._give_up(_not_restored(f"within {limit:g} s", self.why))
+                    return
+                except PluginError as error:
+                    self._callbacks.report(error, "the connection is given up")
+                    self._give_up(given_up(str(error), error))
+                    return
+
+    def _backoff(self) -> Backoff:
+        return Backoff(self._options.backoff_min, self._options.backoff_max)
+
+    async def _connect(self, backoff: Backoff) -> None:
+        """Wait and try until there is a connection.
+
+        A first connection is not tried any more after an error that is final, which is raised.
+        One that is lost is: what an operator has broken since, an operator can repair.
+        """
+        first = not self.count
+        while True:
+            delay = backoff.next()
+            if self._observers is not None:
+                self._observers.reconnecting(delay, self.why)
+            await anyio.sleep(delay)
+            try:
+                await self._try_each(again=True)
+            except (ConnectError, PluginError) as error:
+                # A transport that is at fault stays so.
+                if isinstance(error, PluginError) or (first and error.final):
+                    raise
+                self._report_failure(error)
+            else:
+                return
+
+    async def _try_each(self, *, again: bool) -> None:
+        """Try each URL once; raises ConnectError or PluginError where none has connected."""
+        first = not self.count
+        failures: list[tuple[URL, ConnectError | PluginError]] = []
+        for url in [url for url in self._urls if url not in self._hopeless]:
+            try:
+                connection = await self._open(url, again=again)
+            except (ConnectError, PluginError) as error:
+                failures.append((url, error))
+                if first and (isinstance(error, PluginError) or error.final):
+                    self._hopeless.add(url)
+            else:
+                self._hopeless.clear()
+                self._urls.remove(url)
+                self._urls.insert(0, url)
+                self._connected(connection, url)
+                return
+        if not self._several:
+            raise failures[0][1]
+        text = "; ".join(_named(url, error) for url, error in failures)
+        final = self._hopeless.issuperset(self._urls)
+        raise ConnectError(f"no broker was reached: {text}", final=final)
+
+    async def _open(self, url: URL, *, again: bool) -> Connection:
+        """Connect, wait for the broker's greeting, and tell it what the Session has to tell.
+
+        `again` says that this follows an outage, after which other clients may still be on their
+        way back.  Raises ConnectError or PluginError.  When it fails or is cancelled, the Link is
+        gone.
+        """
+        # Known before it is ready: other threads may send as soon as it is.
+        connection = self._calls.connection = Connection(
+            self._session,
+            self._callbacks,
+            self._options,
+            self._tasks,
+            self.turn,
+            observers=self._observers,
+            handle_events=self._events.handle_events,
+            reschedule=self._calls.timer.reschedule,
+            accepted=self._events.use,
+            lost=self._lost,
+        )
+        seconds = self._options.connect_timeout
+        step = "did not accept the connection"
+        try:
+            with anyio.fail_after(seconds):
+                await connection.dial(url)
+                step = "accepted the connection and sent no system.initialize"
+                failure = await connection.wait_greeted()
+                if failure is not None:
+                    text = f"{url} ended the connection before its greeting: {failure}"
+                    raise ConnectError(text, final=is_final(failure))
+                step = "sent its greeting and did not answer the client's requests"
+                failure = await self._restore(connection, again=again)
+                if failure is not None:
+                    raise ConnectError(f"{url} ended the connection at once: {failure}")
+        except TimeoutError:
+            await connection.end_at_once()
+            # The Link may have found a fault, and was waiting for the end of an endless stream.
+            found = connection.error().__cause__ if connection.error is not None else None
+            if isinstance(found, MBError):
+                text = f"the connection to {url} failed: {found}"
+                raise ConnectError(text, final=is_final(found)) from None
+            raise ConnectError(
+                f"{url} {step} within {seconds:g} s: "
+                f"is an MB broker listening there for {url.scheme}://?"
+            ) from None
+        except BaseException:
+            await connection.end_at_once()
+            raise
+        return connection
+
+    # What a new connection has to know
+
+    async def _restore(self, connection: Connection, *, again: bool) -> MBError | None:
+        """Tell the broker what it is to know; the error where the connection did not last."""
+        session, clock = self._session, self._calls.clock
+        if (end := self._end_of(connection)) is not None:
+            return end
+        requests = session.restore(now=clock(), timeout=self._limit)
+        self._events.handle_events(session.ask_for_timeouts())
+        try:
+            refused = await self._ask_to_restore(requests)
+        except ConnectionLost as error:
+            return error
+        if (end := self._end_of(connection)) is not None:
+            return end
+        settling = self._options.settling if again else 0.0
+        self._events.handle_events(
+            session.restored(clock(), settling=settling, progress=connection.progress)
+        )
+        self._calls.timer.reschedule()
+        if refused:
+            self._tasks.spawn(lambda: self._restore_refused(connection, refused))
+        return None
+
+    async def _restore_refused(self, connection: Connection, refused: list[Any]) -> None:
+        """Ask for what the broker has refused for now until it is accepted, or the Link is gone.
+
+        The rest of the client works meanwhile.
+        """
+        backoff = self._backoff()
+        while refused:
+            await anyio.sleep(backoff.next())
+            if connection.over:
+                return  # the next connection restores everything
+            requests = self._session.restore_again(
+                refused, now=self._calls.clock(), timeout=self._limit
+            )
+            try:
+                refused = await self._ask_to_restore(requests)
+            except ConnectionLost:
+                return
+
+    async def _ask_to_restore(self, requests: list[PendingRequest]) -> list[Any]:
+        """Send requests that restore something; return the subjects that are refused for now.
+
+        What is refused for good is dropped.  Raises ConnectionLost.
+        """
+        outcomes = await self._calls.complete_all(requests)
+        refused: list[Any] = []
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ConnectionLost):
+                raise outcome
+            error = check_status(request, outcome)
+            if isinstance(error, ResponseError) and error.code in _PERMANENT:
+                self._drop(request.about, error)
+            elif error is not None:
+                what = f"{_name_of(request.about)} could not be restored, will try again"
+                self._callbacks.report(error, what, level=logging.WARNING)
+                refused.append(request.about)
+        return refused
+
+    def _drop(self, subject: Any, error: MBError) -> None:
+        """The broker refuses for good to restore this: report it and carry on with the rest."""
+        session = self._session
+        self._callbacks.report(error, f"{_name_of(subject)} could not be restored")
+        if not isinstance(subject, SubscriptionEntry):
+            session.registration = None
+            return
+        for entry in session.subscriptions.of(subject.action, subject.pattern):
+            session.remove(entry)
+            entry.consumer.remove(entry, lambda: copy.copy(error))
+
+    @property
+    def _limit(self) -> int:
+        return round(self._options.connect_timeout * 1000)
+
+    def _end_of(self, connection: Connection) -> MBError | None:
+        """Why there is nothing to restore any more, if so: it was lost, or closed."""
+        if self._session.state is SessionState.RESTORING:
+            return None
+        return connection.error() if connection.error is not None else ConnectError("it was closed")
+
+    # What becomes of connections
+
+    def _connected(self, connection: Connection, url: URL) -> None:
+        self.live = connection
+        self.count += 1
+        _log.info("connected to %s%s", url, " again" if self.count > 1 else "")
+        if self._observers is not None:
+            self._observers.connected(url, connection.link.peer, again=self.count > 1)
+        self._callbacks.post(self._callbacks.connect)
+        self._restored.set()
+        self._restored = anyio.Event()
+
+    def _lost(self, connection: Connection) -> None:
+        self._past_traffic += connection.traffic()
+        if connection is not self.live:
+            return  # a failed try, which its caller is told by an error
+        self.live = None
+        assert connection.error is not None
+        self.why = connection.error() if connection.broken else None
+        if self._observers is not None:
+            self._observers.disconnected(self.why)
+        self._callbacks.post(self._callbacks.disconnect)
+        if self._tasks.ending:
+            if connection.broken:
+                # What was published last may not have arrived, and no call is left to say so.
+                what = "closing was cut short"
+                self._callbacks.report(connection.error(), what, level=logging.WARNING)
+            return
+        if self.why is not None and _is_bug(self.why.__cause__):
+            self._callbacks.report(self.why, "an internal error has ended a connection")
+        else:
+            _log.info("%s", connection.error())
+        if not self._options.reconnect:
+            self._give_up(connection.error)
+
+    def _report_failure(self, error: ConnectError | PluginError) -> None:
+        self.why = error
+        self._callbacks.report(error, "could not connect, will try again", level=logging.WARNING)
+
+
+def given_up(reason: str, cause: BaseException | None) -> EndError:
+    """The error of a connection that is given up."""
+    return _lost_because(f"the connection was given up: {reason}", cause, sent=True)
+
+
+def never_connected(why: BaseException) -> EndError:
+    """The error of a client whose first connection failed, or was cancelled."""
+    cause = why if isinstance(why, MBError) else None
+    reason = cause if cause is not None else "connect() was cancelled"
+    return _lost_because(f"no connection was made: {reason}", cause, sent=False)
+
+
+def _not_restored(limit: str, why: MBError | None) -> EndError:
+    reason = f": {why}" if why is not None else ""
+    text = f"the connection was lost and not restored {limit} (reconnect_timeout){reason}"
+    return _lost_because(text, why, sent=True)
+
+
+def _lost_because(text: str, cause: BaseException | None, *, sent: bool) -> EndError:
+    def lost() -> ConnectionLost:
+        fresh = ConnectionLost(text, sent=sent)
+        fresh.__cause__ = cause
+        return fresh
+
+    return lost
+
+
+def _named(url: URL, error: MBError) -> str:
+    """The error of one URL among several."""
+    text = str(error)
+    return text if text.startswith(str(url)) else f"{url}: {text}"
+
+
+def _name_of(subject: Any) -> str:
+    if isinstance(subject, SubscriptionEntry):
+        return f"the subscription to {subject.pattern!r}"
+    return "the service's registration"
+
+
+def _is_bug(cause: BaseException | None) -> bool:
+    """Whether what has ended a connection is a bug, of ours or of its transport's."""
+    if isinstance(cause, ConnectionLost):
+        cause = cause.__cause__
+    return cause is not None and not isinstance(cause, MBError | OSError)

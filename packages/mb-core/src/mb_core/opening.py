@@ -1,0 +1,222 @@
+"""Opening connections: from a URL to a Link, or to a Listener, over the transport of its scheme."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from .errors import ConnectError, PluginError
+from .link import Accept, Address, Backend, Link, Listener, Spawn, StreamOptions
+from .options import ClientOptions
+from .transport import SocketAddress, Sockets, Transport, WireTransport, port_of
+from .url import URL
+from .user_code import failure
+from .wire import Limits, Site, Wire
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["CONNECT_TO", "LOOPBACK", "MAX_ANSWERS", "dial", "listen", "stream_address"]
+
+MAX_ANSWERS = 1024 * 1024
+"""Bytes of a client's own answers, which nobody waits for, that a broker may leave unread."""
+
+CONNECT_TO = "MB_CONNECT_TO"
+"""The environment variable that sends connections elsewhere: `HOST:PORT=HOST:PORT`, several
+joined by commas.  Only the address that is dialled changes, as with curl's --connect-to: URL,
+Host header and the name in the certificate stay what the program said."""
+
+LOOPBACK = "127.0.0.1"
+"""Where a URL without a host listens."""
+
+
+async def dial(
+    url: URL, accept: Accept, options: ClientOptions, *, backend: Backend, spawn: Spawn
+) -> Link:
+    """Connect to `url`; raises ConnectError, or PluginError where no plugin speaks the scheme.
+
+    The caller limits the time: its error says more than this function knows.
+    """
+    transport = options.plugins.transport(url.scheme)
+    ssl_context = options.ssl_context
+    if not isinstance(transport, WireTransport):
+        if ssl_context is not None:
+            raise ConnectError(f"an ssl_context was given, but {url} does not use TLS", final=True)
+        with _blaming(url):
+            return await transport.connect(url, accept, backend=backend, limits=options.limits)
+    if transport.secure:
+        if ssl_context is None:
+            ssl_context = await _default_ssl_context()
+    elif ssl_context is not None:
+        raise ConnectError(f"an ssl_context was given, but {url} does not use TLS", final=True)
+    with _blaming(url):
+        address = stream_address(url, transport)
+        wire = transport.client(url, options.limits)
+    return await backend.connect(
+        address,
+        wire,
+        accept,
+        options=StreamOptions(
+            ssl_context=ssl_context,
+            server_hostname=url.host,
+            close_timeout=options.close_timeout,
+            handshake_timeout=2 * options.connect_timeout,
+            max_answers=MAX_ANSWERS,
+        ),
+        spawn=spawn,
+    )
+
+
+async def _default_ssl_context() -> ssl.SSLContext:
+    """Make a context in a thread: it reads the system's certificates, at each connect.
+
+    That takes 20 ms, for which other tasks should not have to wait.  When cancelled, the thread
+    finishes by itself.
+    """
+    # Programs without TLS do not pay for these.
+    import anyio.to_thread
+
+    from .link.tls import client_ssl_context
+
+    one_more = anyio.CapacityLimiter(1)  # however many threads the program has busy
+    try:
+        return await anyio.to_thread.run_sync(
+            client_ssl_context, abandon_on_cancel=True, limiter=one_more
+        )
+    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
+        return client_ssl_context()
+
+
+@contextmanager
+def _blaming(url: URL) -> Iterator[None]:
+    """Turn what a transport raises into a ConnectError, or a PluginError that says it is at fault.
+
+    What the network or the system refuses may work at the next try, so an OSError is the former.
+    """
+    try:
+        yield
+    except (ConnectError, PluginError):
+        raise
+    except BaseException as raised:
+        error = failure(raised)
+        text = url.hidden_in(str(error)) or type(error).__name__
+        if _is_of_system(error):
+            raise ConnectError(f"can't connect to {url}: {text}") from error
+        raise PluginError(f"the transport of {url.scheme}:// failed at {url}: {text}") from error
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Whether it is an OSError, or a group of nothing else, as task groups raise them."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(OSError)[1] is None
+    return isinstance(error, OSError)
+
+
+def stream_address(
+    url: URL, transport: WireTransport, environ: Mapping[str, str] = os.environ
+) -> Address | SocketAddress:
+    """Where to open a stream to."""
+    if transport.sockets is not None:
+        return transport.sockets.address(url)
+    if not url.host:
+        raise ConnectError(f"the URL {url} names no host", final=True)
+    port = port_of(url, transport)
+    for rule in environ.get(CONNECT_TO, "").split(","):
+        if not rule.strip():
+            continue
+        given, _, instead = rule.partition("=")
+        given_host, given_port = _host_and_port(given)
+        if given_host.lower() == url.host.lower() and given_port == str(port):
+            host, number = _host_and_port(instead)
+            if not host or not number.isdecimal() or int(number) > 65_535:
+                raise ConnectError(
+                    f"{CONNECT_TO} has the rule {rule.strip()!r}: expected HOST:PORT=HOST:PORT",
+                    final=True,
+                )
+            return host, int(number)
+    return url.host, port
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """The two parts of `HOST:PORT`, or of `[IPv6]:PORT`."""
+    host, _, port = text.strip().rpartition(":")
+    return host.strip("[]"), port
+
+
+async def listen(
+    url: URL,
+    transport: Transport,
+    accept: Accept,
+    *,
+    backend: Backend,
+    limits: Limits,
+    options: StreamOptions,
+    spawn: Spawn,
+    site: Site | None = None,
+) -> tuple[URL, Listener]:
+    """Accept connections at `url`; gives the URL to connect to, with the port that it got.
+
+    A URL without a host listens on this machine's loopback address: only a URL that names an
+    address such as 0.0.0.0 opens the port to other machines.
+
+    The `ssl_context` of `options` is for transports that are secure.  Raises ConnectError.  When
+    cancelled, nothing listens.
+    """
+    if not isinstance(transport, WireTransport):
+        try:
+            listener = await transport.listen(url, accept, backend=backend, limits=limits)
+        except OSError as error:
+            raise ConnectError(f"can't listen on {url}: {error.strerror or error}") from error
+        return URL(url.scheme, listener.address[0], None, ""), listener
+    if not transport.secure:
+        options = replace(options, ssl_context=None)
+    elif options.ssl_context is None:
+        raise ConnectError(f"{url} needs an ssl_context with the broker's certificate")
+    sockets = transport.sockets
+    server = transport.server
+
+    def wire() -> Wire:
+        return server(limits, site)
+
+    if sockets is None:
+        url = replace(url, host=url.host or LOOPBACK)
+        address: Address = (url.host, port_of(url, transport))
+        listener = await backend.listen(address, wire, accept, options=options, spawn=spawn)
+        return URL(url.scheme, url.host, listener.address[1], url.path), listener
+    sock = _socket(sockets, url)
+    try:
+        listener = await backend.listen(sock, wire, accept, options=options, spawn=spawn)
+    except BaseException:
+        sock.close()
+        sockets.release(url)
+        raise
+    return url, _Released(listener, sockets, url)
+
+
+def _socket(sockets: Sockets, url: URL) -> socket.socket:
+    try:
+        return sockets.listen(url)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConnectError(f"can't listen on {url}: {reason}") from error
+
+
+class _Released:
+    """A Listener on a socket that leaves something behind."""
+
+    def __init__(self, listener: Listener, sockets: Sockets, url: URL) -> None:
+        self.address = listener.address
+        self._listener = listener
+        self._sockets = sockets
+        self._url = url
+
+    async def close(self) -> None:
+        try:
+            await self._listener.close()
+        finally:
+            self._sockets.release(self._url)
