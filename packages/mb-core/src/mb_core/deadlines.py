@@ -16,7 +16,7 @@ _SWEEP_FROM = 64
 
 
 # When it is due, its number, and the item.
-_Place = tuple[float, int, T]
+_Slot = tuple[float, int, T]
 
 
 class Deadlines(Generic[T]):
@@ -24,16 +24,16 @@ class Deadlines(Generic[T]):
 
     Most deadlines are set in the order in which they are due, since time limits are alike: those
     wait in a queue, and a heap has the others.  And most never come, as the answer arrives first.
-    So discarding or replacing one only leaves its place, and places are swept when more than half
+    So discarding or replacing one only leaves its slot, and slots are swept when more than half
     of them are left: constant cost on average, and memory in proportion to what is really waiting.
     """
 
     __slots__ = ("_due", "_heap", "_order", "_queue")
 
     def __init__(self) -> None:
-        self._queue: deque[_Place[T]] = deque()
-        self._heap: list[_Place[T]] = []
-        # An item's number tells its live place from places that it has left.
+        self._queue: deque[_Slot[T]] = deque()
+        self._heap: list[_Slot[T]] = []
+        # An item's number tells its live slot from slots that it has left.
         self._due: dict[T, int] = {}
         self._order = itertools.count()
 
@@ -65,13 +65,13 @@ class Deadlines(Generic[T]):
         due: list[T] = []
         while (first := self._first()) is not None and first[0] <= now:
             due.append(first[2])
-            del self._due[first[2]]  # its place is one of those that are left
+            del self._due[first[2]]  # its slot is one of those that are left
         if due:
             self._sweep()
         return due
 
-    def _first(self) -> _Place[T] | None:
-        """The place of what is due next; those before it that are left are taken away."""
+    def _first(self) -> _Slot[T] | None:
+        """The slot of what is due next; those before it that are left are taken away."""
         queue, heap, due = self._queue, self._heap, self._due
         while queue and due.get(queue[0][2]) != queue[0][1]:
             queue.popleft()
@@ -84,11 +84,11 @@ class Deadlines(Generic[T]):
         return heap[0] if heap else None
 
     def _sweep(self) -> None:
-        places = len(self._queue) + len(self._heap)
-        if places > _SWEEP_FROM and places > 2 * len(self._due):
+        slots = len(self._queue) + len(self._heap)
+        if slots > _SWEEP_FROM and slots > 2 * len(self._due):
             self._queue = deque(filter(self._is_live, self._queue))
             self._heap = list(filter(self._is_live, self._heap))
             heapq.heapify(self._heap)
 
-    def _is_live(self, place: _Place[T]) -> bool:
-        return self._due.get(place[2]) == place[1]
+    def _is_live(self, slot: _Slot[T]) -> bool:
+        return self._due.get(slot[2]) == slot[1]

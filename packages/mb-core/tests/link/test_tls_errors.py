@@ -165,7 +165,7 @@ def test_every_certificate_that_is_not_verified_is_final(
 ) -> None:
     failed = ssl.SSLCertVerificationError(1, "certificate verify failed")
     failed.reason, failed.verify_code, failed.verify_message = "X", code, words
-    error = dialled_error(failed, "h:1", agreed=True, shaken=False)
+    error = dialled_error(failed, "h:1", agreed=True, established=False)
     text = rf"^the certificate of h:1 is not trusted: {words}"
     told(error, text + (rf" \(.*{re.escape(remedy)}" if remedy else "$"), final=True)
 
@@ -273,9 +273,9 @@ def test_an_alert_about_a_certificate_is_final(
 def test_an_alert_about_a_certificate_is_final_at_any_time(reason: str) -> None:
     failed = ssl.SSLError(1, "text")
     failed.reason = reason
-    error = dialled_error(failed, "h:1", agreed=True, shaken=True)
+    error = dialled_error(failed, "h:1", agreed=True, established=True)
     told(error, r"ssl_context\.load_cert_chain", final=True)
-    assert isinstance(accepted_error(failed, shaken=True), RemoteProtocolError)
+    assert isinstance(accepted_error(failed, established=True), RemoteProtocolError)
 
 
 # What may pass
@@ -340,8 +340,8 @@ def test_a_connection_that_breaks_later_is_a_protocol_error_with_its_reason(agre
     failed = ssl.SSLError(1, "text")
     failed.reason = "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
     for error in (
-        dialled_error(failed, "h:1", agreed=agreed, shaken=True),
-        accepted_error(failed, shaken=True),
+        dialled_error(failed, "h:1", agreed=agreed, established=True),
+        accepted_error(failed, established=True),
     ):
         assert isinstance(error, RemoteProtocolError)
         assert str(error).endswith("failed: DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
@@ -350,5 +350,6 @@ def test_a_connection_that_breaks_later_is_a_protocol_error_with_its_reason(agre
 def test_a_reason_that_python_has_no_name_for_is_told_in_openssls_words() -> None:
     failed = ssl.SSLError(1, "[SSL] unknown error")
     failed.reason = None  # type: ignore[assignment]
-    told(accepted_error(failed, shaken=False), "unknown error", final=False)
-    told(dialled_error(failed, "h:1", agreed=False, shaken=False), "unknown error", final=False)
+    told(accepted_error(failed, established=False), "unknown error", final=False)
+    error = dialled_error(failed, "h:1", agreed=False, established=False)
+    told(error, "unknown error", final=False)

@@ -106,25 +106,25 @@ def _check(payload: Any) -> None:
     plain = msgspec.to_builtins(payload, builtin_types=_BINARY, enc_hook=plain_or_marked)
     if _is_writable(plain):
         return
-    waiting: deque[tuple[Any, _Place]] = deque([(plain, ())])
+    waiting: deque[tuple[Any, _Path]] = deque([(plain, ())])
     while waiting:
-        value, place = waiting.popleft()
+        value, path = waiting.popleft()
         if isinstance(value, dict):
             for key, item in value.items():
-                inner = (place, key)
+                inner = (path, key)
                 waiting.append((item, inner))
                 if not isinstance(key, str):
                     waiting.append((key, inner))
         elif isinstance(value, list | tuple):
-            waiting.extend((item, (place, index)) for index, item in enumerate(value))
+            waiting.extend((item, (path, index)) for index, item in enumerate(value))
         elif any(value is each for each in unknown):
             remedy = _INSTEAD.get(value, "convert it to a dict, list, str, int or float")
-            raise TypeError(f"{value.decode()} at {_path_to(place)} is not supported ({remedy})")
+            raise TypeError(f"{value.decode()} at {_path_text(path)} is not supported ({remedy})")
         elif isinstance(value, _BINARY):
-            raise TypeError(f"{type(value).__name__} at {_path_to(place)} {_INSTEAD_OF_BYTES}")
+            raise TypeError(f"{type(value).__name__} at {_path_text(path)} {_INSTEAD_OF_BYTES}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(
-                f"{value} at {_path_to(place)} is not a JSON number (send None or text instead)"
+                f"{value} at {_path_text(path)} is not a JSON number (send None or text instead)"
             )
 
 
@@ -158,14 +158,14 @@ _BUILT_IN = _LEAVES | _CONTAINERS | {float}
 # A Message is a Struct, and this is the first of its fields.
 _INSTEAD = {b"HeaderPrefix": "send the payload of the Message, message.payload"}
 
-# Where something is: the place of what it is in, and its key or index there.
-_Place = tuple[Any, ...]
+# Where something is: the path of what it is in, and its key or index there.
+_Path = tuple[Any, ...]
 
 
-def _path_to(place: _Place) -> str:
+def _path_text(path: _Path) -> str:
     steps: list[object] = []
-    while place:
-        place, step = place
+    while path:
+        path, step = path
         steps.append(step)
     return "$" + "".join(map(_step, reversed(steps)))
 

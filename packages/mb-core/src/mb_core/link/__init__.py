@@ -16,7 +16,7 @@ from .contract import (
     Waker,
 )
 from .detect import current_backend
-from .forks import Home, forked_error, guard
+from .forks import Home, forked_error, protect_from_forks
 from .timer import DeadlineTimer
 from .turn import SLICE, Moment, Turn, checkpoint
 
@@ -42,5 +42,5 @@ __all__ = [
     "checkpoint",
     "current_backend",
     "forked_error",
-    "guard",
+    "protect_from_forks",
 ]

@@ -27,7 +27,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
-from .forks import process
+from .forks import process_token
 from .sockets import (
     ACCEPT_PAUSE,
     BACKLOG,
@@ -67,13 +67,13 @@ class AsyncioBackend:
     def poster(self) -> Poster:
         loop = asyncio.get_running_loop()
         thread = threading.get_ident()
-        born_in = process()
+        born_in = process_token()
 
         def post(function: Callable[[], None]) -> bool:
             try:
                 if threading.get_ident() == thread:
                     loop.call_soon(function)
-                elif process() is born_in:
+                elif process_token() is born_in:
                     loop.call_soon_threadsafe(function)
                 else:
                     return False  # its thread is not in this process

@@ -8,7 +8,7 @@ from typing import cast
 from ..errors import ConnectionLost
 from ..wire import Wire, is_held_back
 from .contract import FLUSH_AT, Accept, StreamOptions
-from .forks import guard
+from .forks import protect_from_forks
 from .sockets import peer_name
 from .stream_link import Handshakes, StreamLink
 
@@ -35,14 +35,14 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False  # whether `_turn_ended` will be called
-        self._crowded = False  # whether there was more than one call to send in this turn
+        self._several_sends = False  # whether there was more than one call to send in this turn
         self._turn = 0  # bytes that were written early in it
         self._write_at = _EARLY  # bytes in the outbox that do not wait for its end
         self._paused = False  # whether the system has not taken all that was written
         self._waited = 0  # bytes that it has not taken at once
         self._answers = 0  # bytes of the Wire's own since then
         self._can_hold_back = hasattr(wire, "held_back")
-        self._digesting = False  # whether the Wire has more to read before it may get more
+        self._holding_back = False  # whether the Wire has more to read before it may get more
         self._reading_paused = False  # by `pause_reading`
 
     # The Link
@@ -64,7 +64,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
         else:
-            self._crowded = True
+            self._several_sends = True
         if queued >= self._write_at and not self._paused:
             self._write_early()
 
@@ -77,7 +77,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
         else:
-            self._crowded = True
+            self._several_sends = True
         if queued >= self._write_at and not self._paused:
             self._write_early()
 
@@ -88,7 +88,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._reading_paused = False
-        if self._takes_output() and not self._digesting:
+        if self._takes_output() and not self._holding_back:
             assert self._transport is not None
             self._transport.resume_reading()
 
@@ -99,7 +99,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._transport.abort()
 
     def fileno(self) -> int:
-        """The socket's descriptor, or -1 where there is none; see `guard`."""
+        """The socket's descriptor, or -1 where there is none; see `protect_from_forks`."""
         if self._transport is None:
             return -1
         descriptor: int = self._transport.get_extra_info("socket").fileno()
@@ -111,7 +111,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # Paused until all is taken: what the transport holds can't be taken back.
         self._transport.set_write_buffer_limits(high=0)
-        guard(self)
+        protect_from_forks(self)
         self.peer = peer_name(transport.get_extra_info("socket"))
         if self._handshakes is not None:
             self._handshakes.add(self)
@@ -131,20 +131,20 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             if self._paused:
                 self._check_unread(min(self._answers, self._buffered))
             if self._can_hold_back and is_held_back(self._wire):
-                self._digest()
+                self._read_on_later()
         except Exception as bug:
             self._give_up(bug)
 
-    def _digest(self) -> None:
+    def _read_on_later(self) -> None:
         """Have the Wire go on with what it holds, when others had their turn."""
         if self._takes_output():
             assert self._transport is not None
-            self._digesting = True
+            self._holding_back = True
             self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._read_on)
 
-    def _go_on(self) -> None:
-        self._digesting = False
+    def _read_on(self) -> None:
+        self._holding_back = False
         if self._takes_output():
             self.data_received(b"")
             if not self._reading_paused:
@@ -188,8 +188,8 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
 
     def _turn_ended(self) -> None:
         # A single send per turn is probably a request, so write the next one immediately.
-        self._write_at = _EARLY if self._crowded else 1
-        self._scheduled = self._crowded = False
+        self._write_at = _EARLY if self._several_sends else 1
+        self._scheduled = self._several_sends = False
         self._turn = 0
         if self._outbox:
             self._flush()

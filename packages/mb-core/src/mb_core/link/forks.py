@@ -11,7 +11,7 @@ from typing import Protocol
 from ..errors import LocalProtocolError
 from .contract import Backend
 
-__all__ = ["Home", "forked_error", "guard", "process"]
+__all__ = ["Home", "forked_error", "process_token", "protect_from_forks"]
 
 
 class _File(Protocol):
@@ -63,7 +63,7 @@ def forked_error(what: str = "client") -> LocalProtocolError:
     )
 
 
-def guard(file: _File) -> None:
+def protect_from_forks(file: _File) -> None:
     """Keep forked processes away from a socket of this one.
 
     In a forked process its descriptor is replaced by a socket whose peer is closed.  So nothing
@@ -74,7 +74,7 @@ def guard(file: _File) -> None:
     _guarded.add(file)
 
 
-def process() -> object:
+def process_token() -> object:
     """What identifies this process: the same object until a fork, and another one after it."""
     return _process
 

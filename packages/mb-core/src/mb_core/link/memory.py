@@ -52,8 +52,8 @@ class MemoryLink:
         self.lock = threading.Lock()
         self.post = post
         # Whether the other end has been told that there is output.  It resets this before it
-        # looks, so what is added while it looks is announced again.
-        self.announced = False
+        # looks, so what is added while it looks is told of again.
+        self.notified = False
         self._limits = limits
         self._queued = 0
         self._paused = False
@@ -98,8 +98,8 @@ class MemoryLink:
         self._queued += len(message)
         self.congested = self._queued >= FLUSH_AT
         self.output.append(message)
-        if not self.announced:
-            self._announce()
+        if not self.notified:
+            self._notify()
 
     def send_many(self, messages: list[bytes]) -> None:
         if self._state is not _State.OPEN:
@@ -107,8 +107,8 @@ class MemoryLink:
         self._queued += sum(map(len, messages))
         self.congested = self._queued >= FLUSH_AT
         self.output.extend(messages)
-        if messages and not self.announced:
-            self._announce()
+        if messages and not self.notified:
+            self._notify()
 
     def take_unsent(self) -> list[bytes]:
         self._take_back()
@@ -147,11 +147,11 @@ class MemoryLink:
 
     def _say_farewell(self) -> None:
         self.output.append(None)
-        if not self.announced:
-            self._announce()
+        if not self.notified:
+            self._notify()
 
-    def _announce(self) -> None:
-        self.announced = True
+    def _notify(self) -> None:
+        self.notified = True
         if not self.other.post(self.other.take) and self._state is _State.OPEN:
             # Its event loop has ended.  Not reported at once: this is the user's call.
             self._state = _State.CLOSING
@@ -161,7 +161,7 @@ class MemoryLink:
     def take(self) -> None:
         """Receive what the other end has sent."""
         other = self.other
-        other.announced = False
+        other.notified = False
         if self._state is _State.LOST:
             return  # nobody is here to take it: it is the other end's to take back
         if self._paused and not other.has_ended:

@@ -15,19 +15,19 @@ import anyio.to_thread
 
 from ..errors import ConnectError
 from .contract import Address, SocketAddress
-from .forks import guard
+from .forks import protect_from_forks
 
 __all__ = [
     "ACCEPT_PAUSE",
     "BACKLOG",
     "AcceptFailures",
+    "address_text",
     "connect_error",
     "listening_address",
     "listening_sockets",
     "peer_name",
     "reason_of",
     "system_error",
-    "where",
 ]
 
 # On POSIX a broker can listen again right after it ended.  On Windows the same option would let
@@ -63,7 +63,7 @@ class AcceptFailures:
             return
         self._logged_at = now
         _log.warning(
-            "can't accept connections on %s: %s", where(self._address), system_error(error)
+            "can't accept connections on %s: %s", address_text(self._address), system_error(error)
         )
 
 
@@ -110,7 +110,7 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
                 sockets.pop().close()
                 continue
             sock.listen(BACKLOG)
-            guard(sock)
+            protect_from_forks(sock)
             port = sock.getsockname()[1]
         if not sockets and missing is not None:
             raise missing
@@ -132,7 +132,7 @@ def listening_address(sock: socket.socket) -> Address:
     return _text(name), 0
 
 
-def where(address: Address | SocketAddress) -> str:
+def address_text(address: Address | SocketAddress) -> str:
     """An address for errors."""
     if isinstance(address, SocketAddress):
         return _text(address.address)
@@ -142,11 +142,12 @@ def where(address: Address | SocketAddress) -> str:
 def connect_error(address: Address | SocketAddress, error: BaseException) -> ConnectError:
     """Why connecting failed, and what to do about it; final for an invalid host."""
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
-        return ConnectError(f"nobody listens on {where(address)}: is the broker running there?")
+        text = f"nobody listens on {address_text(address)}: is the broker running there?"
+        return ConnectError(text)
     if isinstance(address, tuple) and isinstance(error, socket.gaierror | UnicodeError):
         never = isinstance(error, UnicodeError)
         return ConnectError(f"unknown host {address[0]!r}: {reason_of(error)}", final=never)
-    return ConnectError(f"can't connect to {where(address)}: {system_error(error)}")
+    return ConnectError(f"can't connect to {address_text(address)}: {system_error(error)}")
 
 
 def peer_name(sock: _Socket) -> str:

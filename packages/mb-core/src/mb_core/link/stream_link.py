@@ -20,7 +20,7 @@ from ..errors import ConnectError, ConnectionLost, MBError, RemoteProtocolError
 from ..wire import Wire, WireState
 from .contract import FLUSH_AT, Accept, Link, LinkHandler, StreamOptions, Waiter
 from .sockets import reason_of
-from .tls import nothing_came
+from .tls import received_nothing
 
 __all__ = ["Handshakes", "StreamLink", "end_error", "refusal"]
 
@@ -218,12 +218,12 @@ class StreamLink(Link):
         """The handshake has failed, if it is not complete; None if the stream just ended."""
         if not self.opened.done():
             if self._handshakes is not None:
-                probe = self._may_be_probe and nothing_came(self._wire, self._received)
+                probe = self._may_be_probe and received_nothing(self._wire, self._received)
                 refused = self._options.refused or _log_refusal
                 refused(self.peer, None if probe else reason)
             self.opened.set_result(refusal(self.peer, reason))
 
-    def give_way(self, reason: ConnectError) -> None:
+    def abort_handshake(self, reason: ConnectError) -> None:
         """End before the handshake is complete."""
         self._may_be_probe = False
         self._refuse(reason)
@@ -238,7 +238,8 @@ class StreamLink(Link):
             self.abort()
         else:
             limit = f"{options.handshake_timeout:g} s"
-            self.give_way(ConnectError(f"{self.peer} did not complete its handshake in {limit}"))
+            text = f"{self.peer} did not complete its handshake in {limit}"
+            self.abort_handshake(ConnectError(text))
 
     def _give_up(self, bug: Exception) -> None:
         self._log_bug(bug)
@@ -309,7 +310,7 @@ class Handshakes:
         if len(self._links) >= self._limit:
             oldest, _ = self._links.popitem(last=False)
             text = f"{oldest.peer} had not completed its handshake when {self._limit} others had "
-            oldest.give_way(ConnectError(text + "begun theirs (max_handshakes)"))
+            oldest.abort_handshake(ConnectError(text + "begun theirs (max_handshakes)"))
         self._links[link] = None
 
     def discard(self, link: StreamLink) -> None:

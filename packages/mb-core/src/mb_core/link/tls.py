@@ -14,10 +14,10 @@ from collections.abc import Callable
 from ..errors import ConnectError, MBError
 from ..wire import Wire, WireState, is_held_back
 from .contract import Address, SocketAddress, StreamOptions
-from .sockets import where
+from .sockets import address_text
 from .tls_errors import accepted_error, dialled_error, early_end
 
-__all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "nothing_came", "wire_factory"]
+__all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "received_nothing", "wire_factory"]
 
 # No TLS record holds more than 16 KiB.
 _RECORD = 16_384
@@ -45,7 +45,7 @@ def dialled_wire(wire: Wire, address: Address | SocketAddress, options: StreamOp
     name = options.server_hostname
     if name is None and not isinstance(address, SocketAddress):
         name = address[0]
-    return TlsWire(wire, context, server_hostname=name, where=where(address))
+    return TlsWire(wire, context, server_hostname=name, where=address_text(address))
 
 
 def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[], Wire]:
@@ -62,7 +62,7 @@ def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[
     return make_secure
 
 
-def nothing_came(wire: Wire, received: int) -> bool:
+def received_nothing(wire: Wire, received: int) -> bool:
     """Whether of `received` bytes none was for the Wire itself: all were TLS's own handshake."""
     return received == 0 or (isinstance(wire, TlsWire) and wire.only_handshake)
 
@@ -90,9 +90,9 @@ class TlsWire:
         self._wire = wire
         self._where = where  # the address of a server, for errors
         self._fault: MBError | None = None
-        self._shaken = False  # whether the handshake is complete
+        self._established = False  # whether the handshake is complete
         self._began = False  # whether anything of the Wire within has come
-        self._parted = False  # whether close_notify was sent
+        self._close_notify_sent = False  # whether close_notify was sent
         self._unsent = b""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -115,7 +115,7 @@ class TlsWire:
         if self._fault is not None:
             return WireState.CLOSED
         state = self._wire.state
-        return state if self._shaken or state is WireState.CLOSED else WireState.HANDSHAKE
+        return state if self._established or state is WireState.CLOSED else WireState.HANDSHAKE
 
     @property
     def error(self) -> MBError | None:
@@ -124,7 +124,7 @@ class TlsWire:
     @property
     def only_handshake(self) -> bool:
         """Whether the handshake is complete, and nothing else has come."""
-        return self._shaken and not self._began and self._fault is None
+        return self._established and not self._began and self._fault is None
 
     @property
     def held_back(self) -> bool:
@@ -137,9 +137,9 @@ class TlsWire:
             return messages
         self._incoming.write(data)
         try:
-            if not self._shaken:
+            if not self._established:
                 self._tls.do_handshake()
-                self._shaken = True
+                self._established = True
             if is_held_back(self._wire):
                 messages += self._wire.receive_data(b"")
             while self._wire.state is not WireState.CLOSED and not is_held_back(self._wire):
@@ -152,13 +152,13 @@ class TlsWire:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            self._fault = self._in_words(error)
+            self._fault = self._explained(error)
         return messages
 
     def receive_eof(self) -> None:
         if self.state is WireState.CLOSED:
             return
-        if self._shaken:
+        if self._established:
             self._wire.receive_eof()
         else:
             agreed = self._tls.cipher() is not None
@@ -171,10 +171,10 @@ class TlsWire:
         self._wire.close(reason)
 
     def data_to_send(self) -> bytes:
-        if self._shaken and self._fault is None and not self._parted:
+        if self._established and self._fault is None and not self._close_notify_sent:
             self._encrypt(self._wire.data_to_send())
             if self._wire.state is WireState.CLOSED and not self._unsent:
-                self._parted = True
+                self._close_notify_sent = True
                 # Sends ours; that the other side's has not come is what it then complains of.
                 with contextlib.suppress(ssl.SSLError):
                     self._tls.unwrap()
@@ -189,8 +189,8 @@ class TlsWire:
                 rest = rest[self._tls.write(rest) :]
         self._unsent = bytes(rest)
 
-    def _in_words(self, error: ssl.SSLError) -> MBError:
+    def _explained(self, error: ssl.SSLError) -> MBError:
         if self._where is None:
-            return accepted_error(error, shaken=self._shaken)
+            return accepted_error(error, established=self._established)
         agreed = self._tls.cipher() is not None
-        return dialled_error(error, self._where, agreed=agreed, shaken=self._shaken)
+        return dialled_error(error, self._where, agreed=agreed, established=self._established)

@@ -48,9 +48,9 @@ _HINTS = {
 _TLS_PORT = " (is this a TLS port?)"
 
 
-def accepted_error(error: ssl.SSLError, *, shaken: bool) -> MBError:
-    """Why a connection from a client failed; `shaken` says that its handshake was complete."""
-    if shaken:
+def accepted_error(error: ssl.SSLError, *, established: bool) -> MBError:
+    """Why a connection from a client failed; `established` if its handshake was complete."""
+    if established:
         return _broken(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         text = f"no TLS: the client's certificate is not trusted: {error.verify_message}"
@@ -58,11 +58,11 @@ def accepted_error(error: ssl.SSLError, *, shaken: bool) -> MBError:
     return ConnectError(f"no TLS: {_reason(error)}")
 
 
-def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, shaken: bool) -> MBError:
+def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, established: bool) -> MBError:
     """Why a connection to the server at `where` failed: about certificates, a final ConnectError.
 
-    `agreed` says that ciphers were agreed on, `shaken` that the handshake was complete on our
-    side: of our certificate, TLS 1.3 speaks after that.
+    `agreed` says that ciphers were agreed on, `established` that the handshake was complete on
+    our side: about our certificate, a TLS 1.3 server answers after that.
     """
     reason = _reason(error)
     alert = _ALERT.fullmatch(reason)
@@ -71,7 +71,7 @@ def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, shaken: bool
     if refusal is not None:
         text = f"no TLS with {where}: the server {refusal} ({reason})"
         return ConnectError(text, final=True)
-    if shaken:
+    if established:
         return _broken(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         remedy = _REMEDIES.get(error.verify_code)

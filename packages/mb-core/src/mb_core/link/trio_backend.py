@@ -21,7 +21,7 @@ from .contract import (
     StreamOptions,
     Waiter,
 )
-from .forks import process
+from .forks import process_token
 from .sockets import (
     ACCEPT_PAUSE,
     AcceptFailures,
@@ -55,10 +55,10 @@ class TrioBackend:
 
     def poster(self) -> Poster:
         token = trio.lowlevel.current_trio_token()
-        born_in = process()
+        born_in = process_token()
 
         def post(function: Callable[[], None]) -> bool:
-            if process() is not born_in:
+            if process_token() is not born_in:
                 return False  # its thread is not in this process
             try:
                 token.run_sync_soon(function)

@@ -10,7 +10,7 @@ import trio
 from ..errors import ConnectionLost
 from ..wire import Wire, WireState, is_held_back
 from .contract import FLUSH_AT, Accept, StreamOptions, Waiter
-from .forks import guard
+from .forks import protect_from_forks
 from .sockets import peer_name
 from .stream_link import Handshakes, StreamLink
 
@@ -41,7 +41,7 @@ class TrioLink(StreamLink):
         self._resumed: trio.Event | None = None  # what the reader waits for while it is paused
         self._has_output = trio.Event()
         self._scope = trio.CancelScope()
-        guard(self)
+        protect_from_forks(self)
 
     # The Link
 
@@ -86,7 +86,7 @@ class TrioLink(StreamLink):
         self._scope.cancel()
 
     def fileno(self) -> int:
-        """The socket's descriptor, or -1 where it is closed; see `guard`."""
+        """The socket's descriptor, or -1 where it is closed; see `protect_from_forks`."""
         return self._stream.socket.fileno()
 
     # Its tasks
