@@ -49,7 +49,6 @@ def test_the_methods_are_documented_alike(name: str) -> None:
 def test_a_subscription_has_the_names_of_the_async_one() -> None:
     within = {"handled", "iterate", "unsubscribe_nowait"}
     within |= set(public(Coroutine))  # the async one is a coroutine, for event loops
-    within |= {name for name in public(mb_core.Subscription) if name.startswith("cr_")}
     own = set(public(mb_sync.Subscription)) - {"receive", "topic"}  # topic: an attribute there
     assert own == set(public(mb_core.Subscription)) - within
 

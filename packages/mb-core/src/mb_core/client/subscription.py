@@ -26,6 +26,10 @@ from .supervisor import Supervisor
 __all__ = ["Consumer", "Subscription"]
 
 
+# What event loops and debuggers look at.
+_OF_COROUTINES = frozenset({"cr_await", "cr_code", "cr_frame", "cr_running"})
+
+
 class Subscription(Coroutine[Any, Any, "Subscription"]):
     """Messages of one topic pattern.  Made by `client.subscribe`, in force once awaited.
 
@@ -104,21 +108,10 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         if self._coroutine is not None:
             self._coroutine.close()
 
-    @property
-    def cr_frame(self) -> Any:
-        return self._as_coroutine().cr_frame
-
-    @property
-    def cr_await(self) -> Any:
-        return self._as_coroutine().cr_await
-
-    @property
-    def cr_code(self) -> Any:
-        return self._as_coroutine().cr_code
-
-    @property
-    def cr_running(self) -> Any:
-        return self._as_coroutine().cr_running
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_COROUTINES:
+            return getattr(self._as_coroutine(), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _as_coroutine(self) -> Any:
         if self._coroutine is None:
