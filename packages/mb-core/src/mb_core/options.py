@@ -12,6 +12,7 @@ from .errors import ConnectError, LocalProtocolError
 from .header import MAX_HEADER, Action, check_timeout
 from .plugins import Plugins, installed_plugins
 from .url import URL, parse_url, redacted
+from .user_code import shown
 from .wire import Limits
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ __all__ = [
     "actions_of",
     "broker_url",
     "check_concurrency",
-    "check_handler",
     "check_options",
     "check_priority",
-    "check_response_handler",
 ]
 
 ActionName = Literal["publish", "request", "both"]
@@ -237,10 +236,10 @@ def check_priority(priority: Any) -> None:
         return
     hint = ""
     if callable(priority):
-        hint = f" (pass a handler by its name: handler={_shown(priority)})"
+        hint = f" (pass a handler by its name: handler={shown(priority)})"
     elif isinstance(priority, str) and priority in _ACTIONS:
         hint = f" (pass an action by its name: action={priority!r})"
-    raise LocalProtocolError(f"invalid priority {_shown(priority)}: expected a number{hint}")
+    raise LocalProtocolError(f"invalid priority {shown(priority)}: expected a number{hint}")
 
 
 def check_concurrency(concurrency: int) -> None:
@@ -249,33 +248,5 @@ def check_concurrency(concurrency: int) -> None:
         raise LocalProtocolError(f"concurrency must be at least 1, got {concurrency!r}")
 
 
-def check_handler(handler: Any, name: str = "handler") -> None:
-    """Raise LocalProtocolError unless `handler` can be called; a subscription's may be None."""
-    if callable(handler) or (handler is None and name == "handler"):
-        return
-    called = handler is None or hasattr(handler, "__await__")
-    hint = ": it was called; pass the function itself" if called else ""
-    raise LocalProtocolError(f"invalid {name} {_shown(handler)}: expected a function{hint}")
-
-
-def check_response_handler(handler: Any) -> None:
-    """Raise LocalProtocolError unless `request`'s third argument can be called, or is None."""
-    if handler is None or callable(handler):
-        return
-    hint = ""
-    if isinstance(handler, int | float) and not isinstance(handler, bool):
-        hint = f" (a time limit is passed by its name: timeout={handler!r})"
-    raise LocalProtocolError(
-        f"invalid response_handler {_shown(handler)}: expected a function{hint}"
-    )
-
-
 def _invalid(name: str, value: object, wanted: str) -> LocalProtocolError:
-    return LocalProtocolError(f"invalid {name} {_shown(value)}: expected {wanted}")
-
-
-def _shown(value: object) -> str:
-    """What a value is called in an error: functions by their names."""
-    name = getattr(value, "__name__", None)
-    text = name if callable(value) and isinstance(name, str) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return LocalProtocolError(f"invalid {name} {shown(value)}: expected {wanted}")

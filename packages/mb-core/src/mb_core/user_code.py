@@ -1,4 +1,4 @@
-"""Calling functions that users gave, and what they raise: handlers, callbacks, transports."""
+"""Functions that users give: checking, calling and naming them, and what they raise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["call", "failure", "name_of", "text_of"]
+from .errors import LocalProtocolError
+
+__all__ = [
+    "call",
+    "check_handler",
+    "check_response_handler",
+    "failure",
+    "name_of",
+    "shown",
+    "text_of",
+]
 
 
 async def call(function: Callable[..., Any], *args: Any) -> Any:
@@ -63,3 +73,31 @@ def name_of(handler: Callable[..., Any]) -> str:
     """What a handler is called in reports."""
     name = getattr(handler, "__qualname__", None)
     return name if isinstance(name, str) else repr(handler)
+
+
+def check_handler(handler: Any, name: str = "handler") -> None:
+    """Raise LocalProtocolError unless `handler` can be called; a subscription's may be None."""
+    if callable(handler) or (handler is None and name == "handler"):
+        return
+    called = handler is None or hasattr(handler, "__await__")
+    hint = ": it was called; pass the function itself" if called else ""
+    raise LocalProtocolError(f"invalid {name} {shown(handler)}: expected a function{hint}")
+
+
+def check_response_handler(handler: Any) -> None:
+    """Raise LocalProtocolError unless `request`'s third argument can be called, or is None."""
+    if handler is None or callable(handler):
+        return
+    hint = ""
+    if isinstance(handler, int | float) and not isinstance(handler, bool):
+        hint = f" (a time limit is passed by its name: timeout={handler!r})"
+    raise LocalProtocolError(
+        f"invalid response_handler {shown(handler)}: expected a function{hint}"
+    )
+
+
+def shown(value: object) -> str:
+    """What a value is called in an error: functions by their names."""
+    name = getattr(value, "__name__", None)
+    text = name if callable(value) and isinstance(name, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

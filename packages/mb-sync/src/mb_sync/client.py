@@ -23,10 +23,10 @@ from mb_core.message import Message, handled_id
 from mb_core.options import (
     ActionName,
     OverflowName,
-    check_response_handler,
 )
 from mb_core.plugins import Plugins
 from mb_core.session import DEFAULT_BUFFER, BufferOverflowName
+from mb_core.user_code import check_response_handler
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .blocking_request import BlockingRequest

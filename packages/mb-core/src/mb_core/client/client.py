@@ -21,12 +21,11 @@ from ..options import (
     actions_of,
     check_options,
     check_priority,
-    check_response_handler,
 )
 from ..plugins import Plugins
 from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox
 from ..topic import check_pattern
-from ..user_code import call
+from ..user_code import call, check_response_handler
 from ..wire import DEFAULT_MAX_PAYLOAD
 from .callbacks import Registration
 from .lifecycle import Lifecycle

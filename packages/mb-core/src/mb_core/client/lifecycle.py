@@ -12,10 +12,11 @@ from ..codec import Codec
 from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
 from ..header import check_timeout
 from ..link import Moment, checkpoint
-from ..options import ClientOptions, broker_url, check_handler
+from ..options import ClientOptions, broker_url
 from ..session import Outbox, SessionState
 from ..stats import ClientStats
 from ..url import URL
+from ..user_code import check_handler
 from .callbacks import Callbacks, Handlers
 from .observers import Observers
 from .queue import MessageQueue

@@ -24,9 +24,10 @@ from ..errors import (
 from ..header import MAX_HEADER
 from ..link import Link, Turn, checkpoint
 from ..opening import dial
-from ..options import ClientOptions, broker_url, check_handler
+from ..options import ClientOptions, broker_url
 from ..plugins import Plugins
 from ..transport import WireTransport
+from ..user_code import check_handler
 from ..wire import DEFAULT_MAX_PAYLOAD, Wire
 from .callbacks import Callbacks, Handlers, Registration
 from .connection import broken
