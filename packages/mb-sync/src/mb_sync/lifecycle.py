@@ -127,7 +127,7 @@ class Lifecycle:
         loop.check()
         supervisor = self.supervisor
         called_by_handler = loop.pool.includes(threading.current_thread())
-        if supervisor is not None and supervisor.concerned and called_by_handler:
+        if supervisor is not None and supervisor.in_handler and called_by_handler:
             self._handle.close(drain=True)  # waits for this handler, which can't wait for it
             return
         future = self._handle.close(drain=drain)

@@ -187,9 +187,9 @@ class Supervisor:
             raise self._error()
 
     @property
-    def concerned(self) -> bool:
-        """See TaskScope.concerned."""
-        return self._tasks.concerned
+    def in_handler(self) -> bool:
+        """See TaskScope.in_handler."""
+        return self._tasks.in_handler
 
     @property
     def closing(self) -> bool:
@@ -342,7 +342,7 @@ class Supervisor:
 
     def _end_session(self, error: EndError | None) -> None:
         reason = str(error()) if error is not None else "the client was closed"
-        self._tasks.take_no_more()
+        self._tasks.refuse_links()
         self._events.handle_events(self.session.close(reason))
         for entry in self.session.subscriptions:
             entry.consumer.end(error)

@@ -54,14 +54,14 @@ class TaskScope:
         self._drain_timeout = drain_timeout
         self._draining = draining
         self.fault: ConnectionLost | None = None  # the bug that has ended it
-        self._complete = False  # whether no Link is taken any more
+        self._refuses_links = False  # whether no Link is taken any more
         self.ending = False  # whether the Link is about to be closed, or was
         self._on_ending = ending
         self._on_ended = ended
         # The callbacks' task, with its context variables, belongs to the caller of connect.
         self._context = copy_context()
         self._opening = anyio.CancelScope()
-        self._asked = anyio.Event()
+        self._end_requested = anyio.Event()
         self._drain_scope = anyio.CancelScope()
         self._running = _Running()
         self._consuming = _Running()
@@ -74,7 +74,7 @@ class TaskScope:
     @property
     def closing(self) -> bool:
         """Whether the end was asked for."""
-        return self._asked.is_set()
+        return self._end_requested.is_set()
 
     @property
     def ended(self) -> bool:
@@ -82,13 +82,13 @@ class TaskScope:
         return self._finished.is_set()
 
     @property
-    def inside(self) -> bool:
+    def in_own_task(self) -> bool:
         """Whether the caller is one of the connection's own tasks: a handler, or a callback.
 
         So is a task in a task group of theirs, for which they wait; one that they have started
         and go on without is not.
         """
-        if not self.concerned:
+        if not self.in_handler:
             return False
         parents = {task.id: task.parent_id for task in anyio.get_running_tasks()}
         task: int | None = anyio.get_current_task().id
@@ -97,7 +97,7 @@ class TaskScope:
         return task is not None
 
     @property
-    def concerned(self) -> bool:
+    def in_handler(self) -> bool:
         """Whether the caller is a handler or a callback, or something that one has started."""
         return _own.get() is self
 
@@ -123,7 +123,7 @@ class TaskScope:
             if self.link is not None:
                 abort(self.link)  # nothing was sent: there is no farewell to wait for
             self._drain_scope.cancel()
-            self._asked.set()
+            self._end_requested.set()
             with anyio.CancelScope(shield=True):
                 await self._finished.wait()
             if fault is not None and isinstance(error, ConnectError):
@@ -147,8 +147,8 @@ class TaskScope:
     async def _ask_and_wait(self, *, drain: bool) -> None:
         if not drain:
             self._drain_scope.cancel()
-        self._asked.set()
-        if not self.inside:
+        self._end_requested.set()
+        if not self.in_own_task:
             try:
                 await self._finished.wait()
             except BaseException:
@@ -168,21 +168,21 @@ class TaskScope:
 
         def end() -> None:
             before()
-            self._asked.set()
+            self._end_requested.set()
 
         self._post(end)
 
     def adopt(self, link: Link) -> bool:
         """Take a Link, in place of the one before; False where it has come too late."""
         self.link = link
-        if self.ending or self._complete:
+        if self.ending or self._refuses_links:
             abort(link)
             return False
         return True
 
-    def take_no_more(self) -> None:
-        """Abort each Link that still comes up: what waited for one has been told that none does."""
-        self._complete = True
+    def refuse_links(self) -> None:
+        """Abort each Link that still comes up: what waited for one has its error already."""
+        self._refuses_links = True
 
     def spawn(self, function: AsyncFunction) -> None:
         """Start a task that lives until the very end.
@@ -194,7 +194,7 @@ class TaskScope:
             try:
                 await function()
             except Exception as bug:
-                self._stop_for(bug)
+                self._record_fault(bug)
                 raise
 
         if self.fault is not None or self._tasks.cancel_scope.cancel_called:
@@ -205,7 +205,7 @@ class TaskScope:
         """End because of a bug that its finder, such as a callback of the loop, can't raise."""
 
         async def raise_bug() -> None:
-            self._stop_for(bug)
+            self._record_fault(bug)
             raise bug
 
         if self.fault is not None or self._tasks.cancel_scope.cancel_called:
@@ -216,7 +216,9 @@ class TaskScope:
     def spawn_consumer(self, function: AsyncFunction) -> None:
         """Start a task that runs user code: the end waits for it a while, then cancels it."""
         if not self.ending:
-            self._consumers.start_soon(self._consuming.counted(lambda: self._as_own(function)))
+            self._consumers.start_soon(
+                self._consuming.counted(lambda: self._run_user_code(function))
+            )
 
     async def wait_consumed(self) -> None:
         """Wait until no consumer's task is left."""
@@ -226,18 +228,18 @@ class TaskScope:
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
-                    await self._live(started)
+                    await self._run(started)
                 finally:
                     self._tasks.cancel_scope.cancel()
-                    await self._leave_behind()
+                    await self._wait_for_cancelled()
         except Exception as bug:
-            await self._break_off(bug)
+            await self._end_because_of(bug)
         except BaseException as error:
             pass_exit_on(error)
         finally:
-            self._be_over()
+            self._finish()
 
-    async def _live(self, started: anyio.Event) -> None:
+    async def _run(self, started: anyio.Event) -> None:
         call_back = self._running.counted(lambda: self._callbacks.run(self.backend))
         called_back = anyio.Event()
 
@@ -247,17 +249,17 @@ class TaskScope:
             finally:
                 called_back.set()
 
-        self._context.run(self._tasks.start_soon, self._as_own, run_callbacks)
-        self._tasks.start_soon(self._hold_consumers, started)
+        self._context.run(self._tasks.start_soon, self._run_user_code, run_callbacks)
+        self._tasks.start_soon(self._run_consumers, started)
         await started.wait()
-        await self._asked.wait()
+        await self._end_requested.wait()
         await self._drain()
         self._consumers.cancel_scope.cancel()
         with anyio.move_on_after(self._close_timeout):  # those that can be cancelled
             await self.wait_consumed()
         await self._end(called_back)
 
-    async def _hold_consumers(self, started: anyio.Event) -> None:
+    async def _run_consumers(self, started: anyio.Event) -> None:
         # In a task of its own: a consumer that can't be cancelled, as it waits for a thread,
         # keeps this group from ending, and nothing else.
         try:
@@ -267,7 +269,7 @@ class TaskScope:
         except BaseException as error:
             pass_exit_on(error)
 
-    async def _leave_behind(self) -> None:
+    async def _wait_for_cancelled(self) -> None:
         """Wait for tasks that were cancelled; then be over, though some may be left."""
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(self._close_timeout) as limit:
@@ -278,18 +280,18 @@ class TaskScope:
                     "closed, though a handler or a callback still runs: it can't be cancelled "
                     "(does it wait for a thread?)"
                 )
-                self._be_over()
+                self._finish()
 
-    def _be_over(self) -> None:
+    def _finish(self) -> None:
         if not self.ended:
             if self.link is not None:
                 abort(self.link)
-            self._asked.set()
+            self._end_requested.set()
             self.ending = True
             self._on_ended()
             self._finished.set()
 
-    def _stop_for(self, bug: Exception) -> ConnectionLost:
+    def _record_fault(self, bug: Exception) -> ConnectionLost:
         """Tell all that wait of a bug, the first one, before tasks are cancelled because of it."""
         if self.fault is None:
             while isinstance(bug, ExceptionGroup):
@@ -301,17 +303,17 @@ class TaskScope:
             self._on_ended()
         return self.fault
 
-    async def _break_off(self, bug: Exception) -> None:
+    async def _end_because_of(self, bug: Exception) -> None:
         """End because of a bug, ours or a plugin's: with an error, and the program goes on."""
         _log.error("internal error: the connection is given up", exc_info=bug)
-        fault = self._stop_for(bug)
+        fault = self._record_fault(bug)
         self._callbacks.post(self._callbacks.error, fault)
         with anyio.move_on_after(self._close_timeout):
             try:
                 if self.link is not None:
                     abort(self.link)
                     await self.link.wait_closed()
-                await self._as_own(self._callbacks.run_due)
+                await self._run_user_code(self._callbacks.run_due)
             except Exception:
                 _log.exception(_NOT_ENDED)
 
@@ -333,7 +335,7 @@ class TaskScope:
         with anyio.move_on_after(self._close_timeout):
             await called_back.wait()
 
-    async def _as_own(self, function: AsyncFunction) -> None:
+    async def _run_user_code(self, function: AsyncFunction) -> None:
         _own.set(self)
         task = anyio.get_current_task().id
         self._own_tasks.add(task)
