@@ -34,13 +34,14 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
 # Beside an object and an imaginary number, which no option takes.  Texts are codecs and URLs,
 # which are looked at later, and True is a switch.
 TEXTS = {"url", "codec"}
+DEPRECATED = {"faults"}  # what it takes goes to another option
 
 
 def options_of(make: Callable[..., Any]) -> list[str]:
     if make in (Broker, run):
         named = [each.name for each in inspect.signature(Broker).parameters.values()]
         broker_s = [each.name for each in option_table()]
-        return [name for name in named if name not in ("urls", "options")] + broker_s
+        return [name for name in named if name not in {"urls", "options", *DEPRECATED}] + broker_s
     if make is mb_core.TCPSocketClient:
         make = RawClient  # whose options it passes on
     return list(inspect.signature(make).parameters)
