@@ -96,11 +96,11 @@ async def test_mb_top_counts_it_as_unheard_and_not_as_an_error(
     model.set_audit(Audit.ON)
     for raw in recorded[0]:
         model.take_event(raw, 0.0)
-    view = model.view(0.0)
-    assert [row.topic for row in view.topics] == TOPICS
-    assert [row.unheard for row in view.topics] == [0, 1, 1, 0]
-    assert [row.errors for row in view.topics] == [0, 0, 0, 1]
-    assert [row.topic for row in view.errors] == ["nobody.answers"]
+    topics = list(model.topics(0.0))
+    assert [row.topic for row in topics] == TOPICS
+    assert [row.unheard for row in topics] == [0, 1, 1, 0]
+    assert [row.errors for row in topics] == [0, 0, 0, 1]
+    assert [row.topic for row in model.errors()] == ["nobody.answers"]
 
 
 async def test_the_page_shows_it_as_unheard_and_not_as_failed(

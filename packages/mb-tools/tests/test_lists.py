@@ -124,8 +124,10 @@ def test_what_is_the_matter_stands_in_the_table_too(
 ) -> None:
     plugin = InstalledPlugin("codec", "x\x1b", "acme", "")
     found = [PluginReport(plugin, PluginState.BROKEN, "acme can't be imported:\n[red]")]
+    monkeypatch.setattr(plugins, "describe", lambda installed: found)
+    monkeypatch.setattr("mb_tools.output.sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
-    plugins._print_table(found)
+    plugins.command.main([], standalone_mode=False)
     shown = capsys.readouterr().out
     assert re.search(
         r"codec │ x\\x1b │ acme +│ - +│ .*broken: acme can't be imported:\\n\[red\]", shown

@@ -207,7 +207,7 @@ async def test_p_holds_the_screen_still_and_goes_on(mb_broker: Broker) -> None:
         await seen.press("p")
         assert seen.shows("PAUSED")
         async with talking(mb_broker.url):
-            await seen.until(lambda: len(seen.app.model.view(0).services) == 3)
+            await seen.until(lambda: len(list(seen.app.model.services(0.0))) == 3)
             await seen.pilot.pause(0.1)
             assert names(seen.services) == ["mb top"]
             await seen.press("p")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from mb_tools.top.app import head_text, notices
 from mb_tools.top.model import Audit, Head, Model
 
@@ -15,7 +17,6 @@ HEAD = Head(
     memory=41 * 1024 * 1024,
     rates=(),
 )
-VIEW = replace(Model().view(0.0), trouble="", audit=Audit.ON)
 
 
 def test_the_first_line_tells_where_the_broker_is_and_how_it_is() -> None:
@@ -29,20 +30,26 @@ def test_what_is_not_known_is_left_out() -> None:
     assert head_text(URL, replace(unknown, connections=1)).endswith("1 connection")
 
 
-def test_usually_there_is_nothing_to_be_said() -> None:
-    assert notices(VIEW, paused=False, wanted="") == []
+@pytest.fixture
+def model() -> Model:
+    """Connected, with the audit feed on."""
+    model = Model()
+    model.up()
+    model.set_audit(Audit.ON)
+    return model
 
 
-def test_what_is_not_as_usual_is_said_with_its_remedy() -> None:
-    view = replace(
-        VIEW,
-        trouble="refused",
-        audit=Audit.OFF,
-        missing={"system.metrics": "TOPIC_NOT_SUPPORTED", "system.else": "TIMEOUT"},
-        skipped=1200,
-        unreadable=3,
-    )
-    assert notices(view, paused=True, wanted="x") == [
+def test_usually_there_is_nothing_to_be_said(model: Model) -> None:
+    assert notices(model, paused=False, wanted="") == []
+
+
+def test_what_is_not_as_usual_is_said_with_its_remedy(model: Model) -> None:
+    model.down("refused")
+    model.set_audit(Audit.OFF)
+    model.refused("system.metrics", "TOPIC_NOT_SUPPORTED")
+    model.refused("system.else", "TIMEOUT")
+    model.skipped, model.unreadable = 1200, 3
+    assert notices(model, paused=True, wanted="x") == [
         "NO CONNECTION, trying again: refused",
         "PAUSED (p: go on)",
         "only 'x' (esc: all)",

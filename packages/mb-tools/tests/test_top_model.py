@@ -79,24 +79,25 @@ def model() -> Model:
 
 
 def services(model: Model, now: float = 0.0) -> dict[str, ServiceRow]:
-    return {row.id: row for row in model.view(now).services}
+    return {row.id: row for row in model.services(now)}
 
 
 def topics(model: Model, now: float = 0.0) -> dict[str, TopicRow]:
-    return {row.id: row for row in model.view(now).topics}
+    return {row.id: row for row in model.topics(now)}
 
 
 def test_at_first_there_is_no_connection_and_nothing_is_known() -> None:
-    view = Model().view(0.0)
-    assert view.trouble == "not connected yet"
-    assert (view.services, view.topics, view.errors) == ((), (), ())
-    assert view.head.uptime is view.head.connections is None
-    assert [rate.now for rate in view.head.rates] == [None] * 3
+    model = Model()
+    assert model.trouble == "not connected yet"
+    assert [*model.services(0.0), *model.topics(0.0), *model.errors()] == []
+    head = model.head()
+    assert head.uptime is head.connections is None
+    assert [rate.now for rate in head.rates] == [None] * 3
 
 
 def test_the_head_has_the_brokers_totals_and_their_past(model: Model) -> None:
     model.take(METRICS, {"metrics": METRIC_VALUES | {"router.message.rate": 40}}, 1.0)
-    head = model.view(1.0).head
+    head = model.head()
     assert (head.uptime, head.connections, head.cpu, head.memory) == (3600, 7, 0.25, 4_000_000)
     assert [(rate.name, rate.now, list(rate.past)) for rate in head.rates] == [
         ("messages", 40, [30, 40]),
@@ -108,15 +109,15 @@ def test_the_head_has_the_brokers_totals_and_their_past(model: Model) -> None:
 def test_metrics_are_read_in_their_long_form_too(model: Model) -> None:
     long = {name: {"name": name, "type": "rate", "value": 5} for name in METRIC_VALUES}
     model.take(METRICS, {"metrics": long}, 1.0)
-    assert model.view(1.0).head.uptime == 5
+    assert model.head().uptime == 5
 
 
 def test_without_metrics_connections_are_the_services_that_are_listed(model: Model) -> None:
     model.refused(METRICS, "TOPIC_NOT_SUPPORTED")
-    view = model.view(0.0)
-    assert view.head.connections == 2
-    assert [rate.now for rate in view.head.rates] == [None] * 3
-    assert view.missing == {METRICS: "TOPIC_NOT_SUPPORTED"}
+    head = model.head()
+    assert head.connections == 2
+    assert [rate.now for rate in head.rates] == [None] * 3
+    assert model.missing == {METRICS: "TOPIC_NOT_SUPPORTED"}
 
 
 def test_a_service_is_listed_with_the_topics_that_it_answers(model: Model) -> None:
@@ -140,7 +141,7 @@ def test_the_feed_tells_rates_latencies_and_errors_of_services_and_topics(model:
     assert (row.rate, row.p50, row.p99, row.errors) == (4.0, 0, 0, 1)
     topic = topics(model, 1.0)["request:a.b"]
     assert (topic.rate, topic.p50, topic.p99, topic.errors) == (4.0, 0, 0, 1)
-    (error,) = model.view(1.0).errors
+    (error,) = model.errors()
     assert (error.topic, error.code, error.message, error.who) == ("a.b", "BROKEN", "no", "Maker")
 
 
@@ -148,7 +149,7 @@ def test_who_has_no_name_is_told_by_its_id(model: Model) -> None:
     error = {"error": {"code": "NO_ROUTE_FOUND", "message": "nobody"}}
     for who in (OTHER, "gone"):
         model.take_event(audit_message("response", "x", "c1", payload=error, to=who), 0.0)
-    assert [row.who for row in model.view(0.0).errors] == [OTHER, "gone"]
+    assert [row.who for row in model.errors()] == [OTHER, "gone"]
 
 
 def test_topics_are_those_subscribed_to_and_those_with_traffic(model: Model) -> None:
@@ -198,32 +199,29 @@ def test_with_the_feed_on_errors_of_services_are_not_counted_twice(model: Model)
 
 def test_a_refused_feed_is_said_and_one_that_speaks_after_all_is_on(model: Model) -> None:
     model.refused(FEED, "FORBIDDEN")
-    view = model.view(0.0)
-    assert (view.audit, view.missing) == (Audit.REFUSED, {FEED: "FORBIDDEN"})
+    assert (model.audit, model.missing) == (Audit.REFUSED, {FEED: "FORBIDDEN"})
     model.take_event(audit_message("publish", "c.d", **{"from": OTHER}), 0.0)
-    view = model.view(0.0)
-    assert (view.audit, view.missing) == (Audit.ON, {})
+    assert (model.audit, model.missing) == (Audit.ON, {})
 
 
 def test_what_is_answered_again_is_not_missing_any_more(model: Model) -> None:
     model.refused(SERVICES, "TIMEOUT")
     model.take(SERVICES, {"services": []}, 0.0)
-    assert model.view(0.0).missing == {}
+    assert model.missing == {}
 
 
 def test_without_a_connection_the_last_known_figures_stay(model: Model) -> None:
     model.down("the connection was closed")
-    view = model.view(0.0)
-    assert view.trouble == "the connection was closed"
-    assert len(view.services) == 2
+    assert model.trouble == "the connection was closed"
+    assert len(services(model)) == 2
     model.refused(SERVICES, "TIMEOUT")
     model.up()
-    assert (model.view(0.0).trouble, model.view(0.0).missing) == ("", {})
+    assert (model.trouble, model.missing) == ("", {})
 
 
 def test_audit_messages_that_cannot_be_read_are_counted(model: Model) -> None:
     model.take_event(b"{", 0.0)
-    assert model.view(0.0).unreadable == 1
+    assert model.unreadable == 1
     assert model.heard == 1
 
 
@@ -247,4 +245,5 @@ def test_answers_of_an_unknown_form_do_no_harm(
 ) -> None:
     keys = {METRICS: "metrics", SERVICES: "services", SUBSCRIPTIONS: "subscriptions"}
     model.take(topic, make(keys[topic]), 0.0)
-    model.view(0.0)
+    model.head()
+    services(model), topics(model), list(model.errors())

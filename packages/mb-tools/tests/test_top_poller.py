@@ -27,10 +27,24 @@ from mb_client import (
 from mb_testing import until
 from mb_tools.connect import Endpoint
 from mb_tools.top import poller as module
-from mb_tools.top.model import Audit, Model, View
+from mb_tools.top.model import Audit, Head, Model, ServiceRow, TopicRow
 from mb_tools.top.poller import Poller
+from mb_tools.top.traffic import ErrorRow
 
 pytestmark = pytest.mark.anyio
+
+
+class View:
+    """What a Model knows at one moment."""
+
+    def __init__(self, model: Model) -> None:
+        now = time.monotonic()
+        self.trouble, self.missing, self.audit = model.trouble, dict(model.missing), model.audit
+        self.skipped, self.unreadable = model.skipped, model.unreadable
+        self.head: Head = model.head()
+        self.services: list[ServiceRow] = list(model.services(now))
+        self.topics: list[TopicRow] = list(model.topics(now))
+        self.errors: list[ErrorRow] = list(model.errors())
 
 
 class Watch:
@@ -41,7 +55,7 @@ class Watch:
         self.poller = Poller(Endpoint(url), self.model, audit=audit, interval=0.02)
 
     def view(self) -> View:
-        return self.model.view(time.monotonic())
+        return View(self.model)
 
     async def until(self, reached: Callable[[View], object]) -> View:
         """The first view for which `reached` holds."""

@@ -6,20 +6,25 @@ import io
 import os
 import select
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
 
 from .errors import write_failure
+from .payloads import json_line
 from .text import escaped_json, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["Output", "print_table", "table"]
+__all__ = ["FOLDED", "WHOLE", "Output", "table"]
+
+FOLDED: dict[str, Any] = {"overflow": "fold"}
+WHOLE: dict[str, Any] = {"overflow": "fold", "no_wrap": True}
+"""How a column shows what is too long for it: in several lines, or in one."""
 
 
 class Output:
@@ -61,18 +66,26 @@ class Output:
             except OSError as error:
                 raise write_failure(error) from error
 
+    async def print_entries(
+        self,
+        entries: Sequence[Any],
+        columns: Mapping[str, dict[str, Any]],
+        row: Callable[[Any], Sequence[str | Text]],
+    ) -> None:
+        """Print entries, for people as the rows of a table.
 
-def print_table(
-    columns: Mapping[str, dict[str, Any]], rows: Iterable[Sequence[str | Text]]
-) -> None:
-    """Print a table for people: `columns` are titles, with the options of rich's columns."""
-    from rich.console import Console
+        `columns` are titles with the options of rich's columns; `row` returns an entry's cells.
+        """
+        if self.people:
+            from rich.console import Console
 
-    Console().print(table(columns, rows))
+            Console().print(table(columns, map(row, entries)))
+        else:
+            await self.write("".join(map(json_line, entries)))
 
 
 def table(columns: Mapping[str, dict[str, Any]], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Return the table that `print_table` prints; anybody may have written what is in it."""
+    """Return a table, whoever wrote what is in its cells; see `Output.print_entries`."""
     from rich.table import Table
     from rich.text import Text
 

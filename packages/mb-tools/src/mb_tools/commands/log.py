@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import datetime
 from typing import get_args
 
-import anyio
 import click
 
 from mb_core import LogLevel, Message, RemoteProtocolError
 
 from ..connect import Endpoint, endpoint_options, following, hint
-from ..errors import Failure
 from ..options import count_option, json_option, timeout_option
 from ..output import Output
 from ..payloads import json_line, raw_json
+from ..printing import MessagePrinter
 from ..runner import asynchronous
 from ..text import clock, one_line
-
-# Lines that are written at once if as many entries wait.
-_BATCH = 256
 
 _COLOURS = {"error": "red", "warn": "yellow", "info": "green", "debug": "blue"}
 _KNOWN = ("level", "module", "message", "timestamp")
@@ -53,24 +48,16 @@ async def command(
 ) -> None:
     output = Output(as_json)
     wanted = list(dict.fromkeys(levels))
-    left = count
+    printer = MessagePrinter(
+        output, lambda _, message: _line(message, output), count=count, timeout=timeout
+    )
     async with (
         following(endpoint, "mb log", "Follows the log") as client,
         client.follow_log(wanted, regex) as entries,
     ):
         hint(output, f"the log of {endpoint.shown} ({', '.join(wanted)})")
-        with anyio.move_on_after(timeout / 1000 if timeout is not None else math.inf):
-            while left is None or left > 0:
-                lines = [_line(await anext(entries), output)]
-                most = _BATCH if left is None else min(_BATCH, left)
-                while entries.queued and len(lines) < most:
-                    lines.append(_line(await anext(entries), output))
-                if left is not None:
-                    left -= len(lines)
-                await output.write("".join(lines))
-    if left:
-        received = (count or 0) - left
-        raise Failure(f"timed out after {timeout} ms: received {received} of {count} entries")
+        await printer.follow([entries])
+    printer.check("entries")
 
 
 def _line(message: Message, output: Output) -> str:

@@ -17,8 +17,7 @@ from mb_core import MessageBrokerClient
 from ..connect import Endpoint, connected, endpoint_options
 from ..errors import Failure
 from ..options import SECONDS, json_option
-from ..output import Output, print_table, table
-from ..payloads import json_line
+from ..output import FOLDED, Output, table
 from ..runner import asynchronous
 from ..text import UNKNOWN, bytes_text, duration_text, number_text
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _COLUMNS: dict[str, dict[str, Any]] = {
-    "metric": {"overflow": "fold"},
+    "metric": FOLDED,
     "value": {"justify": "right", "no_wrap": True},
     "type": {"style": "dim"},
 }
@@ -50,10 +49,7 @@ async def command(
         next_at = anyio.current_time()
         while True:
             metrics = await _read(client, patterns)
-            if output.people:
-                print_table(_COLUMNS, map(_row, metrics))
-            else:
-                await output.write("".join(map(json_line, metrics)))
+            await output.print_entries(metrics, _COLUMNS, _row)
             if watch is None:
                 return
             next_at = max(next_at + watch, anyio.current_time())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
 from ..connect import Endpoint, connected, endpoint_options, list_all
 from ..options import json_option
-from ..output import Output, print_table
-from ..payloads import json_line
+from ..output import FOLDED, WHOLE, Output
 from ..runner import asynchronous
 from ..text import UNKNOWN, duration_text, short_id
 
@@ -23,30 +23,19 @@ async def command(endpoint: Endpoint, as_json: bool) -> None:
     async with connected(endpoint) as client:
         await client.register_service("mb services", "Lists the services")
         services = await list_all(client, "system.service.list", "services")
-    if not output.people:
-        await output.write("".join(map(json_line, services)))
-        return
     now = datetime.now(UTC)
-    whole, folded = {"overflow": "fold", "no_wrap": True}, {"overflow": "fold"}
-    print_table(
-        {
-            "name": whole,
-            "connected": whole,
-            "last seen": whole,
-            "description": folded,
-            "id ...": whole,
-        },
-        (
-            (
-                service.get("name") or UNKNOWN,
-                age(service.get("connectedAt"), now),
-                age(service.get("lastHeartbeat"), now),
-                service.get("description") or "",
-                short_id(str(service.get("id", ""))),
-            )
-            for service in services
-        ),
-    )
+
+    def row(service: dict[str, Any]) -> tuple[str, ...]:
+        return (
+            service.get("name") or UNKNOWN,
+            age(service.get("connectedAt"), now),
+            age(service.get("lastHeartbeat"), now),
+            service.get("description") or "",
+            short_id(str(service.get("id", ""))),
+        )
+
+    columns = {"name": WHOLE, "connected": WHOLE, "last seen": WHOLE, "description": FOLDED}
+    await output.print_entries(services, {**columns, "id ...": WHOLE}, row)
 
 
 def age(moment: object, now: datetime) -> str:

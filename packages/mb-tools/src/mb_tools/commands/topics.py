@@ -9,8 +9,7 @@ import click
 
 from ..connect import Endpoint, connected, endpoint_options, list_all
 from ..options import json_option
-from ..output import Output, print_table
-from ..payloads import json_line
+from ..output import FOLDED, WHOLE, Output
 from ..runner import asynchronous
 from ..text import short_id
 
@@ -23,10 +22,9 @@ async def command(endpoint: Endpoint, as_json: bool) -> None:
     output = Output(as_json)
     async with connected(endpoint) as client:
         topics = await list_all(client, "system.topic.list", "topics")
-        if not output.people:
-            await output.write("".join(map(json_line, topics)))
-            return
-        services = await list_all(client, "system.service.list", "services")
+        services = (
+            await list_all(client, "system.service.list", "services") if output.people else []
+        )
     names = {service.get("id"): service.get("name") for service in services}
 
     def shown(subscriber: Mapping[str, Any]) -> str:
@@ -35,19 +33,9 @@ async def command(endpoint: Endpoint, as_json: bool) -> None:
         priority = subscriber.get("priority")
         return f"{name} ({priority:g})" if isinstance(priority, int | float) else name
 
-    folded = {"overflow": "fold"}
-    print_table(
-        {
-            "topic": folded,
-            "action": {**folded, "no_wrap": True},
-            "subscribers (priority)": folded,
-        },
-        (
-            (
-                str(entry.get("topic", "")),
-                str(entry.get("action", "")),
-                ", ".join(map(shown, entry.get("subscribers", ()))),
-            )
-            for entry in topics
-        ),
-    )
+    def row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+        subscribers = ", ".join(map(shown, entry.get("subscribers", ())))
+        return str(entry.get("topic", "")), str(entry.get("action", "")), subscribers
+
+    columns = {"topic": FOLDED, "action": WHOLE, "subscribers (priority)": FOLDED}
+    await output.print_entries(topics, columns, row)

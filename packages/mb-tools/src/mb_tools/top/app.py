@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Sparkline, Static
 
 from ..text import bytes_text, duration_text, number_text, one_line, rate_text
-from .model import Audit, Head, Model, Rate, ServiceRow, TopicRow, View
+from .model import Audit, Head, Model, Rate, ServiceRow, TopicRow
 from .poller import Poller
 from .tables import ERRORS, SERVICES, TOPICS, Pane
 from .traffic import ErrorRow
@@ -120,9 +120,8 @@ class TopApp(App[None]):
         self._interval = interval
         self._clock = clock
         self.paused = False
-        self._view: View = model.view(clock())
         self._head = Static(id="head")
-        self._totals = [Total() for _ in self._view.head.rates]
+        self._totals = [Total() for _ in model.head().rates]
         self._notices = Static(id="notices")
         self._services: Pane[ServiceRow] = Pane(SERVICES)
         self._topics: Pane[TopicRow] = Pane(TOPICS)
@@ -157,18 +156,19 @@ class TopApp(App[None]):
 
     def update_view(self) -> None:
         """Show what the model knows now, unless the screen is paused."""
-        if not self.paused:
-            self._view = self.model.view(self._clock())
-        view = self._view
-        self._head.update(Content(head_text(self._poller.url, view.head)))
-        for total, rate in zip(self._totals, view.head.rates, strict=True):
-            total.show(rate)
-        texts = notices(view, paused=self.paused, wanted=self._filter.value)
+        texts = notices(self.model, paused=self.paused, wanted=self._filter.value)
         self._notices.display = bool(texts)
         self._notices.update(Content(one_line(" · ".join(texts))))
-        self._services.show(view.services)
-        self._topics.show(view.topics)
-        self._errors.show(view.errors)
+        if self.paused:
+            return
+        now = self._clock()
+        head = self.model.head()
+        self._head.update(Content(head_text(self._poller.url, head)))
+        for total, rate in zip(self._totals, head.rates, strict=True):
+            total.show(rate)
+        self._services.show(list(self.model.services(now)))
+        self._topics.show(list(self.model.topics(now)))
+        self._errors.show(list(self.model.errors()))
 
     # Keys
 
@@ -278,23 +278,23 @@ def head_text(url: str, head: Head) -> str:
     return "  ".join(parts)
 
 
-def notices(view: View, *, paused: bool, wanted: str) -> list[str]:
+def notices(model: Model, *, paused: bool, wanted: str) -> list[str]:
     """Return what is not as usual, the most important first."""
     found = []
-    if view.trouble:
-        found.append(f"NO CONNECTION, trying again: {view.trouble}")
+    if model.trouble:
+        found.append(f"NO CONNECTION, trying again: {model.trouble}")
     if paused:
         found.append("PAUSED (p: go on)")
     if wanted:
         found.append(f"only {wanted!r} (esc: all)")
-    if view.audit is Audit.OFF:
+    if model.audit is Audit.OFF:
         found.append("audit feed off: no rates, no latencies (a: on)")
-    for topic, reason in view.missing.items():
+    for topic, reason in model.missing.items():
         found.append(f"no {_PARTS.get(topic, topic)}: {topic} {reason}")
-    if view.skipped:
-        found.append(f"{view.skipped:,} audit messages skipped: figures are too low")
-    if view.unreadable:
-        found.append(f"{view.unreadable:,} audit messages can't be read")
+    if model.skipped:
+        found.append(f"{model.skipped:,} audit messages skipped: figures are too low")
+    if model.unreadable:
+        found.append(f"{model.unreadable:,} audit messages can't be read")
     return found
 
 

@@ -1,9 +1,9 @@
-"""What is known of a broker.  No I/O: answers, events and the time go in, a View comes out."""
+"""What is known of a broker.  No I/O: answers, events and the time go in, rows come out."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -27,7 +27,6 @@ __all__ = [
     "Rate",
     "ServiceRow",
     "TopicRow",
-    "View",
 ]
 
 METRICS = "system.metrics"
@@ -126,27 +125,6 @@ class TopicRow:
         return len(self.subscribers)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """All that the screen shows, at one moment.
-
-    `trouble` says why there is no connection, and is empty if there is one.  `missing` has the
-    system topics that the broker does not answer, with the reasons.  `skipped` counts messages
-    of the audit feed that arrived faster than they could be handled, `unreadable` those that are
-    not valid JSON.
-    """
-
-    trouble: str
-    audit: Audit
-    missing: Mapping[str, str]
-    skipped: int
-    unreadable: int
-    head: Head
-    services: tuple[ServiceRow, ...]
-    topics: tuple[TopicRow, ...]
-    errors: tuple[ErrorRow, ...]
-
-
 class Model:
     """Takes a broker's answers and its audit feed; `now` is a monotonic clock, in seconds.
 
@@ -154,13 +132,17 @@ class Model:
     """
 
     def __init__(self) -> None:
+        self.trouble = "not connected yet"
+        """Why there is no connection; empty if there is one."""
+        self.missing: dict[str, str] = {}
+        """The system topics that the broker does not answer, with the reasons."""
         self.audit = Audit.OFF
-        self.skipped = 0
         self.heard = 0
         """Messages of the audit feed so far."""
-        self._trouble = "not connected yet"
-        self._missing: dict[str, str] = {}
-        self._unreadable = 0
+        self.skipped = 0
+        """Those that arrived faster than they could be handled."""
+        self.unreadable = 0
+        """Those that are not valid JSON."""
         self._traffic = Traffic()
         self._metrics: dict[str, float] = {}
         self._past: dict[str, deque[float]] = {name: deque(maxlen=_HISTORY) for name in _TOTALS}
@@ -174,17 +156,17 @@ class Model:
 
     def up(self) -> None:
         """Note that there is a connection, and that nothing is missing so far."""
-        self._trouble = ""
-        self._missing.clear()
+        self.trouble = ""
+        self.missing.clear()
 
     def down(self, trouble: str) -> None:
         """Note that there is no connection, and why; the last known figures stay."""
-        self._trouble = trouble
+        self.trouble = trouble
         self._traffic.forget_open()
 
     def refused(self, topic: str, reason: str) -> None:
         """Note why the broker does not answer this system topic, or refuses the feed."""
-        self._missing[topic] = reason
+        self.missing[topic] = reason
         if topic == FEED:
             self.audit = Audit.REFUSED
         elif topic == METRICS:
@@ -193,14 +175,14 @@ class Model:
     def set_audit(self, audit: Audit) -> None:
         """Note that the audit feed begins or ends."""
         self.audit = audit
-        self._missing.pop(FEED, None)
+        self.missing.pop(FEED, None)
         self._traffic.forget_open()
 
     # What the broker says
 
     def take(self, topic: str, answer: Any, now: float) -> None:
         """Take the answer to a request to one of POLLED."""
-        self._missing.pop(topic, None)
+        self.missing.pop(topic, None)
         answer = answer if isinstance(answer, dict) else {}
         if topic == METRICS:
             self._take_metrics(answer, now)
@@ -217,7 +199,7 @@ class Model:
             self.set_audit(Audit.ON)  # it is no longer silent
         event = read_event(raw)
         if event is None:
-            self._unreadable += 1
+            self.unreadable += 1
         else:
             self._traffic.take(event, now)
 
@@ -253,21 +235,8 @@ class Model:
 
     # What the screen shows
 
-    def view(self, now: float) -> View:
-        """Return what the screen shows now."""
-        return View(
-            trouble=self._trouble,
-            audit=self.audit,
-            missing=dict(self._missing),
-            skipped=self.skipped,
-            unreadable=self._unreadable,
-            head=self._head(),
-            services=tuple(self._service_rows(now)),
-            topics=tuple(self._topic_rows(now)),
-            errors=tuple(self._error_rows()),
-        )
-
-    def _head(self) -> Head:
+    def head(self) -> Head:
+        """Return the figures of the broker as a whole."""
         value = self._metrics.get
         return Head(
             uptime=value("process.uptime"),
@@ -279,8 +248,9 @@ class Model:
             ),
         )
 
-    def _service_rows(self, now: float) -> Iterator[ServiceRow]:
-        errors_known = self.audit is Audit.ON or METRICS not in self._missing
+    def services(self, now: float) -> Iterator[ServiceRow]:
+        """Yield the connected clients."""
+        errors_known = self.audit is Audit.ON or METRICS not in self.missing
         for service_id, service in self._services.items():
             window = self._traffic.service(service_id) or Window()
             rate, p50, p99 = self._figures(window, now)
@@ -296,7 +266,8 @@ class Model:
                 since=_time(service.get("connectedAt")),
             )
 
-    def _topic_rows(self, now: float) -> Iterator[TopicRow]:
+    def topics(self, now: float) -> Iterator[TopicRow]:
+        """Yield the topics with subscribers, and those with traffic."""
         audited = self.audit is Audit.ON
         keys = dict.fromkeys(key for key in self._subscribers if not key[1].startswith("system."))
         if audited:
@@ -322,7 +293,8 @@ class Model:
         latencies = window.percentiles(now, 0.5, 0.99)
         return window.rate(now), *(latencies or (None, None))
 
-    def _error_rows(self) -> Iterator[ErrorRow]:
+    def errors(self) -> Iterator[ErrorRow]:
+        """Yield the last errors."""
         for row in self._traffic.errors:
             name = _text(self._services.get(row.who, {}).get("name"))
             yield replace(row, who=name) if name else row
