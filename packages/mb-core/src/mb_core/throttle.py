@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable
 
 import msgspec
 
+from .cache import BoundedCache
+
 __all__ = ["Tally", "Throttle"]
 
 # Seconds between two reports of one thing.
@@ -23,7 +25,7 @@ class Throttle:
     __slots__ = ("_reported",)
 
     def __init__(self) -> None:
-        self._reported: dict[str, float] = {}
+        self._reported: BoundedCache[str, float] = BoundedCache(_REMEMBERED)
 
     def allow(self, thing: str = "") -> bool:
         """Whether `thing` may be reported now."""
@@ -31,8 +33,6 @@ class Throttle:
         before = self._reported.get(thing)
         if before is not None and now - before < _EVERY:
             return False
-        if len(self._reported) >= _REMEMBERED:
-            self._reported.clear()
         self._reported[thing] = now
         return True
 
