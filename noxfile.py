@@ -221,5 +221,5 @@ def lock(session: nox.Session) -> None:
 @nox.session(default=False, python=NEWEST)
 def bench(session: nox.Session) -> None:
     """MB and its peers, side by side (Debian: nats-server, redis-server, mosquitto)."""
-    install(session, "--group", "bench")
+    install(session, "--requirements", "benchmarks/pyproject.toml")
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,33 +1,28 @@
-"""How the cost of a message grows, with what: subscriptions, requests, connections, bytes, copies.
+"""How the cost of a message grows with subscriptions, requests, connections, bytes and copies.
 
     python -m benchmarks.growth [--only FIGURE] [--rounds 20] [--out docs/benchmarks/growth]
-    python -m benchmarks.growth --profile "Router, exact, all topics" --size 100000
 
 The sizes of a curve are measured in turns, in one run, and each point is the least of its rounds:
-on a machine that others use as well, what is least is what the code costs.  Writes a table, the
-figures as JSON and a plot of each; `--profile` says where the time of one point goes.
+on a machine that others use as well, the least is what the code costs.  Prints a table of each
+figure and draws it.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
 import gc
-import json
 import logging
 import os
 import platform
-import pstats
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import growth_machines as machines
-from . import growth_whole as whole
-from .curves import line_plot
-from .growth_work import Work, topic, wildcard
+from . import growth_cases as cases
+from .growth_cases import Work, topic, wildcard
+from .plots import draw_lines
 
 __all__ = ["FIGURES", "Curve", "Figure", "main", "measure", "table"]
 
@@ -73,8 +68,8 @@ FIGURES = (
         tuple(
             Curve(f"{machine}, {kind}, {topics}", receives(pattern, spread=spread), _SUBSCRIPTIONS)
             for machine, receives in (
-                ("Router", machines.router_receives),
-                ("Session", machines.session_receives),
+                ("Router", cases.router_receives),
+                ("Session", cases.session_receives),
             )
             for kind, pattern in (("exact", topic), ("wildcard", wildcard))
             for topics, spread in (("one topic", False), ("all topics", True))
@@ -85,9 +80,9 @@ FIGURES = (
         "A subscription made and ended, against those in force",
         "subscriptions",
         (
-            Curve("Router", machines.router_subscribes, _SUBSCRIPTIONS),
-            Curve("Session", machines.session_subscribes, _SUBSCRIPTIONS),
-            Curve("Router, publication after it", machines.router_looks_up, _SUBSCRIPTIONS),
+            Curve("Router", cases.router_subscribes, _SUBSCRIPTIONS),
+            Curve("Session", cases.session_subscribes, _SUBSCRIPTIONS),
+            Curve("Router, publication after it", cases.router_looks_up, _SUBSCRIPTIONS),
         ),
     ),
     Figure(
@@ -95,11 +90,11 @@ FIGURES = (
         "A request and its response, against those that wait",
         "requests that wait",
         (
-            Curve("Session, oldest answered", machines.session_asks(oldest=True), _PENDING),
-            Curve("Session, latest answered", machines.session_asks(oldest=False), _PENDING),
-            Curve("Router, oldest answered", machines.router_asks, _PENDING),
-            Curve("Router, full: oldest fails", machines.full_router_asks, _PENDING),
-            Curve("Session, full: oldest dropped", machines.session_drops, _PENDING),
+            Curve("Session, oldest answered", cases.session_asks(oldest=True), _PENDING),
+            Curve("Session, latest answered", cases.session_asks(oldest=False), _PENDING),
+            Curve("Router, oldest answered", cases.router_asks, _PENDING),
+            Curve("Router, full: oldest fails", cases.full_router_asks, _PENDING),
+            Curve("Session, full: oldest dropped", cases.session_drops, _PENDING),
         ),
     ),
     Figure(
@@ -107,9 +102,8 @@ FIGURES = (
         "A publication of each client in turn, against the clients",
         "connections",
         (
-            Curve("Router", machines.router_serves, _THOUSAND),
-            Curve("Router, connect to end", machines.router_connects, _THOUSAND),
-            Curve("memory://, to the handler", whole.clients_publish, _THOUSAND),
+            Curve("Router", cases.router_serves, _THOUSAND),
+            Curve("Router, connect to end", cases.router_connects, _THOUSAND),
         ),
     ),
     Figure(
@@ -117,11 +111,10 @@ FIGURES = (
         "A message, against the bytes of its payload",
         "bytes",
         (
-            Curve("Encoder writes", machines.encoder_writes, _BYTES),
-            Curve("Router passes on", machines.router_passes, _BYTES),
-            Curve("Session receives", machines.session_reads(decoded=False), _BYTES),
-            Curve("Session, decoded", machines.session_reads(decoded=True), _BYTES),
-            Curve("request over TCP and back", whole.tcp_echoes, _BYTES),
+            Curve("Encoder writes", cases.encoder_writes, _BYTES),
+            Curve("Router passes on", cases.router_passes, _BYTES),
+            Curve("Session receives", cases.session_reads(decoded=False), _BYTES),
+            Curve("Session, decoded", cases.session_reads(decoded=True), _BYTES),
         ),
     ),
     Figure(
@@ -129,9 +122,8 @@ FIGURES = (
         "A copy of a publication, against the subscribers",
         "subscribers",
         (
-            Curve("Router", machines.router_fans_out(changed=False), _THOUSAND),
-            Curve("Router, after a change", machines.router_fans_out(changed=True), _THOUSAND),
-            Curve("memory://, to the handlers", whole.fans_out, _THOUSAND),
+            Curve("Router", cases.router_fans_out(changed=False), _THOUSAND),
+            Curve("Router, after a change", cases.router_fans_out(changed=True), _THOUSAND),
         ),
     ),
 )
@@ -147,20 +139,7 @@ def measure(curve: Curve, rounds: int, seconds: float = _SECONDS) -> Costs:
             for size, work in works.items():
                 spent = _time(work, repeats[size]) / (repeats[size] * work.messages)
                 best[size] = min(best[size], spent * 1e6)
-    for work in works.values():
-        work.end()
     return best
-
-
-def profile(curve: Curve, size: int) -> None:
-    """Print where the time of one point goes."""
-    work = curve.prepare(size)
-    repeats = _repeats(work, 0.5)
-    with _frozen(), cProfile.Profile() as profiler:
-        for _ in range(repeats):
-            work.run()
-    work.end()
-    pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(15)
 
 
 def table(found: dict[str, Costs]) -> str:
@@ -175,26 +154,6 @@ def table(found: dict[str, Costs]) -> str:
         ratio = costs[max(costs)] / costs[min(costs)]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {ratio:.2f} x |")
     return "\n".join([*lines, ""])
-
-
-def write(figure: Figure, found: dict[str, Costs], out: Path, rounds: int) -> None:
-    """The plot and the JSON of a figure, with what they were measured on."""
-    out.mkdir(parents=True, exist_ok=True)
-    lines = {name: sorted(costs.items()) for name, costs in found.items()}
-    plot = line_plot(figure.title, figure.x_label, "microseconds", lines)
-    (out / f"{figure.name}.svg").write_text(plot)
-    document = {
-        "title": figure.title,
-        "x": figure.x_label,
-        "unit": "us",
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "rounds": rounds,
-        "curves": {
-            name: [[size, round(cost, 3)] for size, cost in line] for name, line in lines.items()
-        },
-    }
-    (out / f"{figure.name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 @contextmanager
@@ -230,23 +189,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [figure.name for figure in FIGURES]
     parser.add_argument("--only", action="append", choices=names, help="one figure of them")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=OUT, help="a folder for plots and JSON")
-    parser.add_argument("--profile", metavar="CURVE", help="profile this curve's work instead")
-    parser.add_argument("--size", type=int, default=1, help="at this size")
+    parser.add_argument("--out", type=Path, default=OUT, help="a folder for the plots")
     given = parser.parse_args(arguments)
-    # That it is full, a Router says in the log.
+    given.out.mkdir(parents=True, exist_ok=True)
+    # A Router that is full logs that.
     logging.getLogger("mb_broker").addHandler(logging.NullHandler())
-    if given.profile is not None:
-        curves = {curve.name: curve for figure in FIGURES for curve in figure.curves}
-        if given.profile not in curves:
-            parser.error(f"no such curve; there are: {'; '.join(curves)}")
-        profile(curves[given.profile], given.size)
-        return
     print(f"CPython {platform.python_version()}, {os.cpu_count()} cores, least of {given.rounds}")
     for figure in FIGURES:
         if given.only is None or figure.name in given.only:
             found = {curve.name: measure(curve, given.rounds) for curve in figure.curves}
-            write(figure, found, given.out, given.rounds)
+            lines = {name: sorted(costs.items()) for name, costs in found.items()}
+            draw_lines(given.out / f"{figure.name}.svg", figure.title, figure.x_label, lines)
             print(f"\n{figure.title}\n\n{table(found)}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from .cases import CASES
 from .contenders import BY_NAME
 from .goals import GOALS
-from .plot import Bar, bars
+from .plots import draw_bars
 from .rounds import Found
 from .spread import Spread, ratio, spread
 
@@ -52,12 +52,17 @@ def write(results: Results, folder: Path) -> None:
     plots = "".join(f"\n![{case.name}]({case.file}.svg)\n" for case in CASES)
     (folder / "results.md").write_text(f"# Results\n\n{tables(results)}{plots}")
     for case in CASES:
-        drawn = [
-            Bar(name, spread([each[case.name] for each in rounds]), ours=BY_NAME[name].ours)
+        figures = {
+            name: spread([each[case.name] for each in rounds])
             for name, rounds in results.found.items()
-        ]
-        text = bars(case.name, drawn, more_is_better=case.more_is_better)
-        (folder / f"{case.file}.svg").write_text(text)
+        }
+        draw_bars(
+            folder / f"{case.file}.svg",
+            case.name,
+            figures,
+            ours={name for name in figures if BY_NAME[name].ours},
+            more_is_better=case.more_is_better,
+        )
 
 
 def tables(results: Results) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -14,7 +15,7 @@ from benchmarks import capacity, processes, report, rounds
 from benchmarks.cases import CASES, PUBLISH, REQUEST_P50, check
 from benchmarks.contenders import BY_NAME, CONTENDERS, Contender, Program, bare
 from benchmarks.goals import GOALS, Goal
-from benchmarks.plot import Bar, bars
+from benchmarks.plots import draw_bars, draw_lines
 from benchmarks.spread import Spread, ratio, spread
 from benchmarks.workload import DOCUMENT, encode
 
@@ -161,7 +162,8 @@ def test_without_the_baseline_there_are_no_ratios() -> None:
     assert "Goals" not in text
 
 
-def test_a_report_is_tables_json_and_a_plot_of_each_case(tmp_path) -> None:
+def test_a_report_is_tables_json_and_a_plot_of_each_case(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     found = results(mb_tcp=[round_of(2.0), round_of(3.0)])
     report.write(found, tmp_path / "new")
     written = {path.name for path in (tmp_path / "new").iterdir()}
@@ -170,19 +172,32 @@ def test_a_report_is_tables_json_and_a_plot_of_each_case(tmp_path) -> None:
     assert report.Results(**read) == found
 
 
+# The plots
+
+
+def texts(path: Path) -> list[str]:
+    return [element.text or "" for element in ET.parse(path).iter(f"{SVG}text")]
+
+
 @pytest.mark.parametrize(
     ("more_is_better", "order"), [(True, ["fast", "slow"]), (False, ["slow", "fast"])]
 )
-def test_a_plot_has_the_best_on_top(more_is_better: bool, order: list[str]) -> None:
-    drawn = [Bar("slow", spread([50.0]), ours=False), Bar("fast", spread([100.0]), ours=True)]
-    root = ET.fromstring(bars("a & b", drawn, more_is_better=more_is_better))
-    texts = [element.text for element in root.iter(f"{SVG}text")]
-    assert texts[0] == "a & b"
-    assert [text for text in texts if text in order] == order
+def test_a_plot_has_the_best_on_top(more_is_better: bool, order: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path = tmp_path / "plot.svg"
+    figures = {"slow": spread([50.0]), "fast": Spread(100.0, 90.0, 120.0)}
+    draw_bars(path, "a & b", figures, ours={"fast"}, more_is_better=more_is_better)
+    drawn = texts(path)
+    assert any("a & b" in text for text in drawn)
+    # matplotlib draws labels from the bottom up.
+    assert [text for text in drawn if text in order] == order[::-1]
+    assert {"50", "100"} <= set(drawn)
 
 
-def test_a_bar_is_as_long_as_its_figure() -> None:
-    drawn = [Bar("a", Spread(50.0, 40.0, 60.0), ours=False), Bar("b", spread([100.0]), ours=True)]
-    root = ET.fromstring(bars("title", drawn, more_is_better=True))
-    longer, shorter = (float(bar.attrib["width"]) for bar in list(root.iter(f"{SVG}rect"))[1:])
-    assert longer == pytest.approx(2 * shorter)
+def test_lines_are_drawn_with_their_names(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    paths = [tmp_path / "one.svg", tmp_path / "two.svg"]
+    for path in paths:
+        draw_lines(path, "Growth", "messages", {"flat": [(1, 3), (1000, 3)], "a & b": [(1, 5)]})
+    assert {"Growth", "messages", "microseconds", "flat", "a & b"} <= set(texts(paths[0]))
+    assert paths[0].read_bytes() == paths[1].read_bytes()

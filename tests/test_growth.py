@@ -1,72 +1,16 @@
-"""Growth and memory are measured; what is not to grow does not, in calls rather than in time."""
+"""Growth and memory are measured; what must not grow doesn't, in calls rather than in time."""
 
 from __future__ import annotations
 
-import json
 import sys
-import tracemalloc
-from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
-from benchmarks.curves import line_plot
-from benchmarks.growth import FIGURES, Curve, Figure, measure, table, write
-from benchmarks.growth_work import Work
-from benchmarks.memory import flat_table, held_by_machine, held_table, stays
-from benchmarks.memory_ended import ENDED
-from benchmarks.memory_held import BY_MACHINES
+from benchmarks.growth import FIGURES, Curve, measure, table
+from benchmarks.growth_cases import Work
+from benchmarks.memory import CLIENTS, MACHINES, of_client, of_machine
+from benchmarks.memory import table as table_of_memory
 
 CURVES = {f"{figure.name}: {curve.name}": curve for figure in FIGURES for curve in figure.curves}
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-# Plots
-
-
-def drawn(plot: str) -> list[list[tuple[float, float]]]:
-    """The points of each line of a plot."""
-    found = ElementTree.fromstring(plot).iter(f"{SVG}polyline")
-    return [
-        [(float(x), float(y)) for x, _, y in (place.partition(",") for place in places.split())]
-        for places in (line.attrib["points"] for line in found)
-    ]
-
-
-def texts(plot: str) -> list[str]:
-    return [text.text or "" for text in ElementTree.fromstring(plot).iter(f"{SVG}text")]
-
-
-def test_decades_are_as_wide_as_each_other_and_a_flat_line_is_flat() -> None:
-    (line,) = drawn(line_plot("t", "x", "y", {"flat": [(1, 5), (10, 5), (100, 5)]}))
-    (first, y), (second, _), (third, _) = line
-    assert second - first == pytest.approx(third - second)
-    assert {place for _, place in line} == {y}
-
-
-def test_what_costs_more_is_drawn_higher() -> None:
-    low, high = drawn(line_plot("t", "x", "y", {"a": [(1, 2)], "b": [(1, 200)]}))
-    assert high[0][1] < low[0][1]
-
-
-def test_a_plot_says_what_it_shows_whatever_the_names_are() -> None:
-    plot = line_plot("A < B", "messages", "us", {"a & b": [(1, 3), (1_000_000, 3)]})
-    assert {"A < B", "messages", "us", "a & b", "1", "1 k", "1 M", "10"} <= set(texts(plot))
-
-
-def test_the_names_of_lines_that_end_in_one_place_stand_apart() -> None:
-    names = [f"line {number}" for number in range(8)]
-    plot = line_plot("t", "x", "y", {name: [(1, 1), (10, 1)] for name in names})
-    found = ElementTree.fromstring(plot).iter(f"{SVG}text")
-    places = sorted(float(text.attrib["y"]) for text in found if text.text in names)
-    assert len(places) == len(names)
-    assert min(below - above for above, below in pairwise(places)) >= 12
-
-
-def test_a_plot_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a point"):
-        line_plot("t", "x", "y", {"empty": []})
 
 
 # Growth
@@ -131,48 +75,21 @@ def test_a_table_compares_the_last_with_the_first() -> None:
     ]
 
 
-def test_a_figure_is_written_as_a_plot_and_as_numbers(tmp_path: Path) -> None:
-    figure = Figure("pending", "Requests", "requests that wait", ())
-    write(figure, {"Router": {10: 2.0, 1: 1.25}}, tmp_path, rounds=3)
-    document = json.loads((tmp_path / "pending.json").read_text())
-    assert document["curves"] == {"Router": [[1, 1.25], [10, 2.0]]}
-    assert document["rounds"] == 3
-    assert "Requests" in texts((tmp_path / "pending.svg").read_text())
-
-
 # Memory
 
 
-@pytest.fixture
-def traced() -> Iterator[None]:
-    """What Python allocates is counted."""
-    tracemalloc.start()
-    yield
-    tracemalloc.stop()
-
-
-@pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("name", BY_MACHINES)
+@pytest.mark.parametrize("name", MACHINES)
 def test_what_a_machine_holds_takes_memory(name: str) -> None:
-    assert 100 < held_by_machine(name, 200)["bytes"] < 5000
+    assert 100 < of_machine(name, 200)["machine"] < 5000
 
 
-@pytest.mark.parametrize("name", ENDED)
-def test_whatever_is_made_comes_to_its_end(name: str) -> None:
-    work = ENDED[name]()
-    work.run()
-    work.end()
+@pytest.mark.parametrize("name", CLIENTS)
+def test_what_clients_hold_is_measured_in_both_processes(name: str) -> None:
+    client, broker, in_all = of_client(name, 20)
+    assert (client, broker) == ("client", "broker")
+    assert in_all == "broker with 120, in all"
 
 
-@pytest.mark.usefixtures("traced")
-def test_memory_is_looked_at_after_each_tenth_of_what_is_made_and_ended() -> None:
-    samples = stays("machines, subscriptions", 1000)
-    assert [made for made, _ in samples] == list(range(100, 1001, 100))
-    assert all(size > 0 for _, size in samples)
-
-
-def test_tables_of_memory_say_where_it_is_held_and_what_has_stayed() -> None:
-    held = {"a connection": {"broker": {"traced": 3000.4, "resident": 4096.0}}}
-    assert "| a connection | broker | 3,000 | 4,096 |" in held_table(held)
-    flat = flat_table({"requests": [[100, 1048576], [1000, 1048576 + 900]]})
-    assert "| requests | 1,000 | 1.00 | 1.00 | 1.00 |" in flat
+def test_a_table_says_where_it_is_held() -> None:
+    text = table_of_memory({"a connection": {"client": 3000.4, "broker": 4096.0}})
+    assert "| a connection | client | 3,000 |\n| a connection | broker | 4,096 |\n" in text

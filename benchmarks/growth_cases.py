@@ -1,6 +1,6 @@
-"""The curves of Router, Session and Encoder, driven directly: no event loop, no sockets, no noise.
+"""What is measured for growth: Router, Session and Encoder, without event loop and sockets.
 
-Each function prepares the state of one point, and gives the work that is repeated on it.
+Each function prepares the state of one point, and returns the work that is repeated on it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from mb_broker import Router, RouterOptions
 from mb_broker.registry import Service
@@ -18,12 +20,16 @@ from mb_core.session import Event, Outbox, PublicationsReceived, Session, Subscr
 from mb_core.session.encoder import Encoder
 from mb_core.wire import Limits
 
-from .growth_work import ID, PAYLOAD, Work, publication, ready_session, topic, wildcard
-from .workload import DOCUMENT
+from .workload import DOCUMENT, encode
 
 __all__ = [
+    "PAYLOAD",
+    "Pattern",
+    "Work",
+    "empty_outboxes",
     "encoder_writes",
     "full_router_asks",
+    "ready_session",
     "router_asks",
     "router_connects",
     "router_fans_out",
@@ -37,16 +43,36 @@ __all__ = [
     "session_reads",
     "session_receives",
     "session_subscribes",
+    "topic",
+    "wildcard",
 ]
 
+ID = b"123e4567-e89b-42d3-a456-426614174000"
+PAYLOAD = encode(DOCUMENT)
 BATCH = 64
 _MEBIBYTE = 1024 * 1024
 
+Pattern = Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is measured at one point: `run` handles `messages` messages."""
+
+    run: Callable[[], object]
+    messages: int
+
+
+def topic(number: int) -> str:
+    return f"bench.t{number}.value"
+
+
+def wildcard(number: int) -> str:
+    """Return a pattern that matches the topic of this number and no other, of each kind in turn."""
+    return (f"bench.t{number}.+", f"bench.t{number}.#", f"+.t{number}.value")[number % 3]
+
 
 # Subscriptions
-
-
-Pattern = Callable[[int], str]
 
 
 def router_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]:
@@ -143,12 +169,12 @@ def router_asks(size: int) -> Work:
         router.receive(requester, request, next(times))
         (message,) = responder.outbox
         waiting.append(message[: message.index(b"\n")].rpartition(b":")[2])
-        _send_all(router)
+        empty_outboxes(router)
 
     def run() -> None:
         ask()
         router.receive(responder, [_response(waiting.popleft(), "bench.ask")], next(times))
-        _send_all(router)
+        empty_outboxes(router)
         router.next_deadline()
 
     for _ in range(size - 1):
@@ -185,7 +211,7 @@ def router_serves(size: int) -> Work:
     router, _ = _router_with(1, topic)
     clients = itertools.cycle([router.connect(0.0) for _ in range(size)])
     batch = [publication(topic(0))]
-    _send_all(router)
+    empty_outboxes(router)
     return Work(lambda: _route(router, next(clients), batch), 1)
 
 
@@ -194,12 +220,12 @@ def router_connects(size: int) -> Work:
     router = Router()
     for _ in range(size):
         router.connect(0.0)
-    _send_all(router)
+    empty_outboxes(router)
 
     def run() -> None:
         service = router.connect(0.0)
         router.registry.subscribe(service, Action.PUBLISH, "bench.own", None)
-        _send_all(router)
+        empty_outboxes(router)
         router.disconnect(service, 0.0)
         router.next_deadline()
 
@@ -248,7 +274,7 @@ def router_fans_out(*, changed: bool) -> Callable[[int], Work]:
         sender = router.connect(0.0)
         for _ in range(size):
             router.registry.subscribe(router.connect(0.0), Action.PUBLISH, topic(0), None)
-        _send_all(router)
+        empty_outboxes(router)
         batch = [publication(topic(0))]
         toggled = itertools.cycle((True, False))
 
@@ -262,7 +288,28 @@ def router_fans_out(*, changed: bool) -> Callable[[int], Work]:
     return prepare
 
 
-# Within
+# Shared
+
+
+def ready_session(**options: Any) -> Session:
+    """Return a Session that was greeted."""
+    session = Session(**options)
+    session.link_up()
+    session.receive([b"publish:system.initialize:1.0.0\n{}"])
+    session.restored(0.0)
+    return session
+
+
+def publication(topic: str, payload: bytes = PAYLOAD, *, passed_on: bool = False) -> bytes:
+    """Encode a publication as a client sends it, or as the broker passes it on: with an id."""
+    request_id = b":" + ID if passed_on else b""
+    return b"publish:%b:1.0.0%b\n%b" % (topic.encode(), request_id, payload)
+
+
+def empty_outboxes(router: Router) -> None:
+    """Do what the Broker does with the outboxes, but for the sending."""
+    for service in router.take_output():
+        service.outbox = []
 
 
 def _router_with(
@@ -273,7 +320,7 @@ def _router_with(
     receiver, sender = router.connect(0.0), router.connect(0.0)
     for number in range(size):
         router.registry.subscribe(receiver, Action.PUBLISH, pattern(number), None)
-    _send_all(router)
+    empty_outboxes(router)
     return router, sender
 
 
@@ -281,19 +328,13 @@ def _router_that_answers(max_outstanding: int) -> tuple[Router, Service, Service
     router = Router(RouterOptions(max_outstanding=max_outstanding, request_timeout=1e9))
     requester, responder = router.connect(0.0), router.connect(0.0)
     router.registry.subscribe(responder, Action.REQUEST, "bench.ask", 1)
-    _send_all(router)
+    empty_outboxes(router)
     return router, requester, responder
 
 
 def _route(router: Router, sender: Service, batch: list[bytes]) -> None:
     router.receive(sender, batch, 0.0)
-    _send_all(router)
-
-
-def _send_all(router: Router) -> None:
-    """What the Broker does with the outboxes, but for the sending."""
-    for service in router.take_output():
-        service.outbox = []
+    empty_outboxes(router)
 
 
 def _toggle(router: Router, service: Service, subscribe: bool) -> None:
