@@ -175,14 +175,8 @@ class SystemTopics:
                 )
         known, service.name, service.description = bool(service.name), name, description
         self._metrics.registration.add(int(now))
-        self._log.write(
-            "info",
-            "registry",
-            f"{name} registered",
-            cause="registered again" if known else None,
-            second=int(now),
-            serviceId=service.id,
-        )
+        cause = "registered again" if known else None
+        self._write_log("info", f"{name} registered", cause, service, now)
         self._lists.service_changed(service)
         return _SUCCESS
 
@@ -224,7 +218,8 @@ class SystemTopics:
         for each in actions:
             of_requests = priority if each is Action.REQUEST else None
             self._registry.subscribe(service, each, pattern, of_requests)
-            self._write_log(service, "subscribed to", f"{each.value} {pattern}", now)
+            text = f"{_named(service)} subscribed to {each.value} {pattern}"
+            self._write_log("info", text, "subscribed to", service, now)
         return _SUCCESS if actions else _FAILURE
 
     def _check_room(self, service: Service, added: int, payload: Answer, now: float) -> None:
@@ -247,14 +242,7 @@ class SystemTopics:
             )
         else:
             return
-        self._log.write(
-            "warn",
-            "registry",
-            f"{state}, {cause} is {limit}",
-            cause=cause,
-            second=int(now),
-            serviceId=service.id,
-        )
+        self._write_log("warn", f"{state}, {cause} is {limit}", cause, service, now)
         raise ServiceUnavailableError(text, details={"topic": payload.get("topic")})
 
     def _unsubscribe(self, service: Service, payload: Answer, now: float) -> Answer:
@@ -268,7 +256,8 @@ class SystemTopics:
         answer = _FAILURE
         for each in actions:
             if self._registry.unsubscribe(service, each, pattern):
-                self._write_log(service, "unsubscribed", f"{each.value} {pattern}", now)
+                text = f"{_named(service)} unsubscribed {each.value} {pattern}"
+                self._write_log("info", text, "unsubscribed", service, now)
                 answer = _SUCCESS
         return answer
 
@@ -316,15 +305,11 @@ class SystemTopics:
             }
         }
 
-    def _write_log(self, service: Service, did: str, what: str, now: float) -> None:
-        self._log.write(
-            "info",
-            "registry",
-            f"{_named(service)} {did} {what}",
-            cause=did,
-            second=int(now),
-            serviceId=service.id,
-        )
+    def _write_log(
+        self, level: str, text: str, cause: str | None, service: Service, now: float
+    ) -> None:
+        second = int(now)
+        self._log.write(level, "registry", text, cause=cause, second=second, serviceId=service.id)
 
 
 def _read(payload: bytes, required: bool) -> Answer:
