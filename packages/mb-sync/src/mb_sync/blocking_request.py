@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mb_core.client.supervisor import Supervisor
 from mb_core.errors import RequestTimeoutError
 from mb_core.header import check_timeout
+from mb_core.hosting import Supervisor
 from mb_core.message import Message
 from mb_core.session import PendingRequest
 

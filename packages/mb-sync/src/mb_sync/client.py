@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from weakref import ref
 
 import mb_core
-from mb_core.client.callbacks import Registration, unwrapped
-from mb_core.client.calls import check_status
-from mb_core.client.client import LogLevel
-from mb_core.client.lifecycle import CLOSED, ENTERED, CallbackMethods
-from mb_core.client.queue import DEFAULT_QUEUE_BYTES
-from mb_core.client.signals import terminable
+from mb_core import LogLevel
 from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import ConnectionLost, LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader, check_timeout
+from mb_core.hosting import (
+    CLOSED,
+    DEFAULT_QUEUE_BYTES,
+    ENTERED,
+    CallbackMethods,
+    HostedClient,
+    Registration,
+    check_status,
+    terminable,
+    unwrapped,
+)
 from mb_core.message import Message, handled_id
 from mb_core.options import (
     ActionName,
@@ -31,9 +37,9 @@ from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .blocking_request import BlockingRequest
 from .lifecycle import Lifecycle
-from .loop_client import LoopClient
 from .loop_thread import LoopThread
 from .subscription import Subscription
+from .thread_host import ThreadHost
 from .thread_runner import reject_awaitable
 
 if TYPE_CHECKING:
@@ -97,7 +103,9 @@ class MessageBrokerClient(CallbackMethods):
         inherit_deadlines: bool = True,
         codec: str | Codec = JSON,
     ) -> None:
-        self._client = LoopClient(
+        host = ThreadHost()
+        self._client = HostedClient(
+            host,
             url,
             connect_timeout=connect_timeout,
             close_timeout=close_timeout,
@@ -116,7 +124,8 @@ class MessageBrokerClient(CallbackMethods):
             inherit_deadlines=inherit_deadlines,
             codec=codec,
         )
-        self._lifecycle = Lifecycle(self._client)
+        host.client = ref(self._client)
+        self._lifecycle = Lifecycle(self._client, host)
         # Held from the beginning of a block.
         self._enter_lock = threading.Lock()
 
@@ -391,15 +400,16 @@ class MessageBrokerClient(CallbackMethods):
 
         It does not keep the client alive.
         """
-        weak = ref(self._client)
+        lifecycle = ref(self._lifecycle)
 
         def remove(_: Registration) -> None:
-            client = weak()
-            if client is None or client.handle.loop is None:
+            alive = lifecycle()
+            loop = alive.loop if alive is not None else None
+            if loop is None:
                 registered.remove()
             else:
-                client.handle.loop.check()
-                client.handle.loop.call_function(registered.remove)
+                loop.check()
+                loop.call_function(registered.remove)
 
         return Registration(unwrapped(handler), remove)
 

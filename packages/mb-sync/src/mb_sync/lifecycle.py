@@ -9,13 +9,12 @@ from collections import deque
 from concurrent.futures import Future
 from weakref import WeakMethod
 
-from mb_core.client.lifecycle import CLOSED, CONNECTED_ALREADY, CONNECTING
-from mb_core.client.supervisor import Supervisor
 from mb_core.errors import ConnectionLost, LocalProtocolError
+from mb_core.hosting import CLOSED, CONNECTED_ALREADY, CONNECTING, HostedClient, Supervisor
 
-from .loop_client import LoopClient
 from .loop_thread import LoopThread, loop_for
 from .publish_queue import PublishQueue
+from .thread_host import ThreadHost
 from .thread_waiter import ThreadWaiter
 
 __all__ = ["Lifecycle"]
@@ -29,12 +28,12 @@ class Lifecycle:
 
     publish_queue: PublishQueue
 
-    def __init__(self, client: LoopClient) -> None:
+    def __init__(self, client: HostedClient, host: ThreadHost) -> None:
         self.loop: LoopThread | None = None
         self.supervisor: Supervisor | None = None
         self._client = client
-        self._handle = client.handle
-        client.on_connecting = WeakMethod(self._connecting)
+        self._host = host
+        host.on_connecting = WeakMethod(self._connecting)
         # Held from the beginning of a connect, unless that fails.
         self._connect_lock = threading.Lock()
         # The undoing of a connect that was interrupted, and where it runs.
@@ -79,17 +78,17 @@ class Lifecycle:
             before, undone = self._undoing
             before.wait_for(undone)  # it takes a moment
         if not self._connect_lock.acquire(blocking=False):
-            again = CONNECTED_ALREADY if self._handle.connected else CONNECTING
+            again = CONNECTED_ALREADY if self._host.connected else CONNECTING
             raise LocalProtocolError(CLOSED if self.closing else again)
-        self._client.given_up = False
+        self._client.gave_up = False
         try:
-            loop = self.loop = self._handle.loop = loop_for(self._handle)
+            loop = self.loop = self._host.loop = loop_for(self._host)
         except BaseException:
             self._connect_lock.release()
             raise
         self._wake_waiting()
         try:
-            loop.call(self._connect, loop, host, port, use_tls)
+            loop.call(self._connect, host, port, use_tls)
         except BaseException as error:
             undoing = loop.submit(self._undo_connect, loop)
             self._undoing = (loop, undoing) if undoing is not None else None
@@ -102,13 +101,13 @@ class Lifecycle:
         """Connect, unless that was done, or wait while another thread does."""
         if self._is_undoing or not self._connect_lock.locked():
             self.connect(None, None, False)
-        elif not self._handle.connected:
+        elif not self._host.connected:
             self.wait_connected(None)
 
     def wait_connected(self, timeout: int | None) -> None:
         self.check()
         while (loop := self.loop) is None:
-            if self._client.given_up:
+            if self._client.gave_up:
                 raise ConnectionLost("not connected: the client was closed", sent=False)
             began = time.monotonic()
             self._wait_for_connect(timeout)
@@ -119,7 +118,7 @@ class Lifecycle:
     def close(self, *, drain: bool) -> None:
         loop = self.loop
         if loop is None:
-            self._client.given_up = True
+            self._client.gave_up = True
             self._wake_waiting()
             return
         if loop.forked:
@@ -128,15 +127,15 @@ class Lifecycle:
         supervisor = self.supervisor
         called_by_handler = loop.pool.includes(threading.current_thread())
         if supervisor is not None and supervisor.in_handler and called_by_handler:
-            self._handle.close(drain=True)  # waits for this handler, which can't wait for it
+            self._host.close(drain=True)  # waits for this handler, which can't wait for it
             return
-        future = self._handle.close(drain=drain)
+        future = self._host.close(drain=drain)
         if future is not None:
             try:
                 loop.wait_for(future)
             except BaseException:
                 # Interrupted: it goes on by itself, and waits for no handler any more.
-                self._handle.close(drain=False)
+                self._host.close(drain=False)
                 raise
         loop.join()
 
@@ -150,7 +149,7 @@ class Lifecycle:
         waiter = ThreadWaiter()
         self._waiting.append(waiter)
         # What was called before the waiter was added has not woken it.
-        if self.loop is not None or self._client.given_up:
+        if self.loop is not None or self._client.gave_up:
             self._wake_waiting()
         try:
             if not waiter.wait(timeout / 1000 if timeout is not None else None):
@@ -166,11 +165,9 @@ class Lifecycle:
 
     # In the loop
 
-    async def _connect(
-        self, loop: LoopThread, host: str | None, port: int | None, use_tls: bool
-    ) -> None:
-        await self._client.connect_on(loop, host, port, use_tls)
-        self._handle.connected = True
+    async def _connect(self, host: str | None, port: int | None, use_tls: bool) -> None:
+        await self._client.connect(host, port, use_tls)
+        self._host.connected = True
 
     def _connecting(self, supervisor: Supervisor) -> None:
         """The first connection is about to be made: from now on, calls may wait for it."""
@@ -183,6 +180,6 @@ class Lifecycle:
             await self._client.reset()
         finally:
             self.loop = self.supervisor = None
-            self._handle.reset()
-            loop.release(self._handle)
+            self._host.reset()
+            loop.release(self._host)
             self._connect_lock.release()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from mb_core.client.callbacks import Callbacks
-from mb_core.client.supervisor import Supervisor
 from mb_core.errors import ConnectionLost, MBError
+from mb_core.hosting import Callbacks, Supervisor
 from mb_core.session import SessionState
 from mb_core.throttle import Throttle
 
@@ -95,11 +94,10 @@ class PublishQueue:
     async def _publish(self, message: bytes) -> None:
         self._flush()
         supervisor = self._supervisor
-        if self._session.publish_encoded(message) is None:
+        if supervisor.publish_encoded(message):
+            await supervisor.connection.drain()
+        else:
             supervisor.report_dropped_publishes()
-            return
-        supervisor.connection.send(message)
-        await supervisor.connection.drain()
 
     def _flush(self) -> None:
         buffered = False
@@ -109,17 +107,15 @@ class PublishQueue:
             self._scheduled = False
             self._bytes = 0
             waiting = self._waiting
-            session, supervisor = self._session, self._supervisor
+            supervisor = self._supervisor
             while True:
                 try:
                     message = waiting.popleft()
                 except IndexError:  # not before: where the loop has ended, many pass on
                     break
                 try:
-                    if session.publish_encoded(message) is None:
+                    if not supervisor.publish_encoded(message):
                         buffered = True
-                    else:
-                        supervisor.connection.send(message)
                 except MBError as error:
                     # Meanwhile the connection was lost, and the buffer is full; or it was closed.
                     failure = error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from mb_core.client.queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from mb_core.header import Action
+from mb_core.hosting import DEFAULT_QUEUE_BYTES, MessageQueue
 from mb_core.message import Message
 
 __all__ = ["ThreadQueue"]
@@ -32,9 +32,9 @@ class ThreadQueue(MessageQueue):
         with self._lock:
             return super().remove(action)
 
-    def _put_one_by_one(self, messages: list[Message]) -> list[Message]:
+    def put_one_by_one(self, messages: list[Message]) -> list[Message]:
         with self._lock:
-            return super()._put_one_by_one(messages)
+            return super().put_one_by_one(messages)
 
 
 def _locked(lock: threading.RLock, take: Callable[[], Message]) -> Callable[[], Message]:

@@ -7,9 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mb_core.client.callbacks import Callbacks
-from mb_core.client.queue import MessageQueue
-from mb_core.client.runner import Runner
+from mb_core.hosting import Callbacks, MessageQueue, Runner
 from mb_core.message import Message, Responder, handling
 
 from .handler_pool import as_exception
@@ -47,25 +45,25 @@ class ThreadRunner(Runner):
         self._abandoned = False
         self._answers: set[asyncio.Task[None]] = set()
 
-    async def _consume(self) -> None:
+    async def consume(self) -> None:
         queue = self.queue
         try:
             while True:
                 if queue.waiting:
-                    if self._kept() is None:
+                    if self.current_handler() is None:
                         queue.discard()
                         continue
                     await self._loop.pool.run(self._handle_all)
                 elif queue.ended:
                     return
                 else:
-                    await queue.wait(self._backend)
+                    await queue.wait(self.backend)
         except BaseException:
             self._abandoned = True  # a thread can't be cancelled; it takes no further message
             raise
 
     def _start_sending(self, message: Message, result: Any) -> None:
-        task = asyncio.ensure_future(self._send(message, result))
+        task = asyncio.ensure_future(self.send_answer(message, result))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
 
@@ -75,17 +73,17 @@ class ThreadRunner(Runner):
         """Handle messages until none comes for a while."""
         queue = self.queue
         while not self._abandoned:
-            kept = self._kept()
-            if kept is None:
+            handler = self.current_handler()
+            if handler is None:
                 return  # the client was dropped
             try:
                 message = queue.take()
             except IndexError:
-                del kept  # a thread that waits must not keep the client alive
+                del handler  # a thread that waits must not keep the client alive
                 if queue.ended or not wait_for_message(queue, self._loop.post, _IDLE_TIMEOUT):
                     return
             else:
-                self._handle(kept.handler, message)
+                self._handle(handler, message)
 
     def _handle(self, handler: Callable[[Message], Any], message: Message) -> None:
         handling.set(message)
@@ -95,14 +93,14 @@ class ThreadRunner(Runner):
         try:
             result = reject_awaitable(handler(message))
         except BaseException as error:
-            result = self._answer_to_failure(as_exception(error), message)
+            result = self.answer_to_failure(as_exception(error), message)
         if message.responder is None:
             return  # there is nothing to answer, or the handler has done it
         message.responder = responder
         if len(self._answers) < _MAX_ANSWERS:
             self._loop.post(functools.partial(self._start_sending, message, result))
         else:
-            self._loop.call(self._send, message, result)
+            self._loop.call(self.send_answer, message, result)
 
 
 class BlockingResponder:

@@ -130,10 +130,15 @@ class Callbacks:
 
     A queue that is full takes no more calls: `dropped` counts them, and the log reports them at
     most once a second.  When its client is gone, so are the handlers, and only the log is left.
+
+    `post` calls a function in the event loop, for a front end that uses other threads as well.
     """
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(
+        self, handlers: Handlers, post: Callable[[Callable[[], object]], object] | None = None
+    ) -> None:
         self._handlers = weakref.ref(handlers)
+        self._post = post or _call
         # What was posted and is in no handler's queue yet.
         self._posted: deque[tuple[list[Registration], tuple[Any, ...]]] = deque()
         self.late_answers = 0
@@ -217,9 +222,7 @@ class Callbacks:
 
         The first time, it is called at once; the last report has the whole number.
         """
-        self._tally.add(kind, report, self._clock())
-        if self._tally.waiting:
-            self._wake()
+        self._post(functools.partial(self._count, kind, report))
 
     def unreadable(self, error: RemoteProtocolError, message: Message, handler: str) -> None:
         """Report that a handler can't read a message: its sender's fault, not the handler's."""
@@ -284,8 +287,17 @@ class Callbacks:
         return self._handlers() or Handlers()
 
     def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._post(self._wake_up)
+
+    def _wake_up(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
+
+    def _count(self, kind: Hashable, report: Callable[[int], object]) -> None:
+        self._tally.add(kind, report, self._clock())
+        if self._tally.waiting:
+            self._wake_up()
 
     async def _dispatch(self, backend: Backend) -> None:
         started: set[_Worker] = set()
@@ -406,6 +418,10 @@ def _key(handler: Callback) -> Hashable:
     except TypeError:
         return id(handler)
     return handler
+
+
+def _call(function: Callable[[], object]) -> object:
+    return function()
 
 
 class _Worker:

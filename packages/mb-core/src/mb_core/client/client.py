@@ -289,7 +289,7 @@ class MessageBrokerClient(Lifecycle):
         check_pattern(topic)
         actions = actions_of(action)
         check_priority(priority)
-        self._check_handler(handler)
+        self._host.check_handler(handler)
         consumer = Consumer(
             self._callbacks,
             topic,
@@ -297,8 +297,8 @@ class MessageBrokerClient(Lifecycle):
             priority=priority,
             handler=handler,
             concurrency=concurrency,
-            queue=self._queue_type(queue_size, overflow, queue_bytes),
-            runner=self._runner,
+            queue=self._host.queue_type(queue_size, overflow, queue_bytes),
+            make_runner=self._host.make_runner,
         )
         return Subscription(self._connected_soon, consumer)
 
@@ -329,7 +329,7 @@ class MessageBrokerClient(Lifecycle):
         regex that the broker can't use, and what `request` raises; when that is cancelled,
         nothing is followed.
         """
-        self._check_handler(handler)
+        self._host.check_handler(handler)
         consumer = Consumer(
             self._callbacks,
             LOG_TOPIC,
@@ -337,8 +337,8 @@ class MessageBrokerClient(Lifecycle):
             priority=0,
             handler=handler,
             concurrency=1,
-            queue=self._queue_type(queue_size, overflow, queue_bytes),
-            runner=self._runner,
+            queue=self._host.queue_type(queue_size, overflow, queue_bytes),
+            make_runner=self._host.make_runner,
             log_filter=_log_filter(levels, regex),
         )
         return Subscription(self._connected_soon, consumer)
@@ -377,7 +377,7 @@ class MessageBrokerClient(Lifecycle):
         Returns a Registration, which removes the handler when it is called; so do the other
         `on_*` methods, and each may be used as a decorator, `@client.on_message`.
         """
-        self._check_handler(handler, "on_message handler")
+        self._host.check_handler(handler, "on_message handler")
         callbacks = self._callbacks
         removed = partial(_stop_consuming_with, ref(self))
         registration = callbacks.register(callbacks.message, handler, removed)
@@ -394,13 +394,11 @@ class MessageBrokerClient(Lifecycle):
         replaces what an earlier call of it subscribed to the same topic, or registered for the
         same event.
         """
-        callback = self._callback(handler, "on_connect handler")
-        return self._callbacks.register(self._callbacks.connect, callback)
+        return self._on(self._callbacks.connect, handler, "on_connect handler")
 
     def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
         """Call `handler()` when a connection has ended, in order or not."""
-        callback = self._callback(handler, "on_disconnect handler")
-        return self._callbacks.register(self._callbacks.disconnect, callback)
+        return self._on(self._callbacks.disconnect, handler, "on_disconnect handler")
 
     def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
         """Call `handler(error)` for errors that no call of yours can raise.
@@ -409,8 +407,11 @@ class MessageBrokerClient(Lifecycle):
         listens to (once a second for each topic), failed tries to connect again.  They are logged
         as well.
         """
-        callback = self._callback(handler, "on_error handler")
-        return self._callbacks.register(self._callbacks.error, callback)
+        return self._on(self._callbacks.error, handler, "on_error handler")
+
+    def _on(self, handlers: list[Registration], handler: Any, name: str) -> Registration:
+        self._host.check_handler(handler, name)
+        return self._callbacks.register(handlers, self._host.wrap_callback(handler))
 
 
 def _stop_consuming_with(client: ref[MessageBrokerClient], index: int) -> None:

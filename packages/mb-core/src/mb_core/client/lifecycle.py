@@ -12,6 +12,7 @@ from ..codec import Codec
 from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
 from ..header import check_timeout
 from ..link import Moment, checkpoint
+from ..message import Message
 from ..options import ClientOptions, broker_url
 from ..session import Outbox, SessionState
 from ..stats import ClientStats
@@ -20,12 +21,20 @@ from ..user_code import check_handler
 from .callbacks import Callbacks, Handlers
 from .observers import Observers
 from .queue import MessageQueue
-from .runner import Runner, RunnerFactory
+from .runner import Runner
 from .signals import interrupted_twice, interruptible, uninterrupted
 from .supervisor import Supervisor
 from .tasks import warn_unclosed
 
-__all__ = ["CLOSED", "CONNECTED_ALREADY", "CONNECTING", "ENTERED", "CallbackMethods", "Lifecycle"]
+__all__ = [
+    "CLOSED",
+    "CONNECTED_ALREADY",
+    "CONNECTING",
+    "ENTERED",
+    "CallbackMethods",
+    "Host",
+    "Lifecycle",
+]
 
 CONNECTING = "this client is being connected already: client.wait_connected() waits for that"
 CONNECTED_ALREADY = "this client was connected already: make a new one"
@@ -51,8 +60,50 @@ class CallbackMethods:
             super().__setattr__(name, value)
 
 
+class Host:
+    """What a client leaves to the front end that runs it; this one is for its own event loop.
+
+    See mb_core.hosting.  A host must not refer to its client, except weakly: a client to which
+    nobody else refers is closed.
+    """
+
+    queue_type: type[MessageQueue] = MessageQueue
+    unclosed_remedy = "'async with MessageBrokerClient(...) as client' or 'await client.close()'"
+
+    def post(self, function: Callable[[], object]) -> object:
+        """Call `function` in the client's event loop; called in any thread."""
+        return function()
+
+    def check_handler(self, handler: Any, name: str = "handler") -> None:
+        """Raise LocalProtocolError for a handler that can't be called."""
+        check_handler(handler, name)
+
+    def wrap_callback(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what is called for a handler of events, plain or async."""
+        return handler
+
+    def make_runner(
+        self,
+        queue: MessageQueue,
+        handler: Callable[[Message], Any],
+        topic: str,
+        concurrency: int,
+        callbacks: Callbacks,
+    ) -> Runner:
+        """Return what calls a subscription's handler."""
+        return Runner(queue, handler, topic, concurrency, callbacks)
+
+    def connecting(self, supervisor: Supervisor) -> None:
+        """`supervisor` is about to connect for the first time."""
+
+    def dropped(self) -> None:
+        """The client was not closed, and nobody refers to it any more; called in any thread."""
+
+
 class Lifecycle(CallbackMethods):
     """The half of MessageBrokerClient that is about its connection."""
+
+    _host = Host()
 
     def __init__(
         self, urls: tuple[str, ...], options: ClientOptions, outbox: Outbox, codec: str | Codec
@@ -62,11 +113,11 @@ class Lifecycle(CallbackMethods):
         self._outbox = outbox
         self._codec = self._options.plugins.codec(codec) if isinstance(codec, str) else codec
         self._handlers = Handlers()
-        self._callbacks = Callbacks(self._handlers)
+        self._callbacks = Callbacks(self._handlers, self._host.post)
         self._supervisor: Supervisor | None = None
         self._entered = False  # whether a block will close it
         self._begun: Moment | None = None  # while somebody waits for a connect to begin
-        self._given_up = False  # whether it was closed since the last connect
+        self._gave_up = False  # whether it was closed since the last connect
 
     async def connect(
         self, host: str | None = None, port: int | None = None, use_tls: bool = False
@@ -87,11 +138,11 @@ class Lifecycle(CallbackMethods):
         except MBError:
             await checkpoint()
             raise
-        self._given_up = False
+        self._gave_up = False
         supervisor = self._supervisor = Supervisor(
             urls, self._callbacks, self._options, self._outbox, self._codec, observers
         )
-        self._supervising(supervisor)
+        self._host.connecting(supervisor)
         self._tell_waiting()
         try:
             await supervisor.open()
@@ -119,7 +170,7 @@ class Lifecycle(CallbackMethods):
         try:
             with anyio.fail_after(limit):
                 while supervisor is None:
-                    if self._given_up:
+                    if self._gave_up:
                         raise ConnectionLost("not connected: the client was closed", sent=False)
                     if self._begun is None:
                         self._begun = Moment()
@@ -195,8 +246,9 @@ class Lifecycle(CallbackMethods):
     def __del__(self) -> None:
         supervisor = getattr(self, "_supervisor", None)
         if supervisor is not None and supervisor.unclosed:
-            self._drop(supervisor)
-            warn_unclosed(self, str(supervisor), self._remedy)
+            supervisor.drop(self)
+            self._host.dropped()
+            warn_unclosed(self, str(supervisor), self._host.unclosed_remedy)
 
     async def run(self) -> None:
         """Wait until the client is closed.
@@ -217,32 +269,10 @@ class Lifecycle(CallbackMethods):
             raise
         await interruptible(uninterrupted(supervisor.wait_over), supervisor.close)
 
-    # What other front ends replace
-
-    _queue_type: type[MessageQueue] = MessageQueue
-    _runner: RunnerFactory = Runner
-    _remedy = "'async with MessageBrokerClient(...) as client' or 'await client.close()'"
-
-    def _check_handler(self, handler: Any, name: str = "handler") -> None:
-        """Raise LocalProtocolError for a handler that can't be called."""
-        check_handler(handler, name)
-
-    def _callback(self, handler: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """What to call for a handler of events; raises LocalProtocolError as `_check_handler`."""
-        self._check_handler(handler, name)
-        return handler
-
-    def _supervising(self, supervisor: Supervisor) -> None:
-        """`supervisor` is about to connect."""
-
-    def _drop(self, supervisor: Supervisor) -> None:
-        """Nobody refers to this any more: have it closed; called in any thread, at any time."""
-        supervisor.drop(self)
-
-    # Within
+    # Internals
 
     async def _end(self, *, drain: bool) -> None:
-        self._given_up = True
+        self._gave_up = True
         self._tell_waiting()
         try:
             if self._supervisor is not None:

@@ -114,7 +114,7 @@ class MessageQueue:
         for message in messages:
             total += len(message.raw_payload)
         if total > self._most_bytes or len(waiting) + len(messages) > self._most or self.overflowed:
-            return self._put_one_by_one(messages)
+            return self.put_one_by_one(messages)
         waiting.extend(messages)
         self._added += len(messages)
         self._bytes = total
@@ -190,7 +190,8 @@ class MessageQueue:
                 waiter.set_result(None)
                 count -= 1
 
-    def _put_one_by_one(self, messages: list[Message]) -> list[Message]:
+    def put_one_by_one(self, messages: list[Message]) -> list[Message]:
+        """Add messages of which not all may fit; returns those that were dropped."""
         waiting, lengths = self.waiting, self._lengths
         dropped: list[Message] = []
         self._count()

@@ -44,17 +44,17 @@ class Runner:
     """
 
     __slots__ = (
-        "_backend",
         "_callbacks",
         "_concurrency",
         "_handler",
         "_kept",
         "_name",
         "_topic",
+        "backend",
         "queue",
     )
 
-    _backend: Backend
+    backend: Backend
     _kept: weakref.ref[Kept]
 
     def __init__(
@@ -74,19 +74,24 @@ class Runner:
 
     def start(self, backend: Backend, spawn: Spawn) -> None:
         """Start to call the handler, in tasks that see the context variables of the caller."""
-        self._backend = backend
+        self.backend = backend
         assert self._handler is not None
         self._kept = self._callbacks.keep(self._handler)
         self._handler = None
         for _ in range(self._concurrency):
             spawn(self._run)
 
+    def current_handler(self) -> Callable[[Message], Any] | None:
+        """Return the handler; None when the client is gone."""
+        kept = self._kept()
+        return kept.handler if kept is not None else None
+
     async def _run(self) -> None:
         running.set(None)  # a handler's own subscriptions do not belong to the one that called it
         try:
             while True:
                 try:
-                    await self._consume()
+                    await self.consume()
                 except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
                     # On trio Ctrl-C ends whatever runs; what comes still has a consumer.
                     pass_exit_on(error)
@@ -95,21 +100,21 @@ class Runner:
         finally:
             self._callbacks.release(self._kept())
 
-    async def _consume(self) -> None:
+    async def consume(self) -> None:
+        """Call the handler until the queue has ended and is empty."""
         queue = self.queue
         waiting = queue.waiting
         take = queue.take
         begin = handling.set
         clock = time.monotonic
-        checkpoint = self._backend.checkpoint
+        checkpoint = self.backend.checkpoint
         until = clock() + SLICE
         while True:
             if waiting:
-                kept = self._kept()
-                if kept is None:
+                handler = self.current_handler()
+                if handler is None:
                     queue.discard()
                     continue
-                handler = kept.handler
                 while waiting:
                     message = take()
                     # Never reset: what runs behind the handler, in this task, is the next
@@ -123,16 +128,16 @@ class Runner:
                             if result is not None and hasattr(type(result), "__await__"):
                                 await result
                         except BaseException as error:
-                            self._answer_to_failure(failure(error), message)
+                            self.answer_to_failure(failure(error), message)
                     if clock() > until:
                         await checkpoint()
                         until = clock() + SLICE
                 # A task that waits must not keep the client alive.
-                del kept, handler
+                del handler
                 result = None
             if queue.ended:
                 return
-            await queue.wait(self._backend)
+            await queue.wait(self.backend)
             until = clock() + SLICE
 
     async def _answer(self, handler: Callable[[Message], Any], message: Message) -> None:
@@ -142,11 +147,11 @@ class Runner:
             if hasattr(type(result), "__await__"):
                 result = await result
         except BaseException as raised:
-            result = self._answer_to_failure(failure(raised), message)
+            result = self.answer_to_failure(failure(raised), message)
         if message.responder is not None:  # it has not responded itself
-            await self._send(message, result)
+            await self.send_answer(message, result)
 
-    async def _send(self, message: Message, result: Any) -> None:
+    async def send_answer(self, message: Message, result: Any) -> None:
         """Send a handler's answer.
 
         If nobody can receive it any more, the handler has not failed.
@@ -166,7 +171,7 @@ class Runner:
             if lost is not None:
                 self._failed(lost)
 
-    def _answer_to_failure(self, error: Exception, message: Message) -> ResponseError | _Lost:
+    def answer_to_failure(self, error: Exception, message: Message) -> ResponseError | _Lost:
         """Report what the handler raised; returns its answer to a request."""
         alone = error
         while isinstance(alone, ExceptionGroup) and len(alone.exceptions) == 1:

@@ -275,7 +275,7 @@ class Consumer:
         handler: Callable[[Message], Any] | None,
         concurrency: int,
         queue: MessageQueue,
-        runner: RunnerFactory,
+        make_runner: RunnerFactory,
         log_filter: Mapping[str, Any] | None = None,
     ) -> None:
         check_concurrency(concurrency)
@@ -299,7 +299,7 @@ class Consumer:
         self._queues = [queue]
         # Those of them that still get what comes.
         self._receiving = [queue]
-        self._make_runner = runner
+        self._make_runner = make_runner
         self._runners: list[Runner] = []
         self._dropped_before = 0  # of on_message handlers that were removed
         self._throttle = Throttle()

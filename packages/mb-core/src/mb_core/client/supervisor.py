@@ -218,6 +218,16 @@ class Supervisor:
             self.report_dropped_publishes()
         return request
 
+    def publish_encoded(self, message: bytes) -> bool:
+        """Publish what Session.encode returned; False if it waits in the outbox.
+
+        Raises ConnectionLost if the outbox has no room.
+        """
+        encoded = self.session.publish_encoded(message)
+        if encoded is not None:
+            self.connection.send(encoded)
+        return encoded is not None
+
     def report_dropped_publishes(self) -> None:
         """A publication waits in the outbox: did it take the place of others?"""
         dropped = self.session.outbox.dropped
