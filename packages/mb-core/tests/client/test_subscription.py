@@ -743,7 +743,7 @@ def subscription(driver: Driver, queue: MessageQueue) -> Subscription:
         handler=None,
         concurrency=1,
         queue=queue,
-        runner=Runner,
+        make_runner=Runner,
     )
     return Subscription(connected, consumer)
 
