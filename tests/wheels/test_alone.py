@@ -68,8 +68,8 @@ def test_the_fixtures_work_without_a_transport(environment_of: Install) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_the_door_has_every_transport(environment_of: Install) -> None:
-    environment_of("mb-client").run("door.py")
+def test_mb_client_has_every_transport(environment_of: Install) -> None:
+    environment_of("mb-client").run("everything.py")
 
 
 @pytest.mark.parametrize("scheme", ["memory", "tcp", "ws"])

@@ -79,7 +79,7 @@ def none_is_imported(broken: Environment) -> Iterator[None]:
 
 @pytest.mark.usefixtures("none_is_imported")
 def test_who_does_not_use_them_does_not_notice(broken: Environment) -> None:
-    broken.run("door.py")
+    broken.run("everything.py")
 
 
 @pytest.mark.usefixtures("none_is_imported")

@@ -51,7 +51,7 @@ def test_a_later_core_that_breaks_nothing_does_for_all(
     environment = installed_with(compatible, "mb-tools", dist, tmp_path)
     say = "import importlib.metadata; print(importlib.metadata.version('mb-core'))"
     assert environment.call("python", "-c", say).stdout == f"{compatible}\n"
-    environment.run("door.py")
+    environment.run("everything.py")
 
 
 @pytest.mark.parametrize("name", [name for name in DISTRIBUTIONS if name != "mb-core"])

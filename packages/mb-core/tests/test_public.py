@@ -30,12 +30,12 @@ def test_all_is_sorted_and_complete(package: types.ModuleType) -> None:
     assert set(names) == public
 
 
-def test_the_door_gives_all_of_the_core() -> None:
+def test_mb_client_has_all_names_of_the_core() -> None:
     for name in mb_core.__all__:
         assert getattr(mb_client, name) is getattr(mb_core, name)
 
 
-def test_the_door_gives_the_broker_too() -> None:
+def test_mb_client_has_the_broker_too() -> None:
     import mb_broker
 
     assert mb_client.Broker is mb_broker.Broker

@@ -1,4 +1,4 @@
-"""The length prefix, without I/O: what is its own; test_suite.py has what holds for every Wire."""
+"""The length prefix, without I/O; what holds for every Wire is in test_transport_suite.py."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from mb_core import (
 )
 from mb_testing import until
 
-from .absent import QUICK, Outcome, gone
+from .gone_broker import QUICK, Outcome, gone
 from .scripted import GREETING, VIRTUAL_TIME, ScriptedBroker
 from .watching import Watch
 

@@ -21,7 +21,7 @@ from mb_core import (
 )
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .watching import Watch, known_subscriptions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]

@@ -18,7 +18,7 @@ from mb_core.link import current_backend
 from mb_core.link.turn import SLICE
 from mb_testing import until
 
-from .absent import Gone, gone
+from .gone_broker import Gone, gone
 from .scripted import ScriptedBroker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]

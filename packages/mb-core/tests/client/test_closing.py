@@ -14,7 +14,7 @@ import pytest
 from mb_core import ConnectError, ConnectionLost, Message, MessageBrokerClient
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import ScriptedBroker
 from .watching import Watch
 

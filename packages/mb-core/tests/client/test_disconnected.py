@@ -12,7 +12,7 @@ import pytest
 
 from mb_core import ConnectionLost, LocalProtocolError, MessageBrokerClient, ResponseError
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import VIRTUAL_TIME, ScriptedBroker, error
 from .watching import Watch, known_subscriptions
 

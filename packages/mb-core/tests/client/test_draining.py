@@ -19,7 +19,7 @@ from mb_core import (
 )
 from mb_testing import until
 
-from .absent import QUICK, Outcome
+from .gone_broker import QUICK, Outcome
 from .scripted import ScriptedBroker
 from .watching import Gate
 

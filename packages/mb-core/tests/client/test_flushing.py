@@ -11,7 +11,7 @@ import pytest
 from mb_core import ConnectionLost, Message, MessageBrokerClient
 from mb_testing import until
 
-from .absent import QUICK, Outcome
+from .gone_broker import QUICK, Outcome
 from .scripted import VIRTUAL_TIME, ScriptedBroker
 from .watching import Gate, Watch
 

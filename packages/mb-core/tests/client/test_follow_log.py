@@ -19,7 +19,7 @@ from mb_core import (
 )
 from mb_core.errors import MBError
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import ScriptedBroker, error
 from .watching import Watch
 

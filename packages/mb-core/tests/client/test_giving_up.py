@@ -18,7 +18,7 @@ from mb_core import (
     PluginError,
 )
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import GREETING, ScriptedBroker, error, scripted_broker
 from .watching import Watch
 

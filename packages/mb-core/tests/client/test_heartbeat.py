@@ -15,7 +15,7 @@ from mb_core.link import Accept, Link
 from mb_core.url import URL, parse_url
 from mb_testing import until
 
-from .absent import QUICK, Outcome
+from .gone_broker import QUICK, Outcome
 from .scripted import VIRTUAL_TIME, ScriptedBroker
 from .watching import Watch
 

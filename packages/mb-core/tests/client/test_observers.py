@@ -30,7 +30,7 @@ from mb_core.plugins import Observer
 from mb_core.transport import Transport
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .watching import Watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]

@@ -11,7 +11,7 @@ import pytest
 from mb_core import Message, MessageBrokerClient, Subscription
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .watching import Watch, known_subscriptions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]

@@ -22,7 +22,7 @@ from mb_core import (
 )
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import SUCCESS, VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
 from .watching import Watch, known_subscriptions
 

@@ -8,7 +8,7 @@ import pytest
 from mb_core import ConnectionLost, MessageBrokerClient, NoRouteFoundError, RequestTimeoutError
 from mb_testing import until
 
-from .absent import QUICK, Outcome, gone
+from .gone_broker import QUICK, Outcome, gone
 from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection, error
 from .watching import Watch
 

@@ -20,7 +20,7 @@ from mb_core import (
 from mb_core.stats import Latencies, Traffic
 from mb_testing import until
 
-from .absent import QUICK, Outcome
+from .gone_broker import QUICK, Outcome
 from .scripted import GREETING, VIRTUAL_TIME, ScriptedBroker, error
 from .watching import Watch
 

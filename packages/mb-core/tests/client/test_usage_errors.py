@@ -1,4 +1,4 @@
-"""Slips that habits from other libraries lead to: each raises, and says what to write instead."""
+"""Mistakes out of habits from other libraries: each raises, and says what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that threads share before its first connection."""
+"""A client that several threads use before its first connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client may take: each limit ends with a word to it and to the log, never for others."""
+"""What a client may take: going over a limit is answered, logged, and affects no other."""
 
 from __future__ import annotations
 

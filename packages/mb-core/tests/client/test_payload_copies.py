@@ -1,4 +1,4 @@
-"""Each consumer of a message has a payload of its own: what one changes, no other sees."""
+"""Each consumer of a message has its own payload: no other one sees a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a handler sends says on whose behalf, and asks for no more time than it has."""
+"""What a handler sends names its request, and asks for no more time than that has left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from mb_core import Message, MessageBrokerClient, RequestTimeoutError
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]

@@ -1,4 +1,4 @@
-"""Slips raise as with the async client, and what `on_*` return removes handlers from any thread."""
+"""Mistakes raise as with the async client; `on_*` handlers can be removed in any thread."""
 
 from __future__ import annotations
 

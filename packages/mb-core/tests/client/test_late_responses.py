@@ -1,4 +1,4 @@
-"""Answers for which nobody waits any more: not sent, counted, reported once a second."""
+"""Responses that nobody waits for any more: not sent, counted, reported once a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from mb_core import Message, MessageBrokerClient, RequestTimeoutError
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import VIRTUAL_TIME, ScriptedBroker, ScriptedConnection
 from .watching import Watch
 

@@ -1,4 +1,4 @@
-"""A broker that says goodbye over WebSocket, and does not hang up."""
+"""A broker that closes the WebSocket in order, and does not hang up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that tasks share before its first connection."""
+"""A client that several tasks use before its first connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from mb_core import ConnectError, ConnectionLost, LocalProtocolError, MessageBrokerClient
 
-from .absent import QUICK, Outcome
+from .gone_broker import QUICK, Outcome
 from .scripted import ScriptedBroker
 from .watching import Watch
 

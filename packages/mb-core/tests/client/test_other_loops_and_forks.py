@@ -1,4 +1,4 @@
-"""A client elsewhere than where it was connected: another loop, a thread, a forked process."""
+"""A client used on another event loop, in another thread or in a forked process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bugs, of transports and of our own: none of them looks like an orderly end."""
+"""Bugs, in transports and in the library: none of them looks like an orderly end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mb_core.session import Session
 from mb_core.url import URL, parse_url
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .watching import Watch
 
 pytestmark = pytest.mark.anyio

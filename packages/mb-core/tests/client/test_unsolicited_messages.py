@@ -1,4 +1,4 @@
-"""What the broker says without being asked: who hears of it, and how often."""
+"""What the broker says without being asked: who is notified, and how often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from mb_core import MessageBrokerClient, NoRouteFoundError, ResponseError
 from mb_testing import until
 
-from .absent import QUICK
+from .gone_broker import QUICK
 from .scripted import ScriptedBroker, error
 from .watching import Watch
 

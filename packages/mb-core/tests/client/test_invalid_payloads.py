@@ -1,4 +1,4 @@
-"""Payloads that a handler can't read: the sender is told why and where, and nothing is flooded."""
+"""Payloads that a handler can't decode: the sender gets the reason, reports are limited."""
 
 from __future__ import annotations
 

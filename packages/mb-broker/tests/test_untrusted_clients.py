@@ -1,4 +1,4 @@
-"""What strangers and the hostile send to a Broker: they are cut off, and the others are served."""
+"""What untrusted clients send to a Broker: they are cut off, and the others are served."""
 
 from __future__ import annotations
 
