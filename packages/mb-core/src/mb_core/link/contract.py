@@ -1,4 +1,4 @@
-"""The contracts between a live connection, its event loop, and whoever uses the connection."""
+"""The contracts between a live connection, its event loop, and the code that uses it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ FLUSH_AT = 65_536
 
 
 class LinkHandler(Protocol):
-    """Receives what a Link receives; called from the event loop, so it must not block.
+    """Receives what a Link receives.  Called from the event loop, so it must not block.
 
-    What it raises is a bug: the Link logs it and ends the connection.
+    An exception in it is a bug: the Link logs it and ends the connection.
     """
 
     def messages_received(self, messages: list[bytes]) -> None:
@@ -49,7 +49,7 @@ class LinkHandler(Protocol):
     def link_lost(self, error: MBError | None) -> None:
         """The connection has ended; called exactly once.
 
-        `error` says why, None for an orderly end, whichever side began it, and for `abort`.
+        `error` says why.  It is None for an orderly end, whichever side began it, and for `abort`.
         """
         ...
 
@@ -64,13 +64,15 @@ class Link(Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether `drain` has something to wait for: see there."""
+        """Whether `drain` would wait."""
         ...
 
     @property
     def unsent(self) -> int:
-        """Bytes that were sent and that the operating system has not taken yet, roughly; 0 when
-        the connection is over, though messages may be left to take back."""
+        """Roughly how many bytes were sent and not taken by the operating system yet.
+
+        0 when the connection is over, though there may be messages to take back.
+        """
         ...
 
     @property
@@ -85,68 +87,67 @@ class Link(Protocol):
 
     @property
     def progress(self) -> int:
-        """How far the connection has come: a number that changes with every byte that arrives,
-        of a message that is not whole yet as well, and with every byte that the operating system
-        takes of a write that had to wait.
+        """A number that changes with every sign of life from the other side.
 
-        What it takes at once changes nothing: that says nothing about the other side.  A Link
-        without this attribute is alive as long as whole messages arrive.
+        It changes with every byte that arrives, even if the message is not complete yet, and with
+        every byte that the operating system takes of a write that had to wait.  A write that is
+        taken at once says nothing about the other side.  A Link without this attribute counts as
+        alive as long as whole messages arrive.
         """
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message.  What is sent in one turn of the loop leaves in few writes.
+        """Send a message.  Messages of one turn of the loop leave in few writes.
 
         Raises ConnectionLost with sent=False when the connection is closing or closed.  A
-        message sent before that reaches the operating system unless the connection ends first:
-        it breaks, is aborted, or the other side ends it.  Then see `take_unsent`.
+        message sent before that reaches the operating system unless the connection breaks, is
+        aborted or is ended by the other side first; see `take_unsent`.
         """
         ...
 
     def send_many(self, messages: list[bytes]) -> None:
-        """Send messages in order; otherwise as `send`.  When it raises, none was taken."""
+        """Send messages in order, as `send` does.  When it raises, none was taken."""
         ...
 
     def take_unsent(self) -> list[bytes]:
-        """Take back the messages that were sent and of which nothing has left this process.
+        """Return the messages that were sent and of which no byte has left this process.
 
-        For after `link_lost`, or from within it.  In order, and the very objects that were
-        sent; none that was handed to the transport, which may have sent a part of it (`close`
-        hands over all).  Empty the second time.
+        Call it within `link_lost` or after it.  The messages are the very objects that were
+        sent, in order.  Those that the transport got are not among them, as it may have sent a
+        part (`close` gives it all of them).  The second call returns an empty list.
         """
         ...
 
     async def drain(self) -> None:
-        """Wait until more may be sent; returns at once where the Link is not congested.
+        """Wait until more may be sent; return at once if the Link is not congested.
 
-        Senders of many messages await it whenever `congested` is true: then memory is bounded
-        and the loop gets its turn.  A lost connection ends the wait as well.  When cancelled,
-        nothing is lost.
+        Await it whenever `congested` is true while sending many messages: that bounds memory and
+        gives the loop its turn.  A lost connection ends the wait as well.  Safe to cancel.
         """
         ...
 
     def pause_reading(self) -> None:
-        """Take nothing more from the other side for a while, so that it has to wait with sending.
+        """Stop reading for a while, so that the other side has to stop sending.
 
-        What was received before may still come, and the connection's end is still told where
-        it is noticed.  Closing it resumes reading.
+        What was received before may still arrive, and `link_lost` may still be called.  Closing
+        the connection resumes reading.
         """
         ...
 
     def resume_reading(self) -> None:
-        """Read again; harmless where reading was not paused, or the connection is over."""
+        """Read again; does nothing if reading was not paused or the connection is over."""
         ...
 
     def close(self, reason: str = "") -> None:
-        """End the connection in order: what was sent goes out, then the transport's farewell.
+        """Close the connection: what was sent goes out, then the transport's own goodbye.
 
-        Takes at most the close time limit; a connection that is given up then is lost with an
-        error.  Safe to call at any time and twice; `link_lost` is called when it is over.
+        That takes at most the close time limit, after which the connection is lost with an error.
+        Safe to call at any time, and twice; `link_lost` is called when it is over.
         """
         ...
 
     def abort(self) -> None:
-        """End the connection now; what was not written yet is not written any more."""
+        """End the connection now, without writing what is left."""
         ...
 
     async def wait_closed(self) -> None:
@@ -155,26 +156,26 @@ class Link(Protocol):
 
 
 Accept = Callable[[Link], LinkHandler]
-"""Gives the handler of a new Link.  Called when the transport's handshake is complete, before
-anything is received; what is sent on the Link from then on is sent."""
+"""Returns the handler of a new Link.  Called when the transport's handshake is complete, before
+anything is received; from then on, the Link can send."""
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 """Starts a task that lives as long as the caller's scope."""
 
 Poster = Callable[[Callable[[], None]], bool]
-"""Runs a function soon in the thread of the event loop it belongs to; callable from any thread.
-Functions run in the order in which they were posted.  False where that loop has ended."""
+"""Runs a function soon on an event loop; called from any thread.  Functions run in the order in
+which they were posted.  Returns False if that loop has ended."""
 
 
 class Waker(Protocol):
-    """What wakes somebody with a value, once: the reader's half of a Waiter."""
+    """The half of a Waiter that gives the value, once."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
 
 
 class Waiter(Waker, Protocol):
-    """A value that one task waits for: an asyncio.Future, and its like on trio."""
+    """A value that one task waits for: an asyncio.Future, or the same on trio."""
 
     def __await__(self) -> Generator[Any, Any, Any]: ...
 
@@ -182,13 +183,13 @@ class Waiter(Waker, Protocol):
 class StreamOptions(msgspec.Struct, frozen=True):
     """How byte streams are opened and closed; times in seconds.
 
-    `server_hostname` is the name that the server's certificate has to have; by default, the
-    host that is dialled.  A Listener has at most `max_handshakes` accepted streams in their
-    handshake; one more ends the oldest of them, as honest ones do not last.  `refused` is called
-    with each accepted stream that never became a Link: its peer, and why, None where it just ended;
-    without it, that is logged.  `unread` is called with each Link that has received something
-    while the other side does not read what it is sent, to which the Wire's own answers may have
-    added.  When more than `max_answers` bytes of such answers wait, the connection is given up.
+    `server_hostname` is the name that the server's certificate must have, by default the host that
+    is dialled.  A Listener has at most `max_handshakes` streams in their handshake: one more ends
+    the oldest, since honest peers complete theirs quickly.  `refused` is called for each accepted
+    stream that never became a Link, with its peer and the reason, or None if it just ended; the
+    default is to log it.  `unread` is called with each Link that receives something while its
+    peer does not read what it is sent; the Wire's own answers may add to that.  When more than
+    `max_answers` bytes of such answers wait, the connection is given up.
     """
 
     ssl_context: ssl.SSLContext | None = None
@@ -206,7 +207,7 @@ Address = tuple[str, int]
 
 
 class SocketAddress(msgspec.Struct, frozen=True):
-    """Where a stream socket of another family than TCP's is: what `socket.connect` takes."""
+    """The address of a stream socket that is not TCP's: what `socket.connect` takes."""
 
     family: int
     address: Any
@@ -215,35 +216,35 @@ class SocketAddress(msgspec.Struct, frozen=True):
 class Listener(Protocol):
     """Accepts connections until it is closed; the accepted Links live on.
 
-    Closing ends the handshakes that are under way: nothing is accepted after it.
+    Closing it ends handshakes in progress: nothing is accepted after that.
     """
 
     @property
     def address(self) -> Address:
-        """Host and port; for sockets that have no port, their name and 0."""
+        """Host and port; for sockets without ports, their name and 0."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Backend(Protocol):
-    """What core needs of an event loop beyond anyio: byte streams as Links, and cheap waiting."""
+    """What mb_core needs of an event loop besides anyio: byte streams as Links, cheap waiting."""
 
     @property
     def name(self) -> str: ...
 
     def time(self) -> float:
-        """Now, in seconds, by the clock of the loop's own timers; for differences only.
+        """The time in seconds, by the clock of the loop's own timers.
 
-        Whatever is compared with it comes from the same loop: the clocks of two have nothing in
-        common, and a test may have a loop whose time is virtual.
+        Compare it only with times of the same loop: another loop has another clock, and a test may
+        have a loop with virtual time.
         """
         ...
 
     def running(self) -> object:
-        """What identifies the event loop that runs the caller; None where none of this kind does.
+        """What identifies the event loop that runs the caller; None if none of this kind does.
 
-        Callable from any thread.
+        Called from any thread.
         """
         ...
 
@@ -254,21 +255,21 @@ class Backend(Protocol):
         ...
 
     async def checkpoint(self) -> None:
-        """Let the loop have a turn; a point of cancellation."""
+        """Give the loop a turn; raises if the task was cancelled."""
         ...
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
-        """Start a task that no scope of the caller's holds, and that the loop's end cancels.
+        """Start a task that belongs to no scope of the caller's; the end of the loop cancels it.
 
-        `function` must not raise anything but cancellation.  Keep what is returned for as long
-        as the task is to live: the loop may hold it weakly.
+        `function` must not raise anything but cancellation.  Keep the returned object as long as
+        the task has to live: the loop may refer to it weakly.
         """
         ...
 
     def start_in(self, group: TaskGroup, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Start a task in `group`, also from a callback of the loop, outside all tasks.
+        """Start a task in `group`, even from a callback of the loop, outside of any task.
 
-        From there it is not started if the group ends before the loop's next turn.
+        From a callback, it is not started if the group ends before the loop's next turn.
         """
         ...
 
@@ -281,10 +282,9 @@ class Backend(Protocol):
         options: StreamOptions,
         spawn: Spawn,
     ) -> Link:
-        """Open a byte stream, complete the Wire's handshake, give the Link.
+        """Open a byte stream, complete the Wire's handshake and return the Link.
 
-        Raises ConnectError.  There is no time limit but the caller's; when cancelled, the
-        stream is closed.
+        Raises ConnectError.  The caller limits the time.  When cancelled, the stream is closed.
         """
         ...
 
@@ -297,9 +297,9 @@ class Backend(Protocol):
         options: StreamOptions,
         spawn: Spawn,
     ) -> Listener:
-        """Accept byte streams; port 0 asks for a free one.  Raises ConnectError.
+        """Accept byte streams; port 0 asks for a free port.  Raises ConnectError.
 
-        A socket in place of an address listens already, and is the Listener's to close.
+        A socket in place of an address is listening already; the Listener closes it.
         A connection whose handshake fails or takes too long is closed and logged.
         """
         ...
