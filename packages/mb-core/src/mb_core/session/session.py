@@ -1,42 +1,41 @@
-"""The Session: the client's side of the MB protocol as a machine that touches nothing.
+"""The Session: the client's side of the MB protocol, as a state machine without I/O.
 
 Theory
 ======
 
-A Session takes whole messages and the time, and gives whole messages to send and completed
-work.  It has no socket, no clock, no task and no event loop, so it can be tested by calling it,
-and one implementation serves every event loop and every transport.  It outlives its Links: what
-is registered, subscribed, asked and published goes on over the next one.  Its driver (the
-client) owns the Links, one after the other, and owes the Session this:
+A Session takes whole messages and the time; it returns whole messages to send, and events.  It
+has no socket, no clock, no task and no event loop, so tests simply call it, and one
+implementation serves every event loop and every transport.  It outlives its Links: registration,
+subscriptions, requests and publications carry on over the next one.  Its driver (the client) owns
+the Links, one after the other, and has to:
 
-- `link_up` when a Link is there; then each batch of received messages to `receive`, and the end
-  of the Link to `link_lost`, with the messages that never left;
-- at `Initialized`, to send what `restore` gives and await its outcome, then to call `restored`;
-  before each subscription is sent, then and later, to act on what `ask_for_timeouts` gives;
-- to act on every Event that these return, in order.  `SendNow` is sent; `Initialized`,
-  `ResponseReceived` and `RequestFailed` wake whoever waits; `PublicationsReceived` and
-  `RequestsReceived` go to a queue, never straight into user code; `NoServiceYet` goes to
-  `retry_later`; `PeerSilent` ends the Link;
-- to call `handle_deadline` when the time of `next_deadline` has come, which may be late: a late
-  call costs patience, never correctness;
-- times from one clock that does not go back, in seconds.
+- call `link_up` when there is a Link, `receive` with each batch of received messages, and
+  `link_lost` when the Link has ended, with the messages that never left;
+- at `Initialized`, send what `restore` returns, wait for the outcome, then call `restored`;
+  before each subscription is sent, then and later, handle what `ask_for_timeouts` returns;
+- handle every event, in order.  `SendNow` is sent; `Initialized`, `ResponseReceived` and
+  `RequestFailed` wake whoever waits; `PublicationsReceived` and `RequestsReceived` go to a queue,
+  never straight into user code; `NoServiceYet` goes to `retry_later`; `PeerSilent` ends the Link;
+- call `handle_deadline` when the time of `next_deadline` has come.  A late call makes timeouts
+  late, and never wrong;
+- pass times in seconds, from one clock that does not go back.
 
-What the Session promises in return:
+In return, the Session promises:
 
-- A request that was begun is completed exactly once: by `ResponseReceived`, `RequestFailed`, or the
-  driver's own `cancel`.  It leaves the table on each of these paths, so the table holds what is
-  really waited for.
-- A message is given to be sent once, unless it is a request that may be sent again (`retry`).
+- A request that was begun is completed exactly once: by `ResponseReceived`, by `RequestFailed`,
+  or by the driver's own `cancel`.  Each of these takes it off the table, so the table holds only
+  what is really waited for.
+- It asks for a message to be sent once, unless that is a request that may be sent again (`retry`).
 - Nothing that the other side sends makes it raise: bad input becomes an `Unmatched` event.
-  What it raises is the caller's fault (LocalProtocolError, MessageTooLarge) or says that there
-  is no connection (ConnectionLost); nothing is sent then, and the Session is as it was.
+  What it raises is the caller's mistake (LocalProtocolError, MessageTooLarge) or says that there
+  is no connection (ConnectionLost); then nothing is sent, and the Session has not changed.
 - One table holds all deadlines: ten thousand waiting requests cost one timer.
 
 States
 ======
 
-A connection begins with the broker's greeting; before it, nothing is sent but a SendNow.  Then the
-broker is told what it told the one before: the service's name, its subscriptions:
+A connection begins with the broker's greeting; before it, nothing is sent but a `SendNow`.  Then
+the Session tells the broker what it told the previous one: the service's name, its subscriptions:
 
     OFFLINE --link_up--> GREETING --initialize--> RESTORING --restored--> READY
                            ^  |                       |                     |
@@ -45,22 +44,21 @@ broker is told what it told the one before: the service's name, its subscription
                            LOST
     any of them --close--> CLOSED
 
-The table in states.py says the same, and one place raises for a move that is not in it.  The
-flags that decide as well, such as why it was closed, are there, too.
+states.py has the same table as data, and raises for any other move.  The other flags that decide
+what a Session may do, such as why it was closed, are there as well.
 
-What is asked of the Session while it is not READY, but was once, waits in its Outbox
+Once a Session has been READY, what is asked of it while it is not waits in its Outbox
 (outbox.py): publications, within a bound, and requests that may be sent again.  Everything else
-fails at once.  A publication that the broker is to confirm is never sent twice; one that was on
-its way when the connection was lost fails, and says that it may have arrived.
+fails at once.  A publication that the broker has to confirm is never sent twice; if the
+connection is lost after it was sent, it fails, and the error says that it may have arrived.
 
 Ids
 ===
 
-An id is a random prefix and a counter (ids.py): unique without a call to the system for each
-request.  A response is matched by its id alone; topic and version are the requester's own,
-restored by the broker.  A response without a match is not an error of the protocol: the
-request may have been cancelled, or the broker reports a publish that had no id under an id of
-its own making (docs/protocol.md, "Publish").
+An id is a random prefix and a counter (ids.py): unique without a system call for each request.
+A response is matched by its id alone; the broker restores the topic and version of the request.
+A response without a match is not a protocol error: the request may have been cancelled, or the
+broker reports a publication that had no id under an id of its own (docs/protocol.md, "Publish").
 """
 
 from __future__ import annotations
@@ -130,11 +128,10 @@ _Registration = tuple[str, str]  # a service's name and description
 class Session:
     """The client's side of its connections to a broker, one after the other.
 
-    `limits` bounds what is sent.  `margin` is how many seconds longer than its time limit on
-    the wire a request is waited for, so that the broker's own TIMEOUT comes first.
-    `heartbeat` is the Heartbeat's interval in seconds.  `outbox` holds what waits for a connection.
-    `codec` is that of payloads.  With `early`, what would wait after a loss waits for the first
-    connection as well.
+    `limits` bounds what is sent.  A request is given up `margin` seconds after its time limit, so
+    that the broker's own TIMEOUT comes first.  `heartbeat` is the Heartbeat's interval in seconds.
+    `outbox` holds what waits for a connection.  `codec` writes and reads payloads.  With `early`,
+    what would wait for the next connection waits for the first one as well.
     """
 
     def __init__(
@@ -163,7 +160,7 @@ class Session:
         self._reader = HeaderReader(codec=codec)
         self._encoder = Encoder(self.limits.max_payload, codec)
         # For messages of the Session's own, whose size the user does not choose.
-        self._own = Encoder(sys.maxsize)
+        self._own_encoder = Encoder(sys.maxsize)
 
     @property
     def state(self) -> SessionState:
@@ -171,17 +168,17 @@ class Session:
 
     @property
     def pending(self) -> int:
-        """How many requests wait for their response."""
+        """How many requests are waiting for their response."""
         return len(self._pending)
 
     # The connection
 
     def link_up(self) -> None:
-        """A Link is there; the broker's greeting is awaited."""
+        """There is a Link; next comes the broker's greeting."""
         self._life.link_up()
 
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
-        """What to tell the broker that has greeted; empty on a first connection.
+        """Return what to ask the broker for after its greeting; empty on a first connection.
 
         Each request is `about` the registration or the entry that is to be restored.
         """
@@ -208,9 +205,9 @@ class Session:
         now: float,
         timeout: int,
     ) -> list[PendingRequest]:
-        """Ask once more for what requests of `restore` were about, if it was refused for now.
+        """Ask again for what requests of `restore` were about, after it was refused for now.
 
-        For those that are still wanted; empty where there is no connection.
+        Leaves out what is no longer wanted; empty if there is no connection.
         """
         if self._life.state is not _READY:
             return []
@@ -225,11 +222,11 @@ class Session:
         return asked
 
     def restored(self, now: float, *, settling: float = 0.0, progress: int = 0) -> list[Event]:
-        """The broker knows all: messages may be sent, and those that waited are, in order.
+        """The broker knows everything: send what has waited, in order; more may be sent.
 
-        `progress` is the Link's at present, for the Heartbeat.
-        For `settling` seconds, other clients may still be on their way back: a request with
-        `retry` that nobody answers is `NoServiceYet` meanwhile.
+        `progress` is the Link's, now, for the Heartbeat.  For `settling` seconds, other clients
+        may still be reconnecting: a request with `retry` that no service answers is
+        `NoServiceYet` meanwhile.
         """
         self._life.restored(settled_at=now + settling if settling else None)
         self._heartbeat.start(now, progress)
@@ -251,10 +248,10 @@ class Session:
         return events
 
     def link_lost(self, error: MBError | None, unsent: Iterable[bytes] = ()) -> list[Event]:
-        """The Link is gone, because of `error` or in order; `unsent` never left this process.
+        """The Link has ended, because of `error` or in order; `unsent` never left this process.
 
-        Pending requests fail, but those that may be sent again; publications that never left
-        wait for the next Link.
+        Pending requests fail unless they may be sent again; publications that never left wait
+        for the next Link.
         """
         self._life.link_lost()
         self._heartbeat.stop()
@@ -292,15 +289,15 @@ class Session:
         return events
 
     def close(self, reason: str = "the connection was closed") -> list[Event]:
-        """There is to be no other connection: what is pending fails, what waits is given up.
+        """There will be no other connection: requests fail, and what has waited is given up.
 
-        `reason` is what errors say, those of later calls too; the first one counts.
+        `reason` is the text of the errors, later ones included; the first call's counts.
         """
         self._life.close(reason)
         self._heartbeat.stop()
         return self._fail_all(reason)
 
-    # Sending: each gives the message that the driver sends
+    # Sending: each returns the message that the driver has to send
 
     def publish(
         self,
@@ -310,9 +307,9 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> bytes | None:
-        """A publication of which nothing more is heard, unless nobody listens.
+        """Return a publication without confirmation; None if it waits in the outbox.
 
-        None where it waits in the outbox; raises ConnectionLost where that is full.
+        Raises ConnectionLost if that is full.
         """
         return self.publish_encoded(
             self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
@@ -325,11 +322,11 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> bytes:
-        """A publication to be given to `publish_encoded`; changes nothing, in any thread."""
+        """Return a message for `publish_encoded`.  Changes nothing; callable from any thread."""
         return self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
 
     def publish_encoded(self, message: bytes) -> bytes | None:
-        """Publish what `encode` gave; as `publish`."""
+        """Publish what `encode` has returned, as `publish` does."""
         if self._life.state is _READY:
             return message
         self._life.check_waiting()
@@ -337,9 +334,9 @@ class Session:
         return None
 
     def check_room(self, length: int, before: int) -> None:
-        """Raise what `publish_encoded` raises while there is no connection, `before` bytes later.
+        """Raise what `publish_encoded` would without a connection, behind `before` bytes more.
 
-        For other threads: it changes nothing.
+        Changes nothing; callable from any thread.
         """
         self._life.check_waiting()
         self.outbox.check_room(length, before)
@@ -354,9 +351,9 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> PendingRequest:
-        """A publication that the broker confirms; `timeout` in milliseconds bounds the wait.
+        """Return a publication that the broker confirms, within `timeout` milliseconds.
 
-        It may be `in_outbox`, as `publish` may give None.
+        It may be `in_outbox`, where `publish` returns None.
         """
         check_timeout(timeout)
         request_id = self._ids.next()
@@ -384,10 +381,10 @@ class Session:
         retry: bool = False,
         about: SubscriptionEntry | None = None,
     ) -> PendingRequest:
-        """A request; `timeout` is its time limit on the wire, in milliseconds.
+        """Return a request; `timeout` is its time limit on the wire, in milliseconds.
 
-        With `retry` it may be sent again where the connection is lost, and is `in_outbox` until
-        there is one; without, it raises ConnectionLost where there is none.
+        With `retry` it may be sent again if the connection is lost, and is `in_outbox` while there
+        is none; without, it raises ConnectionLost if there is none.
         """
         ready = self._life.state is _READY
         if not ready:
@@ -397,7 +394,7 @@ class Session:
                 raise ConnectionLost(
                     f"not sent: {why} (retry=True waits for the next connection)", sent=False
                 )
-        request = self._make(topic, payload, now, timeout, version, parent_id, retry, about)
+        request = self._make_request(topic, payload, now, timeout, version, parent_id, retry, about)
         if ready:
             return self._begin(request)
         self._put_in_outbox(request)
@@ -418,24 +415,24 @@ class Session:
         return []
 
     def cancel(self, request: PendingRequest) -> None:
-        """Nobody waits for `request` any more; its response, if one comes, is ignored."""
+        """Stop waiting for `request`; its response, if one comes, is ignored."""
         self._pending.take(request.request_id)
         if request.outbox_key is not None:
             self.outbox.discard(request)
 
     def respond(self, message: Message, payload: Any) -> bytes:
-        """The answer to a request received over the present Link; see Encoder.response."""
+        """Return the answer to a request of the present Link; see Encoder.response."""
         if not self._life.greeted:
             self._life.check_waiting()
             raise ConnectionLost(f"not sent: {self._life.state.value}", sent=False)
         return self._encoder.response(message, payload)
 
-    # Registration and subscriptions: what each new connection is told again
+    # Registration and subscriptions, which are restored on each new connection
 
     def register(self, name: str, description: str, *, now: float, timeout: int) -> PendingRequest:
         """Tell the broker this service's name (36 characters) and description (1024).
 
-        When it was answered, the driver sets `registration`: what was refused is not repeated.
+        When the broker has accepted it, the driver sets `registration`, which is restored.
         """
         for text, limit, what in ((name, 36, "name"), (description, 1024, "description")):
             if not isinstance(text, str) or not 1 <= len(text) <= limit:
@@ -467,32 +464,32 @@ class Session:
         """
         if not self.subscriptions.answers_requests or not self._life.ask_for_timeouts():
             return []
-        return [SendNow(self._sign_of_life({"timeouts": True}))]
+        return [SendNow(self._heartbeat_request({"timeouts": True}))]
 
     def unsubscribe(self, entry: SubscriptionEntry, *, now: float, timeout: int) -> PendingRequest:
-        """Tell the broker that what `entry` asks for is no longer wanted; see `remove`."""
+        """Return the request that ends a subscription at the broker; then `remove` the entry."""
         topic, payload = _unsubscription(entry)
         return self.request(topic, payload, now=now, timeout=timeout)
 
     def remove(self, entry: SubscriptionEntry) -> None:
-        """Take `entry` off the table: what still comes for it is refused, or ignored."""
+        """Take `entry` off the table; what still arrives for it is refused or ignored."""
         self.subscriptions.remove(entry)
-        # The routes that are remembered would keep the entry and its consumer alive.
+        # Remembered routes would keep the entry and its consumer alive.
         self._reader = HeaderReader(codec=self._codec)
 
     # Time
 
     def next_deadline(self) -> float | None:
-        """When `handle_deadline` is due next, if at all."""
+        """When to call `handle_deadline` next; None if there is nothing to wait for."""
         deadline, check = self._pending.next_deadline(), self._heartbeat.next_check
         if deadline is None or check is None:
             return deadline if check is None else check
         return min(deadline, check)
 
     def handle_deadline(self, now: float, *, progress: int = 0) -> list[Event]:
-        """Fail what has waited too long; check whether the other side is alive.
+        """Fail what has waited too long, and check whether the other side is alive.
 
-        `progress` is the Link's at present.
+        `progress` is the Link's, now.
         """
         events: list[Event] = []
         for request in self._pending.take_due(now):
@@ -506,7 +503,7 @@ class Session:
                 events.append(RequestFailed(request, _too_late(request)))
         action = self._heartbeat.check(now, progress)
         if action is HeartbeatAction.ASK:
-            events.append(SendNow(self._sign_of_life({})))
+            events.append(SendNow(self._heartbeat_request({})))
         elif action is HeartbeatAction.GIVE_UP:
             events.append(PeerSilent())
         return events
@@ -514,7 +511,7 @@ class Session:
     # Receiving
 
     def receive(self, messages: list[bytes]) -> list[Event]:
-        """Take whole messages in the order of their arrival; ignored without a live Link."""
+        """Take whole messages, in the order in which they arrived; ignored without a Link."""
         events: list[Event] = []
         if self._life.state not in LIVE:
             return events
@@ -530,7 +527,7 @@ class Session:
                 # There may be very many of them, and the frames of each hold much more than it.
                 error.__traceback__ = None
                 events.append(Unmatched(error, None))
-                batch = batch_prefix = None  # what comes behind it is told behind it
+                batch = batch_prefix = None  # events stay in the order of their messages
                 continue
             message = Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
             if prefix is batch_prefix and batch is not None:
@@ -539,7 +536,7 @@ class Session:
             batch = batch_prefix = None
             action = prefix.action
             if prefix.generation != table.generation:
-                self._look_up(prefix)
+                self._route(prefix)
             if action is Action.PUBLISH:
                 if prefix.key == _INITIALIZE:
                     if self._life.state is SessionState.GREETING:  # a broker may repeat itself
@@ -586,19 +583,19 @@ class Session:
         return Unmatched(error, message)
 
     def _unanswered(self, message: Message) -> Event:
-        """What becomes of a request for which there is no subscription."""
+        """What to do about a request for which there is no subscription."""
         if message.prefix.key == _HEARTBEAT:
-            return AnswerNow(self._own.response(message, {}))
+            return AnswerNow(self._own_encoder.response(message, {}))
         if message.request_key is None:
             return Unmatched(None, message)
-        # It crossed our unsubscribing: the requester need not wait for its time limit.
+        # It was sent before the broker knew: answer, or the requester waits for its time limit.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
-        return AnswerNow(self._own.response(message, gone))
+        return AnswerNow(self._own_encoder.response(message, gone))
 
-    # Within
+    # Helpers
 
-    def _look_up(self, prefix: HeaderPrefix) -> None:
-        """Remember on the prefix what receives its messages, until a subscription changes."""
+    def _route(self, prefix: HeaderPrefix) -> None:
+        """Store on the prefix who receives its messages, until a subscription changes."""
         table = self.subscriptions
         if prefix.action is Action.PUBLISH:
             prefix.route = table.receivers(prefix.key)
@@ -608,7 +605,7 @@ class Session:
             prefix.route = table.receivers(prefix.key)
         prefix.generation = table.generation
 
-    def _make(
+    def _make_request(
         self,
         topic: str,
         payload: Any,
@@ -635,12 +632,14 @@ class Session:
     def _ask_for(
         self, about: SubscriptionEntry | _Registration, now: float, timeout: int
     ) -> PendingRequest:
-        """Ask the broker for a subscription, or for a registration, that it is to restore."""
+        """Ask the broker to restore a subscription or a registration."""
         if isinstance(about, SubscriptionEntry):
             topic, payload = _subscription(about)
         else:
             topic, payload = _REGISTER, _registration(*about)
-        request = self._make(topic, payload, now, timeout, DEFAULT_VERSION, None, False, about)
+        request = self._make_request(
+            topic, payload, now, timeout, DEFAULT_VERSION, None, False, about
+        )
         return self._begin(request)
 
     def _begin(self, request: PendingRequest) -> PendingRequest:
@@ -663,7 +662,7 @@ class Session:
         return [SendNow(request.message)]
 
     def _send_again(self, request: PendingRequest, now: float) -> Event:
-        """Send a request that nobody answered a moment ago."""
+        """Send a request again that no service answered a moment ago."""
         error, request.refusal = request.refusal, None
         assert error is not None
         left = int((request.deadline - now) * 1000)
@@ -673,15 +672,17 @@ class Session:
         self._begin(request)
         return SendNow(request.message)
 
-    def _sign_of_life(self, payload: dict[str, Any]) -> bytes:
-        """A request to which any message at all is the answer: it is not pending."""
+    def _heartbeat_request(self, payload: dict[str, Any]) -> bytes:
+        """A request that any message at all answers, so it is not pending."""
         interval = self._heartbeat.interval
         limit = round(interval * 1000) or 1 if interval is not None else _UNAWAITED_TIMEOUT
-        return self._own.request(_HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit)
+        return self._own_encoder.request(
+            _HEARTBEAT, payload, request_id=self._ids.next(), timeout=limit
+        )
 
     def _unsubscribing(self, entry: SubscriptionEntry) -> bytes:
         topic, payload = _unsubscription(entry)
-        return self._own.request(
+        return self._own_encoder.request(
             topic, payload, request_id=self._ids.next(), timeout=_UNAWAITED_TIMEOUT
         )
 
@@ -712,7 +713,7 @@ def _too_late(request: PendingRequest) -> RequestTimeoutError:
 
 
 def _missing(request: PendingRequest) -> str:
-    """What has not come, as the caller calls it."""
+    """What did not arrive, in the caller's terms."""
     about = request.about
     if isinstance(about, SubscriptionEntry):
         return f"no confirmation of the subscription to {about.pattern!r}"
