@@ -76,7 +76,7 @@ class HostedClient(MessageBrokerClient):
 
     async def wait_connecting(self) -> None:
         """Wait until a connect that has just been called elsewhere has begun."""
-        await self._beginning()
+        await self._wait_connecting()
 
     async def shut_down(self, *, drain: bool) -> None:
         """Close, with or without waiting for handlers; a connect that is under way fails."""

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ..errors import RemoteProtocolError, RequestTimeoutError
-from ..header import Action
+from ..errors import RequestTimeoutError
 from ..link import SLICE, Backend, Waiter
 from ..message import Message, handling
 from ..throttle import Tally, Throttle
@@ -223,18 +222,6 @@ class Callbacks:
         The first time, it is called at once; the last report has the whole number.
         """
         self._post(functools.partial(self._count, kind, report))
-
-    def unreadable(self, error: RemoteProtocolError, message: Message, handler: str) -> None:
-        """Report that a handler can't read a message: its sender's fault, not the handler's."""
-        topic = message.topic
-        noun = "request" if message.action is Action.REQUEST else "message"
-
-        def report(count: int) -> None:
-            messages = f"a {noun}" if count == 1 else f"{count} {noun}s so far"
-            what = f"the handler {handler} can't read {messages} of {topic!r}"
-            self.report(error, what, level=logging.WARNING)
-
-        self.count(("unreadable", handler, topic.lower()), report)
 
     def late_answer(self, message: Message) -> None:
         """Count and report an answer to `message` that its requester no longer waits for.

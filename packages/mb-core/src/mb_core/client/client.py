@@ -185,7 +185,7 @@ class MessageBrokerClient(Lifecycle):
         request may have been sent; its answer is ignored.
         """
         if self._supervisor is None:
-            await self._beginning()
+            await self._wait_connecting()
         try:
             if response_handler is not None:
                 check_response_handler(response_handler)
@@ -224,7 +224,7 @@ class MessageBrokerClient(Lifecycle):
         message may have been sent.
         """
         if self._supervisor is None:
-            await self._beginning()
+            await self._wait_connecting()
         try:
             supervisor = self._connected()
             if parent_id is None:

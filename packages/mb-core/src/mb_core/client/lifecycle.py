@@ -11,7 +11,7 @@ import anyio
 from ..codec import Codec
 from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
 from ..header import check_timeout
-from ..link import Moment, checkpoint
+from ..link import Poster, checkpoint, current_backend
 from ..message import Message
 from ..options import ClientOptions, broker_url
 from ..session import Outbox, SessionState
@@ -116,7 +116,8 @@ class Lifecycle(CallbackMethods):
         self._callbacks = Callbacks(self._handlers, self._host.post)
         self._supervisor: Supervisor | None = None
         self._entered = False  # whether a block will close it
-        self._begun: Moment | None = None  # while somebody waits for a connect to begin
+        # Those that wait for a connect to begin, maybe on event loops of their own.
+        self._waiting: list[tuple[Poster, anyio.Event]] = []
         self._gave_up = False  # whether it was closed since the last connect
 
     async def connect(
@@ -143,7 +144,7 @@ class Lifecycle(CallbackMethods):
             urls, self._callbacks, self._options, self._outbox, self._codec, observers
         )
         self._host.connecting(supervisor)
-        self._tell_waiting()
+        self._wake_waiting()
         try:
             await supervisor.open()
         except BaseException:
@@ -172,9 +173,7 @@ class Lifecycle(CallbackMethods):
                 while supervisor is None:
                     if self._gave_up:
                         raise ConnectionLost("not connected: the client was closed", sent=False)
-                    if self._begun is None:
-                        self._begun = Moment()
-                    await self._begun.wait()
+                    await self._wait_begun()
                     supervisor = self._supervisor
                     if supervisor is not None:
                         supervisor.check_home()
@@ -261,7 +260,7 @@ class Lifecycle(CallbackMethods):
         signals are not touched.
         """
         if self._supervisor is None:
-            await self._beginning()
+            await self._wait_connecting()
         try:
             supervisor = self._connected()
         except LocalProtocolError:
@@ -273,7 +272,7 @@ class Lifecycle(CallbackMethods):
 
     async def _end(self, *, drain: bool) -> None:
         self._gave_up = True
-        self._tell_waiting()
+        self._wake_waiting()
         try:
             if self._supervisor is not None:
                 await self._supervisor.close(drain=drain)
@@ -301,19 +300,32 @@ class Lifecycle(CallbackMethods):
         found = self._options.plugins.observers()
         return Observers(found, self, self._callbacks, self._codec) if found else None
 
-    async def _beginning(self) -> None:
+    async def _wait_connecting(self) -> None:
         """Let another task begin to connect, if it is about to."""
         for _ in range(2):  # on trio, one turn may not be enough for it to be called
             await checkpoint()
 
-    def _tell_waiting(self) -> None:
-        if self._begun is not None:
-            self._begun.come()
-            self._begun = None
+    async def _wait_begun(self) -> None:
+        """Wait until `connect` or `close` is called; when cancelled, nothing changes."""
+        event = anyio.Event()
+        waiting = (current_backend().poster(), event)
+        self._waiting.append(waiting)
+        try:
+            # Not before: they may be called in another thread.
+            if self._supervisor is None and not self._gave_up:
+                await event.wait()
+            else:
+                await checkpoint()
+        finally:
+            self._waiting.remove(waiting)
+
+    def _wake_waiting(self) -> None:
+        for post, event in list(self._waiting):
+            post(event.set)
 
     async def _connected_soon(self) -> Supervisor:
         if self._supervisor is None:
-            await self._beginning()
+            await self._wait_connecting()
         return self._connected()
 
     def _connected(self) -> Supervisor:

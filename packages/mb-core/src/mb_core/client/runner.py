@@ -20,6 +20,7 @@ from ..errors import (
     RemoteProtocolError,
     ResponseError,
 )
+from ..header import Action
 from ..link import SLICE, Backend, Spawn
 from ..message import Message, handling, is_about
 from ..user_code import failure, name_of
@@ -183,7 +184,7 @@ class Runner:
             error = alone  # raised in a task group of the handler
         if is_about(error, message):
             if isinstance(error, RemoteProtocolError):
-                self._callbacks.unreadable(error, message, self._name)
+                report_unreadable(self._callbacks, error, message, self._name)
                 return _bad_payload(error)
             _log.debug("not answered: %s", error)  # by its own `respond`
         elif isinstance(error, ResponseError) and message.responder is not None:
@@ -211,12 +212,27 @@ def with_header(registration: Registration, callbacks: Callbacks) -> Callable[[M
         try:
             header, payload = message.header, message.payload
         except RemoteProtocolError as error:
-            callbacks.unreadable(error, message, name)
+            report_unreadable(callbacks, error, message, name)
             return None
         return handler(header, payload)
 
     name = consume.__qualname__ = name_of(handler)
     return consume
+
+
+def report_unreadable(
+    callbacks: Callbacks, error: RemoteProtocolError, message: Message, handler: str
+) -> None:
+    """Report that a handler can't read a message: its sender's fault, not the handler's."""
+    topic = message.topic
+    noun = "request" if message.action is Action.REQUEST else "message"
+
+    def report(count: int) -> None:
+        messages = f"a {noun}" if count == 1 else f"{count} {noun}s so far"
+        what = f"the handler {handler} can't read {messages} of {topic!r}"
+        callbacks.report(error, what, level=logging.WARNING)
+
+    callbacks.count(("unreadable", handler, topic.lower()), report)
 
 
 class _Lost(msgspec.Struct):

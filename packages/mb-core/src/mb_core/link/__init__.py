@@ -18,7 +18,7 @@ from .contract import (
 from .detect import current_backend
 from .forks import Home, forked_error, protect_from_forks
 from .timer import DeadlineTimer
-from .turn import SLICE, Moment, Turn, checkpoint
+from .turn import SLICE, Turn, checkpoint
 
 __all__ = [
     "FLUSH_AT",
@@ -31,7 +31,6 @@ __all__ = [
     "Link",
     "LinkHandler",
     "Listener",
-    "Moment",
     "Poster",
     "SocketAddress",
     "Spawn",

@@ -1,15 +1,12 @@
-"""Turns of the event loop: giving others theirs, and being woken in one's own."""
+"""Turns of the event loop: giving others theirs, where nothing was waited for."""
 
 from __future__ import annotations
 
 from time import monotonic
 
-import anyio
-
-from .contract import Poster
 from .detect import current_backend
 
-__all__ = ["SLICE", "Moment", "Turn", "checkpoint"]
+__all__ = ["SLICE", "Turn", "checkpoint"]
 
 SLICE = 0.005
 """User code that never waits gives the event loop a turn after this many seconds."""
@@ -39,33 +36,3 @@ class Turn:
     async def take(self) -> None:
         await checkpoint()
         self.over = monotonic() + SLICE
-
-
-class Moment:
-    """An event before a client has a loop of its own: each waiting task is woken in its own loop.
-
-    anyio.Event belongs to one loop; set in another thread, it would not wake that.
-    """
-
-    def __init__(self) -> None:
-        self._come = False
-        self._waiting: list[tuple[Poster, anyio.Event]] = []
-
-    async def wait(self) -> None:
-        """Wait until it has come; when cancelled, nothing changes."""
-        event = anyio.Event()
-        waiting = (current_backend().poster(), event)
-        self._waiting.append(waiting)
-        try:
-            if self._come:  # not before the append: `come` may be called in another thread
-                await checkpoint()
-            else:
-                await event.wait()
-        finally:
-            self._waiting.remove(waiting)
-
-    def come(self) -> None:
-        """Let all who wait go on."""
-        self._come = True
-        for post, event in list(self._waiting):
-            post(event.set)
