@@ -45,7 +45,8 @@ def configure(given: Mapping[str, Any], file: str | None, environ: Mapping[str, 
             arguments += [f"--{flag}={each}" for each in values]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", dict(environ))
-        ctx = command.make_context("serve", arguments)
+        # As below `mb`: some versions of click keep the option that the first context made.
+        ctx = command.make_context("serve", arguments, help_option_names=["-h", "--help"])
     options = options_of(ctx)
     shown = show(ctx, options)
     lines = [line.partition("  # ") for line in shown.splitlines()]

@@ -239,8 +239,9 @@ class Total(Horizontal):
         """Show the total now, and as much of its past as fits."""
         unit = "/s" if rate.now is not None else ""
         self._label.update(f"{rate.name} {rate_text(rate.now)}{unit} ")
-        width = max(1, self._curve.size.width)
-        past = rate.past[-width:]
+        width = max(2, self._curve.size.width)
+        past = rate.past[1 - width :]
+        # With a zero at least, as bars begin at the lowest value.
         self._curve.data = [*[0.0] * (width - len(past)), *past]
 
 
