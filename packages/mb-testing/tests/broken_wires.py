@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from mb_core import URL, Limits, RemoteProtocolError, WireState, WireTransport
+from mb_core import Limits, RemoteProtocolError, WireState, WireTransport
 from mb_tcp import LengthPrefixWire
 from mb_testing import TransportSuite
 
 
 def over(wire: Callable[[Limits], Any]) -> WireTransport:
-    def client(url: URL, limits: Limits) -> Any:
-        return wire(limits)
-
-    def server(limits: Limits, site: object) -> Any:
-        return wire(limits)
-
-    return WireTransport("tcp", client, server, default_port=8081)
+    return WireTransport(
+        "tcp",
+        lambda url, limits: wire(limits),
+        lambda limits, site: wire(limits),
+        default_port=8081,
+    )
 
 
 class HelloWire(LengthPrefixWire):
@@ -410,10 +409,10 @@ class TestCanNotCloseWithinTheHello(TransportSuite):
     transport = over(CanNotCloseWithinTheHello)
 
 
-# Strangers
+# Untrusted clients
 
 
-class RaisesForStrangers(LengthPrefixWire):
+class RaisesForOtherProtocols(LengthPrefixWire):
     def receive_data(self, data: bytes) -> list[bytes]:
         messages = super().receive_data(data)
         if self.error is not None:
@@ -421,8 +420,8 @@ class RaisesForStrangers(LengthPrefixWire):
         return messages
 
 
-class TestRaisesForStrangers(TransportSuite):
-    transport = over(RaisesForStrangers)
+class TestRaisesForOtherProtocols(TransportSuite):
+    transport = over(RaisesForOtherProtocols)
 
 
 class RaisesForBitsThatAreWrong(HelloWire):

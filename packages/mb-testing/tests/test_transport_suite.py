@@ -90,9 +90,9 @@ WIRES = [
         "ONE_REASON",
     ),
     ("CanNotCloseWithinTheHello", "closing_within_the_handshake_ends_it", "CLOSES"),
-    ("RaisesForStrangers", "another_protocol_harms_nobody", "NEVER_RAISES"),
-    ("RaisesForStrangers", "random_bytes_harm_nobody", "NEVER_RAISES"),
-    ("RaisesForStrangers", "untrusted_clients_end_no_other_connection", "NO_BUG"),
+    ("RaisesForOtherProtocols", "another_protocol_harms_nobody", "NEVER_RAISES"),
+    ("RaisesForOtherProtocols", "random_bytes_harm_nobody", "NEVER_RAISES"),
+    ("RaisesForOtherProtocols", "untrusted_clients_end_no_other_connection", "NO_BUG"),
     ("RaisesForBitsThatAreWrong", "a_damaged_stream_harms_nobody", "NEVER_RAISES"),
     ("LoopsForever", "another_protocol_harms_nobody", "PROPORTION"),
 ]
@@ -136,19 +136,22 @@ LINKS = [
     ),
     ("TakesOverUrls", "a_url_in_use_is_an_error_and_its_listener_stays", "IN_USE"),
     ("HasOnePlace", "two_listeners_at_two_places_are_kept_apart", None),
+    ("ForgetsItsMessages", "requests_are_answered", None),
+    ("ForgetsItsMessages", "publications_arrive_in_order", None),
+    ("AcceptsForEver", "a_client_comes_back_with_its_broker", "WORKS"),
+]
+
+SOCKETS = [
     ("StumblesOverOldFiles", "what_a_killed_broker_left_is_no_obstacle", "STALE"),
     ("StealsUrls", "a_url_in_use_is_an_error_and_its_listener_stays", "IN_USE"),
     ("LeavesItsFile", "messages_go_both_ways_in_order", "NOTHING_LEFT"),
     ("AssumesAPath", "a_url_without_a_place_is_a_connect_error", "BAD_URL"),
     ("StealsUrls", "it_is_found_by_its_scheme_when_it_is_installed", "FOUND"),
-    ("ForgetsItsMessages", "requests_are_answered", None),
-    ("ForgetsItsMessages", "publications_arrive_in_order", None),
-    ("AcceptsForEver", "a_client_comes_back_with_its_broker", "WORKS"),
     ("LeaksSockets", "the_url_of_a_closed_listener_is_free", "NOTHING_LEFT"),
 ]
 
 
-CASES = {"broken_wires.py": WIRES, "broken_links.py": LINKS}
+CASES = {"broken_wires.py": WIRES, "broken_links.py": LINKS, "broken_sockets.py": SOCKETS}
 
 # One failure shows a bug: what is parametrized runs no further.
 ONE_FAILURE_EACH = """
