@@ -22,10 +22,11 @@ _Slot = tuple[float, int, T]
 class Deadlines(Generic[T]):
     """Items by the time at which they are due, in the units of its owner's clock.
 
-    Most deadlines are set in the order in which they are due, since time limits are alike: those
-    wait in a queue, and a heap has the others.  And most never come, as the answer arrives first.
-    So discarding or replacing one only leaves its slot, and slots are swept when more than half
-    of them are left: constant cost on average, and memory in proportion to what is really waiting.
+    Most deadlines are set in the order in which they are due, since time limits are alike: these
+    wait in a queue, and the others in a heap.  Most never pass, as the answer arrives first: so
+    discarding or replacing one only abandons its slot, and slots are swept when more than half
+    of them are abandoned.  The cost is constant on average, and memory is proportional to what is
+    really waiting.
     """
 
     __slots__ = ("_due", "_heap", "_order", "_queue")
@@ -33,12 +34,12 @@ class Deadlines(Generic[T]):
     def __init__(self) -> None:
         self._queue: deque[_Slot[T]] = deque()
         self._heap: list[_Slot[T]] = []
-        # An item's number tells its live slot from slots that it has left.
+        # An item's number tells its live slot from abandoned ones.
         self._due: dict[T, int] = {}
         self._order = itertools.count()
 
     def add(self, item: T, when: float) -> None:
-        """Set the deadline of `item`, in place of the one that it had."""
+        """Set the deadline of `item`, replacing the one that it had."""
         number = next(self._order)
         replaced = item in self._due
         self._due[item] = number
@@ -51,27 +52,27 @@ class Deadlines(Generic[T]):
             self._sweep()
 
     def discard(self, item: T) -> None:
-        """Forget the deadline of `item`, if it has one."""
+        """Remove the deadline of `item`, if it has one."""
         if self._due.pop(item, None) is not None:
             self._sweep()
 
     def next(self) -> float | None:
-        """The time at which something is due next, or None."""
+        """Return the time at which something is due next, or None."""
         first = self._first()
         return first[0] if first is not None else None
 
     def pop_due(self, now: float) -> list[T]:
-        """Take out what is due at `now`, the earliest first."""
+        """Remove and return what is due at `now`, the earliest first."""
         due: list[T] = []
         while (first := self._first()) is not None and first[0] <= now:
             due.append(first[2])
-            del self._due[first[2]]  # its slot is one of those that are left
+            del self._due[first[2]]  # this abandons its slot
         if due:
             self._sweep()
         return due
 
     def _first(self) -> _Slot[T] | None:
-        """The slot of what is due next; those before it that are left are taken away."""
+        """Return the slot of what is due next, and remove the abandoned ones before it."""
         queue, heap, due = self._queue, self._heap, self._due
         while queue and due.get(queue[0][2]) != queue[0][1]:
             queue.popleft()

@@ -49,11 +49,11 @@ class MBError(Exception):
 
 
 class ConnectError(MBError):
-    """No connection came about: refused, TLS, handshake, or no initialize in time.
+    """Connecting failed: refused, TLS, the handshake, or no greeting in time.
 
-    `final` says that trying again will not help until somebody changes something: the
-    certificate, the host name in it, what the other side wants to know of us, the arguments.
-    A client's first connection is not tried again then; one that it has lost is.
+    `final` says that trying again will not help until somebody changes something, such as the
+    certificate, the host name in it, the credentials or the arguments.  A client does not try its
+    first connection again then; a lost connection it does.
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:
@@ -62,10 +62,10 @@ class ConnectError(MBError):
 
 
 class ConnectionLost(MBError):
-    """There was a connection, and it ended before the operation was complete.
+    """The connection ended before the operation was complete.
 
-    `sent` says what happened to the message in question: False means that it never left
-    this process; True means that it may have reached the broker.
+    `sent` says what happened to the message: False means that it never left this process, True
+    that it may have reached the broker.
     """
 
     def __init__(self, text: str, *, sent: bool) -> None:
@@ -74,10 +74,9 @@ class ConnectionLost(MBError):
 
 
 class ProtocolError(MBError):
-    """A rule of the MB protocol was broken; the subclasses say by whom.
+    """A rule of the MB protocol was broken; the subclasses say by which side.
 
-    `code` is the protocol's name for it and `details` the values that were wrong, in the
-    form in which a broker reports them.
+    `code` is the protocol's name for it, `details` the invalid values, as a broker reports them.
     """
 
     def __init__(
@@ -93,15 +92,15 @@ class ProtocolError(MBError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side was about to break a rule; nothing was sent."""
+    """The caller was about to break a rule; nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
     """The other side broke a rule.
 
     If a received payload can't be read, or does not fit the requested type, `reason` says what
-    is wrong and `path` where, as in `$.items[0].price`.  `path` is None if the payload as a
-    whole is not valid; both are None for every other error.
+    is wrong and `path` where, as in `$.items[0].price`.  `path` is None if the whole payload is
+    invalid; both are None for every other error.
     """
 
     reason: str | None = None
@@ -118,7 +117,7 @@ class MessageTooLarge(MBError):
 
 
 class SlowConsumer(MBError):
-    """A subscription's queue was full and messages were dropped.
+    """A subscription's queue was full, and messages were dropped.
 
     `topic` is the subscription's pattern, `dropped` how many messages it has lost so far.
     """
@@ -139,10 +138,9 @@ class PluginError(MBError):
 class ResponseError(MBError):
     """The other side answered with an error.
 
-    A request handler may raise it as well: its code, text and details are the answer.
-    `timestamp` is ISO 8601 in UTC; `details` is whatever JSON the other side attached.
-    A subclass fixes its code, and is what `ResponseError.of` makes for that code: the first
-    that names it, so no later one takes its place.
+    A request handler may raise it, too: its code, text and details become the answer.
+    `timestamp` is ISO 8601 in UTC; `details` is any JSON that the other side attached.
+    A subclass sets a code, and `ResponseError.of` creates the first subclass with that code.
     """
 
     _by_code: ClassVar[dict[str, type[ResponseError]]] = {}
@@ -172,9 +170,9 @@ class ResponseError(MBError):
     def of(
         cls, code: str, message: str, *, timestamp: str | None = None, details: Any = None
     ) -> ResponseError:
-        """The error for `code`: its own subclass, or ResponseError for a code unknown here.
+        """Return the error for `code`: an instance of its subclass, or of ResponseError.
 
-        A subclass's own constructor is not called: what it would take did not cross the wire.
+        The subclass's own constructor is not called, since its arguments are not on the wire.
         """
         kind = cls._by_code.get(code, ResponseError)
         error = kind.__new__(kind, message)
@@ -185,13 +183,13 @@ class ResponseError(MBError):
         return f"{self.code}: {self.message}" if self.message else self.code
 
     def as_json(self) -> dict[str, Any]:
-        """The object that stands for this error on the wire (docs/protocol.md, "Errors")."""
+        """Return this error as it is sent (docs/protocol.md, "Errors")."""
         error = {"code": self.code, "message": self.message, "timestamp": self.timestamp}
         return error if self.details is None else {**error, "details": self.details}
 
 
 class InvalidRequestError(ResponseError):
-    """INVALID_REQUEST: the request is well formed but makes no sense to its receiver."""
+    """INVALID_REQUEST: the request is well formed, but its receiver can't act on it."""
 
     code = "INVALID_REQUEST"
 
@@ -203,13 +201,13 @@ class MalformedMessageError(ResponseError):
 
 
 class InvalidRequestIdError(ResponseError):
-    """INVALID_REQUEST_ID: a response came for no request, or too late."""
+    """INVALID_REQUEST_ID: a response belongs to no request, or came too late."""
 
     code = "INVALID_REQUEST_ID"
 
 
 class VersionNotSupportedError(ResponseError):
-    """VERSION_NOT_SUPPORTED: the topic exists, this version of it does not."""
+    """VERSION_NOT_SUPPORTED: the topic exists, but not in this version."""
 
     code = "VERSION_NOT_SUPPORTED"
 
@@ -221,7 +219,7 @@ class UnauthorizedError(ResponseError):
 
 
 class ForbiddenError(ResponseError):
-    """FORBIDDEN: the sender is known and may not do this."""
+    """FORBIDDEN: the sender is known, but not allowed to do this."""
 
     code = "FORBIDDEN"
 
@@ -257,5 +255,5 @@ class InternalError(ResponseError):
 
 
 def timestamp_now() -> str:
-    """The time as the protocol writes it: ISO 8601, UTC, milliseconds, `Z`."""
+    """Return the time as the protocol writes it: ISO 8601, UTC, milliseconds, `Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

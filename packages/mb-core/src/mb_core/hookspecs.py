@@ -1,8 +1,8 @@
 """The hooks that a plugin may implement, marked with `mb_core.hookimpl` (docs/plugins.md).
 
-A plugin is a module or an object.  Hooks are plain functions and return quickly: those that
-register are called when something of theirs is first asked for, the others within the event loop.
-They take all of their arguments by name, or those that they need.
+A plugin is a module or an object.  Hooks are plain functions, and return quickly: those that
+register something are called when it is first needed, the others on the event loop.  They take
+their arguments by name, all of them or those that they need.
 """
 
 from __future__ import annotations
@@ -27,49 +27,49 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class MBSpec:
-    """All hooks.  `client` is an object that tells one client of this process from another."""
+    """All hooks.  `client` identifies one of the clients in this process."""
 
     @hookspec
     def mb_register_transports(self) -> Iterable[Transport]:  # type: ignore[empty-body]
-        """Give the transports of this plugin, one for each URL scheme."""
+        """Return the transports of this plugin, one for each URL scheme."""
 
     @hookspec
     def mb_register_frontends(self) -> Iterable[Frontend]:  # type: ignore[empty-body]
-        """Give the front ends of this plugin."""
+        """Return the front ends of this plugin."""
 
     @hookspec
     def mb_register_codecs(self) -> Iterable[Codec]:  # type: ignore[empty-body]
-        """Give the codecs of this plugin, which turn payloads into text and back."""
+        """Return the codecs of this plugin, which turn payloads into text and back."""
 
     @hookspec
     def mb_connected(self, client: object, url: URL, peer: str, again: bool) -> None:
-        """A connection has come about, with all that is to be restored on it."""
+        """A connection is established, and everything is restored on it."""
 
     @hookspec
     def mb_disconnected(self, client: object, error: MBError | None) -> None:
-        """That connection has ended, because of `error` or in order."""
+        """The connection has ended, because of `error`, or in order if that is None."""
 
     @hookspec
     def mb_reconnecting(self, client: object, delay: float, error: MBError | None) -> None:
-        """The client will try again in `delay` seconds; `error` is why the last try failed."""
+        """The client will try again in `delay` seconds; `error` is why the last attempt failed."""
 
     @hookspec
     def mb_message_sending(self, client: object, message: Message) -> None:
-        """A message is about to be sent; the client's own are among them.
+        """A message is about to be sent, possibly one of the client's own.
 
-        One that was lost with its connection is sent, and reported, again.
+        A message that was lost with its connection is sent, and reported, again.
         """
 
     @hookspec
     def mb_message_received(self, client: object, message: Message) -> None:
-        """A message has come, and nobody has seen it yet."""
+        """A message was received, and nothing was done with it yet."""
 
     @hookspec
     def mb_request_finished(
         self, client: object, topic: str, duration: float, outcome: Message | MBError | None
     ) -> None:
-        """A request is over after `duration` seconds; None where its caller has given up.
+        """A request ended after `duration` seconds; `outcome` is None if its caller gave up.
 
-        One for each call that waits for an answer: `request`, `publish` with `confirm`,
+        Called for every call that waits for an answer: `request`, `publish` with `confirm`,
         `subscribe`, `register_service`.
         """

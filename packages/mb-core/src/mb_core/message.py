@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 
 class Responder(Protocol):
-    """Whoever can send the answer to a received request."""
+    """Sends the answer to a received request."""
 
     @property
     def deadline(self) -> float | None:
-        """When the sender stops waiting, by its event loop's clock; None where it did not say."""
+        """When the sender stops waiting, by the event loop's clock; None if it did not say."""
         ...
 
     def respond(self, message: Message, payload: Any) -> Any: ...
@@ -44,12 +44,12 @@ _UNREAD = object()
 
 
 class Message(msgspec.Struct, eq=False):
-    """A received message.  The client and `parse_message` make it; it does not change.
+    """A received message, as the client and `parse_message` return it; immutable.
 
-    Its payload is decoded when it is first used: code that only counts or forwards messages
-    does not pay for that.  `prefix` and `request_key` are the header as the wire has it, for the
-    machines that route by it.  What `copy` and `pickle` make of it can't be
-    answered, and `msgspec.structs.replace` does not work on it.
+    The payload is decoded on first use, so that counting or forwarding messages does not cost
+    that.  `prefix` and `request_key` are the header as it is on the wire, for code that routes by
+    it.  Copies, and what was pickled, can't be answered.  `msgspec.structs.replace` does not work
+    on messages.
     """
 
     prefix: HeaderPrefix
@@ -66,7 +66,7 @@ class Message(msgspec.Struct, eq=False):
 
     @property
     def topic(self) -> str:
-        """The topic in its sender's spelling; topics are matched without regard to case."""
+        """The topic as the sender wrote it; topics are matched case-insensitively."""
         return self.prefix.topic
 
     @property
@@ -75,15 +75,14 @@ class Message(msgspec.Struct, eq=False):
 
     @property
     def timeout(self) -> int | None:
-        """A request's time limit in milliseconds; None where its sender named none."""
+        """A request's time limit in milliseconds; None if its sender set none."""
         return self._timeout
 
     @property
     def deadline(self) -> float | None:
         """When the sender of a request stops waiting, by `anyio.current_time()`, in seconds.
 
-        None where it named no time limit, for anything but a received request, and once it was
-        answered.
+        None if it set no time limit, if this is not a received request, and once it was answered.
         """
         return self.responder.deadline if self.responder is not None else None
 
@@ -103,8 +102,8 @@ class Message(msgspec.Struct, eq=False):
     def payload(self) -> Any:
         """The decoded payload; None for an empty one.
 
-        Raises RemoteProtocolError if the payload is not valid JSON: brokers forward what they
-        get.
+        Raises RemoteProtocolError if the payload is not valid JSON: brokers forward payloads
+        unread.
         """
         if self._payload is _UNREAD:
             try:
@@ -117,9 +116,9 @@ class Message(msgspec.Struct, eq=False):
     def decode(self, kind: type[T]) -> T:
         """Return the payload converted to `kind`: a dataclass, a TypedDict, a list[int], a Struct.
 
-        Raises RemoteProtocolError if it does not fit; its `path` says where in the payload, and
-        its `reason` why.  If a request handler lets this error out, the requester is answered
-        with INVALID_REQUEST, the reason and the path.  Raises LocalProtocolError for a type that
+        Raises RemoteProtocolError if it does not fit: its `reason` says why, and its `path` where
+        in the payload.  If a request handler lets this error escape, the requester gets
+        INVALID_REQUEST with the reason and the path.  Raises LocalProtocolError for a type that
         JSON can't be decoded to.
         """
         try:
@@ -129,13 +128,13 @@ class Message(msgspec.Struct, eq=False):
             raise
 
     def respond(self, payload: Any) -> Any:
-        """Answer this request: to be awaited, but where the front end is a blocking one.
+        """Answer this request.  Await the result, except in a blocking front end.
 
-        Only the first answer counts: a handler that has responded need not return anything.
-        Raises LocalProtocolError if the message is not a received request, or was answered already;
-        ConnectionLost where the connection is gone.  After the request's `deadline` nothing is
-        sent: `stats().late_answers` counts this, and `on_error` is told once a second for each
-        topic.  When cancelled, the answer has been sent.
+        Only the first answer counts: after responding, a handler's return value is ignored.
+        Raises LocalProtocolError if the message is not a received request, or was answered
+        already; ConnectionLost if the connection is gone.  Nothing is sent after the request's
+        `deadline`: `stats().late_answers` counts these, and `on_error` is called at most once a
+        second for each topic.  When cancelled, the answer has been sent.
         """
         if self.responder is None:
             why = "only requests can"
@@ -152,8 +151,8 @@ class Message(msgspec.Struct, eq=False):
         )
 
     def __reduce__(self) -> tuple[Callable[..., Message], tuple[Any, ...]]:
-        # What was received, and neither its prefix's route nor its responder, which belong to
-        # a connection.
+        # What was received, but not the prefix's route or the responder: they belong to a
+        # connection.
         prefix = self.prefix
         fields = (prefix.action, prefix.topic, prefix.version, prefix.codec, self.request_key)
         return _restore, (*fields, self._parent_id, self._timeout, self.raw_payload)
@@ -167,7 +166,7 @@ class Message(msgspec.Struct, eq=False):
 handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
 """The message that the running handler was called with; None outside of handlers.
 
-A task that a handler has spawned keeps the message that it was spawned for.
+A task keeps the message of the handler that spawned it.
 """
 
 
@@ -178,10 +177,10 @@ def handled_id() -> str | None:
 
 
 def create_message(header: MessageHeader, payload: Any) -> str:
-    """The text of a message, as it stands in a WebSocket frame.
+    """Return the text of a message, as it is sent in a WebSocket frame.
 
-    Raises LocalProtocolError for a header or a payload that breaks a rule, MessageTooLarge for
-    a header over its limit; the payload's limit is the connection's, and checked there.
+    Raises LocalProtocolError for an invalid header or payload, MessageTooLarge for a header over
+    its limit.  The payload's size is checked by the connection, which has a limit for it.
     """
     return (encode_header(header) + encode_payload(payload)).decode()
 
@@ -196,7 +195,7 @@ def parse_message(data: str | bytes) -> Message:
 
 
 def is_about(error: BaseException, message: Message) -> bool:
-    """Whether `error` says that this message can't be read, or can't be answered."""
+    """Whether `error` says that this message can't be read or can't be answered."""
     about = error._about if isinstance(error, MBError) else None
     if about is None or about is message:
         return about is message

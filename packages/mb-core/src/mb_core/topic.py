@@ -1,9 +1,9 @@
 """Topics, subscription patterns, and the table that finds subscribers.
 
 A topic is 1 to 5 segments joined by dots; each segment is a letter followed by letters and
-digits; 255 characters at most; matched without regard to case.  In a pattern `+` stands for
-exactly one segment, and a closing `#` for any number of them, none included; the broker's own
-topics, `system.*`, match by their names only (docs/protocol.md, "Topics").
+digits; 255 characters at most; matched case-insensitively.  In a pattern, `+` matches exactly one
+segment, and a final `#` any number of them, including none; wildcards do not match the broker's
+own topics, `system.*` (docs/protocol.md, "Topics").
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MAX_TOPIC_LENGTH = 255
 
 _SEGMENT = "[A-Za-z][A-Za-z0-9]*"
 _TOPIC = re.compile(rf"{_SEGMENT}(?:\.{_SEGMENT}){{0,4}}")
-_PLACE = rf"(?:{_SEGMENT}|\+)"
-_PATTERN = re.compile(rf"#|{_PLACE}(?:\.{_PLACE}){{0,4}}|{_PLACE}(?:\.{_PLACE}){{0,3}}\.#")
+_LEVEL = rf"(?:{_SEGMENT}|\+)"
+_PATTERN = re.compile(rf"#|{_LEVEL}(?:\.{_LEVEL}){{0,4}}|{_LEVEL}(?:\.{_LEVEL}){{0,3}}\.#")
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def is_topic(text: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether `text` can be subscribed to: a topic, or one with `+` and `#` in its places."""
+    """Whether `text` can be subscribed to: a topic, in which `+` and `#` may stand for segments."""
     return len(text) <= MAX_TOPIC_LENGTH and _PATTERN.fullmatch(text) is not None
 
 
@@ -74,15 +74,15 @@ def matches(pattern: str, topic: str) -> bool:
         return True
     if is_system(key):
         return False
-    places = pattern.lower().split(".")
+    levels = pattern.lower().split(".")
     segments = key.split(".")
-    if places[-1] == "#":
-        places.pop()
-        if len(segments) < len(places):
+    if levels[-1] == "#":
+        levels.pop()
+        if len(segments) < len(levels):
             return False
-        segments = segments[: len(places)]
-    return len(places) == len(segments) and all(
-        place in ("+", segment) for place, segment in zip(places, segments, strict=True)
+        segments = segments[: len(levels)]
+    return len(levels) == len(segments) and all(
+        level in ("+", segment) for level, segment in zip(levels, segments, strict=True)
     )
 
 
@@ -92,10 +92,10 @@ def is_system(topic: str) -> bool:
 
 
 class TopicTable(Generic[T]):
-    """Values filed under patterns, found by the topics that match.
+    """Values stored under patterns, found by the topics that match.
 
-    One lookup costs the same whether ten patterns are filed or a hundred thousand: exact
-    topics are one dictionary access; wildcards walk a tree no deeper than a topic.
+    A lookup costs the same with ten patterns as with a hundred thousand: exact topics take one
+    dictionary access, and wildcards a walk through a tree that is no deeper than a topic.
     """
 
     __slots__ = ("_exact", "_root")
@@ -105,7 +105,7 @@ class TopicTable(Generic[T]):
         self._root: _Node[T] = _Node()
 
     def add(self, pattern: str, value: T) -> bool:
-        """File `value` under `pattern`; False where it was there already."""
+        """Store `value` under `pattern`; False if it was there already."""
         values = self._values(pattern.lower(), create=True)
         assert values is not None
         if value in values:
@@ -114,7 +114,7 @@ class TopicTable(Generic[T]):
         return True
 
     def remove(self, pattern: str, value: T) -> bool:
-        """Take `value` away from `pattern`; False where it was not there."""
+        """Remove `value` from `pattern`; False if it was not there."""
         key = pattern.lower()
         values = self._values(key, create=False)
         if values is None or value not in values:
@@ -125,9 +125,9 @@ class TopicTable(Generic[T]):
         return True
 
     def match(self, topic: str) -> Iterator[T]:
-        """Each value whose pattern matches `topic`, the exact ones first.
+        """Yield each value whose pattern matches `topic`, the exact ones first.
 
-        A value filed under several patterns that match comes several times.
+        A value that is stored under several matching patterns comes several times.
         """
         key = topic.lower()
         yield from self._exact.get(key, ())
@@ -135,22 +135,22 @@ class TopicTable(Generic[T]):
             yield from self._root.match(key.split("."), 0)
 
     def filed(self, pattern: str) -> Collection[T]:
-        """Return the values under exactly this pattern, in the order in which they were filed."""
+        """Return the values under exactly this pattern, in the order in which they were added."""
         return self._values(pattern.lower(), create=False) or ()
 
     def _values(self, key: str, *, create: bool) -> dict[T, None] | None:
         if "+" not in key and "#" not in key:
             return self._exact.setdefault(key, {}) if create else self._exact.get(key)
         node = self._root
-        places = key.split(".")
-        for place in places[:-1] if places[-1] == "#" else places:
-            child = node.children.get(place)
+        levels = key.split(".")
+        for level in levels[:-1] if levels[-1] == "#" else levels:
+            child = node.children.get(level)
             if child is None:
                 if not create:
                     return None
-                child = node.children[place] = _Node()
+                child = node.children[level] = _Node()
             node = child
-        values = node.tail if places[-1] == "#" else node.values
+        values = node.tail if levels[-1] == "#" else node.values
         return values if values or create else None
 
     def _forget(self, key: str) -> None:
@@ -161,7 +161,7 @@ class TopicTable(Generic[T]):
 
 
 class _Node(Generic[T]):
-    """One place in a pattern: what ends here, what ends here with `#`, and what goes on."""
+    """A prefix of patterns: `values` end here, `tail` ends here with `#`, `children` go on."""
 
     __slots__ = ("children", "tail", "values")
 
@@ -175,17 +175,17 @@ class _Node(Generic[T]):
         if depth == len(segments):
             yield from self.values
             return
-        for place in (segments[depth], "+"):
-            child = self.children.get(place)
+        for level in (segments[depth], "+"):
+            child = self.children.get(level)
             if child is not None:
                 yield from child.match(segments, depth + 1)
 
-    def prune(self, places: list[str], depth: int) -> bool:
-        """Drop the branch of `places` where nothing is left in it; True when this node is empty."""
-        if depth < len(places) and places[depth] != "#":
-            child = self.children.get(places[depth])
-            if child is not None and child.prune(places, depth + 1):
-                del self.children[places[depth]]
+    def prune(self, levels: list[str], depth: int) -> bool:
+        """Drop the branch of `levels` where nothing is left in it; True when this node is empty."""
+        if depth < len(levels) and levels[depth] != "#":
+            child = self.children.get(levels[depth])
+            if child is not None and child.prune(levels, depth + 1):
+                del self.children[levels[depth]]
         return not (self.children or self.values or self.tail)
 
 

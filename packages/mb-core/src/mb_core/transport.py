@@ -24,30 +24,30 @@ __all__ = [
 
 
 class Sockets(Protocol):
-    """The stream sockets of a transport that is not on TCP; core connects, reads and writes."""
+    """The stream sockets of a transport that does not use TCP; mb_core reads and writes them."""
 
     def address(self, url: URL) -> SocketAddress:
-        """Where a client connects to; raises ConnectError for a URL that says no such place."""
+        """Return what a client connects to; raises ConnectError for an invalid URL."""
         ...
 
     def listen(self, url: URL) -> socket.socket:
-        """A socket that listens at `url`, for a broker, which closes it.
+        """Return a socket that listens at `url`; the broker closes it.
 
-        Raises OSError, which becomes a ConnectError, or a ConnectError of its own.
+        May raise ConnectError, or OSError, which becomes a ConnectError.
         """
         ...
 
     def release(self, url: URL) -> None:
-        """Remove what `listen` has left, a file for example: its socket is closed."""
+        """Remove what `listen` left behind, such as a file; its socket is closed by now."""
         ...
 
 
 class WireTransport(msgspec.Struct, frozen=True):
-    """A transport over a byte stream: core does the I/O.
+    """A transport over a byte stream: mb_core does the I/O.
 
-    `client` and `server` build a Wire for one connection.  `server` also gets what the broker
-    serves over HTTP, for transports that speak it.  The stream is within TLS where `secure`.
-    It is TCP's, with `default_port` where a URL names none, unless there are `sockets`.
+    `client` and `server` create a Wire for one connection.  `server` also gets what the broker
+    serves over HTTP, for transports that speak it.  With `secure`, the stream is encrypted by TLS.
+    It is a TCP stream, to `default_port` if the URL has no port, unless there are `sockets`.
     """
 
     scheme: str

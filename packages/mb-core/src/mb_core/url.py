@@ -1,7 +1,7 @@
 """The URLs of brokers.
 
-What stands behind `?` may be a secret (a token, as WebSockets pass them), and so may what stands
-before `@`: neither is shown anywhere.  `str`, `repr` and errors have `***` in their place.
+What follows `?` may be a secret (a token, as WebSockets pass them), and so may what precedes `@`:
+neither is ever shown.  `str`, `repr` and errors have `***` in their place.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LONGEST_REST = 4_096
 
 
 class URL(msgspec.Struct, frozen=True):
-    """The parts of `scheme://host:port/path`; `port` is None where the URL names none.
+    """The parts of `scheme://host:port/path`; `port` is None if the URL has none.
 
-    `path` includes the query.  `str(url)` is for people: it hides the query.  `full` is the URL
+    `path` includes the query.  `str(url)` is for people, and hides the query; `full` is the URL
     to connect to.
     """
 
@@ -43,13 +43,13 @@ class URL(msgspec.Struct, frozen=True):
 
     @property
     def query(self) -> str:
-        """What stands behind `?`, or an empty text."""
+        """What follows `?`, or an empty string."""
         return self.path.partition("?")[2]
 
     def hidden_in(self, text: str) -> str:
-        """Return `text` with `***` for the query, and for values in it.
+        """Return `text` with `***` in place of the query, and of values in it.
 
-        What the other side says may repeat what it was asked for, and be cut in the middle of it.
+        The other side's text may repeat what it was asked for, and may be cut off within it.
         """
         query = self.query
         if len(query) < _SECRET:
@@ -77,12 +77,12 @@ class URL(msgspec.Struct, frozen=True):
 
 
 def redacted(text: str) -> str:
-    """Return a URL, or what was meant as one, without user name, password and query."""
+    """Return a URL, valid or not, without user name, password and query."""
     start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
     before = _HIDDEN.split(rest, maxsplit=1)[0]
     behind = rest[len(before) :]
     if "@" in behind:
-        # Of a password, or of the query: whichever it is, there is no telling where it ends.
+        # It may belong to a password or to the query, so it is not known where either ends.
         return f"{start}{slashes}***"
     host = before.rpartition("@")[2]
     shown = before if host == before else f"***@{host}"
@@ -90,9 +90,9 @@ def redacted(text: str) -> str:
 
 
 def parse_url(text: str) -> URL:
-    """Read a URL.
+    """Parse a URL.
 
-    Raises ConnectError that says what one looks like, LocalProtocolError for another type.
+    Raises ConnectError, with an example, if it is invalid; LocalProtocolError for a non-string.
     """
     if not isinstance(text, str):
         raise LocalProtocolError(

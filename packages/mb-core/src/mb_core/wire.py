@@ -1,7 +1,7 @@
 """The Wire contract: a transport's framing, without I/O.
 
-A transport package supplies Wires; core reads and writes the bytes.  One Wire serves one
-connection, for the client's side or the broker's, under asyncio, trio and threads alike.
+A transport package supplies Wires; mb_core reads and writes the bytes.  A Wire belongs to one
+connection, on the client's side or the broker's, and works under asyncio, trio and threads alike.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 DEFAULT_MAX_PAYLOAD = 16_384
-"""Bytes of the largest payload that a broker takes unless it is configured otherwise."""
+"""The largest payload in bytes that a broker accepts by default."""
 
 
 class Limits(msgspec.Struct, frozen=True):
     """Sizes in bytes.
 
-    `max_payload` holds for what this side sends, and in a broker for what it takes.
-    `max_message` is the largest message that is accepted from the wire; a larger one closes
-    the connection.
+    `max_payload` applies to what this side sends, and in a broker to what it accepts.
+    `max_message` is the largest message accepted from the wire; a larger one closes the
+    connection.
     """
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
@@ -53,11 +53,11 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """What an HTTP request says about where it comes from and where it goes.
+    """Where an HTTP request comes from and where it goes.
 
-    `path` is the page that it asks for, None for a WebSocket handshake.  `host` is the host and
-    port to which it was sent, `origin` the origin of the web page that sent it; browsers always
-    send the first, and the second with a handshake.
+    `path` is the requested page, None for a WebSocket handshake.  `host` is the host and port that
+    it was sent to, `origin` the origin of the web page that sent it; browsers always send the
+    first, and the second with a handshake.
     """
 
     path: str | None
@@ -66,10 +66,10 @@ class Visit(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True):
-    """What a broker serves beside messages, where its transport speaks HTTP (WebSocket does).
+    """What a broker serves over HTTP, if its transport speaks that (WebSocket does).
 
-    `get` returns the page at a path, None where there is none.  `forbids` returns why a request
-    is refused, None if it is welcome.
+    `get` returns the page at a path, None if there is none.  `forbids` returns why a request is
+    refused, None if it is allowed.
     """
 
     get: Callable[[str], Page | None]
@@ -77,7 +77,7 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class WireState(Enum):
-    """Where a Wire is in its life; it only moves downwards in this list."""
+    """The state of a Wire; it only moves down this list."""
 
     HANDSHAKE = "handshake"
     OPEN = "open"
@@ -88,26 +88,26 @@ class WireState(Enum):
 class Wire(Protocol):
     """Turns received bytes into whole messages, and messages into bytes to send.
 
-    What its driver (a Link) has to do:
+    Its driver (a Link) has to:
 
     - write `data_to_send()` after creating the Wire, and after each call of any method;
-    - give every received chunk to `receive_data`, and the end of the stream to `receive_eof`;
-    - look at `state` after that: messages may be sent in OPEN only; in CLOSED nothing more is
-      to be read, and the stream is closed when all output is written;
-    - if it is `held_back`, call `receive_data(b"")` soon, after others had their turn;
-    - call from one thread only.  No method blocks, and none calls back.
+    - pass every received chunk to `receive_data`, and the end of the stream to `receive_eof`;
+    - check `state` after that: messages may be sent in OPEN only; in CLOSED there is nothing more
+      to read, and the stream is closed when all output is written;
+    - call `receive_data(b"")` soon if the Wire is `held_back`, after others had their turn;
+    - call it from one thread only.  No method blocks, and none calls back.
 
-    What a Wire has to keep:
+    A Wire has to guarantee:
 
-    - no method raises for what the other side did: it moves to CLOSED (to CLOSING, where it
-      still has to wait for the other side) and leaves the reason in `error`; messages which
-      were whole before the fault are still returned;
-    - after CLOSED, received data is ignored; `receive_eof` and `close` are safe to call twice;
-    - work in proportion to the bytes received, however they were split.
+    - No method raises for what the other side did.  The Wire moves to CLOSED (or to CLOSING, if it
+      still has to wait for the other side) and keeps the reason in `error`; messages that were
+      complete before the fault are still returned.
+    - After CLOSED, received data is ignored; `receive_eof` and `close` are safe to call twice.
+    - Its work is proportional to the bytes received, however they were split.
 
-    A Wire whose other side can make much work with few bytes may have an attribute `held_back`,
-    which is true while it holds received bytes that it could read, and has not, for the sake of
-    the other connections.
+    If few bytes from the other side can cause much work, a Wire may have an attribute `held_back`.
+    It is true while the Wire holds received bytes that it has not processed yet, so that other
+    connections get their turn.
     """
 
     @property
@@ -115,16 +115,18 @@ class Wire(Protocol):
 
     @property
     def error(self) -> MBError | None:
-        """Why the Wire is closing: RemoteProtocolError, MessageTooLarge, ConnectError for a
-        refused handshake; None for an orderly end."""
+        """Why the Wire is closing, None for an orderly end.
+
+        RemoteProtocolError, MessageTooLarge, or ConnectError for a refused handshake.
+        """
         ...
 
     def receive_data(self, data: bytes) -> list[bytes]:
-        """Take bytes from the stream, give the messages that are whole now, in order."""
+        """Take bytes from the stream; return the messages that are complete now, in order."""
         ...
 
     def receive_eof(self) -> None:
-        """Take the end of the stream.  An end within a message or a handshake is an `error`."""
+        """The stream has ended.  An end within a message or a handshake is an `error`."""
         ...
 
     def send(self, message: bytes) -> int:
@@ -135,23 +137,23 @@ class Wire(Protocol):
         ...
 
     def close(self, reason: str = "") -> None:
-        """Begin an orderly end behind everything that is queued."""
+        """Begin an orderly close, after everything that is queued."""
         ...
 
     def data_to_send(self) -> bytes:
-        """Take the bytes that are to be written now, in order; empty where there are none."""
+        """Take the bytes to write now, in order; empty if there are none."""
         ...
 
 
 def is_held_back(wire: Wire) -> bool:
-    """Whether a Wire holds bytes that it is to read when others had their turn."""
+    """Whether a Wire holds bytes that it will process when others had their turn."""
     return getattr(wire, "held_back", False)
 
 
 def foreign_protocol(start: bytes) -> str | None:
-    """Name the protocol that a stream begins with if it is a common one other than MB's.
+    """Recognize a common protocol other than MB's; return its name and what to do about it.
 
-    `start` is the first bytes, four at least.  Returns the name and what to do about it.
+    `start` is the beginning of the stream, at least four bytes.
     """
     return next((text for prefix, text in _FOREIGN.items() if start.startswith(prefix)), None)
 

@@ -1,4 +1,4 @@
-"""A Session's messages as bytes; the header of a topic is encoded once."""
+"""Encodes a Session's messages; the header of each topic is encoded once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _REMEMBERED = 4096
 
 
 class Encoder:
-    """Makes whole messages; `max_payload` in bytes bounds their payloads, which `codec` writes.
+    """Creates whole messages, with payloads of up to `max_payload` bytes, which `codec` writes.
 
-    What goes to the broker's own topics is JSON.  Raises LocalProtocolError for a header that
-    breaks a rule or a payload that can't be written, MessageTooLarge for what is over a limit.
+    Payloads for the broker's own topics are JSON.  Raises LocalProtocolError for an invalid header
+    or a payload that can't be written, MessageTooLarge for what is over a limit.
     """
 
     __slots__ = ("_codec", "_max_payload", "_publish", "_request")
@@ -35,7 +35,7 @@ class Encoder:
         self._request = _Headers(_request_header)
 
     def has_published(self, topic: str) -> bool:
-        """Whether a publication of this topic was made, of late."""
+        """Whether a publication of this topic was created recently."""
         return topic in self._publish
 
     def publication(
@@ -75,7 +75,7 @@ class Encoder:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> bytes:
-        """A request with a time limit in milliseconds, which the caller has checked."""
+        """Return a request; the caller has checked the time limit, in milliseconds."""
         if version == DEFAULT_VERSION:
             try:
                 start = self._request[topic]
@@ -94,10 +94,10 @@ class Encoder:
         return header + encode_payload(payload, self._max_payload, codec)
 
     def response(self, message: Message, payload: Any) -> bytes:
-        """The answer to a received request; a ResponseError as payload is sent as an error.
+        """Return the answer to a received request; a ResponseError is sent as an error.
 
-        One that is over the payload's limit loses its details, and as much of its text as it
-        must, rather than leave the requester without an answer.
+        An error that is over the payload's limit loses its details, and as much of its text as
+        necessary, so that the requester gets an answer.
         """
         if isinstance(payload, ResponseError):
             encoded = _encode_error_within(payload, self._max_payload)
@@ -113,20 +113,20 @@ class Encoder:
 
 
 def is_anonymous(message: bytes) -> bool:
-    """Whether a whole message has no request id: nobody waits for what becomes of it."""
+    """Whether a whole message has no request id, so that nobody waits for its outcome."""
     fields = message[: message.index(b"\n")].split(b":")
     return len(fields) < 4 or not fields[3]
 
 
 def with_timeout(message: bytes, timeout: int) -> bytes:
-    """A request's message with another time limit, in milliseconds."""
+    """Return a request's message with another time limit, in milliseconds."""
     header, newline, payload = message.partition(b"\n")
     start, colon, _ = header.rpartition(b":")
     return b"%b%b%d%b%b" % (start, colon, timeout, newline, payload)
 
 
 class _Headers(BoundedCache[str, bytes]):
-    """What `make` gives for a topic: from the second time on, a look-up."""
+    """The headers that `make` returns for topics, remembered."""
 
     __slots__ = ("_make",)
 
@@ -144,7 +144,7 @@ def _publish_header(topic: str) -> bytes:
 
 
 def _request_header(topic: str) -> bytes:
-    """Up to the id."""
+    """The header of a request up to its id."""
     return encode_header(MessageHeader(Action.REQUEST, topic)).rstrip(b"\n") + b":"
 
 

@@ -1,4 +1,4 @@
-"""What a Session tells its driver, as values."""
+"""What a Session reports to its driver."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ __all__ = [
 
 
 class Initialized(msgspec.Struct):
-    """The broker has greeted: the driver restores what it is to know (`Session.restore`)."""
+    """The broker has greeted: the driver restores what it has to know (`Session.restore`)."""
 
 
 class PublicationsReceived(msgspec.Struct):
-    """Published messages of one kind that arrived together, in order, for each subscription."""
+    """Publications of one topic that arrived together, in order, for each subscription."""
 
     subscriptions: tuple[SubscriptionEntry, ...]
     messages: list[Message]
 
 
 class RequestsReceived(msgspec.Struct):
-    """Requests of one kind that arrived together, in order, for `subscription`'s consumer."""
+    """Requests of one topic that arrived together, in order, for `subscription`'s consumer."""
 
     subscription: SubscriptionEntry
     messages: list[Message]
 
 
 class ResponseReceived(msgspec.Struct):
-    """The request is complete: this is its response."""
+    """A request is complete: this is its response."""
 
     request: PendingRequest
     message: Message
 
 
 class RequestFailed(msgspec.Struct):
-    """The request is complete: a ResponseError, or ConnectionLost."""
+    """A request has failed, with a ResponseError or ConnectionLost."""
 
     request: PendingRequest
     error: MBError
@@ -74,11 +74,11 @@ class AnswerNow(SendNow):
 
 
 class PeerSilent(msgspec.Struct):
-    """The other side gives no sign of life, though it was asked: the driver ends the Link."""
+    """The other side does not react to the heartbeat: the driver ends the Link."""
 
 
 class PublicationsDiscarded(msgspec.Struct):
-    """Publications that waited for a connection are given up: there will be none."""
+    """Publications that waited for a connection are dropped, as there will be none."""
 
     count: int
 
@@ -91,9 +91,9 @@ class PublicationUnheard(msgspec.Struct):
 
 
 class NoServiceYet(msgspec.Struct):
-    """Nobody answers this request's topic, but a service may still be on its way back.
+    """No service answers this request's topic, but one may still be reconnecting.
 
-    The driver passes it to `Session.retry_later`, which needs the time.
+    The driver passes it to `Session.retry_later`, with the time.
     """
 
     request: PendingRequest
@@ -104,9 +104,10 @@ class Unmatched(msgspec.Struct):
     """Something arrived that belongs to no request and no subscription.
 
     `error` is what it reports, or what is wrong with it: a MalformedMessageError for a message
-    that the broker could not read, a RemoteProtocolError for one that we can't read.  None for a
-    response that came too late, and for a request without an id that nobody here answers.  A
-    publication that nobody here is subscribed to is not an event: it crossed our unsubscribing.
+    that the broker could not read, a RemoteProtocolError for one that we can't read.  It is None
+    for a response that came too late, and for a request without an id that nobody here answers.
+    A publication without a subscription causes no event: it was sent before the broker knew that
+    we unsubscribed.
     """
 
     error: MBError | None

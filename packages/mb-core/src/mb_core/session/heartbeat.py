@@ -19,11 +19,11 @@ class Heartbeat:
     """Checks once each `interval` seconds whether anything was received, or has moved.
 
     `progress` is the Link's: it changes with every byte that arrives, and with every byte that
-    leaves after it had to wait, so a message that takes long does not pass for silence.
+    leaves after it had to wait, so a large message does not look like silence.
 
-    After an interval of silence it asks, after another it gives up: a connection whose other
-    side has gone without a word is found within three intervals of the last.  An `interval` of
-    None never checks.
+    After an interval of silence it asks the other side, after another it gives up: a connection
+    whose other side has vanished is found within three intervals.  With an `interval` of None, it
+    never checks.
     """
 
     __slots__ = ("_asked", "_progress", "interval", "next_check", "received")

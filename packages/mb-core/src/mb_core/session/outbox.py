@@ -1,4 +1,4 @@
-"""What waits for a connection: publications, bounded in bytes, and requests to be sent again."""
+"""The buffer for what waits for a connection: publications, up to a size, and requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .requests import PendingRequest
 __all__ = ["DEFAULT_BUFFER", "BufferOverflow", "BufferOverflowName", "Outbox"]
 
 DEFAULT_BUFFER = 8 * 1024 * 1024
-"""Bytes of publications that wait for a connection."""
+"""Bytes of publications that may wait for a connection, by default."""
 
 
 class BufferOverflow(StrEnum):
-    """What a full buffer of publications does with one more."""
+    """What happens to a publication when the buffer is full."""
 
     ERROR = "error"
     DROP_OLDEST = "drop_oldest"
@@ -26,10 +26,10 @@ BufferOverflowName = Literal["error", "drop_oldest"]
 
 
 class Outbox:
-    """Messages in the order in which they are to be sent once there is a connection.
+    """Messages in the order in which to send them once there is a connection.
 
-    `size` bounds the publications, in bytes of whole messages; 0 holds none.  Requests do not
-    count: each has a caller who waits for it, and a deadline.
+    `size` limits the publications, in bytes of whole messages; with 0, none can wait.  Requests
+    do not count: each has a caller who waits for it, and a deadline.
     """
 
     __slots__ = (
@@ -79,10 +79,10 @@ class Outbox:
         return list(self._requests.values())
 
     def add_publication(self, message: bytes | PendingRequest) -> None:
-        """Add a publication behind the others.
+        """Add a publication after the others.
 
-        Raises ConnectionLost with sent=False where it does not fit.  With the policy
-        `drop_oldest`, those that nobody waits for make room, the oldest first.
+        Raises ConnectionLost with sent=False if it does not fit.  With the policy `drop_oldest`,
+        publications that nobody waits for make room, the oldest first.
         """
         length = len(_bytes_of(message))
         if self.overflow is BufferOverflow.DROP_OLDEST and length <= self.size:
@@ -106,7 +106,7 @@ class Outbox:
             )
 
     def put_back(self, message: bytes | PendingRequest) -> None:
-        """Add a publication whatever room there is: its publisher was told that it is safe."""
+        """Add a publication even if there is no room: its publisher believes that it is safe."""
         key = self._new_key(message)
         if isinstance(message, PendingRequest):
             self._confirmed[key] = message
@@ -116,18 +116,18 @@ class Outbox:
         self.used += len(_bytes_of(message))
 
     def add_request(self, request: PendingRequest) -> None:
-        """Add a request behind the others."""
+        """Add a request after the others."""
         self._requests[self._new_key(request)] = request
 
     def discard(self, request: PendingRequest) -> None:
-        """Take out what nobody waits for any more, if it is here."""
+        """Remove a message that nobody waits for any more, if it is here."""
         key, request.outbox_key = request.outbox_key, None
         if key is not None and self._requests.pop(key, None) is None:
             del self._confirmed[key]
             self.used -= len(request.message)
 
     def take_all(self) -> list[bytes | PendingRequest]:
-        """Empty it, in order."""
+        """Remove and return everything, in order."""
         merged: dict[int, bytes | PendingRequest] = {
             **self._anonymous,
             **self._confirmed,
@@ -150,7 +150,7 @@ class Outbox:
         return self._next
 
     def _make_room(self, length: int) -> None:
-        """Drop the oldest of which nobody waits for word; none where that is not enough."""
+        """Drop the oldest that nobody waits for; none at all if that is not enough."""
         if self.used - self._anonymous_used + length > self.size:
             return
         while self.used + length > self.size:

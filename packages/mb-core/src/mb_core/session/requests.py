@@ -1,4 +1,4 @@
-"""The requests that wait for their responses."""
+"""Requests that are waiting for their responses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     message: bytes
     timeout: int
     deadline: float
-    # Whether it may be sent twice, where the connection is lost before its response.
+    # Whether it may be sent twice, if the connection is lost before its response.
     retry: bool
     about: SubscriptionEntry | tuple[str, str] | None = None
     # Whether a connection that is lost may have taken it.
@@ -45,17 +45,17 @@ class PendingRequest(msgspec.Struct, eq=False):
 
     @property
     def began(self) -> float:
-        """When it was asked for."""
+        """When the caller asked for it."""
         return self.deadline - self.timeout / 1000
 
     @property
     def in_outbox(self) -> bool:
-        """Whether it waits for a connection: the Session gives it to be sent then."""
+        """Whether it waits for a connection; the Session has it sent then."""
         return self.outbox_key is not None
 
 
 class PendingRequests:
-    """Pending requests by id and by deadline; one leaves by `take`, whatever the reason."""
+    """Pending requests by id and by deadline; `take` removes one, whatever the reason."""
 
     __slots__ = ("_by_id", "_deadlines")
 
@@ -76,7 +76,7 @@ class PendingRequests:
         self._deadlines.add(request, given_up_at)
 
     def take(self, request_id: bytes | None) -> PendingRequest | None:
-        """Remove and return the request of this id; None where none waits for it."""
+        """Remove and return the request with this id; None if there is none."""
         request = self._by_id.pop(request_id, None) if request_id is not None else None
         if request is not None:
             self._deadlines.discard(request)

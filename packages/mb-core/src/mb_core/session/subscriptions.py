@@ -1,4 +1,4 @@
-"""The subscriptions of a client: which of its consumers gets a message."""
+"""The table of a client's subscriptions: which consumers get a message."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SubscriptionEntry(msgspec.Struct, eq=False):
 
 
 class SubscriptionTable:
-    """Subscriptions by action and pattern: publications and requests of a topic are apart."""
+    """Subscriptions by action and pattern; publications and requests have separate ones."""
 
     __slots__ = ("_by_key", "_publish", "_request", "_responders", "generation")
 
@@ -67,10 +67,10 @@ class SubscriptionTable:
         return self._responders > 0
 
     def check(self, entry: SubscriptionEntry) -> None:
-        """Raise LocalProtocolError where `entry` can't be filed.
+        """Raise LocalProtocolError if `entry` can't be added.
 
-        For a bad pattern, a second responder, another filter of the log, an entry that is filed
-        already.
+        The reasons are an invalid pattern, a second responder, another filter of the log, and an
+        entry that is in the table already.
         """
         check_pattern(entry.pattern)
         if entry.action is Action.RESPONSE:
@@ -94,7 +94,7 @@ class SubscriptionTable:
             )
 
     def add(self, entry: SubscriptionEntry) -> None:
-        """File `entry`; raises as `check` does."""
+        """Add `entry`; raises as `check` does."""
         self.check(entry)
         self._by_key.setdefault((entry.action, entry.pattern.lower()), []).append(entry)
         self._table(entry.action).add(entry.pattern, entry)
@@ -102,7 +102,7 @@ class SubscriptionTable:
         self.generation += 1
 
     def remove(self, entry: SubscriptionEntry) -> None:
-        """Take `entry` out, if it is filed."""
+        """Remove `entry`, if it is in the table."""
         key = (entry.action, entry.pattern.lower())
         entries = self._by_key.get(key, [])
         if entry not in entries:
@@ -115,7 +115,7 @@ class SubscriptionTable:
         self.generation += 1
 
     def of(self, action: Action, pattern: str) -> list[SubscriptionEntry]:
-        """The subscriptions to exactly this pattern."""
+        """Return the subscriptions to exactly this pattern."""
         return list(self._by_key.get((action, pattern.lower()), ()))
 
     def receivers(self, topic: str) -> tuple[SubscriptionEntry, ...]:
