@@ -11,12 +11,8 @@ from mb_testing import TransportSuite
 
 
 def over(wire: Callable[[Limits], Any]) -> WireTransport:
-    return WireTransport(
-        "tcp",
-        lambda url, limits: wire(limits),
-        lambda limits, site: wire(limits),
-        default_port=8081,
-    )
+    client, server = (lambda url, limits: wire(limits)), (lambda limits, site: wire(limits))
+    return WireTransport("tcp", client, server, default_port=8081)
 
 
 class HelloWire(LengthPrefixWire):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from mb_core.errors import ConnectionLost
 from mb_core.header import Action
 from mb_core.message import parse_message
 from mb_core.session import (
@@ -18,11 +17,12 @@ from mb_core.session import (
     RequestFailed,
     RequestsReceived,
     ResponseReceived,
-    SendNow,
     Session,
     SessionState,
     SubscriptionEntry,
 )
+
+from .losses import empty, fates, lost, sent
 
 Ready = Callable[..., Session]
 Answer = Callable[..., bytes]
@@ -48,33 +48,6 @@ def told(request: PendingRequest) -> tuple[str, Any]:
 
 def subscribing(pattern: str, action: str = "publish", **rest: Any) -> tuple[str, Any]:
     return "system.topic.subscribe", {"action": action, "topic": pattern, **rest}
-
-
-def sent(events: list[Event]) -> list[bytes]:
-    """The messages that are given to be sent; there is nothing else among the events."""
-    messages = []
-    for event in events:
-        assert isinstance(event, SendNow)
-        messages.append(event.message)
-    return messages
-
-
-def lost(event: Event) -> ConnectionLost:
-    assert isinstance(event, RequestFailed)
-    assert isinstance(event.error, ConnectionLost)
-    return event.error
-
-
-def fates(events: list[Event]) -> dict[PendingRequest, bool]:
-    """The requests that have failed with ConnectionLost, and whether it says that they left."""
-    return {event.request: lost(event).sent for event in events if isinstance(event, RequestFailed)}
-
-
-def empty(session: Session) -> bool:
-    """Whether nothing waits: neither in the table, nor in the outbox, nor for a time."""
-    outbox = session.outbox
-    waits = (session.pending, len(outbox), outbox.used, len(outbox.requests))
-    return waits == (0, 0, 0, 0) and session.next_deadline() is None
 
 
 # What the broker is told
