@@ -101,7 +101,7 @@ from .events import (
 from .heartbeat import Heartbeat, HeartbeatAction
 from .outbox import Outbox
 from .requests import PendingRequest, PendingRequests
-from .states import LIVE, Lifecycle, SessionState
+from .states import LIVE, SessionState, SessionStatus
 from .subscriptions import LOG_TOPIC, SubscriptionEntry, SubscriptionTable
 
 __all__ = ["Session"]
@@ -150,7 +150,7 @@ class Session:
         # What the broker has accepted as this service's name and description.
         self.registration: _Registration | None = None
         self.outbox = outbox if outbox is not None else Outbox()
-        self._life = Lifecycle(waits_early=early)
+        self._status = SessionStatus(waits_early=early)
         self._ids = IdSource()
         self._pending = PendingRequests()
         self._heartbeat = Heartbeat(heartbeat)
@@ -164,7 +164,7 @@ class Session:
 
     @property
     def state(self) -> SessionState:
-        return self._life.state
+        return self._status.state
 
     @property
     def pending(self) -> int:
@@ -175,14 +175,14 @@ class Session:
 
     def link_up(self) -> None:
         """There is a Link; next comes the broker's greeting."""
-        self._life.link_up()
+        self._status.link_up()
 
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
         """Return what to ask the broker for after its greeting; empty on a first connection.
 
         Each request is `about` the registration or the entry that is to be restored.
         """
-        state = self._life.state
+        state = self._status.state
         if state is not SessionState.RESTORING:
             raise LocalProtocolError(f"nothing is to be restored while {state.value}")
         asked: list[PendingRequest] = []
@@ -209,7 +209,7 @@ class Session:
 
         Leaves out what is no longer wanted; empty if there is no connection.
         """
-        if self._life.state is not _READY:
+        if self._status.state is not _READY:
             return []
         asked: list[PendingRequest] = []
         for about in refused:
@@ -228,7 +228,7 @@ class Session:
         may still be reconnecting: a request with `retry` that no service answers is
         `NoServiceYet` meanwhile.
         """
-        self._life.restored(settled_at=now + settling if settling else None)
+        self._status.restored(settled_at=now + settling if settling else None)
         self._heartbeat.start(now, progress)
         # What was removed meanwhile is unsubscribed; nobody waits for the answer.
         gone = [
@@ -253,10 +253,10 @@ class Session:
         Pending requests fail unless they may be sent again; publications that never left wait
         for the next Link.
         """
-        self._life.link_lost()
+        self._status.link_lost()
         self._heartbeat.stop()
         unsent = list(unsent)
-        if self._life.state is SessionState.CLOSED:  # `close` has failed the requests
+        if self._status.state is SessionState.CLOSED:  # `close` has failed the requests
             lost = sum(1 for m in unsent if m.startswith(b"publish:") and is_anonymous(m))
             return [PublicationsDiscarded(lost)] if lost else []
         reason = str(error) if error is not None else "the connection was closed"
@@ -293,7 +293,7 @@ class Session:
 
         `reason` is the text of the errors, later ones included; the first call's counts.
         """
-        self._life.close(reason)
+        self._status.close(reason)
         self._heartbeat.stop()
         return self._fail_all(reason)
 
@@ -327,9 +327,9 @@ class Session:
 
     def publish_encoded(self, message: bytes) -> bytes | None:
         """Publish what `encode` has returned, as `publish` does."""
-        if self._life.state is _READY:
+        if self._status.state is _READY:
             return message
-        self._life.check_waiting()
+        self._status.check_waiting()
         self.outbox.add_publication(message)
         return None
 
@@ -338,7 +338,7 @@ class Session:
 
         Changes nothing; callable from any thread.
         """
-        self._life.check_waiting()
+        self._status.check_waiting()
         self.outbox.check_room(length, before)
 
     def publish_confirmed(
@@ -362,9 +362,9 @@ class Session:
         )
         deadline = now + timeout / 1000
         request = PendingRequest(request_id, topic, message, timeout, deadline, False)
-        if self._life.state is _READY:
+        if self._status.state is _READY:
             return self._begin(request)
-        self._life.check_waiting()
+        self._status.check_waiting()
         self.outbox.add_publication(request)
         self._pending.add(request, deadline)
         return request
@@ -386,11 +386,11 @@ class Session:
         With `retry` it may be sent again if the connection is lost, and is `in_outbox` while there
         is none; without, it raises ConnectionLost if there is none.
         """
-        ready = self._life.state is _READY
+        ready = self._status.state is _READY
         if not ready:
-            self._life.check_waiting()
+            self._status.check_waiting()
             if not retry:
-                why = self._life.state.value
+                why = self._status.state.value
                 raise ConnectionLost(
                     f"not sent: {why} (retry=True waits for the next connection)", sent=False
                 )
@@ -404,7 +404,7 @@ class Session:
         self, request: PendingRequest, error: NoRouteFoundError, *, now: float
     ) -> list[Event]:
         """Send the request of a NoServiceYet again in a moment, or fail it if the time is over."""
-        settled_at = self._life.settled_at
+        settled_at = self._status.settled_at
         if settled_at is None or now >= min(settled_at, request.deadline):
             return [RequestFailed(request, error)]
         bound = min(_FIRST_TRY * 2**request.refused_times, _LAST_TRY)
@@ -422,9 +422,9 @@ class Session:
 
     def respond(self, message: Message, payload: Any) -> bytes:
         """Return the answer to a request of the present Link; see Encoder.response."""
-        if not self._life.greeted:
-            self._life.check_waiting()
-            raise ConnectionLost(f"not sent: {self._life.state.value}", sent=False)
+        if not self._status.greeted:
+            self._status.check_waiting()
+            raise ConnectionLost(f"not sent: {self._status.state.value}", sent=False)
         return self._encoder.response(message, payload)
 
     # Registration and subscriptions, which are restored on each new connection
@@ -448,8 +448,8 @@ class Session:
 
         The entry is in force before the broker confirms: messages may overtake the confirmation.
         """
-        if self._life.state is not _READY:
-            self._life.check_waiting()
+        if self._status.state is not _READY:
+            self._status.check_waiting()
         self.subscriptions.check(entry)
         topic, payload = _subscription(entry)
         request = self.request(topic, payload, now=now, timeout=timeout, retry=True, about=entry)
@@ -462,7 +462,7 @@ class Session:
         Call it before the first subscription to requests.  A broker that does not understand
         takes it for a heartbeat (docs/protocol.md, "Beyond the reference").
         """
-        if not self.subscriptions.answers_requests or not self._life.ask_for_timeouts():
+        if not self.subscriptions.answers_requests or not self._status.ask_for_timeouts():
             return []
         return [SendNow(self._heartbeat_request({"timeouts": True}))]
 
@@ -513,7 +513,7 @@ class Session:
     def receive(self, messages: list[bytes]) -> list[Event]:
         """Take whole messages, in the order in which they arrived; ignored without a Link."""
         events: list[Event] = []
-        if self._life.state not in LIVE:
+        if self._status.state not in LIVE:
             return events
         self._heartbeat.received = True
         read = self._reader.read
@@ -539,8 +539,8 @@ class Session:
                 self._route(prefix)
             if action is Action.PUBLISH:
                 if prefix.key == _INITIALIZE:
-                    if self._life.state is SessionState.GREETING:  # a broker may repeat itself
-                        self._life.initialized()
+                    if self._status.state is SessionState.GREETING:  # a broker may repeat itself
+                        self._status.initialized()
                         events.append(Initialized())
                 elif prefix.route:
                     batch, batch_prefix = [message], prefix
@@ -568,7 +568,7 @@ class Session:
             if (
                 isinstance(error, NoRouteFoundError)
                 and request.retry
-                and self._life.settled_at is not None
+                and self._status.settled_at is not None
             ):
                 return NoServiceYet(request, error)
             return RequestFailed(request, error)

@@ -9,7 +9,7 @@ from enum import Enum
 
 from ..errors import ConnectionLost, LocalProtocolError
 
-__all__ = ["LIVE", "Lifecycle", "Move", "SessionState", "after"]
+__all__ = ["LIVE", "Move", "SessionState", "SessionStatus", "after"]
 
 
 class SessionState(Enum):
@@ -55,7 +55,7 @@ def after(state: SessionState, move: Move) -> SessionState:
     return reached
 
 
-class Lifecycle:
+class SessionStatus:
     """The state of a Session, and the flags that go with it.
 
     With `waits_early`, what would wait for the next connection waits for the first one as well.
