@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 from mb_client import ConnectError, MessageBrokerClient
-from mb_tools.serve_options import serve_table
+from mb_tools.serve.options import serve_table
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "serve.md"
 

@@ -13,7 +13,7 @@ import click
 
 from . import commands
 from .errors import Failure, Status, failure_of, report
-from .streams import discard_unwritable, open_missing_streams
+from .standard_streams import discard_unwritable, open_missing_streams
 
 __all__ = ["main"]
 

@@ -20,8 +20,8 @@ def load_certificate(
     Raises Failure if they can't be used.
     """
     (cert_option, cert_file), (key_option, key_file) = certificate, key
-    _expect("certificate", cert_option, cert_file)
-    _expect("private key", key_option, key_file)
+    _check("certificate", cert_option, cert_file)
+    _check("private key", key_option, key_file)
 
     def password() -> str:  # without this, OpenSSL would ask on the terminal
         raise _unusable(key_option, key_file, "it has a password, and must have none")
@@ -37,8 +37,8 @@ def load_certificate(
 
 
 def load_authorities(context: ssl.SSLContext, option: str, file: str) -> None:
-    """Load the certificates that the other side's is verified by; raises Failure."""
-    _expect("certificate", option, file)
+    """Load the certificates by which the peer's is verified; raises Failure."""
+    _check("certificate", option, file)
     try:
         context.load_verify_locations(file)
     except ssl.SSLError as error:
@@ -47,15 +47,15 @@ def load_authorities(context: ssl.SSLContext, option: str, file: str) -> None:
 
 def trusting(option: str, file: str) -> ssl.SSLContext:
     """Return a client's context that trusts only the certificates in `file`; raises Failure."""
-    _expect("certificate", option, file)
+    _check("certificate", option, file)
     try:
         return client_ssl_context(file)
     except ssl.SSLError as error:
         raise _unusable(option, file, f"OpenSSL can't use it: {error}") from error
 
 
-def _expect(what: str, option: str, file: str) -> None:
-    """OpenSSL names neither the file that it can't read nor what it misses in it."""
+def _check(what: str, option: str, file: str) -> None:
+    """Raise Failure for a file without this: OpenSSL would name neither of them."""
     try:
         text = Path(file).read_bytes()
     except (OSError, ValueError) as error:

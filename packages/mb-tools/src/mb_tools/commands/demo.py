@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mb_client import Broker, MBError, Message, MessageBrokerClient
 
-from ..options import COUNT
+from ..shared_options import COUNT
 
 _IN_FLIGHT = 16
 _BURST = 100

@@ -11,11 +11,11 @@ import click
 from mb_core import LogLevel, Message, RemoteProtocolError
 
 from ..connect import Endpoint, endpoint_options, following, hint
-from ..options import count_option, json_option, timeout_option
+from ..message_printer import MessagePrinter
 from ..output import Output
 from ..payloads import json_line, raw_json
-from ..printing import MessagePrinter
 from ..runner import asynchronous
+from ..shared_options import count_option, json_option, timeout_option
 from ..text import clock, one_line
 
 _COLOURS = {"error": "red", "warn": "yellow", "info": "green", "debug": "blue"}

@@ -16,9 +16,9 @@ from mb_core import MessageBrokerClient
 
 from ..connect import Endpoint, connected, endpoint_options
 from ..errors import Failure
-from ..options import SECONDS, json_option
 from ..output import FOLDED, Output, table
 from ..runner import asynchronous
+from ..shared_options import SECONDS, json_option
 from ..text import UNKNOWN, bytes_text, duration_text, number_text
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from mb_core import MessageBrokerClient, ResponseError
 
 from ..connect import Endpoint, connected, endpoint_options
 from ..errors import Failure, Status
-from ..options import SECONDS, count_option, json_option, timeout_option
 from ..output import Output
 from ..payloads import json_line
 from ..runner import asynchronous
+from ..shared_options import SECONDS, count_option, json_option, timeout_option
 
 
 @click.command(help=__doc__)

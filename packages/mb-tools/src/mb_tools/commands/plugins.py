@@ -13,9 +13,9 @@ import click
 from mb_core.plugins import PluginState, describe, installed_plugins
 
 from ..errors import Status
-from ..options import json_option
 from ..output import FOLDED, WHOLE, Output
 from ..runner import run
+from ..shared_options import json_option
 from ..text import UNKNOWN, one_line
 
 if TYPE_CHECKING:

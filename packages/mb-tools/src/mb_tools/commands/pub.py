@@ -13,9 +13,9 @@ from mb_core import MBError
 
 from ..connect import Endpoint, connected, endpoint_options
 from ..errors import Failure, Status, failure_of
-from ..options import PayloadCommand, payload_argument
 from ..payloads import json_payload, read_payload, stdin_lines
 from ..runner import run
+from ..shared_options import PayloadCommand, payload_argument
 
 
 @click.command(cls=PayloadCommand, help=__doc__)

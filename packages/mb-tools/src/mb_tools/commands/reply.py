@@ -34,10 +34,10 @@ from mb_core import (
 from mb_core.client.signals import interruptible
 
 from ..connect import Endpoint, endpoint_options, following, hint
-from ..options import COUNT, count_option, json_option, reconnect_option, timeout_option
 from ..output import Output
 from ..payloads import json_line, json_payload, payload_text, raw_json
 from ..runner import asynchronous
+from ..shared_options import COUNT, count_option, json_option, reconnect_option, timeout_option
 from ..text import clock, one_line
 
 Answer = Callable[[Message], Awaitable[msgspec.Raw]]

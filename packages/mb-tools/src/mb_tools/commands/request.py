@@ -11,10 +11,10 @@ import msgspec
 
 from ..connect import Endpoint, connected, endpoint_options
 from ..errors import Status
-from ..options import PayloadCommand, json_option, payload_argument, timeout_option
 from ..output import Output
 from ..payloads import payload_text, raw_json, read_payload
 from ..runner import run
+from ..shared_options import PayloadCommand, json_option, payload_argument, timeout_option
 from ..text import one_line
 
 

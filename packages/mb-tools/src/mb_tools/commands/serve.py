@@ -20,20 +20,18 @@ from typing import Any
 import click
 
 from ..errors import Status
-from ..log_format import set_up
 from ..runner import run
-from ..serve_options import (
-    PREFIX,
+from ..serve.broker import broker_failure, serve
+from ..serve.environment import PREFIX, ignored_variables, misspelled_variables
+from ..serve.log import set_up
+from ..serve.options import (
     ServeOption,
     ServeOptions,
-    ignored_ports,
-    misspelled_variables,
     options_of,
     read_file,
     serve_table,
     show,
 )
-from ..serving import broken, serve
 
 _log = logging.getLogger("mb_tools.serve")
 
@@ -70,9 +68,10 @@ class _ServeCommand(click.Command):
 def command(ctx: click.Context, /, show_config: bool, **given: Any) -> Status | None:
     options = options_of(ctx)
     set_up(options.log_level, options.log_format)
-    for warning in misspelled_variables(os.environ):
+    names = [option.name for option in serve_table()]
+    for warning in misspelled_variables(names, os.environ):
         _log.warning(warning)
-    for note in ignored_ports(os.environ):
+    for note in ignored_variables(names, os.environ):
         _log.info(note)
     if show_config:
         click.echo(show(ctx, options))
@@ -85,4 +84,4 @@ def command(ctx: click.Context, /, show_config: bool, **given: Any) -> Status | 
         return run(partial(serve, options, reload))
     except SystemExit as error:
         # A plugin has called sys.exit(), perhaps with 0: only a signal ends the broker in order.
-        raise broken(error) from error
+        raise broker_failure(error) from error

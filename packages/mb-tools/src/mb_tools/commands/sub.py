@@ -15,11 +15,11 @@ import click
 from mb_core import Message, Subscription, matches
 
 from ..connect import Endpoint, endpoint_options, following, hint
-from ..options import count_option, json_option, reconnect_option, timeout_option
+from ..message_printer import MessagePrinter
 from ..output import Output
 from ..payloads import json_line, payload_text, raw_json
-from ..printing import MessagePrinter
 from ..runner import asynchronous
+from ..shared_options import count_option, json_option, reconnect_option, timeout_option
 from ..text import clock
 
 

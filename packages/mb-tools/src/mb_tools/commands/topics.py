@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from ..connect import Endpoint, connected, endpoint_options, list_all
-from ..options import json_option
 from ..output import FOLDED, WHOLE, Output
 from ..runner import asynchronous
+from ..shared_options import json_option
 from ..text import short_id
 
 

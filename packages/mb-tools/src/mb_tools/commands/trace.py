@@ -20,13 +20,13 @@ from mb_core.topic import check_pattern
 
 from ..audit import read_event, registered_name
 from ..connect import Endpoint, endpoint_options, following, hint, list_all
+from ..exchange_trees import Node, TreeBuilder
 from ..exchanges import Exchange, Outcome
-from ..options import count_option, json_option
 from ..output import Output
 from ..payloads import json_line
 from ..runner import asynchronous
+from ..shared_options import count_option, json_option
 from ..text import clock, iso_time, milliseconds_text, one_line, short_id
-from ..trees import Node, TreeBuilder
 
 # Events that are read before the trees that they finish are printed.
 _BATCH = 1_000

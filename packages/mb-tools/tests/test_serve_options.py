@@ -12,16 +12,11 @@ import pytest
 
 from mb_tools.commands.serve import command
 from mb_tools.errors import Failure, Status
-from mb_tools.serve_options import (
-    ServeOptions,
-    ignored_ports,
-    misspelled_variables,
-    options_of,
-    serve_table,
-    show,
-)
-from mb_tools.serving import urls
+from mb_tools.serve.broker import urls
+from mb_tools.serve.environment import ignored_variables, misspelled_variables
+from mb_tools.serve.options import ServeOptions, options_of, serve_table, show
 
+NAMES = [option.name for option in serve_table()]
 FILES = {"tls_port": 0, "tls_cert": "cert.pem", "tls_key": "key.pem"}
 
 
@@ -198,7 +193,7 @@ def test_a_variable_that_is_no_utf_8_is_told() -> None:
 
 def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
     environ = {"MB_TCP_PROT": "1", "MB_URL": "tcp://a", "MB_CONFIG": "", "MB_X": "", "TCP_PORT": ""}
-    assert list(misspelled_variables(environ)) == [
+    assert list(misspelled_variables(NAMES, environ)) == [
         "MB_TCP_PROT in the environment is not an option; did you mean MB_TCP_PORT?",
     ]
 
@@ -321,9 +316,9 @@ def test_variables_that_kubernetes_sets_for_a_service_are_ignored(service: str) 
     made = configure({}, None, environ)
     assert made.options == configure({}, None, {}).options
     assert made.sources == {}
-    assert list(misspelled_variables(environ)) == []
+    assert list(misspelled_variables(NAMES, environ)) == []
     text = f"{service}_PORT={link} in the environment is ignored: Kubernetes sets it for a Service"
-    assert list(ignored_ports(environ)) == ([text] if service != "MB" else [])
+    assert list(ignored_variables(NAMES, environ)) == ([text] if service != "MB" else [])
 
 
 def test_a_port_in_the_environment_is_still_checked() -> None:

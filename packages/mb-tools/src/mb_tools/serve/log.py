@@ -1,4 +1,4 @@
-"""How `mb serve` writes its log: lines for people, or JSON for machines."""
+"""The log of `mb serve`: lines for people, or JSON for machines, without blocking the broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from .text import escaped, escaped_json, one_line
+from ..text import escaped, escaped_json, one_line
 
 __all__ = ["JsonFormatter", "TextFormatter", "UnblockedHandler", "set_up"]
 
@@ -26,7 +26,7 @@ _LAST_WRITE = 1.0
 
 
 class TextFormatter(logging.Formatter):
-    """One line each, whatever clients put into the names and topics of which it tells."""
+    """Writes one line per entry, whatever clients put into their names and topics."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -39,7 +39,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: level, module, message, timestamp, and what the entry is about."""
+    """Writes one JSON object per line: level, module, message, timestamp, and more fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC)
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         try:
-            # In this order, and no field takes the place of an entry's own.
+            # In this order, and without replacing any of the first fields.
             return _encode({**entry, **getattr(record, "mb", {}), **entry})
         except (UnicodeEncodeError, RecursionError):  # the entry's fields are what clients sent
             plain: dict[str, object] = {key: _encodable(value) for key, value in entry.items()}
@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class UnblockedHandler(logging.StreamHandler[TextIO]):
-    """Writes to a stream whose reader may stall without holding up anybody.
+    """Writes to a stream without blocking, even if its reader stalls.
 
     What the system takes at once is written at once, and is not lost if the process is killed.
     Anything else waits for a thread.  Entries for which there is no room are dropped; the next one
@@ -72,7 +72,7 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
         self._file = stream.fileno()
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MAX_WAITING)
         self._dropped = 0
-        # A daemon: it may be writing for ever.  It writes to the file itself, as the lock of the
+        # A daemon: it may be writing forever.  It writes to the file itself, as the lock of the
         # stream's buffer, which it would hold meanwhile, is needed to end the interpreter.
         self._thread = threading.Thread(target=self._write, name="mb log", daemon=True)
         self._thread.start()
@@ -89,7 +89,7 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
             self._dropped += 1
 
     def close(self) -> None:
-        """Wait a little for what is left."""
+        """Wait a little for the entries that are left."""
         try:
             self._waiting.put_nowait(None)
         except queue.Full:
@@ -130,7 +130,7 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
 
 
 def set_up(level: str, style: str) -> None:
-    """Have everything from this level on written to stderr."""
+    """Write all entries of at least this level to stderr."""
     handler: logging.StreamHandler[TextIO]
     try:
         handler = UnblockedHandler(sys.stderr)
@@ -145,5 +145,5 @@ def _encode(entry: dict[str, object]) -> str:
 
 
 def _encodable(value: object) -> str:
-    """Text without what UTF-8 has no bytes for."""
+    """Return text without what UTF-8 can't encode."""
     return str(value).encode(errors="backslashreplace").decode()

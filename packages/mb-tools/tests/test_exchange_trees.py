@@ -12,8 +12,8 @@ import pytest
 
 from mb_tools.audit import AuditEvent, error_of, read_event, registered_name
 from mb_tools.commands.trace import Names, tree_json, tree_text
+from mb_tools.exchange_trees import Node, TreeBuilder
 from mb_tools.exchanges import Outcome
-from mb_tools.trees import Node, TreeBuilder
 
 BEGAN = 1_767_225_600.0  # 2026-01-01
 

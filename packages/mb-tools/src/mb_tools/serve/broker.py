@@ -1,4 +1,4 @@
-"""`mb serve`: a broker on TCP, WebSocket and whatever else is installed, with and without TLS."""
+"""The broker of `mb serve`: where it listens, its TLS files, and what it does at signals."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from msgspec.structs import replace
 
 from mb_broker.http import is_loopback
 from mb_broker.options import option_table
-from mb_client import Broker, BrokerOptions, PluginError, installed_plugins
+from mb_client import Broker, PluginError, installed_plugins
 from mb_core.transport import WireTransport
 from mb_core.url import parse_url
 
-from .errors import Failure, Status
-from .serve_options import OFF, PORTS, ServeOptions
-from .streams import discard
-from .tls_files import load_authorities, load_certificate
+from ..errors import Failure, Status
+from ..standard_streams import discard
+from ..tls_files import load_authorities, load_certificate
+from .options import OFF, PORTS, ServeOptions
 
-__all__ = ["broken", "serve", "server_context", "urls"]
-
+__all__ = ["broker_failure", "serve", "server_context", "urls"]
 
 _log = logging.getLogger("mb_tools.serve")
 
-# Files of the process that are no connections: listeners, the event loop's own, logs, plugins.
+# Open files that are not connections: listeners, the event loop's own, logs, plugins.
 _OTHER_FILES = 64
 
 
 async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -> None:
-    """Serve until SIGINT or SIGTERM; prints the URLs on which it listens, one a line.
+    """Serve until SIGINT or SIGTERM; print the URLs on which it listens, one per line.
 
     At SIGHUP the options are `read_again`: certificates and log level take effect.
     """
@@ -43,13 +42,14 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
     context = server_context(options)
     certificates = None if context is None else _Certificates(context)
     if certificates is None:
-        _expect_no_tls(options.listen)
+        _check_no_tls(options.listen)
     _warn_of_open_ports(options, options.tls_client_ca)
-    broker = Broker(*urls(options), ssl_context=certificates, **_of_broker(options))
+    settings: Any = {each.name: getattr(options, each.name) for each in option_table()}
+    broker = Broker(*urls(options), ssl_context=certificates, **settings)
     ending = anyio.Event()
     at_terminal = os.isatty(_STDERR)
 
-    async def obey(signals: AsyncIterator[signal.Signals]) -> None:
+    async def handle(signals: AsyncIterator[signal.Signals]) -> None:
         async for number in signals:
             # A terminal that is closed sends SIGHUP as well, and is a terminal no more.
             if number.name == "SIGHUP" and not (at_terminal and not os.isatty(_STDERR)):
@@ -75,19 +75,19 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
                 async with broker:
                     listening = True
                     _print_urls(broker.urls)
-                    tasks.start_soon(obey, signals)
+                    tasks.start_soon(handle, signals)
                     await ending.wait()
                 tasks.cancel_scope.cancel()
     except Exception as error:
         if not listening:
             raise
         # Whatever its type is: a BrokenPipeError, say, would pass for a reader who has enough.
-        raise broken(error) from error
+        raise broker_failure(error) from error
     _log.info("the broker has ended")
 
 
-def broken(error: BaseException) -> Failure:
-    """Log an error of the broker itself, or of a plugin; return what to raise."""
+def broker_failure(error: BaseException) -> Failure:
+    """Log an error of the broker itself, or of a plugin, and return what to raise."""
     _log.error("internal error: the broker has failed", exc_info=error)
     return Failure("the broker has failed: an internal error, see the log")
 
@@ -97,7 +97,7 @@ _STDERR = 2  # its descriptor: Python has no object for one that was closed
 
 
 def _reloading() -> list[signal.Signals]:
-    """The signal to reload: Windows has none, and under nohup it is ignored."""
+    """Return the signal to reload: Windows has none, and under nohup it is ignored."""
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN:
         return []
@@ -109,7 +109,7 @@ def _reload(
     read_again: Callable[[], ServeOptions],
     certificates: _Certificates | None,
 ) -> None:
-    """Take over certificates and log level, or log why nothing changes."""
+    """Apply new certificates and log level, or log why nothing changes."""
     try:
         fresh = read_again()
         context = server_context(fresh)
@@ -160,7 +160,7 @@ class _Certificates(ssl.SSLContext):
 
 
 def _print_urls(urls: list[str]) -> None:
-    """Print where the broker listens; a daemon may have no stdout, and serves all the same."""
+    """Print where the broker listens; without stdout, as a daemon, it serves all the same."""
     try:
         for url in urls:
             click.echo(url)
@@ -172,11 +172,11 @@ def _print_urls(urls: list[str]) -> None:
 
 
 def urls(options: ServeOptions) -> list[str]:
-    """Where to listen; a URL in `listen` that names no host is of the option `host`."""
-    return [*_ports(options).values(), *(_placed(url, options) for url in options.listen)]
+    """Return where to listen; a URL in `listen` without a host gets that of the option."""
+    return [*_ports(options).values(), *(_with_host(url, options) for url in options.listen)]
 
 
-def _placed(text: str, options: ServeOptions) -> str:
+def _with_host(text: str, options: ServeOptions) -> str:
     url = parse_url(text)
     if url.host:
         return text
@@ -185,12 +185,12 @@ def _placed(text: str, options: ServeOptions) -> str:
     except PluginError:
         return text  # the broker says what is missing
     if not isinstance(transport, WireTransport) or transport.sockets is not None:
-        return text  # it has no hosts, as those of memory and Unix
+        return text  # its URLs have no hosts, such as memory:// and unix://
     return replace(url, host=options.host).full
 
 
 def _ports(options: ServeOptions) -> dict[str, str]:
-    """The URLs of the options that are ports, by their names."""
+    """Return the URLs of the options that are ports, by the options' names."""
     host = options.host
     host = f"[{host}]" if ":" in host else host
     return {
@@ -200,15 +200,8 @@ def _ports(options: ServeOptions) -> dict[str, str]:
     }
 
 
-def _of_broker(options: ServeOptions) -> BrokerOptions:
-    """The options that are the broker's own."""
-    own: Any = {option.name: getattr(options, option.name) for option in option_table()}
-    given: BrokerOptions = own
-    return given
-
-
-def _expect_no_tls(listen: list[str]) -> None:
-    """Without a certificate none of these can be within TLS; raises Failure, PluginError."""
+def _check_no_tls(listen: list[str]) -> None:
+    """Raise Failure if one of these URLs needs a certificate; PluginError if it is unknown."""
     for url in listen:
         transport = installed_plugins().transport(parse_url(url).scheme)
         if getattr(transport, "secure", False):
@@ -227,7 +220,7 @@ def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
         f"--{name.replace('_', '-')} off" for name, url in _ports(options).items() if _is_open(url)
     ]
     remedies = [f"turn {them} off with {' '.join(flags)}"] if flags else []
-    if any(_placed(url, options) in plain for url in options.listen):
+    if any(_with_host(url, options) in plain for url in options.listen):
         remedies.append(f"remove {them} from listen")
     _log.warning(
         "tls_client_ca does not protect %s: clients connect there without a certificate; "
@@ -238,19 +231,19 @@ def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
 
 
 def _is_open(url: str) -> bool:
-    """Whether a URL is plain TCP (or WebSocket) that other machines can reach."""
+    """Return whether a URL is plain TCP (or WebSocket) that other machines can reach."""
     parsed = parse_url(url)
     transport = installed_plugins().transport(parsed.scheme)
     return (
         isinstance(transport, WireTransport)
         and not transport.secure
-        and transport.sockets is None  # its own are local, such as those of Unix
+        and transport.sockets is None  # its own sockets are local, as those of unix://
         and not is_loopback(parsed.host)
     )
 
 
 def _allow_files(connections: int) -> None:
-    """Each connection takes a file: raise the process's limit as far as it may be."""
+    """Raise the process's limit of open files as far as allowed: each connection takes one."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -271,7 +264,7 @@ def _allow_files(connections: int) -> None:
 
 
 def server_context(options: ServeOptions) -> ssl.SSLContext | None:
-    """The TLS context for these files, None without a certificate; raises Failure."""
+    """Return the TLS context for these files, None without a certificate; raises Failure."""
     cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
     if cert is None or key is None:
         return None

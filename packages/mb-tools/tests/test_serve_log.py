@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import mb_sync
-from mb_tools.log_format import JsonFormatter, TextFormatter, UnblockedHandler, set_up
+from mb_tools.serve.log import JsonFormatter, TextFormatter, UnblockedHandler, set_up
 
 
 def record(message: str, **extra: Any) -> logging.LogRecord:
@@ -94,7 +94,7 @@ def test_the_log_goes_to_stderr_from_its_level_on(
 def test_a_log_that_nobody_reads_blocks_nothing_and_says_what_it_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mb_tools.log_format._MAX_WAITING", 10)
+    monkeypatch.setattr("mb_tools.serve.log._MAX_WAITING", 10)
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, os.fdopen(reading) as reader:
         handler = UnblockedHandler(stream)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator, Mapping
 from datetime import date, time
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -19,25 +16,20 @@ from mb_broker.options import BrokerSettings, Option, about, complete_options, o
 from mb_core import ConnectError, LocalProtocolError
 from mb_core.url import parse_url
 
-from .errors import Failure, Status
-from .text import one_line
+from ..errors import Failure, Status
+from ..text import one_line
+from .environment import is_service_link, variable_of
 
 __all__ = [
     "OFF",
     "PORTS",
-    "PREFIX",
     "ServeOption",
     "ServeOptions",
-    "ignored_ports",
-    "misspelled_variables",
     "options_of",
     "read_file",
     "serve_table",
     "show",
 ]
-
-PREFIX = "MB"
-"""Of the names of environment variables: MB_TCP_PORT is --tcp-port."""
 
 OFF: Literal["off"] = "off"
 """Instead of a port: there is none."""
@@ -135,7 +127,7 @@ class ServeOption(click.Option):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
-        return None if _is_service_link(_variable(self.name), value or "") else value
+        return None if is_service_link(variable_of(self.name), value or "") else value
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         source = ctx.get_parameter_source(self.name or "")
@@ -144,7 +136,7 @@ class ServeOption(click.Option):
                 parts = (part.strip() for text in value for part in text.split(","))
                 value = list(filter(None, parts))
             given_as = self.opts[0] if source is ParameterSource.COMMANDLINE else None
-            _check(self.name or "", value, given_as or _variable(self.name))
+            _check(self.name or "", value, given_as or variable_of(self.name))
         return value
 
 
@@ -211,45 +203,8 @@ def show(ctx: click.Context, options: ServeOptions) -> str:
     return "\n".join(lines)
 
 
-def misspelled_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a warning for each variable that is nearly an option's: others may use our prefix."""
-    options = [_variable(option.name) for option in serve_table()]
-    known = {*options, "MB_CONFIG", "MB_URL", "MB_CAFILE", "MB_CERT", "MB_KEY"}
-    for name in sorted(environ.keys() - known):
-        near = get_close_matches(name, options, 1, 0.8) if name.startswith(f"{PREFIX}_") else []
-        if near and not _is_service_link(name, environ[name]):
-            yield f"{name} in the environment is not an option; did you mean {near[0]}?"
-
-
-def ignored_ports(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note for each port's variable that Kubernetes has set."""
-    for name in map(_variable, PORTS):
-        if _is_service_link(name, environ.get(name, "")):
-            yield (
-                f"{name}={environ[name]} in the environment is ignored: "
-                "Kubernetes sets it for a Service"
-            )
-
-
 class _CommaSeparated(click.types.UnprocessedParamType):
     envvar_list_splitter = ","
-
-
-def _variable(name: str | None) -> str:
-    return f"{PREFIX}_{(name or '').upper()}"
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    """Return whether Kubernetes sets this variable for a Service called mb, mb-tcp and the like."""
-    return _LINK_NAME.search(name) is not None or (
-        name.endswith("_PORT") and _LINK_VALUE.fullmatch(value) is not None
-    )
-
-
-_LINK_NAME = re.compile(
-    r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$"
-)
-_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 def _default_text(option: Option) -> str:

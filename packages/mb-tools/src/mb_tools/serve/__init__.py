@@ -1,0 +1,1 @@
+"""`mb serve`: `options` are read and checked, `broker` runs with them, `log` is what it writes."""
