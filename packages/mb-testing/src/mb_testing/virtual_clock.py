@@ -1,4 +1,4 @@
-"""Time that passes only when nothing else can happen, on asyncio and trio."""
+"""A clock that moves only when nothing else can happen, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Ts = TypeVarTuple("Ts")
 
 
 class VirtualClock:
-    """Runs async code in virtual time: waits of minutes are over in no time, in their order.
+    """Runs async code in virtual time: waits of minutes are over at once, in the right order.
 
         VirtualClock().run(main, backend="trio")
 
     When all tasks wait, and nothing has come from a socket or another thread, the time jumps to
-    the next timer, be it of the library's, of anyio's, asyncio's or trio's.  Meanwhile it stands
-    still, however long the code computes.  It begins at 0 with each run: `anyio.current_time()`.
+    the next timer of the event loop.  In between it stands still, however long the code computes.
+    It begins at 0 with each run: `anyio.current_time()`.
 
-    It stands still, too, while worker threads are busy (`anyio.to_thread`, `asyncio.to_thread`,
-    `loop.run_in_executor`, name resolution).  It can't know of work elsewhere: a broker in a
-    thread of its own, another process.  Where a test waits for such, `patience` is for how many
-    milliseconds of real time nothing must have happened before the time jumps; better is a broker
-    on the same event loop, with which 0 is enough and the outcome always the same.
+    It also stands still while worker threads are busy (`anyio.to_thread`, `asyncio.to_thread`,
+    `loop.run_in_executor`, name resolution).  It can't see work elsewhere, such as a broker in a
+    thread of its own or another process.  For these, `patience` is how many milliseconds of real
+    time have to pass without an event before the time jumps.  With a broker on the same event loop,
+    0 is enough, and the result is always the same.
     """
 
     def __init__(self, *, patience: float = 0) -> None:
@@ -51,9 +51,9 @@ class VirtualClock:
         *args: *Ts,
         backend: str = "asyncio",
     ) -> T:
-        """Run `main(*args)` on a new event loop, "asyncio" or "trio"; give what it returns.
+        """Run `main(*args)` on a new event loop, "asyncio" or "trio", and return its result.
 
-        Raises what it raises, and ValueError for another backend.
+        Raises what `main` raises, and ValueError for another backend.
         """
         name, options = self.anyio_backend(backend)
         if name == "trio":
@@ -64,9 +64,9 @@ class VirtualClock:
         return anyio.run(main, *args, backend=name, backend_options=options)
 
     def anyio_backend(self, backend: str) -> tuple[str, dict[str, Any]]:
-        """Name and options of a backend, as the fixture `anyio_backend` of anyio gives them.
+        """Return the name and options of a backend, for anyio's fixture `anyio_backend`.
 
-        For one event loop: each call makes another clock.
+        Each call makes another clock, for one event loop.
         """
         if backend == "asyncio":
             return backend, {"loop_factory": lambda: _VirtualLoop(self._patience)}
@@ -81,7 +81,7 @@ class VirtualClock:
         raise ValueError(f"unknown backend {backend!r}: 'asyncio' or 'trio'")
 
 
-# On asyncio: a loop with a time of its own, which its selector moves
+# On asyncio: a loop with its own time, which its selector moves
 
 
 class _VirtualLoop(asyncio.SelectorEventLoop):
@@ -117,7 +117,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
         self._calls -= 1
 
     async def shutdown_default_executor(self, *args: Any) -> None:
-        # It waits for a thread, and in newer Pythons not for ever.
+        # It waits for a thread; in newer Pythons with a time limit.
         with self._busy():
             await super().shutdown_default_executor(*args)
 
@@ -131,7 +131,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """In place of waiting for a timer, moves the loop's time to it."""
+    """Moves the loop's time to the next timer instead of waiting for it."""
 
     def __init__(self, loop: _VirtualLoop, patience: float) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class _ThreadWatch:
-    """An Instrument of trio's."""
+    """An Instrument of trio: stops the clock while threads are busy."""
 
     def __init__(self, clock: MockClock) -> None:
         import trio

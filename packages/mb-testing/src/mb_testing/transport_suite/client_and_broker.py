@@ -1,4 +1,4 @@
-"""The real client and the real broker over the transport."""
+"""Clients and a broker over the transport."""
 
 from __future__ import annotations
 

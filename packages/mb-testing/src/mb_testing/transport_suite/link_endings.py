@@ -1,4 +1,4 @@
-"""Links over the real transport: how they end, and what each side is told."""
+"""Links over the real transport: closing and aborting, and what each side is notified of."""
 
 from __future__ import annotations
 

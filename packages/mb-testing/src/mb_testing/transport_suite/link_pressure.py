@@ -1,4 +1,4 @@
-"""Stream Links against a peer that does not read, does not answer, or does not speak MB."""
+"""Back-pressure: stream Links whose peer does not read, answer, or speak MB."""
 
 from __future__ import annotations
 

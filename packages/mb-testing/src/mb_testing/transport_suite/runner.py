@@ -28,11 +28,11 @@ __all__ = ["on_loops", "without_io"]
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
 _GRACE = 5.0
-"""Seconds beyond the time limit, after which an event loop is taken for blocked."""
+"""Seconds beyond the time limit after which an event loop counts as blocked."""
 
 
 def without_io(test: _Test) -> _Test:
-    """A test of Wires; `pytest` gets it with a time limit, in which an endless loop shows."""
+    """Mark a test of Wires, and give it a time limit, so that an endless loop is reported."""
 
     @functools.wraps(test)
     def run(self: Settings, *arguments: Any, **fixtures: Any) -> None:
@@ -42,7 +42,7 @@ def without_io(test: _Test) -> _Test:
 
 
 def on_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A test with a `net`: a Network on an event loop of the test's own."""
+    """Mark a test that takes a `net`: a Network on its own event loop."""
 
     @functools.wraps(test)
     def run(self: Settings, anyio_backend: str, **fixtures: Any) -> None:
@@ -90,7 +90,7 @@ def _plain(error: BaseException) -> BaseException:
 
 
 def _in_time(seconds: float, function: Callable[[], None]) -> None:
-    """Run in a thread, which is left alone when it takes longer; tells where it then is."""
+    """Run in a thread, which is abandoned if it takes longer; the failure shows where it hangs."""
     outcome: Future[None] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What a subclass of the suite says of its transport."""
+"""What a subclass of the suite sets for its transport."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LIMITS = Limits(max_payload=100_000, max_message=100_000)
 
 
 class Settings:
-    """`transport` and `url` are to be given, the rest where it differs.
+    """`transport` is required; the rest has defaults.
 
-    `time_limit` is in seconds, for each test; what a test waits for gets a quarter of it.
+    `time_limit` is in seconds, for each test; a single wait in it gets a quarter of them.
     """
 
     transport: ClassVar[Transport]
@@ -27,19 +27,19 @@ class Settings:
     time_limit: ClassVar[float] = 20.0
 
     def url(self, tmp_path: Path) -> str:
-        """Where to listen: `tmp_path` is an empty folder, another one for another place.
+        """Return where to listen; each call gets another empty folder as `tmp_path`.
 
         A port of 0 asks for a free one.
         """
         return f"{self.transport.scheme}://127.0.0.1:0"
 
     def ssl_contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """For a `secure` transport: the server's settings, and those of a client that trusts it."""
+        """Return the contexts of the server and of a client that trusts it, if it is `secure`."""
         return _own_authority()
 
     @property
     def over_streams(self) -> WireTransport | None:
-        """The transport where it has Wires, None where it has Links of its own."""
+        """The transport if it has Wires, None if it has its own Links."""
         transport = self.transport
         return transport if isinstance(transport, WireTransport) else None
 
