@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import anyio
 
@@ -16,15 +16,20 @@ T = TypeVar("T")
 _PAUSE = 0.002
 
 
-async def until(fact: Callable[[], T | Awaitable[T]], *, timeout: float = 30.0) -> T:
+@overload
+async def until(fact: Callable[[], Awaitable[T]], *, timeout: float = ...) -> T: ...
+@overload
+async def until(fact: Callable[[], T], *, timeout: float = ...) -> T: ...
+async def until(fact: Callable[[], Any], *, timeout: float = 30.0) -> Any:
     """Wait until `fact()` returns something true, and return that; `fact` may be async.
 
     Raises TimeoutError after `timeout` seconds, of real time also on a virtual clock.
     """
     end = time.monotonic() + timeout
     while True:
-        found = fact()
-        value: T = await found if inspect.isawaitable(found) else found
+        value = fact()
+        if inspect.isawaitable(value):
+            value = await value
         if value:
             return value
         _check(end, timeout)
