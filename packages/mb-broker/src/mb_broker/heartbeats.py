@@ -26,6 +26,8 @@ class Heartbeats:
         self._drop_after = drop_after
         self._progress = progress
         self._checks: Deadlines[Service] = Deadlines()
+        # When `check` is due next, if at all: asked for after each batch of messages.
+        self.next_deadline = self._checks.next
 
     def add(self, service: Service, now: float) -> None:
         """Check `service` from now on, or anew."""
@@ -33,10 +35,6 @@ class Heartbeats:
 
     def discard(self, service: Service) -> None:
         self._checks.discard(service)
-
-    def next_deadline(self) -> float | None:
-        """When `check` is due next, if at all."""
-        return self._checks.next()
 
     def check(self, now: float) -> tuple[list[Service], list[Service]]:
         """Return the services to ask for a sign of life, and those to drop."""

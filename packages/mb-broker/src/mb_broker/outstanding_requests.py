@@ -39,6 +39,8 @@ class OutstandingRequests:
         self._limit = limit
         self._by_id: dict[bytes, Outstanding] = {}
         self._time_limits: Deadlines[Outstanding] = Deadlines()
+        # When `take_due` is due next, if at all: asked for after each batch of messages.
+        self.next_deadline = self._time_limits.next
         self._abandoned: OrderedDict[Outstanding, None] = OrderedDict()
         # Made when there is no more room, and dropped when there is plenty.
         self._ranking: _Ranking | None = None
@@ -109,9 +111,6 @@ class OutstandingRequests:
         for request in due:
             self.remove(request)
         return due
-
-    def next_deadline(self) -> float | None:
-        return self._time_limits.next()
 
 
 class _Ranking:
