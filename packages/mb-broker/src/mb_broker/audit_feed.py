@@ -1,8 +1,8 @@
-"""The feed `system.message`: every message that the broker takes or sends, as an event.
+"""The feed `system.message`: every message that the broker receives or sends, as an event.
 
-Whoever subscribes to it can follow each request to its response.  The order of events and their
-form are the protocol's (docs/protocol.md, "The audit feed").  Without subscribers it costs one
-look at an empty tuple for each message.
+Subscribers can follow each request to its response.  The protocol defines the order and the form
+of events (docs/protocol.md, "The audit feed").  Without subscribers the feed costs one check for
+each message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEADER = b"publish:system.message:1.0.0\n"
 
 
 def received_event(service_id: str, data: bytes, default_limit: float) -> bytes:
-    """The event for a message of a client; `default_limit` is in seconds."""
+    """Return the event for a message of a client; `default_limit` is in seconds."""
     message = _read(data)
     timeout = message.header.timeout
     return _event(
@@ -35,9 +35,9 @@ def received_event(service_id: str, data: bytes, default_limit: float) -> bytes:
 
 
 def sent_event(service_id: str, data: bytes, masked_id: bytes | None) -> bytes:
-    """The event for a message to a client.
+    """Return the event for a message to a client.
 
-    `masked_id` is the sender's id of a message that was passed on under one of the broker's.
+    `masked_id` is the sender's id of a message that was forwarded under one of the broker's.
     """
     event: dict[str, Any] = {"to": service_id, "message": _shown(_read(data))}
     if masked_id is not None:
@@ -86,7 +86,7 @@ def _payload(message: Message) -> Any:
 
 
 def _error(raw: bytes) -> Any:
-    """Show an error with its prefix as the object that is read as one, or else as a text."""
+    """Show an error that has the prefix as an object, or else as a text."""
     error = raw.removeprefix(ERROR_PREFIX).replace(b"\n", b" ")
     shown = b'{"error":%b}' % error
     if error_in(shown) is not None:

@@ -113,7 +113,7 @@ class Broker:
         return self.urls[0]
 
     def url_of(self, scheme: str) -> str:
-        """The first URL of this scheme; raises LookupError where the broker has none."""
+        """Return the first URL of this scheme; raises LookupError if there is none."""
         return url_of(self.urls, scheme)
 
     @property
@@ -207,12 +207,12 @@ class Broker:
             await self._stop_listening()
             await self._connections.close()
         self._tasks.cancel_scope.cancel()
-        # Not told of an error, which it would wrap into a group.
+        # Without the error, which the task group would wrap in an ExceptionGroup.
         await self._tasks.__aexit__(None, None, None)
 
 
 def url_of(urls: Sequence[str], scheme: str) -> str:
-    """The first URL of this scheme; raises LookupError where there is none."""
+    """Return the first URL of this scheme; raises LookupError if there is none."""
     for url in urls:
         if url.startswith(f"{scheme}://"):
             return url

@@ -1,4 +1,4 @@
-"""Silent clients: which are asked for a sign of life, and which are dropped."""
+"""Which silent clients are sent a heartbeat, and which are dropped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ __all__ = ["Heartbeats", "link_progress"]
 
 
 class Heartbeats:
-    """Notices clients that are silent: they are asked after `ask_after` seconds, and again after
-    as long, and dropped after `drop_after`.
+    """Finds silent clients.
+
+    They are asked for a sign of life after `ask_after` seconds, and again after as long, and
+    dropped after `drop_after`.
 
     A client whose Link makes progress is not silent, even if no whole message has come of it:
     `progress` returns a number that changes with everything that a service's Link reads or writes.

@@ -11,13 +11,13 @@ from .metrics import Metric, MetricType
 
 __all__ = ["host_metrics"]
 
-# Seconds for which what was read is given again: shares of processor time need a while to be
-# meaningful, and reading takes milliseconds.
-_KEEP = 1.0
+# Seconds for which the metrics are kept: shares of processor time need a while to be meaningful,
+# and reading takes milliseconds.
+_KEEP_SECONDS = 1.0
 
 
 def host_metrics() -> Callable[[], Iterable[Metric]]:
-    """A function that gives the metrics; without psutil, only the process's uptime."""
+    """Return a function that reads the metrics; without psutil, only the process's uptime."""
     started = time.monotonic()
 
     def uptime() -> Metric:
@@ -37,8 +37,8 @@ def host_metrics() -> Callable[[], Iterable[Metric]]:
     def read() -> Iterable[Metric]:
         nonlocal kept, read_at
         now = time.monotonic()
-        if now - read_at >= _KEEP:
-            # Reading takes files, of which there may be none left: then the last figures stay.
+        if now - read_at >= _KEEP_SECONDS:
+            # Reading opens files; if the process has too many open, the last figures stay.
             with contextlib.suppress(OSError, psutil.Error):
                 kept = list(_read(process))
             read_at = now
@@ -53,7 +53,7 @@ def _read(process: Any) -> Iterator[Metric]:
     cores = psutil.cpu_percent(percpu=True)
     memory = psutil.virtual_memory()
     with process.oneshot():
-        # Over a very short time, psutil has more than there is.
+        # Over a very short time, psutil reports more than 100 percent.
         own_share = min(process.cpu_percent() / 100 / max(len(cores), 1), 1.0)
         own_memory = process.memory_info().rss
     gauge, percent = MetricType.GAUGE, MetricType.PERCENT

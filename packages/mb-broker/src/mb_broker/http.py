@@ -39,7 +39,7 @@ def broker_pages(
 ) -> Callable[[str], Page | None]:
     """Return a function that finds the page of a path: `/` and its files, `/health`, `/metrics`.
 
-    `clock` is the one by which the Router is told the time.
+    `clock` is the clock of the times that the Router gets.
     """
 
     metrics = _CachedPage(lambda: _metrics(router, clock()))

@@ -48,10 +48,10 @@ ALL = Page()
 class JsonList(Generic[K]):
     """The entries of a list by their keys, in the order of the keys.
 
-    `keys` gives those that there are, when the list is asked for first; from then on, `invalidate`
-    has to be called with each key whose entry has come, gone or changed.  `read` gives the entry
-    of a key, None where there is none any more.  `write_cursor` turns a key into text and
-    `read_cursor` turns it back, raising ValueError for an invalid one.
+    `keys` returns the present ones when the list is first asked for; from then on, `invalidate`
+    has to be called with each key whose entry was added, removed or changed.  `read` returns the
+    entry of a key, None if it was removed.  `write_cursor` turns a key into text and `read_cursor`
+    turns it back, raising ValueError for an invalid one.
     """
 
     def __init__(

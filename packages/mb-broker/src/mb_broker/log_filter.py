@@ -59,7 +59,7 @@ def read_log_filter(levels: Any, regex: Any) -> LogFilter:
 
 
 def compile_search(expression: object) -> Callable[[str], bool]:
-    """Return a function that tells whether a text has a match; raises ValueError with a reason."""
+    """Return a function that searches a text for a match; raises ValueError with a reason."""
     if not isinstance(expression, str):
         raise ValueError("it is a text")
     if len(expression) > _MAX_LENGTH:

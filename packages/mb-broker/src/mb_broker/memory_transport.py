@@ -19,7 +19,7 @@ __all__ = ["MemoryTransport"]
 class MemoryTransport:
     """A LinkTransport whose addresses are names in this process.
 
-    Used from any thread: its tables are the only thing that the event loops share.
+    It may be used from any thread: event loops share nothing but its table.
     """
 
     scheme = "memory"
@@ -32,7 +32,7 @@ class MemoryTransport:
 
     def clear_after_fork(self) -> None:
         """Drop the listeners, which belong to the process that this one was forked from."""
-        self._changing = threading.Lock()  # a thread that was not forked may have held the old one
+        self._changing = threading.Lock()  # another thread of the parent may have held the old one
         self._listeners.clear()
 
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
@@ -43,7 +43,7 @@ class MemoryTransport:
         near = MemoryLink(loop_poster(backend), limits, str(url))
         far = MemoryLink(listener.post, listener.limits, f"client of {url}")
         near.other, far.other = far, near
-        # The far end first: what `accept` sends must find it open.
+        # The far end first: it must be open when `accept` sends something.
         if not listener.admit(far):
             self.remove(listener)
             raise ConnectError(f"the broker at {url} has ended")
@@ -53,9 +53,9 @@ class MemoryTransport:
     async def listen(
         self, url: URL, accept: Accept, *, backend: Backend, limits: Limits
     ) -> Listener:
-        """Listen at the URL's name, or at a new one where it has none.
+        """Listen at the URL's name, or at a new one if it has none.
 
-        A listener whose event loop was closed before the listener itself does not keep its name.
+        A listener whose event loop was closed does not keep its name.
         """
         names = (url.host,) if url.host else (f"broker{number}" for number in self._names)
         for name in names:
@@ -88,8 +88,7 @@ class _MemoryListener:
         self.limits = limits
         self._accept = accept
         self._transport = transport
-        # Our ends of connections, on their way from their clients' threads to ours; None once
-        # there are to be no more.
+        # Our ends of connections that clients in other threads have made; None when closed.
         self._arriving: set[MemoryLink] | None = set()
         self._lock = threading.Lock()
 
@@ -99,7 +98,7 @@ class _MemoryListener:
         return self.post(lambda: None)
 
     def admit(self, link: MemoryLink) -> bool:
-        """Open our end of a connection soon; False where it is too late.  For any thread."""
+        """Open our end of a connection soon; return False if closed.  For any thread."""
         with self._lock:
             if self._arriving is None:
                 return False

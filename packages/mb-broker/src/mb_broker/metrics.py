@@ -1,7 +1,6 @@
-"""What the broker counts about itself, under the protocol's names (docs/protocol.md, "Metrics").
+"""What the broker counts about itself, by the protocol's names (docs/protocol.md, "Metrics").
 
-The Router and the Broker add to counters; rates, averages and names are worked out when
-somebody asks.
+The Router and the Broker add to counters; rates and averages are computed when somebody asks.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class MetricType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One value at one moment.  `parameters` are those that stand in its name's braces."""
+    """One value at one moment.  `parameters` are those in the braces of its name."""
 
     name: str
     type: MetricType
@@ -66,7 +65,7 @@ _COUNTERS: dict[str, tuple[str | None, str]] = {
 class BrokerMetrics:
     """The broker's counters, one attribute each, and all its metrics by name.
 
-    `host` gives the metrics of the process and the machine, if the driver has any.
+    `host` returns the metrics of the process and the machine, if the driver has any.
     """
 
     def __init__(self, registry: Registry, host: Callable[[], Iterable[Metric]] = tuple) -> None:
@@ -100,7 +99,7 @@ class BrokerMetrics:
         }
 
     def count_sizes(self, second: int, messages: list[bytes], factor: int = 1) -> None:
-        """Count a batch of received messages; by the factor -1, one that is taken back."""
+        """Count a batch of received messages; with factor -1, uncount one."""
         self.message.add(second, factor * len(messages))
         size = sum(map(len, messages))
         self._size_sum += factor * size

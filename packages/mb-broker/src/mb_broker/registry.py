@@ -57,7 +57,7 @@ class Service:
     progress: int = 0
     outbox: list[bytes] = field(default_factory=list)
     subscriptions: dict[tuple[Action, str], Subscription] = field(default_factory=dict)
-    # Not a dict: to find its first item, that walks over all that were taken from before it.
+    # Not a dict, which walks over removed items to find the first one.
     asked: OrderedDict[Any, None] = field(default_factory=OrderedDict)
     answering: dict[Any, None] = field(default_factory=dict)
     errors: Counter = field(default_factory=Counter)
@@ -67,9 +67,9 @@ class Service:
 class Registry:
     """Services by id, and their subscriptions by topic.
 
-    `generation` changes with every subscription, so that routes can be remembered.  `auditors`
+    `generation` changes with every subscription, so that routes can be cached.  `auditors`
     are the services that follow the feed `system.message`.  `changed` is called with each
-    subscription that comes, goes or gets another priority.  `total` is how many there are.
+    subscription that is added, removed or gets another priority.  `total` is their number.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Registry:
     def subscribe(
         self, service: Service, action: Action, pattern: str, priority: float | None
     ) -> None:
-        """Subscribe; again replaces the priority."""
+        """Subscribe; subscribing again replaces the priority."""
         key = (action, pattern.lower())
         known = service.subscriptions.get(key)
         if known is not None:
@@ -116,7 +116,7 @@ class Registry:
         self._reroute()
 
     def unsubscribe(self, service: Service, action: Action, pattern: str) -> bool:
-        """Unsubscribe; False where there was no such subscription."""
+        """Unsubscribe; return False if there was no such subscription."""
         subscription = service.subscriptions.pop((action, pattern.lower()), None)
         if subscription is None:
             return False

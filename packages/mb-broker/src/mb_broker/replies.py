@@ -36,12 +36,12 @@ MAX_SUBJECT = MAX_HEADER - len("response:") - len(":") - 36 - len("\n")
 
 
 def reply(prefix: HeaderPrefix, request_id: bytes, payload: Any) -> bytes:
-    """A response under the topic and version of what it answers."""
+    """Return a response with the topic and version of what it answers."""
     return response(prefix, request_id, encode_payload(payload))
 
 
 def response(prefix: HeaderPrefix, request_id: bytes, payload: bytes) -> bytes:
-    """A response whose payload is encoded already."""
+    """Return a response whose payload is encoded already."""
     return b"response:%b:%b\n%b" % (prefix.subject, request_id, payload)
 
 
@@ -55,7 +55,7 @@ def malformed_reply(error: ResponseError) -> bytes:
 
 
 def busy_reply(text: str) -> bytes:
-    """The error for a client that is refused before it has asked anything: the broker is full."""
+    """The error for a client that is refused because the broker is full."""
     return malformed_reply(ServiceUnavailableError(text))
 
 
@@ -88,7 +88,7 @@ def payload_error(size: int, max_payload: int) -> MalformedMessageError:
 
 
 def _error_payload(error: ResponseError) -> bytes:
-    """What a client sent may be nested too deep to be written again among the details."""
+    """Encode an error; without details if they repeat something that is nested too deep."""
     try:
         return encode_payload({"error": error.as_json()})
     except LocalProtocolError:

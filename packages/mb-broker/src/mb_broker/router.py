@@ -1,13 +1,13 @@
-"""The Router: the broker's side of the MB protocol as a machine that touches nothing.
+"""The Router: the broker's side of the MB protocol as a state machine without I/O.
 
-Messages in, messages out.  Its driver (Broker) gives it each new connection, each batch of
-received messages and the time, and sends what it then finds in the outboxes of
-`take_output()`; it closes the connections of `take_dropped()`, and calls `handle_deadline` when
-the time of `next_deadline` has come.
+Messages in, messages out.  Its driver (Connections) reports each new connection and each batch of
+received messages with the time, and sends what it then finds in the outboxes of `take_output()`;
+it closes the connections of `take_dropped()`, and calls `handle_deadline` at the time of
+`next_deadline`.
 
-A publication goes to every subscriber under one new id.  A request goes to one responder under
-a new id, and is outstanding until exactly one of these: its response, its time limit, the end
-of its responder.  Nothing that a client sends makes the Router raise (docs/protocol.md).
+A publication goes to every subscriber under one new id.  A request goes to one responder under a
+new id, and is outstanding until one of these: its response, its time limit, the end of its
+responder.  Nothing that a client sends makes the Router raise (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ from .system import COSTLY_TOPICS, SystemTopics
 __all__ = ["Router"]
 
 
-# Stands in a prefix's route for topics that the broker answers itself.
+# The route of topics that the broker answers itself.
 _SYSTEM = object()
-# And for what can't be passed on or answered: with an id, its header is over the limit.
+# The route of what can't be forwarded or answered: with an id, its header is over the limit.
 _TOO_LONG = object()
-# Bytes of action, topic and version with which a header can name a time limit behind an id.
+# Bytes of action, topic and version that leave room for an id and a time limit in the header.
 _LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n")
 
 
@@ -94,13 +94,13 @@ class Router:
 
     @property
     def followed(self) -> bool:
-        """Whether somebody follows the messages or the log, for whom each is an event or more."""
+        """Whether any client follows the messages or the log, as each message is then an event."""
         return bool(self.registry.auditors) or self.log.followed
 
     # Connections
 
     def connect(self, now: float) -> Service:
-        """A client has connected: greet it."""
+        """Add a client that has connected, and greet it."""
         self._second = int(now)
         service = Service(connected_at=now, last_seen=now)
         self.registry.add(service)
@@ -110,7 +110,7 @@ class Router:
         return service
 
     def disconnect(self, service: Service, now: float) -> None:
-        """A client has gone: requests that it was to answer fail at once."""
+        """Remove a client that has left; the requests that it was to answer fail at once."""
         self._second = int(now)
         self.registry.remove(service)
         self.log.unfollow(service)
@@ -139,11 +139,10 @@ class Router:
     def receive(
         self, service: Service, messages: list[bytes], now: float, *, costly: int | None = None
     ) -> list[bytes]:
-        """Take whole messages of one client, in order; return those that are left.
+        """Handle whole messages of one client, in order; return those that are left.
 
-        With `costly`, no more than so many of them are answered whose answers are long: the next
-        such question is left, and all behind it.  So is one whose answer takes more preparation
-        than is done at once.
+        `costly` limits how many requests with long answers are handled: the next such request is
+        left, and all behind it.  So is one whose answer is not prepared yet.
         """
         service.last_seen = now
         self._second = int(now)
@@ -168,7 +167,7 @@ class Router:
                 log_this = self._log_this = parent_id != LOGGED_MESSAGE_ID
             route = prefix.route
             if route is _SYSTEM:
-                if published:  # the question may be how many
+                if published:  # the request may ask how many
                     self.metrics.publish.add(self._second, published)
                     published = 0
                 if costly is not None and prefix.key in COSTLY_TOPICS:
@@ -227,12 +226,12 @@ class Router:
         return []
 
     def take_output(self) -> list[Service]:
-        """The services whose outboxes have something; the driver sends and clears them."""
+        """Return the services whose outboxes are not empty; the driver sends and clears them."""
         services, self._with_output = self._with_output, []
         return services
 
     def take_dropped(self) -> list[Service]:
-        """The services whose connections are to be closed: they were silent for too long."""
+        """Return the services that were silent for too long: their connections are to be closed."""
         services, self._dropped = self._dropped, []
         return services
 
@@ -246,7 +245,7 @@ class Router:
         return min(limit, silence)
 
     def handle_deadline(self, now: float) -> None:
-        """End requests that took too long; ask the silent for a sign of life, or drop them."""
+        """End requests that took too long; send heartbeats to silent clients, or drop them."""
         self._second = int(now)
         for request in self._requests.take_due(now):
             self.metrics.request_timeout.add(self._second)
@@ -264,7 +263,7 @@ class Router:
             self._send(service, HEARTBEAT)
         self._dropped += dropped
 
-    # Within
+    # Internals
 
     def _set_route(self, prefix: HeaderPrefix) -> None:
         if len(prefix.subject) > MAX_SUBJECT:
@@ -346,14 +345,14 @@ class Router:
             self._send(request.requester, response(request.prefix, requester_id, payload))
 
     def _answer_error(self, request: Outstanding, error: ResponseError) -> None:
-        """End a request with an error of the broker's; one without an id waits for no word."""
+        """End a request with an error of the broker's; one without an id expects no answer."""
         if request.requester is not None and request.requester_id is not None:
             self._send(request.requester, reply_error(request.prefix, request.requester_id, error))
 
     def _no_route(self, service: Service, prefix: HeaderPrefix, request_id: bytes | None) -> None:
         error = NoRouteFoundError(f"nobody is subscribed to {prefix.action.value} {prefix.topic}")
         if prefix.action is Action.PUBLISH:
-            # Usual where events have no listeners yet: dropped, and no error.
+            # Normal as long as nobody is subscribed to an event: dropped, and not an error.
             self.metrics.publish_dropped.add(self._second)
             if self._log_this:
                 self.log.write_debug(service, error.message)
@@ -374,7 +373,7 @@ class Router:
         self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
 
     def _refuse_unread(self, service: Service, error: MalformedMessageError) -> None:
-        """Answer a message whose header can't be used: its sender can't tell which one it was."""
+        """Answer a message whose header can't be read: the error names no request."""
         self.metrics.count_error(self._second, service, None)
         self._log_refusal(service, error)
         self._send(service, malformed_reply(error))
@@ -397,9 +396,9 @@ class Router:
         end: int,
         now: float,
     ) -> None:
-        """Refuse a message for its payload, unless it is wrong in another way as well.
+        """Refuse a message for its payload, unless something else is wrong as well.
 
-        The reference broker looks at payloads last.
+        The reference broker checks payloads last.
         """
         error: ResponseError = payload_error(len(data) - end - 1, self.options.max_payload)
         if prefix.route is _SYSTEM:
@@ -436,7 +435,7 @@ class Router:
         self.log.write(level, "router", text, cause=cause, second=self._second, **fields)
 
     def _send(self, service: Service, message: bytes, masked_id: bytes | None = None) -> None:
-        """Put a message into an outbox; `masked_id` is its sender's id, where it was replaced."""
+        """Put a message into an outbox; `masked_id` is its sender's id, if that was replaced."""
         if not service.outbox:
             self._with_output.append(service)
         service.outbox.append(message)

@@ -44,7 +44,7 @@ COSTLY_TOPICS = frozenset(
 )
 """Topics whose answers grow with what there is in the broker."""
 
-# Those whose answers can take hundreds of milliseconds, and bytes of them that are made at once.
+# Those whose answers can take hundreds of milliseconds to make, and how many bytes at a time.
 _TOPIC_LISTS = frozenset({"system.topic.list", "system.topic.subscriptions"})
 _STEP_BYTES = 100_000
 
@@ -114,7 +114,7 @@ class SystemTopics:
         }
 
     def prepare(self, topic: str) -> bool:
-        """Do a little of what the answer to a costly topic needs; return whether it is ready."""
+        """Prepare a part of the answer to a costly topic; return whether it is ready."""
         if topic in _TOPIC_LISTS:
             return self._lists.topics.update(_STEP_BYTES)
         return True
@@ -126,7 +126,7 @@ class SystemTopics:
         payload: bytes | ResponseError,
         now: float,
     ) -> Answer | bytes | None:
-        """Return the payload of the answer, encoded if it is a list, or None where there is none.
+        """Return the payload of the answer, encoded if it is a list; None if there is no answer.
 
         `payload` is an error if the payload must not be read.  Raises ResponseError: the first
         of several in the order in which the reference broker checks.
@@ -223,7 +223,7 @@ class SystemTopics:
         return _SUCCESS if actions else _FAILURE
 
     def _check_room(self, service: Service, added: int, payload: Answer, now: float) -> None:
-        """Raise ServiceUnavailableError where a client may not have so many subscriptions more."""
+        """Raise ServiceUnavailableError if a client may not have so many more subscriptions."""
         registry = self._registry
         has = len(service.subscriptions)
         if has + added > self._options.max_subscriptions:

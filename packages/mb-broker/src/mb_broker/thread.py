@@ -143,12 +143,12 @@ class RunningBroker:
         if thread is None or not self._is_ours:
             return
 
-        def tell() -> None:
+        def end() -> None:
             if not self._end.done():
                 self._end.set_result(kill)
 
         with contextlib.suppress(RuntimeError):  # the loop has failed; its thread has said how
-            self._loop.call_soon_threadsafe(tell)
+            self._loop.call_soon_threadsafe(end)
         thread.join()
 
     def _run(self, broker: Broker, started: Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""A request of another thread: made in the event loop, waited for in the thread."""
+"""A request that the event loop makes, and a thread waits for."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .thread_waiter import ThreadWaiter
 
 __all__ = ["BlockingRequest"]
 
-_LATE = 1.0
-"""Seconds for which the loop waits longer, since the broker may tell that the time is over."""
-_SIGN = 1.0
-"""Seconds within which a loop that is late gives a sign, if it runs."""
+_GRACE = 1.0
+"""Seconds after the time limit in which the loop still waits for the broker's timeout error."""
+_RESPONSE_TIMEOUT = 1.0
+"""Seconds within which a loop that is late responds, if it runs."""
 
 
 class BlockingRequest(ThreadWaiter):
-    """One request: `ask` makes it of the Session.
+    """One request, which `ask` creates in the event loop.
 
-    There is no task to it, so that it takes one turn of the loop each way.  The loop keeps the
-    time limit, of `timeout` milliseconds; the thread keeps it as well, since the loop may wait for
-    something that the thread holds.
+    It needs no task, so it takes one turn of the loop each way.  The loop keeps the time limit of
+    `timeout` milliseconds; so does the thread, as the loop may wait for something that the thread
+    holds.
     """
 
     __slots__ = ("_ask", "_request", "_supervisor", "_timeout")
@@ -46,12 +46,12 @@ class BlockingRequest(ThreadWaiter):
         try:
             if not loop.post(self._begin):
                 self._begin()  # the Session has ended, and says so
-            limit = self._timeout + _LATE
+            limit = self._timeout + _GRACE
             while not self.wait(limit):
-                # When this process was stopped for a while, the loop comes next.
-                if not loop.responds(_SIGN) and not self.done():
+                # If this process was stopped for a while, the loop runs next.
+                if not loop.responds(_RESPONSE_TIMEOUT) and not self.done():
                     raise RequestTimeoutError(STUCK)
-                limit = _LATE
+                limit = _GRACE
         except BaseException:
             loop.post(self._abandon)
             raise

@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 def _documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a method the documentation of the async client's, of which it is the blocking twin."""
+    """Copy the docstring of the async client's method, of which this is the blocking variant."""
 
     def document(function: F) -> F:
         function.__doc__ = method.__doc__
@@ -263,13 +263,14 @@ class MessageBrokerClient(CallbackMethods):
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> None:
-        own_loop = self._lifecycle.loop
-        if not confirm and own_loop is not None and own_loop.is_current():
-            supervisor, loop = self._lifecycle.supervisor, own_loop  # waits for nothing
+        lifecycle = self._lifecycle
+        loop = lifecycle.loop
+        if not confirm and loop is not None and loop.is_current():
+            supervisor = lifecycle.supervisor  # waits for nothing
             if supervisor is None:
                 raise ConnectionLost("not published: the client is connecting", sent=False)
         else:
-            supervisor, loop = self._lifecycle.running()
+            supervisor, loop = lifecycle.running()
         if parent_id is None:
             parent_id = handled_id()
         if confirm:
@@ -282,9 +283,8 @@ class MessageBrokerClient(CallbackMethods):
             if error is not None:
                 raise error
             return
-        self._lifecycle.publish_queue.publish(
-            supervisor.session.encode(topic, payload, version, parent_id)
-        )
+        message = supervisor.session.encode(topic, payload, version, parent_id)
+        lifecycle.publish_queue.publish(message)
 
     def subscribe(
         self,
@@ -300,7 +300,7 @@ class MessageBrokerClient(CallbackMethods):
     ) -> Subscription:
         """Receive what is published to `topic`, or answer what is requested, from now on.
 
-        All is as with the async client, but that it subscribes at once and gives a Subscription
+        As with the async client, except that it subscribes at once and returns a Subscription
         that is in force: iterate it, or enter it as a context.
 
         `handler` is a plain function; `concurrency` calls of it run at a time, each in a thread.
@@ -387,11 +387,11 @@ class MessageBrokerClient(CallbackMethods):
     # Internals
 
     def _subscribed(self, subscription: mb_core.Subscription, loop: LoopThread) -> Subscription:
-        """Have a subscription in force."""
+        """Subscribe, and return what the user gets."""
         try:
             loop.call(_start, subscription)
         except BaseException:
-            loop.post(subscription.unsubscribe_nowait)  # interrupted when it was in force, perhaps
+            loop.post(subscription.unsubscribe_nowait)  # it may have been in force when interrupted
             raise
         return Subscription(subscription, loop)
 

@@ -15,10 +15,10 @@ from typing import Any
 __all__ = ["HandlerPool", "as_exception"]
 
 _IDLE_TIMEOUT = 10.0
-"""Seconds after which a thread that has nothing to do ends."""
+"""Seconds after which an idle thread ends."""
 
 _Call = Callable[[], Callable[[], object]]
-"""Calls a function, and gives what tells the loop of that."""
+"""Calls a function, and returns what reports its outcome in the loop."""
 
 
 class HandlerPool:
@@ -28,20 +28,20 @@ class HandlerPool:
     another handler must not keep it from being called.  The threads are daemons: a handler that
     never returns does not keep the program from ending.
 
-    Where Python starts no more threads, those that there are make the calls one after the other.
+    If Python can't start more threads, the existing ones make the calls one after the other.
     """
 
     def __init__(self, post: Callable[[Callable[[], object]], bool]) -> None:
         self.post = post
         self._numbers = itertools.count(1)
-        # What the threads look at.
+        # Used by the threads as well.
         self.threads: set[_Worker] = set()
         self.idle: list[_Worker] = []
         self.unstarted: deque[_Call] = deque()  # calls for which no thread could be started
         self.closed = False
 
     def keep_one_thread(self) -> None:
-        """Have a thread that never ends for want of calls.
+        """Start a thread that does not end when it is idle.
 
         Python 3.12 starts none from the end of the main thread on, when callbacks are still due.
         """
@@ -88,7 +88,7 @@ class HandlerPool:
         return f"mb_sync handler {next(self._numbers)}"
 
     def _give_to_idle(self, call: _Call | None) -> bool:
-        """Have an idle thread make a call, or end; False where there is none."""
+        """Have an idle thread make a call, or end; return False if no thread is idle."""
         try:
             worker = self.idle.pop()
         except IndexError:
@@ -140,19 +140,19 @@ class _Worker:
         call: _Call | None = self._call
         self._call = None
         while call is not None or (call := self._next()) is not None:
-            tell = call()
+            report = call()
             self.calling = False
-            self._pool.post(tell)
+            self._pool.post(report)
             call = None  # it holds what was called, and this what came of it
-            del tell
+            del report
         self._pool.threads.discard(self)
 
     def _next(self) -> _Call | None:
-        """Be idle until there is a call; None where this thread is to end."""
+        """Be idle until there is a call; return None if this thread is to end."""
         pool = self._pool
         while True:
             pool.idle.append(self)
-            # Looked at only now: closing, and leaving a call, look for idle ones after that.
+            # Checked only now: close() and run() change these before they look for idle threads.
             has_news = pool.closed or bool(pool.unstarted)
             if not has_news and self._assigned.acquire(timeout=self._idle_timeout):
                 break
@@ -174,7 +174,7 @@ class _Worker:
 
 
 def _wake_up() -> Callable[[], None]:
-    """For a thread that may not have seen what was left for it."""
+    """A call that does nothing: the thread then finds what was left for it."""
     return lambda: None
 
 
@@ -189,9 +189,9 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 
 def as_exception(error: BaseException) -> Exception:
-    """What a handler has raised, to be reported by an event loop that is to go on.
+    """Return what a handler raised as an error that can be reported in the event loop.
 
-    Neither sys.exit() in a thread is for it, nor can its futures carry a StopIteration.
+    sys.exit() in a thread must not end the loop, and futures can't carry a StopIteration.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error

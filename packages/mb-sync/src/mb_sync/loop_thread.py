@@ -29,17 +29,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _EXIT_TIMEOUT = 1.0
-"""Seconds that handlers have to finish where the program ends without closing its clients, and
-then brokers to take more of what they are sent."""
+"""Seconds that handlers have to finish if the program ends without closing its clients, and then
+brokers to take more of what they are sent."""
 
 _LOCK_TIMEOUT = 0.02
-"""Seconds for which the loop, at its end, waits for others to have posted before it goes on."""
-
+"""Seconds for which the loop waits at its end for threads that are posting something."""
 
 _CHECK_INTERVAL = 10.0
-"""Seconds for which a thread waits before it looks whether the loop still runs, and again then."""
+"""Seconds between the checks of a waiting thread whether the loop still runs."""
 _RESPONSE_TIMEOUT = 5.0
-"""Seconds within which a loop that runs gives a sign."""
+"""Seconds within which a loop that runs responds."""
 
 STUCK = (
     "the client's event loop does not run: it waits for something that this thread holds, such as "
@@ -51,7 +50,7 @@ class LoopUser(Protocol):
     """A user of the loop."""
 
     def close(self, *, drain: bool) -> Future[None] | None:
-        """Begin to close, which is over with the Future; None where it is over already."""
+        """Start closing, which the Future ends; None if it is closed already."""
         ...
 
     def unsent(self) -> int:
@@ -67,7 +66,7 @@ class LoopThread:
     """An event loop that runs in a daemon thread as long as somebody uses it.
 
     So heartbeats and reconnecting go on while the program computes, and Ctrl-C, which Python
-    raises in the main thread, never strikes what keeps the connections.
+    raises in the main thread, does not interrupt the connections.
 
     `post_lock` is held by the thread that posts something; while another thread holds it, nothing
     is posted.  The loop itself does not rely on getting it: a signal handler may have interrupted
@@ -87,7 +86,7 @@ class LoopThread:
         self._thread = threading.Thread(target=self._run, name="mb_sync", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:  # there are to be no more threads
+        except RuntimeError as error:  # Python starts no more threads
             self._loop.close()
             raise ConnectError(
                 f"mb_sync needs a thread for its event loop, and Python starts none: {error} (at "
@@ -98,7 +97,7 @@ class LoopThread:
             raise
 
     def check(self) -> None:
-        """Raises LocalProtocolError where the caller can't wait for this loop."""
+        """Raise LocalProtocolError if the caller can't wait for this loop."""
         if self.forked:
             raise forked_error()
         if self.is_current():
@@ -111,7 +110,7 @@ class LoopThread:
     def post(self, function: Callable[[], object]) -> bool:
         """Have `function` called soon in the loop, with the context variables of the caller.
 
-        In the order in which it was asked for.  False where the loop has ended.
+        Functions are called in the order of posting.  Returns False if the loop has ended.
         """
         if self.forked:
             return False
@@ -127,7 +126,7 @@ class LoopThread:
     def submit(
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T] | None:
-        """Start a coroutine function in the loop; None where that has ended."""
+        """Start a coroutine function in the loop; return None if the loop has ended."""
         with self.post_lock:
             if self._ended:
                 return None
@@ -138,8 +137,8 @@ class LoopThread:
     ) -> T:
         """Run a coroutine function in the loop, and wait for it.
 
-        Raises what that raises, ConnectionLost where the loop ends first, and LocalProtocolError
-        where the loop does not run.  When interrupted, it is cancelled, and not waited for.
+        Raises what that raises, ConnectionLost if the loop ends first, and LocalProtocolError if
+        the loop does not run.  When interrupted, it is cancelled, and not waited for.
         """
         future = self.submit(function, *args, **kwargs)
         if future is None:
@@ -157,9 +156,9 @@ class LoopThread:
         return self.call(_as_coroutine(function), *args, **kwargs)
 
     def wait_for(self, future: Future[T]) -> T:
-        """Wait for what the loop does, and give its result or raise its error.
+        """Wait for a Future of the loop, and return its result or raise its error.
 
-        Ctrl-C ends the wait.  Raises LocalProtocolError where the loop does not run.
+        Ctrl-C ends the wait.  Raises LocalProtocolError if the loop does not run.
         """
         waiter = ThreadWaiter()
         future.add_done_callback(waiter.set_result)
@@ -169,12 +168,12 @@ class LoopThread:
         return future.result()
 
     def release(self, user: LoopUser) -> None:
-        """`user` is closed; called in the loop, which ends with the last of them."""
+        """Remove a user that is closed; called in the loop, which ends with the last one."""
         self.users.discard(user)
         self._end_if_unused()
 
     def join(self) -> None:
-        """Where nobody uses this loop any more, wait a moment for its end."""
+        """If nobody uses this loop any more, wait a moment for its end."""
         if not self.users:
             self._thread.join(1.0)
 
@@ -184,9 +183,9 @@ class LoopThread:
         return threading.get_ident() == self._thread.ident and not self._ended
 
     def responds(self, timeout: float) -> bool:
-        """Whether the loop gives a sign of life within so many seconds, or has ended."""
-        sign = ThreadWaiter()
-        return not self.post(lambda: sign.set_result(None)) or sign.wait(timeout)
+        """Whether the loop runs something within `timeout` seconds, or has ended."""
+        waiter = ThreadWaiter()
+        return not self.post(lambda: waiter.set_result(None)) or waiter.wait(timeout)
 
     def _end_if_unused(self) -> None:
         if not self.post_lock.acquire(timeout=_LOCK_TIMEOUT):
@@ -228,7 +227,7 @@ class LoopThread:
 def _check_threads() -> None:
     """Raise LocalProtocolError if threads share one of the system's, with a loop that runs there.
 
-    Loops that run in greenlets are in each other's way: asyncio keeps the running one by thread.
+    Loops in greenlets would disturb each other: asyncio stores the running loop by thread.
     """
     if asyncio._get_running_loop() is None:
         return
@@ -272,7 +271,7 @@ _post_lock = threading.RLock()
 
 
 def loop_for(user: LoopUser) -> LoopThread:
-    """The loop of this process, to be released when `user` is closed."""
+    """Return the loop of this process, to be released when `user` is closed."""
     global _current
     with _post_lock:
         if _current is None:
@@ -283,10 +282,10 @@ def loop_for(user: LoopUser) -> LoopThread:
 
 
 def _close_all() -> None:
-    """The program ends: what it has published goes out, and brokers are told.
+    """At the end of the program, send what it has published and close its clients.
 
-    Handlers have `_EXIT_TIMEOUT`, and then the other sides as long again, which begins anew as long
-    as they take what is sent.
+    Handlers have `_EXIT_TIMEOUT`.  Then brokers have as long, which starts again whenever they take
+    more of what is sent.
     """
     loops = list(_loops)
     users = [(loop, user) for loop in loops for user in list(loop.users)]
@@ -314,7 +313,7 @@ def _close_all() -> None:
 
 
 def _after_fork() -> None:
-    """In a forked process there is no thread but the one that has forked."""
+    """In a forked process, only the thread that has forked exists."""
     global _current, _post_lock
     _current = None
     _post_lock = threading.RLock()

@@ -15,16 +15,16 @@ from .loop_thread import LoopThread
 __all__ = ["PublishQueue"]
 
 _MAX_MESSAGES = 1_000
-"""Messages that wait for the loop before a thread waits for it, too."""
+"""With so many messages waiting, threads wait for the loop."""
 _MAX_BYTES = 1_048_576
 
 
 class PublishQueue:
-    """Takes whole messages from any thread and passes them on in order.
+    """Takes encoded messages from any thread, and has the loop publish them in order.
 
-    The loop is woken once for a burst.  Where the connection does not keep up, the thread waits
-    for the loop instead, so that memory is bounded; where there is none, it looks for itself
-    whether the buffer has room.
+    The loop is woken once for a burst.  If the connection does not keep up, the thread waits for
+    the loop, so memory is bounded; if there is no connection, the thread checks itself whether the
+    buffer has room.
     """
 
     def __init__(self, supervisor: Supervisor, callbacks: Callbacks, loop: LoopThread) -> None:
@@ -35,7 +35,7 @@ class PublishQueue:
         self._waiting: deque[bytes] = deque()
         # The bytes of them, roughly: threads add to it at the same time.
         self._bytes = 0
-        self._scheduled = False  # whether the loop is about to pass on
+        self._scheduled = False  # whether the loop is about to publish what waits
         # Held while publications go to the buffer, so that each finds the room that it sees.
         # Reentrant for signal handlers and destructors.
         self._lock = threading.RLock()
@@ -49,7 +49,7 @@ class PublishQueue:
         """
         waiting = self._waiting
         if self._session.state is not SessionState.READY:
-            # Not by asking the loop: that may wait for a lock of this thread's, such as that of a
+            # Don't ask the loop: it may wait for a lock that this thread holds, such as that of a
             # logging handler which publishes.
             with self._lock:
                 self._session.check_room(len(message), self._bytes)
@@ -79,14 +79,14 @@ class PublishQueue:
         self._bytes += len(message)
 
     def _schedule_flush(self) -> bool:
-        """Have the loop pass on what waits; False where it has ended."""
-        # Whatever is asked of the loop by a thread that finds this announced comes behind it.
+        """Have the loop publish what waits; return False if it has ended."""
+        # Holding the lock, so what another thread posts after it has seen this comes later.
         with self._loop.post_lock:
             self._scheduled = True
             try:
                 return self._loop.post(self._flush)
             except BaseException:
-                self._scheduled = False  # interrupted: the next one announces
+                self._scheduled = False  # interrupted: the next thread schedules it
                 raise
 
     # In the loop
@@ -103,7 +103,7 @@ class PublishQueue:
         buffered = False
         failure: MBError | None = None
         with self._lock:
-            # In this order: a thread that adds a message from now on announces it.
+            # In this order: a thread that adds a message from now on schedules again.
             self._scheduled = False
             self._bytes = 0
             waiting = self._waiting
@@ -111,7 +111,9 @@ class PublishQueue:
             while True:
                 try:
                     message = waiting.popleft()
-                except IndexError:  # not before: where the loop has ended, many pass on
+                except (
+                    IndexError
+                ):  # not checked before: once the loop has ended, many threads flush
                     break
                 try:
                     if not supervisor.publish_encoded(message):
@@ -119,7 +121,7 @@ class PublishQueue:
                 except MBError as error:
                     # Meanwhile the connection was lost, and the buffer is full; or it was closed.
                     failure = error
-        # Without the lock: whatever handles these log records may publish.
+        # Without the lock: handlers of these log records may publish.
         if buffered:
             supervisor.report_dropped_publishes()
         if failure is not None and self._throttle.allow():

@@ -20,7 +20,7 @@ __all__ = ["Subscription"]
 
 
 class Subscription:
-    """Messages of one topic pattern, in force since `client.subscribe` has given it.
+    """Messages of one topic pattern, in force since `client.subscribe` returned it.
 
     Three ways to consume it, of which a subscription has one:
 
@@ -126,12 +126,14 @@ class Subscription:
         return self._queue
 
     def _next(self, timeout: int | None = None) -> Message | None:
-        """The next message; None behind the last, where that was in order."""
+        """Return the next message; None after the last one, unless that was an error."""
         queue = self._queue or self._iterate()
-        self._loop.check()  # in a forked process, what is queued is its parent's to take
+        self._loop.check()  # in a forked process, what is queued belongs to the parent
         until = None if timeout is None else time.monotonic() + timeout / 1000
         while True:
-            ended = queue.ended  # before the look: what came before the end is still to be taken
+            ended = (
+                queue.ended
+            )  # read before the queue: what came before the end is still to be taken
             try:
                 message = queue.take()
             except IndexError:

@@ -20,13 +20,13 @@ _IDLE_TIMEOUT = 0.5
 """Seconds that a thread waits for the next message before it is free for others."""
 
 _MAX_ANSWERS = 100
-"""Answers on their way into the loop; the thread waits for the next ones."""
+"""With so many answers on their way into the loop, the thread waits for the next one."""
 
 
 class ThreadRunner(Runner):
     """A Runner whose handler runs in threads, `concurrency` of them at most.
 
-    A thread takes one message after the other by itself, and the loop is asked only to send.
+    A thread takes one message after the other by itself; the loop only sends the answers.
     """
 
     __slots__ = ("_abandoned", "_answers", "_loop")
@@ -128,7 +128,7 @@ class BlockingResponder:
 
 
 def reject_awaitable(result: Any) -> Any:
-    """What a handler has returned; raises TypeError where that is still to be awaited."""
+    """Return what a handler returned; raises TypeError if that is to be awaited."""
     if result is not None and isinstance(result, Awaitable):
         if hasattr(result, "close"):
             result.close()  # or Python would warn that nobody has awaited it

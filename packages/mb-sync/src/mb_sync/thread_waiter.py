@@ -17,15 +17,15 @@ _NOTHING = object()
 _SLICE = 0.1 if sys.platform == "win32" else 0.5
 """Seconds for which the main thread waits for a lock at a time, so that Ctrl-C ends the wait.
 
-Windows does not wake it for a signal.  Other systems do, unless the signal comes in the moment
-before the wait begins: then Python has seen none yet, and the system has nothing to interrupt.
+Windows does not wake it for a signal.  Other systems do, unless the signal comes just before the
+wait begins: then Python has not seen it yet, and the system has nothing to interrupt.
 """
 
 
 class ThreadWaiter:
-    """A value that one thread waits for: what an asyncio.Future is to a task.
+    """A value that one thread waits for, as a task waits for an asyncio.Future.
 
-    The wait is one for a lock, which Ctrl-C ends, at once or after a slice of it.
+    It waits for a lock.  Ctrl-C ends the wait, at once or after `_SLICE`.
     """
 
     __slots__ = ("_lock", "result")
@@ -43,7 +43,7 @@ class ThreadWaiter:
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the value, `timeout` in seconds at most; whether it has come."""
+        """Wait for the value for at most `timeout` seconds; return whether there is one."""
         in_one = threading.get_ident() != threading.main_thread().ident
         if timeout is not None:
             timeout = min(timeout, threading.TIMEOUT_MAX)

@@ -1,4 +1,4 @@
-"""What frames look like on the wire, for those that are written and read here (RFC 6455, 5.2)."""
+"""The layout of frames on the wire, as far as we write and read them ourselves (RFC 6455, 5.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ except ImportError:  # its wheel for this platform has no compiled code
 __all__ = ["KEY", "MASKED", "OPCODE", "OPCODES", "TEXT", "MaskingKeys", "apply_mask", "text_head"]
 
 TEXT = 0x81
-"""The first byte of a whole text message: the last frame of it, with nothing reserved."""
+"""The first byte of a text message in one frame, without reserved bits."""
 
 MASKED = 0x80
 """The bit beside the length that says that a masking key follows."""
@@ -25,9 +25,9 @@ OPCODE = 0x0F
 """The bits of the first byte that are the kind of frame."""
 
 OPCODES = frozenset((0x0, 0x1, 0x2, 0x8, 0x9, 0xA))
-"""The kinds that there are."""
+"""The kinds of frames."""
 
-# Keys that one call of the system gives: it costs more than all the rest of writing a frame.
+# Keys per system call, which costs more than all the rest of writing a frame.
 _KEYS = 64
 
 _SHORT = Struct(">BB").pack

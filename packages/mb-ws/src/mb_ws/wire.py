@@ -72,8 +72,8 @@ def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
 class WebSocketWire:
     """A Wire over one of websockets' sans-I/O protocols, and beside it.
 
-    websockets shakes hands and says farewell.  Between the two nearly all frames are a whole
-    message each: those are written and read here, and any other is given to websockets, whole.
+    websockets does the handshake and the close.  Between them, nearly all frames are a whole
+    message each: those are written and read here, and any other goes to websockets, whole.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class WebSocketWire:
 
     @property
     def _other_side(self) -> str:
-        """What errors call the other side."""
+        """The name of the other side in errors."""
         if self._url is not None:
             return str(self._url)
         return "the server" if self._protocol.side is Side.CLIENT else "the client"
@@ -248,7 +248,7 @@ class WebSocketWire:
     def _check_early_close(self) -> None:
         """See whether a server closed the connection together with its answer to the handshake.
 
-        Nobody has seen it open, to be told why it ended: a broker that is full says so.
+        Nobody has seen it open, so the reason, such as a full broker, is a ConnectError.
         """
         close = self._protocol.close_rcvd
         if close is not None and self.error is None and self._protocol.side is Side.CLIENT:
