@@ -9,14 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 import anyio
 import click
 from rich.console import Console
-from rich.table import Table
 
 from mb_client import Broker, MBError, Message, MessageBrokerClient
 
+from ..output import table
 from ..shared_options import COUNT
 
 _IN_FLIGHT = 16
@@ -57,7 +58,12 @@ async def demo(requests: int, events: int) -> int:
         _step(console, "demo", f"not everything arrived within {_TIME_LIMIT:g} s")
     except MBError as error:
         _step(console, "demo", f"failed: {error}")
-    console.print(_table((asked, heard)))
+    titles = ("messages", "per second", "p50 ms", "p99 ms")
+    columns: dict[str, dict[str, Any]] = {
+        "": {},
+        **{title: {"justify": "right"} for title in titles},
+    }
+    console.print(table(columns, map(_row, (asked, heard))))
     return 0 if asked.complete and heard.complete else 1
 
 
@@ -130,21 +136,15 @@ def _step(console: Console, who: str, what: str) -> None:
     console.print(f"{who:<10}{what}", markup=False, soft_wrap=True)
 
 
-def _table(rows: Sequence[_Figures]) -> Table:
-    table = Table()
-    table.add_column("")
-    for name in ("messages", "per second", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="right")
-    for figures in rows:
-        latencies = sorted(figures.latencies)
-        table.add_row(
-            figures.name,
-            f"{len(latencies)} of {figures.wanted}",
-            f"{len(latencies) / figures.seconds:,.0f}" if figures.seconds else "-",
-            _percentile(latencies, 0.5),
-            _percentile(latencies, 0.99),
-        )
-    return table
+def _row(figures: _Figures) -> tuple[str, ...]:
+    latencies = sorted(figures.latencies)
+    return (
+        figures.name,
+        f"{len(latencies)} of {figures.wanted}",
+        f"{len(latencies) / figures.seconds:,.0f}" if figures.seconds else "-",
+        _percentile(latencies, 0.5),
+        _percentile(latencies, 0.99),
+    )
 
 
 def _percentile(ordered: Sequence[float], share: float) -> str:

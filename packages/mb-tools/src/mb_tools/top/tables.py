@@ -37,6 +37,9 @@ class Row(Protocol):
 
 R = TypeVar("R", bound=Row)
 
+# Rows that are removed one by one, which keeps the rest in its place.
+_FEW = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -104,10 +107,9 @@ class Table(Generic[R]):
         """Return the rows in this order; those that are equal in it, by their first column."""
         first, column = self.columns[0], self.columns[order.column]
         ordered = sorted(rows, key=lambda row: first.sort_key(row) or (0.0, ""))
-        known = [row for row in ordered if column.sort_key(row) is not None]
-        unknown = [row for row in ordered if column.sort_key(row) is None]
-        known.sort(key=lambda row: column.sort_key(row) or (0.0, ""), reverse=order.descending)
-        return known + unknown
+        ordered.sort(key=lambda row: column.sort_key(row) or (0.0, ""), reverse=order.descending)
+        ordered.sort(key=lambda row: column.sort_key(row) is None)
+        return ordered
 
     def order_by(self, index: int) -> Order:
         """Return the order by this column: numbers begin with the highest, texts with A."""
@@ -225,11 +227,16 @@ class Pane(DataTable[Text], Generic[R]):
         rows = self.table.filtered(self._given, self.filter)
         self.shown = self.table.sorted(rows, self.order)
         columns = self._columns()
+        if self.row_count - len(self.shown) > _FEW:
+            self.clear()  # removing many rows one by one is slow
+            self._texts.clear()
         for index, row in enumerate(self.shown if self.columns else ()):
             texts = [
                 cell(one_line(column.text(getattr(row, column.name))), width, right=column.number)
                 for column, width in columns
             ]
+            if index < self.row_count and texts == self._texts[index]:
+                continue
             cells = [
                 Text(text, style="bold red" if column.bad and getattr(row, column.name) else "")
                 for text, (column, _) in zip(texts, columns, strict=True)
@@ -237,7 +244,7 @@ class Pane(DataTable[Text], Generic[R]):
             if index == self.row_count:
                 self.add_row(*cells)
                 self._texts.append(texts)
-            elif texts != self._texts[index]:
+            else:
                 self._texts[index] = texts
                 for number, content in enumerate(cells):
                     self.update_cell_at(Coordinate(index, number), content)
