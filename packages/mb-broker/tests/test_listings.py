@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mb_broker.listings import JsonList, Page, read_page
+from mb_broker.listings import JsonList, PageRequest, read_page_request
 from mb_core import InvalidRequestError
 
 PLENTY = 1_000_000
@@ -25,7 +25,7 @@ def all_pages(listing: JsonList[int], limit: int | None, max_size: int = PLENTY)
     pages = []
     after: str | None = None
     while True:
-        answer = json.loads(listing.answer("found", Page(limit, after), max_size))
+        answer = json.loads(listing.answer("found", PageRequest(limit, after), max_size))
         pages.append(answer.pop("found"))
         after = answer.pop("next", None)
         assert not answer
@@ -35,10 +35,10 @@ def all_pages(listing: JsonList[int], limit: int | None, max_size: int = PLENTY)
 
 def test_without_a_page_it_is_all_in_the_order_of_keys() -> None:
     listing = numbers({3: "c", 1: "a", 2: "\N{SNOWMAN}"})
-    assert json.loads(listing.answer("found", Page(), PLENTY)) == {
+    assert json.loads(listing.answer("found", PageRequest(), PLENTY)) == {
         "found": ["a", "\N{SNOWMAN}", "c"]
     }
-    assert numbers({}).answer("found", Page(), PLENTY) == b'{"found":[]}'
+    assert numbers({}).answer("found", PageRequest(), PLENTY) == b'{"found":[]}'
 
 
 def test_the_same_bytes_are_given_until_something_changes() -> None:
@@ -52,12 +52,12 @@ def test_the_same_bytes_are_given_until_something_changes() -> None:
     listing = JsonList(lambda: list(entries), read, str, int)
     listing.invalidate(1)  # nobody has asked yet
     for _ in range(3):
-        listing.answer("found", Page(), PLENTY)
+        listing.answer("found", PageRequest(), PLENTY)
     assert sorted(reads) == [1, 2]
     reads.clear()
     entries[2] = "B"
     listing.invalidate(2)
-    assert listing.answer("found", Page(), PLENTY) == b'{"found":["a","B"]}'
+    assert listing.answer("found", PageRequest(), PLENTY) == b'{"found":["a","B"]}'
     assert reads == [2]
 
 
@@ -71,11 +71,11 @@ def test_pages_have_each_entry_once_and_the_last_has_no_mark() -> None:
 def test_a_page_goes_on_behind_an_entry_that_is_gone() -> None:
     entries = {n: f"entry {n}" for n in range(4)}
     listing = numbers(entries)
-    first = json.loads(listing.answer("found", Page(2), PLENTY))
+    first = json.loads(listing.answer("found", PageRequest(2), PLENTY))
     for gone in (0, 1):
         del entries[gone]
         listing.invalidate(gone)
-    second = json.loads(listing.answer("found", Page(2, first["next"]), PLENTY))
+    second = json.loads(listing.answer("found", PageRequest(2, first["next"]), PLENTY))
     assert second == {"found": ["entry 2", "entry 3"]}
 
 
@@ -83,29 +83,29 @@ def test_a_page_ends_before_it_is_too_large() -> None:
     listing = numbers(dict.fromkeys(range(10), "x" * 400))
     assert [len(page) for page in all_pages(listing, 10, 1100)] == [2, 2, 2, 2, 2]
     with pytest.raises(InvalidRequestError, match="with limit, the number of entries") as failed:
-        listing.answer("found", Page(), 1100)
+        listing.answer("found", PageRequest(), 1100)
     assert failed.value.details == {"size": 4030, "maxSize": 1100}
     with pytest.raises(InvalidRequestError, match="would have 402 bytes"):
-        listing.answer("found", Page(10), 500)
+        listing.answer("found", PageRequest(10), 500)
 
 
 @pytest.mark.parametrize("after", ["", "x", "1 2", "\ud800"])
 def test_what_is_no_mark_is_refused(after: str) -> None:
     with pytest.raises(InvalidRequestError, match="expected the value of next"):
-        numbers({1: "a"}).answer("found", Page(1, after), PLENTY)
+        numbers({1: "a"}).answer("found", PageRequest(1, after), PLENTY)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "10", [1]])
 def test_a_limit_is_a_whole_number(limit: Any) -> None:
     with pytest.raises(InvalidRequestError, match="invalid limit"):
-        read_page({"limit": limit})
+        read_page_request({"limit": limit})
 
 
 def test_a_mark_is_a_text() -> None:
-    assert read_page({"limit": 5, "after": "x", "other": 1}) == Page(5, "x")
-    assert read_page({"limit": None}) == Page()
+    assert read_page_request({"limit": 5, "after": "x", "other": 1}) == PageRequest(5, "x")
+    assert read_page_request({"limit": None}) == PageRequest()
     with pytest.raises(InvalidRequestError, match="invalid after"):
-        read_page({"after": 5})
+        read_page_request({"after": 5})
 
 
 class Kept(RuleBasedStateMachine):
@@ -151,7 +151,7 @@ class Kept(RuleBasedStateMachine):
 
     @invariant()
     def all_at_once(self) -> None:
-        found = json.loads(self.listing.answer("found", Page(), PLENTY))["found"]
+        found = json.loads(self.listing.answer("found", PageRequest(), PLENTY))["found"]
         assert found == [self.entries[key] for key in sorted(self.entries)]
 
 
@@ -166,7 +166,7 @@ def test_many_changes_are_taken_over_little_by_little() -> None:
         rounds += 1
     assert rounds > 5
     assert listing.update(0)
-    assert len(json.loads(listing.answer("found", Page(), PLENTY))["found"]) == 1000
+    assert len(json.loads(listing.answer("found", PageRequest(), PLENTY))["found"]) == 1000
 
 
 # As the Router answers

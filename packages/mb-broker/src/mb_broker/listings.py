@@ -21,7 +21,7 @@ from mb_core.header import Action
 
 from .registry import Registry, Service, Subscription
 
-__all__ = ["BrokerLists", "JsonList", "Page", "read_page"]
+__all__ = ["BrokerLists", "JsonList", "PageRequest", "read_page_request"]
 
 K = TypeVar("K", bound=Any)  # hashable, and with an order
 
@@ -35,14 +35,14 @@ _MAX_INSERTS = 64
 _KEPT_SERVICES = 16
 
 
-class Page(msgspec.Struct, frozen=True):
+class PageRequest(msgspec.Struct, frozen=True):
     """The part of a list that is asked for: at most `limit` entries behind the cursor `after`."""
 
     limit: int | None = None
     after: str | None = None
 
 
-ALL = Page()
+ALL = PageRequest()
 
 
 class JsonList(Generic[K]):
@@ -77,7 +77,7 @@ class JsonList(Generic[K]):
         if self._asked:
             self._changed_keys.add(key)
 
-    def answer(self, name: str, page: Page, max_size: int) -> bytes:
+    def answer(self, name: str, page: PageRequest, max_size: int) -> bytes:
         """Return the JSON of an object that has the list, or a page of it, under `name`.
 
         A page ends before `max_size` bytes are exceeded; if more entries follow, the object has
@@ -95,7 +95,7 @@ class JsonList(Generic[K]):
             return b'{"%b":[%b]}' % (name.encode(), self._all)
         return self._page(name.encode(), page, room, max_size)
 
-    def _page(self, name: bytes, page: Page, room: int, max_size: int) -> bytes:
+    def _page(self, name: bytes, page: PageRequest, room: int, max_size: int) -> bytes:
         order, entries = self._order, self._entries
         start = 0
         if page.after is not None:
@@ -291,7 +291,7 @@ def _priority(entry: Subscription) -> dict[str, Any]:
     return {} if entry.priority is None else {"priority": entry.priority}
 
 
-def read_page(payload: dict[str, Any]) -> Page:
+def read_page_request(payload: dict[str, Any]) -> PageRequest:
     """The page that a question asks for; raises InvalidRequestError."""
     limit, after = payload.get("limit"), payload.get("after")
     if limit is not None and (type(limit) is not int or limit < 1):
@@ -304,7 +304,7 @@ def read_page(payload: dict[str, Any]) -> Page:
             "invalid after: expected the value of next in the answer before",
             details={"after": after},
         )
-    return Page(limit, after) if limit is not None or after is not None else ALL
+    return PageRequest(limit, after) if limit is not None or after is not None else ALL
 
 
 def _too_large(size: int, max_size: int) -> InvalidRequestError:

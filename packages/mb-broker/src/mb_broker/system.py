@@ -19,7 +19,7 @@ from mb_core.header import Action, HeaderPrefix
 from mb_core.ids import is_id
 from mb_core.topic import is_pattern
 
-from .listings import BrokerLists, read_page
+from .listings import BrokerLists, read_page_request
 from .log_feed import LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
@@ -182,7 +182,7 @@ class SystemTopics:
 
     def _list_services(self, service: Service, payload: Answer, now: float) -> bytes:
         self._metrics.discovery.add(int(now))
-        page = read_page(payload)
+        page = read_page_request(payload)
         return self._lists.services(now).answer("services", page, self._max_answer)
 
     def _list_service_subscriptions(self, service: Service, payload: Answer, now: float) -> bytes:
@@ -199,7 +199,7 @@ class SystemTopics:
             raise ServiceUnavailableError(
                 f"Service {given} not found", details={"serviceId": given}
             )
-        page = read_page(payload)
+        page = read_page_request(payload)
         return self._lists.subscriptions(other).answer("subscriptions", page, self._max_answer)
 
     def _subscribe(self, service: Service, payload: Answer, now: float) -> Answer:
@@ -262,10 +262,12 @@ class SystemTopics:
         return answer
 
     def _list_topics(self, service: Service, payload: Answer, now: float) -> bytes:
-        return self._lists.topics.answer("topics", read_page(payload), self._max_answer)
+        return self._lists.topics.answer("topics", read_page_request(payload), self._max_answer)
 
     def _list_topic_subscriptions(self, service: Service, payload: Answer, now: float) -> bytes:
-        return self._lists.topics.answer("subscriptions", read_page(payload), self._max_answer)
+        return self._lists.topics.answer(
+            "subscriptions", read_page_request(payload), self._max_answer
+        )
 
     def _follow_log(self, service: Service, payload: Answer, now: float) -> Answer:
         levels = payload.get("levels")

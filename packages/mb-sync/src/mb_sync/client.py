@@ -36,10 +36,10 @@ from mb_core.user_code import check_response_handler
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .blocking_request import BlockingRequest
-from .lifecycle import Lifecycle
 from .loop_thread import LoopThread
 from .subscription import Subscription
 from .thread_host import ThreadHost
+from .thread_lifecycle import ThreadLifecycle
 from .thread_runner import reject_awaitable
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class MessageBrokerClient(CallbackMethods):
             codec=codec,
         )
         host.client = ref(self._client)
-        self._lifecycle = Lifecycle(self._client, host)
+        self._lifecycle = ThreadLifecycle(self._client, host)
         # Held from the beginning of a block.
         self._enter_lock = threading.Lock()
 

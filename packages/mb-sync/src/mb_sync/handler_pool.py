@@ -35,8 +35,8 @@ class HandlerPool:
         self.post = post
         self._numbers = itertools.count(1)
         # Used by the threads as well.
-        self.threads: set[_Worker] = set()
-        self.idle: list[_Worker] = []
+        self.threads: set[_PoolThread] = set()
+        self.idle: list[_PoolThread] = []
         self.unstarted: deque[_Call] = deque()  # calls for which no thread could be started
         self.closed = False
 
@@ -46,7 +46,7 @@ class HandlerPool:
         Python 3.12 starts none from the end of the main thread on, when callbacks are still due.
         """
         with contextlib.suppress(RuntimeError):  # no thread can be started now; later, perhaps
-            _Worker(self, None, self._name(), idle_timeout=-1)
+            _PoolThread(self, None, self._name(), idle_timeout=-1)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` in a thread, with the context variables of the task that asks.
@@ -60,7 +60,7 @@ class HandlerPool:
         call = functools.partial(self._call, future, context, function, args)
         if not self._give_to_idle(call):
             try:
-                _Worker(self, call, self._name(), idle_timeout=_IDLE_TIMEOUT)
+                _PoolThread(self, call, self._name(), idle_timeout=_IDLE_TIMEOUT)
             except RuntimeError:
                 if not self.threads:
                     raise
@@ -70,7 +70,7 @@ class HandlerPool:
 
     def includes(self, thread: threading.Thread) -> bool:
         """Whether it is one of these threads."""
-        return any(worker.thread is thread for worker in list(self.threads))
+        return any(each.thread is thread for each in list(self.threads))
 
     def close(self) -> None:
         """Have the idle threads end, and the others after their calls."""
@@ -80,9 +80,9 @@ class HandlerPool:
 
     def join(self) -> None:
         """When closed, wait for the threads that are not within a call."""
-        for worker in list(self.threads):
-            if not worker.calling:
-                worker.thread.join()
+        for each in list(self.threads):
+            if not each.calling:
+                each.thread.join()
 
     def _name(self) -> str:
         return f"mb_sync handler {next(self._numbers)}"
@@ -90,10 +90,10 @@ class HandlerPool:
     def _give_to_idle(self, call: _Call | None) -> bool:
         """Have an idle thread make a call, or end; return False if no thread is idle."""
         try:
-            worker = self.idle.pop()
+            idle = self.idle.pop()
         except IndexError:
             return False
-        worker.give(call)
+        idle.give(call)
         return True
 
     @staticmethod
@@ -110,7 +110,7 @@ class HandlerPool:
         return functools.partial(_succeed, future, result)
 
 
-class _Worker:
+class _PoolThread:
     """A thread that makes one call after the other."""
 
     def __init__(
@@ -131,7 +131,7 @@ class _Worker:
             raise
 
     def give(self, call: _Call | None) -> None:
-        """Make a call, or end; for the thread that took this worker from the idle ones."""
+        """Make a call, or end; called by whoever took this from the idle ones."""
         self.calling = call is not None
         self._call = call
         self._assigned.release()

@@ -17,10 +17,10 @@ from .publish_queue import PublishQueue
 from .thread_host import ThreadHost
 from .thread_waiter import ThreadWaiter
 
-__all__ = ["Lifecycle"]
+__all__ = ["ThreadLifecycle"]
 
 
-class Lifecycle:
+class ThreadLifecycle:
     """Where a blocking client is between its first connect and its end.
 
     `loop` is None until it connects.  `supervisor` and `publish_queue` come a moment later.
