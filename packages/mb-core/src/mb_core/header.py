@@ -94,10 +94,10 @@ class MessageHeader(msgspec.Struct, frozen=True):
 class HeaderPrefix:
     """Action, topic and version of a header: what messages of one kind have in common.
 
-    `key` is the topic as it is matched, in lower case; `subject` is topic and version as they
-    came, `encoded` the action before them, in lower case.  `codec` reads the payloads.  `route`
-    is for the reader's owner: what it looked up for this prefix, valid while `generation` is that
-    of its table.
+    `key` is the topic in lower case, as it is matched; `subject` is topic and version as they were
+    received, and `encoded` the same with the action, in lower case.  `codec` reads the payloads.
+    `route` belongs to the reader's owner: what it looked up for this prefix, valid while
+    `generation` is that of its table.
     """
 
     __slots__ = (
@@ -129,9 +129,9 @@ ReadHeader = tuple[HeaderPrefix, bytes | None, bytes | None, int | None, int]
 
 
 class HeaderReader:
-    """Reads headers and remembers their prefixes; one for each table that routes by them.
+    """Reads headers and remembers their prefixes; each table that routes by them has its own.
 
-    `limit` is in bytes, the newline included.  `codec` is that of payloads, but for those of the
+    `limit` is in bytes, including the newline.  `codec` reads payloads, except those of the
     broker's own topics, which are JSON.
     """
 
@@ -143,7 +143,7 @@ class HeaderReader:
         self._known: BoundedCache[bytes, HeaderPrefix] = BoundedCache(_REMEMBERED)
 
     def read(self, data: bytes) -> ReadHeader:
-        """Read the header of a whole message; raises RemoteProtocolError where it has none."""
+        """Read the header of a whole message; raises RemoteProtocolError if it is invalid."""
         end = data.find(b"\n", 0, self._limit)
         known = self._known
         start = end - 37
@@ -160,7 +160,7 @@ class HeaderReader:
         return self._read(data, end)
 
     def _read(self, data: bytes, end: int) -> ReadHeader:
-        # A request that names a time limit, as most do: `::` stands behind its id.
+        # A request with a time limit, as most have: `::` follows its id.
         cut = data.rfind(b"::", 0, end)
         start = cut - 37
         if start > 0 and data[start] == _COLON and cut + 2 < end:
@@ -186,10 +186,10 @@ class HeaderReader:
 
 
 def read_header(data: bytes) -> ReadHeader:
-    """Read the header of a whole message without any memory of others.
+    """Read the header of a whole message, without remembering anything.
 
-    Lenient where the reference broker is: actions in any case, spaces around the version,
-    anything behind the digits of a time limit, fields after the sixth ignored.
+    As lenient as the reference broker: actions in any case, spaces around the version, anything
+    after the digits of a time limit; fields after the sixth are ignored.
     Raises RemoteProtocolError with `code` and `details`.
     """
     end = data.find(b"\n", 0, MAX_HEADER)
@@ -200,9 +200,9 @@ def read_header(data: bytes) -> ReadHeader:
 
 
 def encode_header(header: MessageHeader) -> bytes:
-    """The header line, its newline included.
+    """Return the header line, including its newline.
 
-    Raises LocalProtocolError for a field that breaks a rule, MessageTooLarge over MAX_HEADER.
+    Raises LocalProtocolError for an invalid field, MessageTooLarge over MAX_HEADER.
     """
     action = _ACTIONS.get(header.action.lower()) if isinstance(header.action, str) else None
     if action is None:
@@ -234,7 +234,7 @@ def encode_header(header: MessageHeader) -> bytes:
 
 
 def check_timeout(timeout: int, name: str = "timeout") -> int:
-    """Return a time limit, or raise LocalProtocolError that says what it may be."""
+    """Return a time limit, or raise LocalProtocolError if it is invalid."""
     if isinstance(timeout, int) and not isinstance(timeout, bool) and 1 <= timeout <= MAX_TIMEOUT:
         return timeout
     raise LocalProtocolError(
@@ -292,7 +292,7 @@ def _read_prefix(fields: list[bytes]) -> HeaderPrefix:
 def _read_rest(
     fields: list[bytes], action: Action
 ) -> tuple[bytes | None, bytes | None, int | None]:
-    """The ids and the time limit, which are absent or empty, or right."""
+    """Read the ids and the time limit, each of which may be absent or empty."""
     count = len(fields)
     request_id = fields[3] if count > 3 and fields[3] else None
     parent_id = fields[4] if count > 4 and fields[4] else None
@@ -323,7 +323,7 @@ def _read_timeout(field: bytes, action: Action) -> int:
 def _parse_int(field: bytes) -> int | None:
     """Read a number as JavaScript's parseInt does: `3333.33` is 3333, `5ms` is 5.
 
-    None where it does not begin with one, and where the number is too large to be exact in JSON.
+    None if the field does not begin with a number, or if it is too large to be exact in JSON.
     """
     found = _INTEGER.match(field)
     if found is None:
@@ -336,7 +336,7 @@ def _parse_int(field: bytes) -> int | None:
 
 
 def _is_version(version: str, around: str = "") -> bool:
-    """Whether `version` is a semantic version, with the characters `around` allowed around it."""
+    """Whether `version` is a semantic version; characters of `around` may surround it."""
     if len(version) > _MAX_VERSION:
         return False
     found = _VERSION.fullmatch(version.strip(around) if around else version)

@@ -136,7 +136,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._give_up(bug)
 
     def _read_on_later(self) -> None:
-        """Have the Wire go on with what it holds, when others had their turn."""
+        """Have the Wire process what it holds back, after others had their turn."""
         if self._takes_output():
             assert self._transport is not None
             self._holding_back = True
@@ -176,7 +176,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
     # Writing
 
     def _write_early(self) -> None:
-        """Write before the turn ends, as much again as has left: a long turn takes few writes."""
+        """Write before the turn ends, each time twice as much: a long turn takes few writes."""
         self._turn += self._queued
         left = FLUSH_AT - self._turn
         if left > 0:
@@ -198,7 +198,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._wake_draining()
 
     def _flush(self) -> None:
-        """Write the Wire's own output, and messages for as long as the system takes them all."""
+        """Write the Wire's own output, and messages as long as the system takes them all."""
         transport = self._transport
         if transport is None:
             return

@@ -16,12 +16,12 @@ __all__ = ["Home", "forked_error", "process_token", "protect_from_forks"]
 
 class _File(Protocol):
     def fileno(self) -> int:
-        """The descriptor, or -1 where it is closed."""
+        """The descriptor, or -1 if it is closed."""
         ...
 
 
 class Home:
-    """The event loop and the process in which something was connected, and may be used.
+    """The event loop and the process in which something was connected and may be used.
 
     For each message the caller compares `running()` with `loop` itself and raises `error` if they
     differ: that costs less than a call.
@@ -45,7 +45,7 @@ class Home:
             raise self.error(what)
 
     def error(self, what: str = "client") -> LocalProtocolError:
-        """What is wrong with using `what` from where the caller runs."""
+        """The error for using `what` from where the caller runs."""
         if self.forked:
             return forked_error(what)
         return LocalProtocolError(
@@ -56,7 +56,7 @@ class Home:
 
 
 def forked_error(what: str = "client") -> LocalProtocolError:
-    """What is wrong with using `what` in a forked process."""
+    """The error for using `what` in a forked process."""
     return LocalProtocolError(
         f"this {what} belongs to the process that this one was forked from, and can't be shared: "
         f"make a new {what} here, or fork before it connects"
@@ -75,7 +75,7 @@ def protect_from_forks(file: _File) -> None:
 
 
 def process_token() -> object:
-    """What identifies this process: the same object until a fork, and another one after it."""
+    """Return an object that identifies this process: a fork gets another one."""
     return _process
 
 
@@ -94,7 +94,7 @@ def _after_fork() -> None:
     descriptors = [descriptor for file in list(_guarded) if (descriptor := file.fileno()) >= 0]
     _guarded.clear()
     if descriptors:
-        # Without a free descriptor nothing can be put in their place; the checks are still there.
+        # Without a free descriptor they can't be replaced; the checks still work.
         with contextlib.suppress(OSError):
             dead, other = socket.socketpair()
             other.close()

@@ -1,4 +1,4 @@
-"""A pair of Links in memory, between threads and event loops if need be."""
+"""A pair of Links in memory, which may be on two event loops in two threads."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class _State(Enum):
 
 
 class MemoryLink:
-    """One end of a pair.  Its methods run in its own thread, but for `other` reading its output.
+    """One end of a pair.  Its methods run in its own thread; only `other` reads its output.
 
-    The maker of a pair sets each end's `other`, then calls each end's `be_open` in its own thread.
+    To create a pair, set each end's `other`, then call each end's `be_open` in its own thread.
 
-    Messages lie in `output`, from which the other end takes them in its own thread; a None
-    behind them is the farewell.  Whichever end takes messages out (this one takes them back) holds
-    the lock: so each of the two gets them in one piece, and what was sent is counted once.
+    Messages wait in `output`, from which the other end takes them in its own thread; a None after
+    them is the farewell.  The end that takes messages out holds the lock, also when this end takes
+    them back: so each message goes to one of them, and what was sent is counted once.
     """
 
     other: MemoryLink
-    # These belong to the event loop of this end, which is not where it was made.
+    # These belong to the event loop of this end, which may not be the one that creates it.
     _handler: LinkHandler
     _relieved: anyio.Event
     _closed: anyio.Event
@@ -51,18 +51,18 @@ class MemoryLink:
         self.output: deque[bytes | None] = deque()
         self.lock = threading.Lock()
         self.post = post
-        # Whether the other end has been told that there is output.  It resets this before it
-        # looks, so what is added while it looks is told of again.
+        # Whether the other end was notified that there is output.  It resets this before it looks,
+        # so it is notified again of what is added meanwhile.
         self.notified = False
         self._limits = limits
         self._queued = 0
         self._paused = False
         self._state = _State.NEW
-        self._ends_in_order = False  # all that we sent is the other end's to take
+        self._ends_in_order = False  # the other end takes all that was sent
         self._unsent: list[bytes] = []
 
     def be_open(self, accept: Accept) -> None:
-        """Begin; raises what `accept` raises, and then the other end gets the farewell."""
+        """Begin; raises what `accept` raises, after which the other end gets the farewell."""
         self._relieved = anyio.Event()
         self._closed = anyio.Event()
         self._state = _State.OPEN
@@ -74,7 +74,7 @@ class MemoryLink:
             raise
 
     def refuse(self) -> None:
-        """Have no handler: the other end gets the farewell."""
+        """Accept nothing: the other end gets the farewell."""
         self._state = _State.LOST
         self._say_farewell()
 
@@ -86,7 +86,7 @@ class MemoryLink:
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is a farewell, for the other end to take whether it is paused or not."""
+        """Whether there is a farewell, which the other end takes even while it is paused."""
         try:
             return self.output[-1] is None
         except IndexError:
@@ -163,7 +163,7 @@ class MemoryLink:
         other = self.other
         other.notified = False
         if self._state is _State.LOST:
-            return  # nobody is here to take it: it is the other end's to take back
+            return  # the other end takes it back
         if self._paused and not other.has_ended:
             return
         messages: list[bytes] = []
@@ -210,7 +210,7 @@ class MemoryLink:
                 self.output.append(None)
 
     def relieve(self, taken: int) -> None:
-        """Note that the other end took so many bytes."""
+        """The other end has taken so many bytes."""
         if self._state is _State.LOST:
             return
         self._queued -= taken
@@ -234,10 +234,10 @@ class MemoryLink:
 
 
 def loop_poster(backend: Backend) -> Poster:
-    """The loop's Poster, for functions that run in the context of the task which asks for it.
+    """Return the loop's Poster, for functions that run in the context of the calling task.
 
-    Else they would run in that of the thread which posts them, where the name of the event loop
-    is that thread's.
+    Without this they would run in the context of the thread that posts them, where anyio would
+    find that thread's event loop.
     """
     post, context = backend.poster(), contextvars.copy_context()
     return lambda function: post(lambda: context.run(function))

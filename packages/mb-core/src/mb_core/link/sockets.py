@@ -1,4 +1,4 @@
-"""Stream sockets: listening on them, their names, and what the system says of them in words."""
+"""Stream sockets: listening, their names, and the system's errors in words."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _REUSE_ADDRESS = os.name == "posix"
 _log = logging.getLogger("mb_core.link")
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted: clients all come back at once after a restart."""
+"""Connections that may wait to be accepted: after a restart, all clients come back at once."""
 
 ACCEPT_PAUSE = 0.2
-"""Seconds until accepting is tried again where the system could not give one more stream."""
+"""Seconds until accepting is tried again after the system refused one more stream."""
 
 # Seconds between two lines of the log that say so.
 _LOG_AGAIN = 1.0
@@ -52,7 +52,7 @@ class _Socket(Protocol):
 
 
 class AcceptFailures:
-    """Logs, once a second, that the system can't give the streams that wait."""
+    """Logs, at most once a second, that the system refuses to accept streams."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -68,7 +68,7 @@ class AcceptFailures:
 
 
 async def listening_sockets(given: Address | socket.socket) -> list[socket.socket]:
-    """Sockets that listen on all addresses of a host, with one port, or the one that is given.
+    """Return sockets that listen on all addresses of a host with one port, or the given one.
 
     Raises ConnectError.
     """
@@ -125,7 +125,7 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
 
 
 def listening_address(sock: socket.socket) -> Address:
-    """The address of a Listener on `sock`."""
+    """Return the address of a Listener on `sock`."""
     name = sock.getsockname()
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         return name[0], name[1]
@@ -133,14 +133,14 @@ def listening_address(sock: socket.socket) -> Address:
 
 
 def address_text(address: Address | SocketAddress) -> str:
-    """An address for errors."""
+    """Return an address as errors show it."""
     if isinstance(address, SocketAddress):
         return _text(address.address)
     return f"{address[0]}:{address[1]}"
 
 
 def connect_error(address: Address | SocketAddress, error: BaseException) -> ConnectError:
-    """Why connecting failed, and what to do about it; final for an invalid host."""
+    """Return why connecting failed, and what to do about it; final for an invalid host."""
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         text = f"nobody listens on {address_text(address)}: is the broker running there?"
         return ConnectError(text)
@@ -151,7 +151,7 @@ def connect_error(address: Address | SocketAddress, error: BaseException) -> Con
 
 
 def peer_name(sock: _Socket) -> str:
-    """`host:port` of the other side, for logs; where that has no name, what it has come to."""
+    """Return `host:port` of the other side; if it has no name, what it connected to."""
     try:
         name = sock.getpeername() or f"peer on {_text(sock.getsockname())}"
     except OSError:
@@ -164,20 +164,20 @@ def peer_name(sock: _Socket) -> str:
 
 
 def _text(name: Any) -> str:
-    """The name of a socket; an abstract one of Linux begins with a NUL, written as @."""
+    """The name of a socket; an abstract one on Linux begins with a NUL, which is shown as @."""
     if isinstance(name, bytes):
         name = os.fsdecode(name)
     return str(name).replace("\0", "@")
 
 
 def system_error(error: BaseException) -> str:
-    """Why the system refused something, and what to do about it."""
+    """Return why the system refused something, and what to do about it."""
     files = isinstance(error, OSError) and error.errno == errno.EMFILE
     return reason_of(error) + (" (raise the limit: ulimit -n)" if files else "")
 
 
 def reason_of(error: BaseException) -> str:
-    """The text of an error; what the system says, without its number."""
+    """Return the text of an error, without the number of a system's error."""
     if isinstance(error, OSError) and error.errno == errno.ENOTCONN:
         # What a stream says that is closed here and was reset by the other side just before.
         return os.strerror(errno.ECONNRESET)

@@ -1,11 +1,11 @@
-"""A Link over a byte stream, but for the stream: asyncio's and trio's Links are subclasses.
+"""What Links over byte streams have in common; those of asyncio and trio are subclasses.
 
 It drives a Wire, keeps what waits to be sent, and knows how the connection came about and how it
 ended.  The subclass reads and writes.
 
 Messages wait in an outbox before the Wire.  The Wire gets them when they are about to be written,
-and no more of them than one write takes: a message that it was given can't be taken back, one in
-the outbox can.
+and no more of them than one write takes: messages in the outbox can be taken back, those that the
+Wire was given can't.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class StreamLink(Link):
 
     @abstractmethod
     def _set_time_limit(self, seconds: float | None) -> None:
-        """Call `_timed_out` in so many seconds, in place of what was set before."""
+        """Call `_timed_out` in so many seconds; replaces an earlier limit, None removes it."""
 
     def _takes_output(self) -> bool:
         """Whether the stream can still be written to, as far as is known."""
@@ -130,7 +130,7 @@ class StreamLink(Link):
         self._after_wire()
 
     def _check_unread(self, answers: int) -> None:
-        """The other side does not read: call `unread`, and bound the Wire's own answers."""
+        """Call `unread`, and limit the Wire's own answers, as the other side does not read."""
         options = self._options
         if options.unread is not None:
             options.unread(self)
@@ -144,9 +144,9 @@ class StreamLink(Link):
     # Writing
 
     def _feed(self, limit: float = FLUSH_AT) -> Collection[bytes]:
-        """Give the Wire, which is OPEN, messages for one write; return them.
+        """Give the Wire, which is OPEN, messages for one write, and return them.
 
-        They are as many as it takes to fill `limit` bytes; there has to be one.
+        They are as many as it takes to fill `limit` bytes.  There has to be at least one.
         """
         messages, size = self._outbox, self._queued
         if size < limit or size - len(messages[-1]) < limit:
@@ -162,7 +162,7 @@ class StreamLink(Link):
         return messages
 
     def _take_first(self, limit: float) -> tuple[list[bytes], int]:
-        """Take messages of the backlog, and how many bytes they have."""
+        """Take messages from a backlog; return them and how many bytes they have."""
         backlog = self._outbox if isinstance(self._outbox, deque) else deque(self._outbox)
         self._outbox = backlog
         messages: list[bytes] = []
@@ -174,7 +174,7 @@ class StreamLink(Link):
         return messages, size
 
     def _feed_rest(self) -> None:
-        """Give the Wire, which is about to end, all that there is."""
+        """Give the Wire, which is about to close, all messages."""
         if self._outbox and self._open and self._takes_output():
             self._feed(math.inf)
 
@@ -189,7 +189,7 @@ class StreamLink(Link):
     # Beginning and end
 
     def _after_wire(self) -> None:
-        """What is due after every call of the Wire: output, and the changes of its state."""
+        """Handle the Wire's output and changes of its state; call this after every call of it."""
         state = self._wire.state
         if state is WireState.OPEN:
             if not self._established:
@@ -215,7 +215,7 @@ class StreamLink(Link):
             self.opened.set_result(None)
 
     def _refuse(self, reason: MBError | None) -> None:
-        """The handshake has failed, if it is not complete; None if the stream just ended."""
+        """Fail the handshake, unless it is complete; `reason` is None if the stream just ended."""
         if not self.opened.done():
             if self._handshakes is not None:
                 probe = self._may_be_probe and received_nothing(self._wire, self._received)
@@ -300,9 +300,9 @@ class Handshakes:
         self._links: OrderedDict[StreamLink, None] = OrderedDict()
 
     def add(self, link: StreamLink) -> None:
-        """Add one; at the limit, the oldest ends, and when the Listener is closed, this one.
+        """Add a stream; at the limit, the oldest ends, and when the Listener is closed, this one.
 
-        To refuse the new one instead would let a few streams that say nothing keep out everyone.
+        If new ones were refused instead, a few silent streams could keep everyone out.
         """
         if self.closed:
             link.abort()
@@ -317,7 +317,7 @@ class Handshakes:
         self._links.pop(link, None)
 
     def close(self) -> None:
-        """End all, and those that come from now on."""
+        """End all of them, and those that are added from now on."""
         self.closed = True
         for link in list(self._links):
             link.abort()
@@ -326,10 +326,10 @@ class Handshakes:
 def end_error(
     peer: str, wire: Wire, fault: BaseException | None, *, aborted: bool
 ) -> MBError | None:
-    """Why a stream ended, for `link_lost`.
+    """Return why a stream ended, for `link_lost`.
 
-    In this order: what the Wire has found wrong; what broke the stream, or was wrong on our
-    side; what the Wire finds wrong with the end, unless that was ours.
+    In this order: an error of the Wire; the fault that broke the stream; an error of the Wire
+    because of the end, unless this side has aborted.
     """
     if wire.error is None:
         if fault is not None:
@@ -342,7 +342,7 @@ def end_error(
 
 
 def refusal(peer: str, reason: MBError | None) -> ConnectError:
-    """The error to raise for a handshake that failed: a ConnectError as it is, final or not."""
+    """Return the error for a failed handshake: the reason, if that is a ConnectError."""
     if isinstance(reason, ConnectError):
         return reason
     return ConnectError(str(reason or f"{peer} closed the connection during the handshake"))

@@ -1,8 +1,8 @@
-"""TLS as a Wire around another one, and settings for it that are safe.
+"""TLS as a Wire around another one, and safe settings for it.
 
-The event loops' own TLS differs where it matters here: in what reports a failed handshake, in
-the time that one may take, and in what closing does while data is on its way.  Without I/O it is
-the same everywhere, and its time limits, its log and its closing are those of every Wire.
+The event loops' own TLS differs in what reports a failed handshake, in how long one may take, and
+in what closing does while data is under way.  Without I/O it is the same everywhere, with the
+time limits, the log and the closing of every Wire.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _RECORD = 16_384
 def client_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
     """Return a context for TLS 1.2 or newer that verifies certificate and host name.
 
-    It trusts the certificates in `cafile`, by default the system's.  The host has to be one of
-    the certificate's alternative names (subjectAltName): its common name does not count, as in
-    browsers (RFC 9525).  A context that a user passes is used as it is.  Raises OSError, of which
-    ssl.SSLError is a kind, if that file can't be used.
+    It trusts the certificates in `cafile`, by default the system's.  The host must be one of the
+    certificate's alternative names (subjectAltName); as in browsers, its common name does not
+    count (RFC 9525).  A context that a user passes is used as it is.  Raises OSError, such as
+    ssl.SSLError, if the file can't be used.
     """
     context = ssl.create_default_context(cafile=cafile)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -38,7 +38,7 @@ def client_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
 
 
 def dialled_wire(wire: Wire, address: Address | SocketAddress, options: StreamOptions) -> Wire:
-    """The Wire for a stream to `address`: within TLS where the options say so."""
+    """Return the Wire for a stream to `address`, in TLS if the options say so."""
     context = options.ssl_context
     if context is None:
         return wire
@@ -49,7 +49,7 @@ def dialled_wire(wire: Wire, address: Address | SocketAddress, options: StreamOp
 
 
 def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[], Wire]:
-    """What makes the Wires of accepted streams: within TLS where the options say so."""
+    """Return what creates the Wires of accepted streams, in TLS if the options say so."""
     context = options.ssl_context
     if context is None:
         return make
@@ -58,24 +58,24 @@ def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[
     def make_secure() -> Wire:
         return TlsWire(make(), secure, server_side=True)
 
-    make_secure()  # what is wrong with the settings is wrong for each stream: raised at once
+    make_secure()  # invalid settings raise now, and not for each stream
     return make_secure
 
 
 def received_nothing(wire: Wire, received: int) -> bool:
-    """Whether of `received` bytes none was for the Wire itself: all were TLS's own handshake."""
+    """Whether none of the `received` bytes was for the Wire: they were TLS's own handshake."""
     return received == 0 or (isinstance(wire, TlsWire) and wire.only_handshake)
 
 
 class TlsWire:
-    """A Wire whose stream carries another Wire's, encrypted.
+    """A Wire that carries the stream of another Wire, encrypted.
 
-    Its handshake comes first, its close_notify last; a stream that ends without one has ended
-    all the same, as the Wire within has a framing of its own.  Raises ConnectError (final)
-    for settings with which there is no TLS.
+    Its handshake comes first, its close_notify last.  A stream may end without one, since the
+    inner Wire has a framing of its own.  Raises ConnectError (final) for settings with which TLS
+    does not work.
 
-    A client's ConnectError about certificates is final.  In TLS 1.3 a server refuses the client's
-    when the handshake is complete on this side: then too the error is a ConnectError.
+    A client's ConnectError about certificates is final.  In TLS 1.3, a server refuses the client's
+    certificate after the handshake is complete on this side; that is a ConnectError, too.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TlsWire:
 
     @property
     def held_back(self) -> bool:
-        """Whether the Wire within has more to read, and with it perhaps this one."""
+        """Whether the inner Wire has more to read, and with it perhaps this one."""
         return self._fault is None and is_held_back(self._wire)
 
     def receive_data(self, data: bytes) -> list[bytes]:

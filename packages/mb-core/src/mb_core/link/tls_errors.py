@@ -1,4 +1,4 @@
-"""What is wrong with a TLS connection in words, what helps, and whether trying again may."""
+"""Errors of TLS connections: what is wrong, what helps, and whether trying again may."""
 
 from __future__ import annotations
 
@@ -83,9 +83,10 @@ def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, established:
 
 
 def early_end(where: str | None, *, agreed: bool) -> ConnectError:
-    """The stream ended within the handshake, before or after ciphers were agreed on.
+    """The error of a stream that ended within the handshake.
 
-    `where` is the server that was dialled, None for an accepted connection.
+    `where` is the server that was dialled, None for an accepted connection.  `agreed` says that
+    ciphers were agreed on before.
     """
     if where is None:
         return ConnectError("the connection ended during the TLS handshake")
@@ -94,7 +95,7 @@ def early_end(where: str | None, *, agreed: bool) -> ConnectError:
 
 
 def _refusal(alert: str, *, agreed: bool) -> str | None:
-    """What an alert says of the certificates; None where it says nothing of them."""
+    """What an alert says about the certificates; None if it says nothing about them."""
     if alert == "UNRECOGNIZED_NAME":
         return "has no certificate for the host in the URL"
     if alert == "HANDSHAKE_FAILURE" and agreed:
