@@ -83,7 +83,7 @@ async def test_mb_trace_shows_it_as_unheard_and_not_as_failed(
         event = read_event(raw)
         assert event is not None
         builder.take(event, 0.0)
-    roots = builder.take_all()
+    roots = builder.take_finished(60.0)
     assert [root.exchange.topic for root in roots] == TOPICS
     assert [root.exchange.outcome.value for root in roots] == EXPECTED
     assert [root.failed for root in roots] == [False, False, False, True]

@@ -122,13 +122,6 @@ class TreeBuilder:
         finished, self._finished = self._finished, []
         return finished
 
-    def take_all(self) -> list[Node]:
-        """Return the roots of all trees as they are: no more events will follow."""
-        for tree in list(self._trees):
-            self._finish(tree)
-        finished, self._finished = self._finished, []
-        return finished
-
     def _add(self, exchange: Exchange, event: AuditEvent, now: float) -> None:
         """Add an exchange below its cause, or begin a tree with it."""
         parent_id = event.message.header.parent_request_id
