@@ -21,14 +21,14 @@ __all__ = ["received_event", "sent_event"]
 _HEADER = b"publish:system.message:1.0.0\n"
 
 
-def received_event(service_id: str, data: bytes, default_limit: float) -> bytes:
-    """Return the event for a message of a client; `default_limit` is in seconds."""
+def received_event(service_id: str, data: bytes, default_timeout: float) -> bytes:
+    """Return the event for a message of a client; `default_timeout` is in seconds."""
     message = _read(data)
     timeout = message.header.timeout
     return _event(
         {
             "from": service_id,
-            "timeout": timeout if timeout is not None else round(default_limit * 1000),
+            "timeout": timeout if timeout is not None else round(default_timeout * 1000),
             "message": _shown(message),
         }
     )

@@ -35,12 +35,12 @@ class OutstandingRequests:
     that their answers are not refused, but they are the first to make room.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, max_requests: int) -> None:
+        self._max_requests = max_requests
         self._by_id: dict[bytes, Outstanding] = {}
-        self._time_limits: Deadlines[Outstanding] = Deadlines()
+        self._timeouts: Deadlines[Outstanding] = Deadlines()
         # When `take_due` is due next, if at all: asked for after each batch of messages.
-        self.next_deadline = self._time_limits.next
+        self.next_deadline = self._timeouts.next
         self._abandoned: OrderedDict[Outstanding, None] = OrderedDict()
         # Made when there is no more room, and dropped when there is plenty.
         self._ranking: _Ranking | None = None
@@ -51,11 +51,11 @@ class OutstandingRequests:
     @property
     def full(self) -> bool:
         """Whether `make_room` is due before the next request is added."""
-        return len(self._by_id) >= self._limit
+        return len(self._by_id) >= self._max_requests
 
     def add(self, request: Outstanding, deadline: float) -> None:
         self._by_id[request.id] = request
-        self._time_limits.add(request, deadline)
+        self._timeouts.add(request, deadline)
         requester = request.requester
         if requester is not None:
             requester.asked[request] = None
@@ -89,13 +89,13 @@ class OutstandingRequests:
 
     def remove(self, request: Outstanding) -> None:
         del self._by_id[request.id]
-        self._time_limits.discard(request)
+        self._timeouts.discard(request)
         del request.responder.answering[request]
         if request.requester is not None:
             del request.requester.asked[request]
         else:
             self._abandoned.pop(request, None)
-        if self._ranking is not None and 2 * len(self._by_id) < self._limit:
+        if self._ranking is not None and 2 * len(self._by_id) < self._max_requests:
             self._ranking = None
 
     def requester_left(self, requester: Service) -> None:
@@ -107,7 +107,7 @@ class OutstandingRequests:
 
     def take_due(self, now: float) -> list[Outstanding]:
         """Remove and return the requests whose time limit has come."""
-        due = self._time_limits.pop_due(now)
+        due = self._timeouts.pop_due(now)
         for request in due:
             self.remove(request)
         return due

@@ -149,7 +149,7 @@ class Router:
         self.metrics.count_sizes(self._second, messages)
         read = self._reader.read
         max_payload = self.options.max_payload
-        default_limit = self.options.request_timeout
+        default_timeout = self.options.request_timeout
         registry = self.registry
         wants_debug = log_this = self._log_this = self.log.wants_debug
         published = 0
@@ -177,7 +177,7 @@ class Router:
                         return left
                     costly -= 1
             if registry.auditors:
-                self._audit(received_event(service.id, data, default_limit))
+                self._audit(received_event(service.id, data, default_timeout))
             if route is _TOO_LONG:
                 self._refuse_unread(service, subject_error(prefix))
                 continue
@@ -209,12 +209,12 @@ class Router:
                 self.metrics.request.add(self._second)
                 if route:
                     responder = route[0] if len(route) == 1 else random.choice(route)
-                    limit = timeout / 1000 if timeout is not None else default_limit
+                    seconds = timeout / 1000 if timeout is not None else default_timeout
                     if log_this:
                         text = f"passing request {prefix.topic} on to {responder.id}"
                         self.log.write_debug(service, text)
                     self._forward_request(
-                        service, prefix, request_id, data[end:], responder, now, limit
+                        service, prefix, request_id, data[end:], responder, now, seconds
                     )
                 else:
                     self._no_route(service, prefix, request_id)
@@ -239,10 +239,10 @@ class Router:
 
     def next_deadline(self) -> float | None:
         """When `handle_deadline` is due next, if at all."""
-        limit, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
-        if limit is None or silence is None:
-            return limit if silence is None else silence
-        return min(limit, silence)
+        timeout, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
+        if timeout is None or silence is None:
+            return timeout if silence is None else silence
+        return min(timeout, silence)
 
     def handle_deadline(self, now: float) -> None:
         """End requests that took too long; send heartbeats to silent clients, or drop them."""
@@ -284,7 +284,7 @@ class Router:
         rest: bytes,
         responder: Service,
         now: float,
-        limit: float,
+        seconds: float,
     ) -> None:
         if self.draining:
             error = ServiceUnavailableError("the broker is shutting down")
@@ -293,10 +293,10 @@ class Router:
         if self._requests.full:
             self._make_room(requester)
         request = Outstanding(self._ids.next(), prefix, requester, requester_id, responder)
-        self._requests.add(request, now + limit)
+        self._requests.add(request, now + seconds)
         encoded = prefix.encoded
         if responder.wants_timeouts and len(encoded) <= _LONGEST_WITH_TIMEOUT:
-            message = b"%b:%b::%d%b" % (encoded, request.id, round(limit * 1000), rest)
+            message = b"%b:%b::%d%b" % (encoded, request.id, round(seconds * 1000), rest)
         else:
             message = b"%b:%b%b" % (encoded, request.id, rest)
         self._send(responder, message, requester_id)
