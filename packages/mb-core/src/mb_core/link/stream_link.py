@@ -65,8 +65,9 @@ class StreamLink(Link):
         self._fault: Exception | None = None  # why it was aborted, where that is an error
         self._over = False
         self._make_waiter = make_waiter
-        self._draining: list[Waiter] = []
-        self._closing: list[Waiter] = []
+        # What tasks wait for in `drain` and in `wait_closed`.
+        self._draining: dict[Waiter, None] = {}
+        self._closing: dict[Waiter, None] = {}
 
     # The Link
 
@@ -273,17 +274,16 @@ class StreamLink(Link):
         """More may be sent, or nothing any more."""
         _wake(self._draining)
 
-    async def _wait_among(self, waiting: list[Waiter]) -> None:
+    async def _wait_among(self, waiting: dict[Waiter, None]) -> None:
         waiter = self._make_waiter()
-        waiting.append(waiter)
+        waiting[waiter] = None
         try:
             await waiter
         finally:
-            if waiter in waiting:  # it was cancelled
-                waiting.remove(waiter)
+            waiting.pop(waiter, None)  # it is there still if it was cancelled
 
 
-def _wake(waiting: list[Waiter]) -> None:
+def _wake(waiting: dict[Waiter, None]) -> None:
     for waiter in waiting:
         if not waiter.done():
             waiter.set_result(None)
