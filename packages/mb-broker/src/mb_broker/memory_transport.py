@@ -47,7 +47,7 @@ class MemoryTransport:
         if not listener.admit(far):
             self.remove(listener)
             raise ConnectError(f"the broker at {url} has ended")
-        near.be_open(accept)
+        near.open(accept)
         return near
 
     async def listen(
@@ -111,7 +111,7 @@ class _MemoryListener:
                 return
             self._arriving.discard(link)
         try:
-            link.be_open(self._accept)
+            link.open(self._accept)
         except Exception as bug:
             log_bug(link.peer, bug)
 

@@ -17,7 +17,7 @@ __all__ = ["URL", "parse_url", "redacted"]
 
 _HIDDEN = re.compile("[?#]")
 _IPV6 = re.compile("[0-9A-Fa-f]*:[0-9A-Fa-f.:]*:.*")
-# What is shorter in a query is no secret, and may be part of many a word.
+# Shorter values in a query are no secrets, and may be part of ordinary words.
 _SECRET = 6
 _LONGEST_REST = 4_096
 

@@ -113,6 +113,6 @@ def memory_link_pair(
 
         return keep
 
-    one.be_open(keeping(near))
-    other.be_open(keeping(far))
+    one.open(keeping(near))
+    other.open(keeping(far))
     return made[0], made[1]

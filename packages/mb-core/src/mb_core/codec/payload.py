@@ -123,5 +123,5 @@ def _decode_with(codec: Codec, raw: bytes, kind: Any) -> Any:
         return None
     try:
         return codec.decode(raw, kind)
-    except Exception as error:  # whatever a stranger's code raises
+    except Exception as error:  # whatever third-party code raises
         raise unreadable(raw, f"can't be read by the codec {codec.name!r}", error) from error

@@ -237,7 +237,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
         else:
             try:
                 self._transport.write_eof()
-            except OSError as error:  # a reset of which the loop has not told us yet
+            except OSError as error:  # a reset that the loop has not reported yet
                 self._fault = error
                 self.abort()
 

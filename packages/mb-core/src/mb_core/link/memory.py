@@ -29,7 +29,7 @@ class _State(Enum):
 class MemoryLink:
     """One end of a pair.  Its methods run in its own thread; only `other` reads its output.
 
-    To create a pair, set each end's `other`, then call each end's `be_open` in its own thread.
+    To create a pair, set each end's `other`, then call each end's `open` in its own thread.
 
     Messages wait in `output`, from which the other end takes them in its own thread; a None after
     them is the farewell.  The end that takes messages out holds the lock, also when this end takes
@@ -61,7 +61,7 @@ class MemoryLink:
         self._ends_in_order = False  # the other end takes all that was sent
         self._unsent: list[bytes] = []
 
-    def be_open(self, accept: Accept) -> None:
+    def open(self, accept: Accept) -> None:
         """Begin; raises what `accept` raises, after which the other end gets the farewell."""
         self._relieved = anyio.Event()
         self._closed = anyio.Event()

@@ -51,8 +51,7 @@ class DeadlineTimer:
             self._wakeup = self._backend.waiter()
             with anyio.move_on_after(self._set_for - self._clock()):
                 await self._wakeup
-            # What has arrived meanwhile is heard first, where the loop was kept busy or the process
-            # was stopped.  asyncio notices it in the first turn, and calls its readers behind this
-            # task.
+            # If the loop was busy or the process was stopped, what has arrived meanwhile is read
+            # first.  asyncio notices it in the first turn, and calls its readers after this task.
             await self._backend.checkpoint()
             await self._backend.checkpoint()
