@@ -43,7 +43,7 @@ TOLERANCE = 0.03
 """How much more than the budget a path may take, as a part of it."""
 
 _PACKAGES = Path(__file__).parents[1] / "packages"
-_COUNT = 1_000
+_COUNT = 500
 
 Counts = dict[str, float]
 
