@@ -54,11 +54,14 @@ SELECTION = [
     "packages/mb-broker/tests/test_conformance.py",
     "packages/mb-broker/tests/test_log_filter.py",
     "packages/mb-broker/tests/test_http.py",
+    "packages/mb-broker/tests/test_http_origins.py",
     "packages/mb-core/tests/session",
     "packages/mb-core/tests/client/test_client.py",
     "packages/mb-core/tests/client/test_reconnecting.py",
     "packages/mb-tcp/tests/test_wire.py",
+    "packages/mb-ws/tests/test_handshake.py",
     "packages/mb-ws/tests/test_wire.py",
+    "packages/mb-ws/tests/test_wire_random.py",
     "packages/mb-tools/tests/test_request_reply.py",
 ]
 PACKAGES = [
