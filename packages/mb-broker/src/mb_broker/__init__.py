@@ -3,6 +3,6 @@
 from .broker import Broker
 from .options import BrokerOptions, RouterOptions
 from .router import Router
-from .thread import RunningBroker, running
+from .running_broker import RunningBroker, running
 
 __all__ = ["Broker", "BrokerOptions", "Router", "RouterOptions", "RunningBroker", "running"]
