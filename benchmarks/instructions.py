@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from mb_broker import Broker
 from mb_core import Limits, Message, MessageBrokerClient, Wire
-from mb_core.link import turn
+from mb_core.link import checkpoints
 from mb_core.url import URL
 from mb_tcp.plugin import mb_register_transports as tcp_transports
 from mb_testing import VirtualClock
@@ -128,7 +128,7 @@ CLIENT_PATHS = [publish_to_handler, publish_to_iterator, publish_confirmed, requ
 
 async def _measure_clients(found: dict[str, Counter[str]]) -> None:
     # Counting slows everything down: turns that are taken by the clock would come at random.
-    turn.SLICE = math.inf
+    checkpoints.SLICE = math.inf
     async with (
         Broker("memory://") as broker,
         MessageBrokerClient(broker.url) as client,

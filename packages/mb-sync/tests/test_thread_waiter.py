@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from mb_core import Action, Message, MessageHeader, create_message, parse_message
-from mb_core.hosting import MessageQueue
+from mb_core.hosted_client import MessageQueue
 from mb_sync import thread_waiter as waiting
 from mb_sync.loop_thread import LoopThread
 from mb_sync.thread_queue import ThreadQueue

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mb_tools.audit import AuditEvent, error_of, read_event, registered_name
+from mb_tools.audit_feed import AuditEvent, error_of, read_event, registered_name
 from mb_tools.commands.trace import Names, tree_json, tree_text
 from mb_tools.exchange_trees import Node, TreeBuilder
 from mb_tools.exchanges import Outcome

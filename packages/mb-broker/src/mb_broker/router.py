@@ -48,7 +48,7 @@ from .replies import (
     subject_error,
     unknown_request_error,
 )
-from .system import COSTLY_TOPICS, SystemTopics
+from .system_topics import COSTLY_TOPICS, SystemTopics
 
 __all__ = ["Router"]
 

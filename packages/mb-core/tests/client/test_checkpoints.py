@@ -15,7 +15,7 @@ import trio.testing
 from mb_broker import RunningBroker
 from mb_core import Message, MessageBrokerClient, TCPSocketClient, WebSocketClient
 from mb_core.link import current_backend
-from mb_core.link.turn import SLICE
+from mb_core.link.checkpoints import SLICE
 from mb_testing import until
 
 from .gone_broker import Gone, gone

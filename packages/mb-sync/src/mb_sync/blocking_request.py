@@ -7,7 +7,7 @@ from typing import Any
 
 from mb_core.errors import RequestTimeoutError
 from mb_core.header import check_timeout
-from mb_core.hosting import Supervisor
+from mb_core.hosted_client import Supervisor
 from mb_core.message import Message
 from mb_core.session import PendingRequest
 

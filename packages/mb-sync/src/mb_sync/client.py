@@ -14,7 +14,7 @@ from mb_core import LogLevel
 from mb_core.codec import JSON, Codec, check_kind
 from mb_core.errors import ConnectionLost, LocalProtocolError
 from mb_core.header import DEFAULT_VERSION, MessageHeader, check_timeout
-from mb_core.hosting import (
+from mb_core.hosted_client import (
     CLOSED,
     DEFAULT_QUEUE_BYTES,
     ENTERED,

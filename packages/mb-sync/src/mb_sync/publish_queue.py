@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from mb_core.errors import ConnectionLost, MBError
-from mb_core.hosting import Callbacks, Supervisor
+from mb_core.hosted_client import Callbacks, Supervisor
 from mb_core.session import SessionState
 from mb_core.throttle import Throttle
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import mb_core
 from mb_core.errors import LocalProtocolError
 from mb_core.header import check_timeout
-from mb_core.hosting import MessageQueue
+from mb_core.hosted_client import MessageQueue
 from mb_core.message import Message
 
 from .loop_thread import LoopThread

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakMethod, ref
 
 from mb_core.errors import LocalProtocolError
-from mb_core.hosting import (
+from mb_core.hosted_client import (
     Callbacks,
     Host,
     HostedClient,

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from weakref import WeakMethod
 
 from mb_core.errors import ConnectionLost, LocalProtocolError
-from mb_core.hosting import CLOSED, CONNECTED_ALREADY, CONNECTING, HostedClient, Supervisor
+from mb_core.hosted_client import CLOSED, CONNECTED_ALREADY, CONNECTING, HostedClient, Supervisor
 
 from .loop_thread import LoopThread, loop_for
 from .publish_queue import PublishQueue

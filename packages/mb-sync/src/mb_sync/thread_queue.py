@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from mb_core.header import Action
-from mb_core.hosting import DEFAULT_QUEUE_BYTES, MessageQueue
+from mb_core.hosted_client import DEFAULT_QUEUE_BYTES, MessageQueue
 from mb_core.message import Message
 
 __all__ = ["ThreadQueue"]

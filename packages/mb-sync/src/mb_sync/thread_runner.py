@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mb_core.hosting import Callbacks, MessageQueue, Runner
+from mb_core.hosted_client import Callbacks, MessageQueue, Runner
 from mb_core.message import Message, Responder, handling
 
 from .handler_pool import as_exception

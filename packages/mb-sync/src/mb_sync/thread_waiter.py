@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mb_core.hosting import MessageQueue
+from mb_core.hosted_client import MessageQueue
 
 __all__ = ["ThreadWaiter", "wait_for_message"]
 

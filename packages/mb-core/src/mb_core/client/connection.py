@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from ..dial_and_listen import MAX_ANSWERS, dial
 from ..errors import (
     ConnectError,
     ConnectionLost,
@@ -20,7 +21,6 @@ from ..errors import (
 )
 from ..link import Link, LinkHandler, Turn, Waiter, checkpoint
 from ..message import Message
-from ..opening import MAX_ANSWERS, dial
 from ..options import ClientOptions
 from ..session import Event, Session
 from ..stats import Traffic

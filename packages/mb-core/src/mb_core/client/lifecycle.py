@@ -63,8 +63,8 @@ class CallbackMethods:
 class Host:
     """What a client leaves to the front end that runs it; this one is for its own event loop.
 
-    See mb_core.hosting.  A host must not refer to its client, except weakly: a client to which
-    nobody else refers is closed.
+    See mb_core.hosted_client.  A host must not refer to its client, except weakly: a client to
+    which nothing else refers is closed.
     """
 
     queue_type: type[MessageQueue] = MessageQueue

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
 
+from ..dial_and_listen import dial
 from ..errors import (
     ConnectError,
     LocalProtocolError,
@@ -23,7 +24,6 @@ from ..errors import (
 )
 from ..header import MAX_HEADER
 from ..link import Link, Turn, checkpoint
-from ..opening import dial
 from ..options import ClientOptions, broker_url
 from ..plugins import Plugins
 from ..transport import WireTransport

@@ -1,5 +1,6 @@
 """Links: live connections, each on one event loop, and the loops that they run on."""
 
+from .checkpoints import SLICE, Turn, checkpoint
 from .contract import (
     FLUSH_AT,
     Accept,
@@ -18,7 +19,6 @@ from .contract import (
 from .detect import current_backend
 from .forks import Home, forked_error, protect_from_forks
 from .timer import DeadlineTimer
-from .turn import SLICE, Turn, checkpoint
 
 __all__ = [
     "FLUSH_AT",

@@ -11,9 +11,9 @@ from typing import Any
 
 from mb_client import matches
 
-from ..audit import read_event
+from ..audit_feed import read_event
+from .time_window import Window
 from .traffic import ErrorRow, TopicKey, Traffic
-from .window import Window
 
 __all__ = [
     "FEED",

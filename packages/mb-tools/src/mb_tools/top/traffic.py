@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from mb_core import ResponseError, matches
 
-from ..audit import AuditEvent, error_of
+from ..audit_feed import AuditEvent, error_of
 from ..exchanges import Exchange, Exchanges, Outcome, Step
-from .window import Window
+from .time_window import Window
 
 __all__ = ["ErrorRow", "TopicKey", "Traffic"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mb_tools.top.window import RATE_SPAN, SPAN, Window
+from mb_tools.top.time_window import RATE_SPAN, SPAN, Window
 
 
 def test_an_unused_window_is_idle_and_knows_nothing() -> None:

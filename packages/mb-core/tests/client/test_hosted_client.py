@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mb_core import LocalProtocolError, Message
-from mb_core.hosting import Callbacks, Host, HostedClient, MessageQueue, Runner, Supervisor
+from mb_core.hosted_client import Callbacks, Host, HostedClient, MessageQueue, Runner, Supervisor
 
 pytestmark = pytest.mark.anyio
 
