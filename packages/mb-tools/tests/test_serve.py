@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -318,11 +319,14 @@ main(prog_name="mb")
     ["KeyError('bug')", "BrokenPipeError()", "OSError(5, 'bug')", "SystemExit(0)", "SystemExit"],
 )
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_an_internal_error_is_told_and_not_status_0(error: str, log_format: str) -> None:
-    program = _FAILING.format(error=error)
+def test_an_internal_error_is_told_and_not_status_0(
+    error: str, log_format: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"  # a file: not every Python shows the lines of others
+    program.write_text(_FAILING.format(error=error))
     arguments = ["serve", "--tcp-port=0", "--ws-port=0", f"--log-format={log_format}"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, program, *arguments], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert "internal error: the broker has failed" in done.stderr
