@@ -75,7 +75,7 @@ class Exchange:
     ended: float | None = None
     outcome: Outcome = Outcome.OPEN
     error: ResponseError | None = None
-    ids: set[str] = field(default_factory=set)
+    ids: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float | None:
@@ -194,8 +194,8 @@ class Exchanges:
         return exchange
 
     def _index(self, exchange: Exchange, message_id: str | None) -> None:
-        if message_id is not None:
-            exchange.ids.add(message_id)
+        if message_id is not None and self._by_id.get(message_id) is not exchange:
+            exchange.ids.append(message_id)
             self._by_id[message_id] = exchange
 
 
@@ -213,7 +213,9 @@ def _settle(exchange: Exchange, event: AuditEvent) -> None:
 
 
 def _is_about(exchange: Exchange, topic: str, action: str) -> bool:
-    return exchange.action == action and exchange.topic.lower() == topic.lower()
+    return exchange.action == action and (
+        exchange.topic == topic or exchange.topic.lower() == topic.lower()
+    )
 
 
 def _is_system(topic: str) -> bool:
