@@ -16,7 +16,7 @@ import pytest
 
 from mb_core.errors import ConnectError, MBError, RemoteProtocolError
 from mb_core.link import sockets
-from mb_core.link.sockets import AcceptFailures, peer_name
+from mb_core.link.sockets import peer_name
 from mb_core.link.stream_link import end_error, refusal
 from mb_core.wire import Limits
 from mb_tcp import LengthPrefixWire
@@ -348,19 +348,46 @@ async def test_a_handshake_that_failed_for_other_reasons_may_be_tried_again(
 @pytest.mark.parametrize(
     ("number", "remedy"), [(errno.EMFILE, " (raise the limit: ulimit -n)"), (errno.ENOBUFS, "")]
 )
-def test_streams_that_can_not_be_accepted_are_logged_once_a_second(
-    kind: str, number: int, remedy: str, caplog: pytest.LogCaptureFixture
+async def test_streams_that_can_not_be_accepted_are_logged_once_a_second(
+    net: Any,
+    number: int,
+    remedy: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failures = AcceptFailures(("127.0.0.1", 8081))
+    listener = (await net.listen()).listener
     for tenth in range(25):
-        failures.log(OSError(number, os.strerror(number)), 7 + tenth / 10)
+        with monkeypatch.context() as patched:
+            patched.setattr(anyio, "current_time", lambda tenth=tenth: 7 + tenth / 10)
+            listener._log_refusal(OSError(number, os.strerror(number)))
     reason = os.strerror(number)
     assert caplog.messages == [
-        f"can't accept connections on 127.0.0.1:8081: {reason}{remedy}" for _ in range(3)
+        f"can't accept connections on 127.0.0.1:{listener.address[1]}: {reason}{remedy}"
+        for _ in range(3)
     ]
 
 
-async def test_where_the_loop_watches_no_sockets_its_own_server_accepts(
+async def test_accepting_goes_on_when_the_system_has_a_file_again(
+    net: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError()]
+
+    class Scarce(socket.socket):
+        def accept(self) -> Any:
+            if refusals:
+                raise refusals.pop()
+            return super().accept()
+
+    with anyio.fail_after(5):
+        listening = Scarce()
+        listening.bind(("127.0.0.1", 0))
+        server = await net.listen(address=listening)
+        await meets(net, server, "127.0.0.1")
+    assert refusals == []
+    assert len(caplog.messages) == 1
+
+
+async def test_where_the_loop_watches_no_sockets_a_thread_does(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows' usual loop is of that kind."""
@@ -374,8 +401,8 @@ async def test_where_the_loop_watches_no_sockets_its_own_server_accepts(
     with monkeypatch.context() as patched:
         patched.setattr(loop, "add_reader", add_reader)
         server = await net.listen()
-    await meets(net, server, "127.0.0.1")
-    await server.listener.close()
+        await meets(net, server, "127.0.0.1")
+        await server.listener.close()
     with pytest.raises(ConnectError, match="nobody listens"):
         await net.connect(server.address)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine
@@ -28,25 +27,15 @@ from .contract import (
     Waiter,
 )
 from .forks import process_token
-from .sockets import (
-    ACCEPT_PAUSE,
-    BACKLOG,
-    AcceptFailures,
-    connect_error,
-    listening_address,
-    listening_sockets,
-)
+from .listener import StreamListener
+from .sockets import connect_error, listening_sockets
 from .stream_link import Handshakes
 from .tls import dialled_wire, wire_factory
 
 __all__ = ["AsyncioBackend"]
 
-_log = logging.getLogger("mb_core.link")
-
 _Found = tuple[Any, ...]  # what getaddrinfo gives of an address
 
-# Streams that are accepted in one turn of the loop.
-_ACCEPTS = 64
 # Seconds after which the next address of a host is tried beside the one before; as on trio.
 _NEXT_ADDRESS = 0.25
 
@@ -147,87 +136,12 @@ class AsyncioBackend:
         def make() -> AsyncioLink:
             return AsyncioLink(make_wire(), accept, options, handshakes)
 
-        listener = _Listener(await listening_sockets(address), make, handshakes)
-        try:
-            await listener.start()
-        except BaseException:
-            await listener.close()
-            raise
+        async def serve(stream: socket.socket) -> None:
+            await asyncio.get_running_loop().connect_accepted_socket(make, stream)
+
+        listener = StreamListener(await listening_sockets(address), handshakes, serve)
+        listener.start(spawn)
         return listener
-
-
-class _Listener:
-    """Accepts streams itself: the loop's own server logs a traceback for each that it can't."""
-
-    def __init__(
-        self,
-        sockets: list[socket.socket],
-        make: Callable[[], AsyncioLink],
-        handshakes: Handshakes,
-    ) -> None:
-        self.address = listening_address(sockets[0])
-        self._handshakes = handshakes
-        self._loop = asyncio.get_running_loop()
-        self._make = make
-        self._sockets = sockets
-        self._failures = AcceptFailures(self.address)
-        self._opening: dict[asyncio.Task[None], socket.socket] = {}
-        self._servers: list[asyncio.Server] = []
-
-    async def start(self) -> None:
-        for sock in self._sockets:
-            try:
-                self._loop.add_reader(sock, self._accept, sock)
-            except NotImplementedError:  # Windows' usual loop, whose files do not run out so soon
-                # In two steps: a server that is cancelled while it starts is nobody's to close.
-                server = await self._loop.create_server(
-                    self._make, sock=sock, backlog=BACKLOG, start_serving=False
-                )
-                self._servers.append(server)
-                await server.start_serving()
-
-    async def close(self) -> None:
-        if self._handshakes.closed:
-            return
-        for server in self._servers:
-            server.close()
-        for sock in self._sockets:
-            if not self._servers:
-                self._loop.remove_reader(sock)
-            sock.close()
-        self._handshakes.close()  # also those that were accepted and have not begun
-
-    def _accept(self, sock: socket.socket) -> None:
-        for _ in range(_ACCEPTS):
-            try:
-                stream, _ = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._failures.log(error, self._loop.time())
-                self._loop.remove_reader(sock)
-                self._loop.call_later(ACCEPT_PAUSE, self._accept_again, sock)
-                return
-            stream.setblocking(False)
-            task = self._loop.create_task(self._open(stream))
-            self._opening[task] = stream
-            task.add_done_callback(self._opened)
-
-    def _accept_again(self, sock: socket.socket) -> None:
-        if not self._handshakes.closed:
-            self._loop.add_reader(sock, self._accept, sock)
-
-    async def _open(self, stream: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._make, stream)
-        except Exception as error:
-            stream.close()
-            _log.error("internal error: a connection can't be accepted", exc_info=error)
-
-    def _opened(self, task: asyncio.Task[None]) -> None:
-        stream = self._opening.pop(task)
-        if task.cancelled():  # with the loop, perhaps before it began
-            stream.close()
 
 
 async def _connected(address: SocketAddress) -> socket.socket:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
-import math
 import os
 import socket
 from typing import Any, Protocol
@@ -18,9 +16,7 @@ from .contract import Address, SocketAddress
 from .forks import protect_from_forks
 
 __all__ = [
-    "ACCEPT_PAUSE",
     "BACKLOG",
-    "AcceptFailures",
     "address_text",
     "connect_error",
     "listening_address",
@@ -34,37 +30,13 @@ __all__ = [
 # another process take over a port that is in use.
 _REUSE_ADDRESS = os.name == "posix"
 
-_log = logging.getLogger("mb_core.link")
-
 BACKLOG = 1024
 """Connections that may wait to be accepted: after a restart, all clients come back at once."""
-
-ACCEPT_PAUSE = 0.2
-"""Seconds until accepting is tried again after the system refused one more stream."""
-
-# Seconds between two lines of the log that say so.
-_LOG_AGAIN = 1.0
 
 
 class _Socket(Protocol):
     def getpeername(self) -> Any: ...
     def getsockname(self) -> Any: ...
-
-
-class AcceptFailures:
-    """Logs, at most once a second, that the system refuses to accept streams."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._logged_at = -math.inf
-
-    def log(self, error: OSError, now: float) -> None:
-        if now - self._logged_at < _LOG_AGAIN:
-            return
-        self._logged_at = now
-        _log.warning(
-            "can't accept connections on %s: %s", address_text(self._address), system_error(error)
-        )
 
 
 async def listening_sockets(given: Address | socket.socket) -> list[socket.socket]:

@@ -22,13 +22,8 @@ from .contract import (
     Waiter,
 )
 from .forks import process_token
-from .sockets import (
-    ACCEPT_PAUSE,
-    AcceptFailures,
-    connect_error,
-    listening_address,
-    listening_sockets,
-)
+from .listener import StreamListener
+from .sockets import connect_error, listening_sockets
 from .stream_link import Handshakes
 from .tls import dialled_wire, wire_factory
 from .trio_link import TrioLink
@@ -119,61 +114,15 @@ class TrioBackend:
         spawn: Spawn,
     ) -> Listener:
         make_wire = wire_factory(wire, options)
-        listener = _Listener(await listening_sockets(address), options.max_handshakes)
+        handshakes = Handshakes(options.max_handshakes)
 
-        async def serve_stream(stream: trio.SocketStream) -> None:
-            waiter, handshakes = _TrioWaiter, listener.handshakes
-            await TrioLink(make_wire(), accept, options, stream, waiter, handshakes).run()
+        async def serve(sock: socket.socket) -> None:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            await TrioLink(make_wire(), accept, options, stream, _TrioWaiter, handshakes).run()
 
-        spawn(lambda: listener.run(serve_stream))
+        listener = StreamListener(await listening_sockets(address), handshakes, serve)
+        listener.start(spawn)
         return listener
-
-
-class _Listener:
-    def __init__(self, sockets: list[socket.socket], max_handshakes: int) -> None:
-        self.address = listening_address(sockets[0])
-        self.handshakes = Handshakes(max_handshakes)
-        self._sockets = sockets
-        self._failures = AcceptFailures(self.address)
-        self._scope = trio.CancelScope()
-        self._closed = trio.Event()
-
-    async def close(self) -> None:
-        self._scope.cancel()
-        self.handshakes.close()
-        await self._closed.wait()
-
-    async def run(self, serve: Callable[[trio.SocketStream], Coroutine[Any, Any, None]]) -> None:
-        """Accept streams until it is closed, and serve them until the last one ends."""
-        async with trio.open_nursery() as connections:
-            with self._scope:
-                sources = [
-                    trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-                    for sock in self._sockets
-                ]
-                try:
-                    async with trio.open_nursery() as accepting:
-                        for source in sources:
-                            accepting.start_soon(self._accept, source, serve, connections)
-                finally:
-                    self._closed.set()
-
-    async def _accept(
-        self,
-        source: trio.SocketListener,
-        serve: Callable[[trio.SocketStream], Coroutine[Any, Any, None]],
-        connections: trio.Nursery,
-    ) -> None:
-        # Not trio.serve_listeners, which logs a traceback each time that there is no file.
-        async with source:
-            while True:
-                try:
-                    stream = await source.accept()
-                except OSError as error:
-                    self._failures.log(error, trio.current_time())
-                    await trio.sleep(ACCEPT_PAUSE)
-                else:
-                    connections.start_soon(serve, stream)
 
 
 class _TrioWaiter:
