@@ -19,8 +19,8 @@ from textual.pilot import Pilot
 from mb_tools.connect import Endpoint
 from mb_tools.top.app import Dialog, TopApp
 from mb_tools.top.model import Model
+from mb_tools.top.pane import Pane
 from mb_tools.top.poller import Poller
-from mb_tools.top.tables import Pane
 
 
 def on_asyncio(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -62,7 +62,7 @@ class Screen:
         await self.pilot.press(*keys)
         await self.pilot.pause()
 
-    async def click(self, pane: Pane[Any], line: int, times: int = 1) -> None:
+    async def click(self, pane: Pane, line: int, times: int = 1) -> None:
         """Click on a line of a pane, wherever it is by now; line 0 has the titles."""
         place = pane.content_region.offset - pane.region.offset + (2, line)
         assert await self.pilot.click(pane, offset=place, times=times)
@@ -102,7 +102,7 @@ async def ask(client: MessageBrokerClient, *topics: str) -> None:
             await client.request(topic, {})
 
 
-def names(pane: Pane[Any]) -> list[str]:
+def names(pane: Pane) -> list[str]:
     return [row.name for row in pane.shown]
 
 

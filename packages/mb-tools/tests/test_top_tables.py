@@ -12,10 +12,11 @@ from rich.cells import cell_len
 
 from mb_tools.text import one_line
 from mb_tools.top.model import ServiceRow, TopicRow
-from mb_tools.top.tables import ERRORS, SERVICES, TOPICS, Order, Table, cell
+from mb_tools.top.pane import cell
+from mb_tools.top.tables import ERRORS, SERVICES, TOPICS, Order, Table
 from mb_tools.top.traffic import ErrorRow
 
-TABLES: list[Table[Any]] = [SERVICES, TOPICS, ERRORS]
+TABLES: list[Table] = [SERVICES, TOPICS, ERRORS]
 TODAY = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -40,9 +41,7 @@ def names(rows: list[ServiceRow]) -> list[str]:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
 @given(width=st.integers(0, 300))
-def test_columns_fill_the_line_and_none_gets_less_than_it_needs(
-    table: Table[Any], width: int
-) -> None:
+def test_columns_fill_the_line_and_none_gets_less_than_it_needs(table: Table, width: int) -> None:
     widths = table.widths(width)
     least = sum(column.width + 1 for column in table.columns) - 1
     assert sum(widths) + len(widths) - 1 == max(width, least)
@@ -51,13 +50,13 @@ def test_columns_fill_the_line_and_none_gets_less_than_it_needs(
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
 @pytest.mark.parametrize("width", [78, 118, 200])
-def test_every_column_has_a_place_at_80_columns(table: Table[Any], width: int) -> None:
+def test_every_column_has_a_place_at_80_columns(table: Table, width: int) -> None:
     widths = table.widths(width)
     assert sum(widths) + len(widths) - 1 == width
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
-def test_titles_fit_their_columns_with_the_mark_of_the_order(table: Table[Any]) -> None:
+def test_titles_fit_their_columns_with_the_mark_of_the_order(table: Table) -> None:
     assert all(len(column.title) < column.width for column in table.columns)
 
 
@@ -94,7 +93,7 @@ def test_each_column_can_be_sorted_by() -> None:
         ErrorRow(1, now, "a", "CODE", "message", "who"),
         ErrorRow(2, now, "b", "CODE", "message", "who"),
     ]
-    tables: list[tuple[Table[Any], list[Any]]] = [
+    tables: list[tuple[Table, list[Any]]] = [
         (SERVICES, rows),
         (TOPICS, topics),
         (ERRORS, errors),
@@ -141,7 +140,7 @@ def test_a_cell_is_filled_or_cut_with_an_ellipsis(
     assert cell(text, width, right=right) == expected
 
 
-def details(table: Table[Any], row: Any) -> list[str]:
+def details(table: Table, row: Any) -> list[str]:
     return table.details_of(row).splitlines()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,10 +15,10 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Sparkline, Static
 
 from ..text import bytes_text, duration_text, number_text, one_line, rate_text
-from .model import Audit, Head, Model, Rate, ServiceRow, TopicRow
+from .model import Audit, Head, Model, Rate
+from .pane import Pane
 from .poller import Poller
-from .tables import ERRORS, SERVICES, TOPICS, Pane
-from .traffic import ErrorRow
+from .tables import ERRORS, SERVICES, TOPICS
 
 __all__ = ["Dialog", "TopApp", "head_text", "notices"]
 
@@ -123,17 +123,17 @@ class TopApp(App[None]):
         self._head = Static(id="head")
         self._totals = [Total() for _ in model.head().rates]
         self._notices = Static(id="notices")
-        self._services: Pane[ServiceRow] = Pane(SERVICES)
-        self._topics: Pane[TopicRow] = Pane(TOPICS)
-        self._errors: Pane[ErrorRow] = Pane(ERRORS)
+        self._services = Pane(SERVICES)
+        self._topics = Pane(TOPICS)
+        self._errors = Pane(ERRORS)
         # Where the focus returns to when the filter is closed.
-        self._pane: Pane[Any] = self._services
+        self._pane = self._services
         self._filter = Input(
             placeholder="show only rows with ... (enter: keep it, esc: all)", id="filter"
         )
 
     @property
-    def panes(self) -> tuple[Pane[Any], ...]:
+    def panes(self) -> tuple[Pane, ...]:
         """The panes from top to bottom."""
         return self._services, self._topics, self._errors
 
