@@ -177,13 +177,16 @@ def output_of(command: str, timeout: int) -> Answer:
         environ = {**os.environ, **ids}
         try:
             with anyio.fail_after(timeout / 1000):
-                output = await _run_program(arguments, message.raw_payload, environ)
+                output, status = await _run_program(arguments, message.raw_payload, environ)
         except TimeoutError:
             raise RequestTimeoutError(f"{name} took longer than {timeout} ms") from None
         except OSError as error:
             raise InternalError(f"{name} can't be started: {error.strerror}") from None
-        except _ExitError as error:
-            raise InternalError(f"{name} {error}") from None
+        if len(output) > _MAX_OUTPUT:
+            raise InternalError(f"{name} prints without end")
+        if status:
+            end = f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
+            raise InternalError(f"{name} {end}")
         if not output.strip():
             return msgspec.Raw(b"null")
         try:
@@ -252,14 +255,12 @@ class _Responder:
         return json_line(entry)
 
 
-class _ExitError(Exception):
-    """A program failed; the text follows its name."""
+async def _run_program(
+    arguments: list[str], stdin: bytes, environ: dict[str, str]
+) -> tuple[bytes, int]:
+    """Run a program and return its output and status; raises OSError.
 
-
-async def _run_program(arguments: list[str], stdin: bytes, environ: dict[str, str]) -> bytes:
-    """Run a program and return its output; when cancelled, it is killed.
-
-    Raises OSError and _ExitError.
+    It is killed when this is cancelled, and if it prints more than _MAX_OUTPUT.
     """
     process = await anyio.open_process(arguments, stderr=None, env=environ)
     async with process:
@@ -272,14 +273,7 @@ async def _run_program(arguments: list[str], stdin: bytes, environ: dict[str, st
                 if len(output) > _MAX_OUTPUT:
                     process.kill()
                     break
-        status = await process.wait()
-    if len(output) > _MAX_OUTPUT:
-        raise _ExitError("prints without end")
-    if status:
-        raise _ExitError(
-            f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
-        )
-    return bytes(output)
+        return bytes(output), await process.wait()
 
 
 async def _write_input(process: Process, data: bytes) -> None:
