@@ -91,6 +91,19 @@ def test_every_error_has_one_root() -> None:
     assert all(issubclass(each, MBError) for each in classes)
 
 
+def test_the_picture_shows_the_tree() -> None:
+    drawn: dict[str, str] = {}
+    above: list[str] = []
+    for indent, name in re.findall(r"^((?: {4})+)(\w+)", errors.__doc__ or "", re.MULTILINE):
+        above[len(indent) // 4 - 1 :] = [name]
+        drawn[name] = above[-2] if len(above) > 1 else "Exception"
+    assert drawn == {
+        name: getattr(errors, name).__base__.__name__
+        for name in errors.__all__
+        if name != "timestamp_now"
+    }
+
+
 def test_whose_fault_it_was_is_a_class_under_protocol_error() -> None:
     assert issubclass(LocalProtocolError, ProtocolError)
     assert issubclass(RemoteProtocolError, ProtocolError)

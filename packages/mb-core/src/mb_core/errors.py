@@ -1,4 +1,26 @@
-"""Everything this library raises on purpose, under one root.
+"""Every error that this library raises on purpose.
+
+    MBError
+        ConnectError                    connecting failed
+        ConnectionLost                  the connection ended before the operation was complete
+        ProtocolError                   a rule of the protocol was broken,
+            LocalProtocolError              by the caller
+            RemoteProtocolError             by the other side
+        MessageTooLarge                 a header or a payload is over its limit
+        SlowConsumer                    messages were dropped from a full queue
+        PluginError                     a plugin is missing, broken, or in conflict with another
+        ResponseError                   the other side answered with an error, by its code:
+            InvalidRequestError             INVALID_REQUEST
+            MalformedMessageError           MALFORMED_MESSAGE
+            InvalidRequestIdError           INVALID_REQUEST_ID
+            VersionNotSupportedError        VERSION_NOT_SUPPORTED
+            UnauthorizedError               UNAUTHORIZED
+            ForbiddenError                  FORBIDDEN
+            TopicNotSupportedError          TOPIC_NOT_SUPPORTED
+            NoRouteFoundError               NO_ROUTE_FOUND
+            ServiceUnavailableError         SERVICE_UNAVAILABLE
+            RequestTimeoutError             TIMEOUT
+            InternalError                   INTERNAL_ERROR
 
 Errors carry attributes; their text is for people.  The codes are those of the protocol
 (docs/protocol.md, "Errors").
