@@ -6,8 +6,7 @@ import errno
 import ssl
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +29,10 @@ from mb_core import (
 )
 from mb_core.plugins import registry
 
+from .watching import Start
+
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
-Start = Callable[..., AbstractAsyncContextManager[Any]]
 
 GREETING = "publish:system.initialize:1.0.0\n{}"
 

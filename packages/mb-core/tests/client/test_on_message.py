@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -20,9 +19,9 @@ from mb_core import (
 )
 from mb_testing import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+from .watching import Start
 
-Start = Callable[..., AbstractAsyncContextManager[Any]]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 
 async def fill(client: MessageBrokerClient, topic: str, count: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +23,6 @@ from mb_testing import until
 from .watching import known_subscriptions, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
-
-Start = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 async def collect(events: Subscription, into: list[Any]) -> None:

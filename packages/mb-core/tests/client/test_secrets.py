@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -20,9 +18,10 @@ from mb_core import (
     installed_plugins,
 )
 
+from .watching import Start
+
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
-Start = Callable[..., AbstractAsyncContextManager[Any]]
 
 QUERY = "/?token=SECRET"
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -31,9 +31,9 @@ from mb_core.client.callbacks import Callbacks, Handlers
 from mb_core.client.tasks import TaskScope
 from mb_testing import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
+from .watching import Start
 
-Start = Callable[..., AbstractAsyncContextManager[Any]]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaves_nothing")]
 
 
 # Closing while something else is under way

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -10,9 +11,12 @@ import anyio
 
 from mb_core import Message, MessageBrokerClient
 
-__all__ = ["Gate", "Watch", "known_subscriptions", "settle"]
+__all__ = ["Gate", "Start", "Watch", "known_subscriptions", "settle"]
 
 E = TypeVar("E", bound=Exception)
+
+# The type of fixtures that start a broker or a server for a block.
+Start = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 class Watch:
