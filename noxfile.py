@@ -184,7 +184,8 @@ def page(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The broker's page in headless Chromium (Debian: apt-get install chromium)."""
     install(session, "playwright", *TEST_TOOLS)
-    session.run(*pytest(session, "packages/mb-broker/tests/test_page.py"))
+    folder = "packages/mb-broker/tests"
+    session.run(*pytest(session, f"{folder}/test_page.py", f"{folder}/test_page_connection.py"))
 
 
 @nox.session(default=False, python=PYTHONS)

@@ -1,135 +1,19 @@
-"""The tree behind the audit feed, from events alone; and how it is shown."""
+"""The trees of exchanges that an audit feed tells of."""
 
 from __future__ import annotations
 
-import json
 import random
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
 from mb_tools.audit_feed import AuditEvent, error_of, read_event, registered_name
-from mb_tools.commands.trace import Names, tree_json, tree_text
-from mb_tools.exchange_trees import Node, TreeBuilder
 from mb_tools.exchanges import Outcome
 
-BEGAN = 1_767_225_600.0  # 2026-01-01
+from .audit_events import BEGAN, Feed, feed
 
-
-class Feed:
-    """Plays a broker's audit feed into a TreeBuilder; time passes only by `wait`."""
-
-    def __init__(self, **options: Any) -> None:
-        self.builder = TreeBuilder(**options)
-        self.now = 0.0
-        self.finished: list[Node] = []
-        self._count = 0
-
-    def wait(self, seconds: float) -> list[Node]:
-        """Let time pass; what is finished by then."""
-        self.now += seconds
-        return self.take()
-
-    def take(self) -> list[Node]:
-        found = self.builder.take_finished(self.now)
-        self.finished += found
-        return found
-
-    def new_id(self) -> str:
-        self._count += 1
-        return f"00000000-0000-4000-8000-{self._count:012x}"
-
-    def event(self, header: dict[str, Any], payload: Any = None, **fields: Any) -> None:
-        time = datetime.fromtimestamp(BEGAN + self.now, UTC).isoformat(timespec="milliseconds")
-        known = {name: value for name, value in header.items() if value is not None}
-        fields = {name.rstrip("_"): value for name, value in fields.items() if value is not None}
-        text = json.dumps(
-            {"timestamp": time, "message": {"header": known, "payload": payload}, **fields}
-        )
-        event = read_event(text.encode())
-        assert event is not None
-        self.builder.take(event, self.now)
-
-    # What clients do
-
-    def request(
-        self,
-        sender: str,
-        topic: str,
-        to: str | None,
-        *,
-        parent: str | None = None,
-        own_id: str | None = "new",
-        timeout: int = 1_000,
-    ) -> tuple[str | None, str]:
-        """A request goes out; the sender's id and the one that its receiver sees."""
-        own_id = self.new_id() if own_id == "new" else own_id
-        self.event(
-            {
-                "action": "request",
-                "topic": topic,
-                "version": "1.0.0",
-                "requestId": own_id,
-                "parentRequestId": parent,
-            },
-            from_=sender,
-            timeout=timeout,
-        )
-        seen = self.new_id()
-        if to is not None:
-            self.event(
-                {"action": "request", "topic": topic, "requestId": seen},
-                to=to,
-                maskedId=own_id,
-            )
-        return own_id, seen
-
-    def answer(
-        self, responder: str, requester: str, topic: str, ids: tuple[str | None, str], payload: Any
-    ) -> None:
-        own_id, seen = ids
-        header = {"action": "response", "topic": topic, "requestId": seen}
-        self.event(header, payload, from_=responder)
-        if own_id is not None:
-            self.event({**header, "requestId": own_id}, payload, to=requester)
-
-    def refuse(self, requester: str, topic: str, own_id: str | None, code: str) -> None:
-        error = {"error": {"code": code, "message": "why", "timestamp": "t"}}
-        header = {"action": "response", "topic": topic, "requestId": own_id or self.new_id()}
-        self.event(header, error, to=requester)
-
-    def publish(
-        self,
-        sender: str,
-        topic: str,
-        *to: str,
-        parent: str | None = None,
-        own_id: str | None = None,
-    ) -> str:
-        self.event(
-            {
-                "action": "publish",
-                "topic": topic,
-                "requestId": own_id,
-                "parentRequestId": parent,
-            },
-            from_=sender,
-        )
-        copy = self.new_id()
-        for receiver in to:
-            self.event(
-                {"action": "publish", "topic": topic, "requestId": copy},
-                to=receiver,
-                maskedId=own_id,
-            )
-        return copy
-
-
-@pytest.fixture
-def feed() -> Feed:
-    return Feed(quiet=0.25)
+__all__ = ["feed"]
 
 
 def test_a_request_and_its_answer_are_one_exchange(feed: Feed) -> None:
@@ -431,90 +315,3 @@ def test_a_registration_tells_a_name() -> None:
     to = msgspec.structs.replace(registration('{"name":"Shop"}'), sender=None)
     assert registered_name(to) is None
     assert error_of(registration('"error:"')) is not None
-
-
-# Text
-
-
-def plain(text: str, **styles: Any) -> str:
-    return text
-
-
-def tagged(text: str, **styles: Any) -> str:
-    return f"<{styles['fg']} {text}>" if "fg" in styles else text
-
-
-@pytest.fixture
-def names() -> Names:
-    names = Names()
-    names.set("shop", "Shop")
-    names.set("billing", "Billing")
-    return names
-
-
-def test_a_tree_is_drawn_with_its_branches(feed: Feed, names: Names) -> None:
-    outer = feed.request("shop", "order.pay", "billing")
-    inner = feed.request("billing", "bank.charge", "0123456789ab", parent=outer[1])
-    feed.publish("0123456789ab", "bank.used", "shop", parent=inner[1])
-    feed.now += 0.0004
-    feed.answer("0123456789ab", "billing", "bank.charge", inner, {})
-    feed.publish("billing", "order.paid", "mail0", *(f"m{n}" for n in range(1, 7)), parent=outer[1])
-    feed.now += 0.012
-    feed.answer("billing", "shop", "order.pay", outer, {})
-    (root,) = feed.wait(1)
-    first, *rest = tree_text(root, names, plain).splitlines()
-    assert first[12:] == "  request  order.pay  Shop → Billing  12 ms"
-    assert rest == [
-        "              ├─ request  bank.charge  Billing → 01234567  <1 ms",
-        "              │  └─ publish  bank.used  01234567 → Shop",
-        "              └─ publish  order.paid  Billing → mail0, m1, m2, m3, m4 and 2 more",
-    ]
-
-
-def test_what_went_wrong_is_red(feed: Feed, names: Names) -> None:
-    own_id, _ = feed.request("shop", "a.b", "billing")
-    feed.refuse("shop", "a.b", own_id, "TIMEOUT")
-    feed.publish("shop", "c.d", parent=feed.new_id())
-    feed.refuse("shop", "c.d", None, "NO\x1b")
-    feed.request("shop", "e.f", "billing")
-    failed, nobody = feed.wait(1)
-    (unseen,) = [*feed.wait(3), *feed.wait(1)]
-    assert "  <1 ms  <red TIMEOUT: why>\n" in tree_text(failed, names, tagged)
-    assert "Shop → nobody  <red NO\\x1b: why>  (caused by 00000000, not in this tree)\n" in (
-        tree_text(nobody, names, tagged)
-    )
-    assert "Billing  <red no answer seen>\n" in tree_text(unseen, names, tagged)
-
-
-def test_what_is_not_over_says_so(names: Names) -> None:
-    feed = Feed(limit=1)
-    for topic in ("a.b", "c.d"):
-        feed.request("shop", topic, "billing")
-    (root,) = feed.take()
-    assert "Billing  <yellow not answered yet>\n" in tree_text(root, names, tagged)
-
-
-def test_as_json_a_tree_is_nested(feed: Feed, names: Names) -> None:
-    outer = feed.request("shop", "order.pay", "billing")
-    feed.publish("billing", "order.paid", *(f"mail{n}" for n in range(60)), parent=outer[1])
-    feed.now += 0.012
-    feed.refuse("shop", "order.pay", outer[0], "TIMEOUT")
-    feed.publish("shop", "a.b", "nobody", parent=outer[1])
-    (root,) = feed.wait(1)
-    value = tree_json(root, names)
-    paid, other = value.pop("children")
-    assert value == {
-        "action": "request",
-        "topic": "order.pay",
-        "from": {"id": "shop", "name": "Shop"},
-        "to": [{"id": "billing", "name": "Billing"}],
-        "timestamp": "2026-01-01T00:00:00.000Z",
-        "ms": 12,
-        "outcome": "failed",
-        "error": {"code": "TIMEOUT", "message": "why"},
-    }
-    assert (len(paid["to"]), paid["receivers"], paid["ms"]) == (50, 60, None)
-    assert (other["outcome"], other["to"]) == ("delivered", [{"id": "nobody", "name": None}])
-    feed.publish("shop", "a.b", "nobody", parent="gone")
-    (late,) = feed.wait(1)
-    assert tree_json(late, names)["parentRequestId"] == "gone"
