@@ -9,7 +9,6 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -18,10 +17,7 @@ from hypothesis.stateful import (
 
 from mb_core.errors import (
     ConnectionLost,
-    ForbiddenError,
     LocalProtocolError,
-    NoRouteFoundError,
-    RemoteProtocolError,
     RequestTimeoutError,
 )
 from mb_core.header import Action
@@ -40,51 +36,20 @@ from mb_core.session import (
     SubscriptionEntry,
     Unmatched,
 )
-from mb_core.topic import matches
 
-GREETING = b"publish:system.initialize:1.0.0\n{}"
-FOREIGN = b"7a0c7a6e-0000-4000-8000-00000000beef"
-
-# Payloads of responses, and what completes their request.
-OUTCOMES: dict[bytes, type[object]] = {
-    b"{}": ResponseReceived,
-    b"no JSON": ResponseReceived,
-    b'{"error":"data"}': ResponseReceived,
-    b'{"error":{"code":"NO_ROUTE_FOUND","message":"nobody"}}': NoRouteFoundError,
-    b'error:{"code":"FORBIDDEN","message":"no"}': ForbiddenError,
-}
-
-GARBAGE = st.sampled_from(
-    [b"", b"\n", b"nonsense", b"publish:a:1.0\n{}", b"response:a:1.0.0:::5\n{}", b"\xff" * 500]
-) | st.binary(max_size=30).filter(lambda data: b"\n" not in data)
-
-TOPICS = st.sampled_from(["a", "A", "a.b", "A.b", "a.c", "b"])
-PATTERNS = st.sampled_from(["a", "A", "a.b", "a.B", "a.+", "a.#", "#", "+", "b.#"])
-PAYLOADS = st.sampled_from(list(OUTCOMES))
-TIMEOUTS = st.sampled_from([1, 500, 1000, 1500, 60_000])
-INDEX = st.integers(0, 30)
-
-# What the other side may send, in one batch.
-ARRIVALS = st.lists(
-    st.one_of(
-        st.tuples(st.just("answer"), INDEX, PAYLOADS),
-        st.tuples(st.just("answer again"), INDEX, PAYLOADS),
-        st.tuples(st.just("foreign answer"), st.booleans(), PAYLOADS),
-        st.tuples(st.just("publication"), TOPICS, st.none()),
-        st.tuples(st.just("request"), TOPICS, st.booleans()),
-        st.tuples(st.just("heartbeat"), st.booleans(), st.none()),
-        st.tuples(st.just("greeting"), st.none(), st.none()),
-        st.tuples(st.just("garbage"), GARBAGE, st.none()),
-    ),
-    min_size=1,
-    max_size=12,
+from .receiving_model import (
+    ARRIVALS,
+    INDEX,
+    PATTERNS,
+    PAYLOADS,
+    SELDOM,
+    TIMEOUTS,
+    TOPICS,
+    ReceivingModel,
 )
 
-# What ends a run's connection comes seldom, so that there is something to end.
-SELDOM = st.sampled_from([False] * 24 + [True])
 
-
-class ReceivingMachine(RuleBasedStateMachine):
+class ReceivingMachine(ReceivingModel):
     """The model: what waits until when, what is complete, who is subscribed in which order."""
 
     @initialize(state=st.sampled_from([SessionState.READY] * 9 + list(SessionState)))
@@ -109,17 +74,6 @@ class ReceivingMachine(RuleBasedStateMachine):
         elif state in (SessionState.LOST, SessionState.CLOSED):
             self.close(True)
 
-    # Moves
-
-    def is_ready(self) -> bool:
-        return self.state is SessionState.READY
-
-    def is_up(self) -> bool:
-        return self.state in (SessionState.GREETING, SessionState.RESTORING, SessionState.READY)
-
-    def is_over(self) -> bool:
-        return self.state is SessionState.CLOSED
-
     @precondition(lambda self: self.state is SessionState.OFFLINE)
     @rule()
     def link_up(self) -> None:
@@ -133,7 +87,7 @@ class ReceivingMachine(RuleBasedStateMachine):
         assert self.session.restored(self.now) == []
         self.state = SessionState.READY
 
-    @precondition(is_up)
+    @precondition(ReceivingModel.is_up)
     @rule(now=SELDOM)
     def link_lost(self, now: bool) -> None:
         if now:
@@ -146,12 +100,12 @@ class ReceivingMachine(RuleBasedStateMachine):
             self.all_fail(self.session.close())
             self.state = SessionState.CLOSED
 
-    @precondition(is_over)
+    @precondition(ReceivingModel.is_over)
     @rule()
     def the_link_of_a_closed_session_ends(self) -> None:
         assert self.session.link_lost(None) == []
 
-    @precondition(is_over)
+    @precondition(ReceivingModel.is_over)
     @rule()
     def another_session(self) -> None:
         self.check_ends()
@@ -166,32 +120,25 @@ class ReceivingMachine(RuleBasedStateMachine):
         with pytest.raises(kind):
             self.session.publish("b", None)
 
-    # Sending
-
-    def begun_at_now(self, request: PendingRequest) -> None:
-        assert request not in self.waiting
-        self.waiting[request] = self.now + request.timeout / 1000 + 0.5
-        self.begun += 1
-
-    @precondition(is_ready)
+    @precondition(ReceivingModel.is_ready)
     @rule(topic=TOPICS, timeout=TIMEOUTS)
     def request(self, topic: str, timeout: int) -> None:
         self.begun_at_now(self.session.request(topic, None, now=self.now, timeout=timeout))
 
-    @precondition(is_ready)
+    @precondition(ReceivingModel.is_ready)
     @rule(topic=TOPICS)
     def publish(self, topic: str) -> None:
         assert self.session.publish(topic, None) == f"publish:{topic}:1.0.0\nnull".encode()
         self.published.add(topic)
 
-    @precondition(is_ready)
+    @precondition(ReceivingModel.is_ready)
     @rule(topic=TOPICS, timeout=TIMEOUTS)
     def publish_confirmed(self, topic: str, timeout: int) -> None:
         self.begun_at_now(
             self.session.publish_confirmed(topic, None, now=self.now, timeout=timeout)
         )
 
-    @precondition(is_ready)
+    @precondition(ReceivingModel.is_ready)
     @rule(fault=st.sampled_from([("a..b", None, 1), ("a", object(), 1), ("a", None, 0)]))
     def a_bad_request_is_refused(self, fault: tuple[str, object, int]) -> None:
         topic, payload, timeout = fault
@@ -213,9 +160,7 @@ class ReceivingMachine(RuleBasedStateMachine):
     def cancel_what_is_complete(self, index: int) -> None:
         self.session.cancel(self.complete[index % len(self.complete)])
 
-    # Subscriptions
-
-    @precondition(is_ready)
+    @precondition(ReceivingModel.is_ready)
     @rule(pattern=PATTERNS, action=st.sampled_from([Action.PUBLISH, Action.REQUEST]), rank=INDEX)
     def subscribe(self, pattern: str, action: Action, rank: int) -> None:
         entry = SubscriptionEntry(pattern, action, rank % 3, None)
@@ -241,12 +186,6 @@ class ReceivingMachine(RuleBasedStateMachine):
         with pytest.raises(LocalProtocolError):
             self.session.unsubscribe(entry, now=self.now, timeout=0)
 
-    def sharing(self, entry: SubscriptionEntry) -> list[SubscriptionEntry]:
-        key = (entry.action, entry.pattern.lower())
-        return [other for other in self.entries if (other.action, other.pattern.lower()) == key]
-
-    # Time
-
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.5, 1.0, 5.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -264,8 +203,6 @@ class ReceivingMachine(RuleBasedStateMachine):
         """A driver may be late: what is overdue may still be answered."""
         self.now += seconds
 
-    # The other side
-
     @precondition(lambda self: self.waiting)
     @rule(index=INDEX, payload=PAYLOADS)
     def an_answer_arrives(self, index: int, payload: bytes) -> None:
@@ -281,7 +218,7 @@ class ReceivingMachine(RuleBasedStateMachine):
     def nothing_is_heard_without_a_link(self, arrivals: list[tuple[str, object, object]]) -> None:
         self.arrive(arrivals)
 
-    @precondition(is_up)
+    @precondition(ReceivingModel.is_up)
     @rule(arrivals=ARRIVALS)
     def arrive(self, arrivals: list[tuple[str, object, object]]) -> None:
         batch: list[bytes] = []
@@ -310,81 +247,6 @@ class ReceivingMachine(RuleBasedStateMachine):
                     got.setdefault(entry, []).extend(m.payload for m in event.messages)
         assert got == inboxes
 
-    # Each gives a message and the events that it leads to; deliveries go to the inboxes.
-
-    def _answer(
-        self, index: int, payload: bytes, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        if not self.waiting:
-            return self._foreign_answer(True, payload, inboxes)
-        request = self.pick_waiting(index)
-        kind = OUTCOMES[payload]
-        event = ("answered", request) if kind is ResponseReceived else ("failed", request, kind)
-        return response(request.request_id, payload), [event]
-
-    def _answer_again(
-        self, index: int, payload: bytes, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        if not self.complete:
-            return self._foreign_answer(True, payload, inboxes)
-        request = self.complete[index % len(self.complete)]
-        return response(request.request_id, payload), [("unmatched", None)]
-
-    def _foreign_answer(
-        self, with_id: bool, payload: bytes, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        event = unmatched(payload)
-        if OUTCOMES[payload] is NoRouteFoundError and "a" in self.published:
-            event = ("unroutable", "a")
-        return response(FOREIGN if with_id else None, payload), [event]
-
-    def _publication(
-        self, topic: str, _: None, inboxes: dict[SubscriptionEntry, list[int]]
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        self.numbers += 1
-        for entry in self.entries:
-            if entry.action is Action.PUBLISH and matches(entry.pattern, topic):
-                inboxes.setdefault(entry, []).append(self.numbers)
-        return f"publish:{topic}:1.0.0\n{self.numbers}".encode(), []
-
-    def _request(
-        self, topic: str, with_id: bool, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        tail = b":" + FOREIGN if with_id else b""
-        message = b"request:%b:1.0.0%b\n{}" % (topic.encode(), tail)
-        matching = [
-            entry
-            for entry in self.entries
-            if entry.action is Action.REQUEST and matches(entry.pattern, topic)
-        ]
-        if matching:
-            return message, [("requested", max(entry.priority for entry in matching))]
-        head = b"response:%b:1.0.0%b" % (topic.encode(), tail)
-        return message, [("reply", head) if with_id else ("unmatched", None)]
-
-    def _heartbeat(
-        self, response: bool, _: None, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        if response:
-            return b"response:system.heartbeat:1.0.0\n{}", [("unmatched", None)]
-        reply = ("reply", b"response:system.heartbeat:1.0.0")
-        return b"request:system.heartbeat:1.0.0\n{}", [reply]
-
-    def _greeting(
-        self, _: None, __: None, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        if self.state is not SessionState.GREETING:
-            return GREETING, []
-        self.state = SessionState.RESTORING
-        return GREETING, [("initialized",)]
-
-    def _garbage(
-        self, data: bytes, _: None, inboxes: object
-    ) -> tuple[bytes, list[tuple[object, ...]]]:
-        return data, [("unmatched", RemoteProtocolError)]
-
-    # What holds always
-
     @invariant()
     def the_table_holds_what_waits(self) -> None:
         assert self.session.pending == len(self.waiting)
@@ -400,46 +262,6 @@ class ReceivingMachine(RuleBasedStateMachine):
     @invariant()
     def the_subscriptions_are_those_of_the_model(self) -> None:
         assert set(self.session.subscriptions) == set(self.entries)
-
-    def teardown(self) -> None:
-        if hasattr(self, "session"):
-            self.all_fail(self.session.close())
-            self.check_ends()
-            assert self.session.next_deadline() is None
-
-    # Within
-
-    def pick_waiting(self, index: int) -> PendingRequest:
-        return list(self.waiting)[index % len(self.waiting)]
-
-    def end(self, request: PendingRequest) -> None:
-        del self.waiting[request]
-        self.complete.append(request)
-        self.ends[request] += 1
-
-    def all_fail(self, events: list[Event]) -> None:
-        for event in events:
-            assert isinstance(event, RequestFailed)
-            self.end(event.request)
-            assert isinstance(event.error, ConnectionLost)
-            assert event.error.sent
-        assert not self.waiting
-
-    def check_ends(self) -> None:
-        """Each was completed once, or cancelled, and none was forgotten."""
-        assert not self.waiting
-        assert set(self.ends.values()) <= {1}
-        assert len(self.ends) + self.cancelled == self.begun
-
-
-def response(request_id: bytes | None, payload: bytes) -> bytes:
-    tail = b":" + request_id if request_id is not None else b""
-    return b"response:a:1.0.0" + tail + b"\n" + payload
-
-
-def unmatched(payload: bytes) -> tuple[object, ...]:
-    kind = OUTCOMES[payload]
-    return ("unmatched", None if kind is ResponseReceived else kind)
 
 
 TELLERS: dict[type[object], Callable[..., tuple[object, ...]]] = {
