@@ -11,7 +11,7 @@ from mb_core.client import MessageBrokerClient
 from mb_core.errors import ConnectError
 from mb_core.message import Message
 
-from .network import Network
+from .links_under_test import Network
 from .requirements import WORKS, expect
 from .runner import on_loops
 from .settings import Settings

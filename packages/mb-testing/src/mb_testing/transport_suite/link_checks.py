@@ -8,7 +8,7 @@ from typing import TypeVar
 import anyio
 
 from ..links import LinkEnd
-from .network import Network
+from .links_under_test import Network
 from .requirements import Requirement, expect, violation
 
 __all__ = ["Echo", "expect_answer", "expect_end", "expect_in_time"]

@@ -11,7 +11,7 @@ from mb_core.link import Link
 from ..links import LinkEnd
 from .link_checks import expect_end
 from .link_messages import BLOCK
-from .network import Network
+from .links_under_test import Network
 from .requirements import (
     ABORTED,
     CANCELLED,

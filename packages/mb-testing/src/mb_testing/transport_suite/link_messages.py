@@ -10,7 +10,7 @@ from mb_core.link import Link
 
 from ..links import LinkEnd
 from .link_checks import expect_end
-from .network import Network
+from .links_under_test import Network
 from .requirements import COALESCED, COUNTED, GREETED, HELD, LIMIT, MESSAGES, PEER, PROGRESS, expect
 from .runner import on_loops
 from .settings import LIMITS, Settings

@@ -12,7 +12,7 @@ from mb_core.link import Link
 
 from .link_checks import Echo, expect_answer, expect_end, expect_in_time
 from .link_messages import BLOCK
-from .network import Network
+from .links_under_test import Network
 from .raw_peer import RawPeer, against_raw, connect_raw, in_thread
 from .requirements import (
     CANCELLED,

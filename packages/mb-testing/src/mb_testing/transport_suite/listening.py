@@ -15,7 +15,7 @@ from mb_core.wire import WireState
 
 from ..links import LinkEnd
 from .link_checks import Echo, expect_answer, expect_end, expect_in_time
-from .network import Network
+from .links_under_test import Network
 from .raw_peer import RawListener, RawPeer, in_thread
 from .requirements import (
     BAD_URL,

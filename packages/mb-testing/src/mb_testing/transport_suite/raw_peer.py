@@ -18,7 +18,7 @@ from mb_core.url import URL
 from mb_core.wire import Wire, WireState
 
 from ..links import LinkEnd
-from .network import Network
+from .links_under_test import Network
 from .settings import LIMITS
 
 __all__ = ["RawListener", "RawPeer", "against_raw", "connect_raw", "in_thread"]

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 
-from .network import Network
+from .links_under_test import Network
 from .requirements import IN_TIME, PROPORTION, violation
 from .settings import Settings
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import ssl
 from pathlib import Path
 from typing import ClassVar
 
 from mb_core.transport import Transport, WireTransport
 from mb_core.wire import Limits
+
+from .certificates import own_certificates
 
 __all__ = ["LIMITS", "Settings"]
 
@@ -35,27 +36,10 @@ class Settings:
 
     def ssl_contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """Return the contexts of the server and of a client that trusts it, if it is `secure`."""
-        return _own_authority()
+        return own_certificates()
 
     @property
     def over_streams(self) -> WireTransport | None:
         """The transport if it has Wires, None if it has its own Links."""
         transport = self.transport
         return transport if isinstance(transport, WireTransport) else None
-
-
-@functools.cache
-def _own_authority() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    try:
-        import trustme
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the suite makes certificates with trustme: pip install trustme, or override "
-            "ssl_contexts"
-        ) from error
-    authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client

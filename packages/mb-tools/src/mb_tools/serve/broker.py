@@ -23,14 +23,12 @@ from mb_core.url import parse_url
 from ..errors import Failure, Status
 from ..standard_streams import discard
 from ..tls_files import load_authorities, load_certificate
+from .open_files import allow_open_files
 from .options import OFF, PORTS, ServeOptions
 
 __all__ = ["broker_failure", "serve", "server_context", "urls"]
 
 _log = logging.getLogger("mb_tools.serve")
-
-# Open files that are not connections: listeners, the event loop's own, logs, plugins.
-_OTHER_FILES = 64
 
 
 async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -> None:
@@ -38,7 +36,7 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
 
     At SIGHUP the options are `read_again`: certificates and log level take effect.
     """
-    _allow_files(options.max_connections)
+    allow_open_files(options.max_connections)
     context = server_context(options)
     certificates = None if context is None else _Certificates(context)
     if certificates is None:
@@ -240,27 +238,6 @@ def _is_open(url: str) -> bool:
         and transport.sockets is None  # its own sockets are local, as those of unix://
         and not is_loopback(parsed.host)
     )
-
-
-def _allow_files(connections: int) -> None:
-    """Raise the process's limit of open files as far as allowed: each connection takes one."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    wanted = connections + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if soft == unlimited or soft >= wanted:
-        return
-    allowed = wanted if hard == unlimited else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        _log.warning(
-            "this process may open %d files, too few for max_connections %d: see ulimit -n",
-            allowed,
-            connections,
-        )
 
 
 def server_context(options: ServeOptions) -> ssl.SSLContext | None:
