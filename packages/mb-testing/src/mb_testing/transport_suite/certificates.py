@@ -10,7 +10,7 @@ __all__ = ["own_certificates"]
 
 @functools.cache
 def own_certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the contexts of a server and of a client that trusts it, by an authority of our own."""
+    """Return contexts of a server and of a client that trusts it, by an authority made here."""
     try:
         import trustme
     except ModuleNotFoundError as error:
