@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -87,12 +88,12 @@ class StreamListener:
     async def _open(self, stream: socket.socket) -> None:
         try:
             await self._serve(stream)
-        except Exception as bug:
-            stream.close()
-            _log.error("internal error: a connection can't be accepted", exc_info=bug)
-        except BaseException:
-            stream.close()
-            raise
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # uvloop's transport may have closed it
+                stream.close()
+            if not isinstance(error, Exception):
+                raise
+            _log.error("internal error: a connection can't be accepted", exc_info=error)
 
     def _log_refusal(self, error: OSError) -> None:
         """Log, at most once a second, that the system refuses to accept streams."""
