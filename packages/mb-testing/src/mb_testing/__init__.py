@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .broker import FaultyBroker, running
     from .faults import Faults
+    from .faulty_broker import FaultyBroker, running
     from .links import LinkEnd, memory_link_pair
     from .polling import until, wait_until
     from .transport_suite import TransportSuite
@@ -26,12 +26,12 @@ __all__ = [
 # Imported when they are asked for: pytest loads this package with each start, for the plugin in it.
 _MODULES = {
     "Faults": "faults",
-    "FaultyBroker": "broker",
+    "FaultyBroker": "faulty_broker",
     "LinkEnd": "links",
     "TransportSuite": "transport_suite",
     "VirtualClock": "virtual_clock",
     "memory_link_pair": "links",
-    "running": "broker",
+    "running": "faulty_broker",
     "until": "polling",
     "wait_until": "polling",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .broker import FaultyBroker
+    from .faulty_broker import FaultyBroker
     from .virtual_clock import VirtualClock
 
 __all__ = ["mb_broker", "virtual_clock"]
@@ -28,7 +28,7 @@ def mb_broker() -> Iterator[FaultyBroker]:
     """
     from mb_core.plugins import installed_plugins
 
-    from .broker import running
+    from .faulty_broker import running
 
     installed = installed_plugins().schemes()
     urls = [f"{scheme}://127.0.0.1:0" for scheme in ("tcp", "ws") if scheme in installed]

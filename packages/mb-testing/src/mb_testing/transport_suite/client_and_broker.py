@@ -11,9 +11,9 @@ from mb_core.client import MessageBrokerClient
 from mb_core.errors import ConnectError
 from mb_core.message import Message
 
+from .check_runner import on_loops
 from .links_under_test import Network
 from .requirements import WORKS, expect
-from .runner import on_loops
 from .settings import Settings
 
 __all__ = ["ClientAndBroker"]

@@ -9,6 +9,7 @@ from mb_core.errors import ConnectionLost
 from mb_core.link import Link
 
 from ..links import LinkEnd
+from .check_runner import on_loops
 from .link_checks import expect_end
 from .link_messages import BLOCK
 from .links_under_test import Network
@@ -21,7 +22,6 @@ from .requirements import (
     expect,
     violation,
 )
-from .runner import on_loops
 from .settings import Settings
 from .wires import SIDES, shortened
 

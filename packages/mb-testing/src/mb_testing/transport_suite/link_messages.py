@@ -9,10 +9,10 @@ from mb_core.errors import MessageTooLarge
 from mb_core.link import Link
 
 from ..links import LinkEnd
+from .check_runner import on_loops
 from .link_checks import expect_end
 from .links_under_test import Network
 from .requirements import COALESCED, COUNTED, GREETED, HELD, LIMIT, MESSAGES, PEER, PROGRESS, expect
-from .runner import on_loops
 from .settings import LIMITS, Settings
 from .wire_messages import SIZES, text
 from .wires import SIDES, shortened

@@ -10,6 +10,7 @@ import pytest
 
 from mb_core.link import Link
 
+from .check_runner import on_loops
 from .link_checks import Echo, expect_answer, expect_end, expect_in_time
 from .link_messages import BLOCK
 from .links_under_test import Network
@@ -25,7 +26,6 @@ from .requirements import (
     UNSENT,
     expect,
 )
-from .runner import on_loops
 from .settings import Settings
 from .wire_endings import OTHER_PROTOCOLS
 from .wire_messages import text

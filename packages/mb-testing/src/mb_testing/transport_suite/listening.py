@@ -14,6 +14,7 @@ from mb_core.url import URL
 from mb_core.wire import WireState
 
 from ..links import LinkEnd
+from .check_runner import on_loops, without_io
 from .link_checks import Echo, expect_answer, expect_end, expect_in_time
 from .links_under_test import Network
 from .raw_peer import RawListener, RawPeer, in_thread
@@ -29,7 +30,6 @@ from .requirements import (
     expect,
     violation,
 )
-from .runner import on_loops, without_io
 from .settings import Settings
 from .wires import WirePair
 

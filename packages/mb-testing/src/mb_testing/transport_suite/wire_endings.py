@@ -9,8 +9,8 @@ import pytest
 from mb_core.errors import MBError, RemoteProtocolError
 from mb_core.wire import WireState
 
+from .check_runner import without_io
 from .requirements import CLOSES, EOF_BETWEEN, EOF_WITHIN, TWICE, expect
-from .runner import without_io
 from .settings import Settings
 from .wire_messages import SHORT, framed, same
 from .wires import SIDES, WatchedWire, WirePair, bytewise, pieces, shortened

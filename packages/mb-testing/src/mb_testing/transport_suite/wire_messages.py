@@ -11,6 +11,7 @@ import pytest
 from mb_core.errors import MessageTooLarge
 from mb_core.wire import Limits, WireState
 
+from .check_runner import without_io
 from .requirements import (
     COUNTS,
     HANDSHAKE,
@@ -24,7 +25,6 @@ from .requirements import (
     expect,
     violation,
 )
-from .runner import without_io
 from .settings import LIMITS, Settings
 from .wires import SIDES, WatchedWire, WirePair, bytewise, pieces, random_pieces, shortened
 
