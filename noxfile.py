@@ -145,7 +145,7 @@ def instructions(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """All tests on the newest Python, async ones on one event loop, measured."""
-    install(session, *TEST_TOOLS)
+    install(session, "matplotlib", *TEST_TOOLS)
     # What needs no event loop is tested with the first.
     rest = ["--async-only"] if backend != BACKENDS[0] else []
     command = pytest(session, workers=WORKERS_FOR_ALL)
