@@ -223,6 +223,27 @@ def test_a_task_is_started_in_a_group_whoever_runs_the_loop(loop: str) -> None:
 # Connecting
 
 
+class _LikeUvloopTransport:
+    """A transport that, like uvloop's, does not say that it is closed, and then does nothing."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._dead = False
+
+    def die(self) -> None:
+        self._dead = True
+        self._transport.set_protocol(asyncio.Protocol())
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return not self._dead and self._transport.is_closing()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._dead and name in ("resume_reading", "pause_reading", "write", "write_eof"):
+            raise RuntimeError("the handler is closed")
+        return getattr(self._transport, name)
+
+
 class _LikeUvloop(asyncio.SelectorEventLoop):
     """A loop that, like uvloop, never calls connection_lost if create_connection is cancelled."""
 
@@ -230,17 +251,20 @@ class _LikeUvloop(asyncio.SelectorEventLoop):
         protocol = factory()
         transport, _ = await super().create_connection(asyncio.Protocol, *args, **options)
         transport.set_protocol(protocol)
-        protocol.connection_made(transport)
+        like_uvloop: Any = _LikeUvloopTransport(transport)
+        protocol.connection_made(like_uvloop)
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
-            transport.set_protocol(asyncio.Protocol())
-            transport.abort()
+            like_uvloop.die()
             raise
-        return transport, protocol
+        return like_uvloop, protocol
 
 
-def test_connecting_can_be_cancelled_at_any_moment_on_a_loop_that_forgets_its_protocol() -> None:
+@pytest.mark.parametrize("how", ["cancel", "close", "both"])
+def test_connecting_can_be_ended_at_any_moment_on_a_loop_that_forgets_its_protocol(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with asyncio.timeout(30), Broker("tcp://127.0.0.1:0") as broker:
             connected = False
@@ -250,12 +274,18 @@ def test_connecting_can_be_cancelled_at_any_moment_on_a_loop_that_forgets_its_pr
                 connecting = asyncio.ensure_future(client.connect())
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                connecting.cancel()
                 async with asyncio.timeout(5):
+                    closing = asyncio.ensure_future(client.close()) if how != "cancel" else None
+                    if how == "both":
+                        await asyncio.sleep(0)
+                    if how != "close":
+                        connecting.cancel()
                     await asyncio.wait([connecting])
+                    await (closing if closing is not None else client.close())
                     await client.close()
-                connected = not connecting.cancelled()
+                connected = not connecting.cancelled() and connecting.exception() is None
                 turns += 1
 
     with asyncio.Runner(loop_factory=_LikeUvloop) as runner:
         runner.run(main())
+    assert "internal error" not in caplog.text

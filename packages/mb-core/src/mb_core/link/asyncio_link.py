@@ -87,8 +87,14 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self._reading_paused = False
-        if self._takes_output() and not self._holding_back:
+        # Not for nothing: uvloop's transport may be closed, see _end_stream.
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self._holding_back:
+                self._resume_transport()
+
+    def _resume_transport(self) -> None:
+        if self._takes_output():
             assert self._transport is not None
             self._transport.resume_reading()
 
@@ -148,7 +154,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
         if self._takes_output():
             self.data_received(b"")
             if not self._reading_paused:
-                self.resume_reading()
+                self._resume_transport()
 
     def eof_received(self) -> bool:
         self._receive_eof()
@@ -239,6 +245,10 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
                 self._transport.write_eof()
             except OSError as error:  # a reset that the loop has not reported yet
                 self._fault = error
+                self.abort()
+            except RuntimeError:
+                # uvloop has closed the transport, and does not say so: connecting was cancelled
+                # right behind connection_made.
                 self.abort()
 
     def _takes_output(self) -> bool:
