@@ -57,6 +57,8 @@ SELECTION = [
     "packages/mb-broker/tests/test_http_origins.py",
     "packages/mb-core/tests/session",
     "packages/mb-core/tests/client/test_client.py",
+    "packages/mb-core/tests/client/test_publishing.py",
+    "packages/mb-core/tests/client/test_failed_tries.py",
     "packages/mb-core/tests/client/test_reconnecting.py",
     "packages/mb-tcp/tests/test_wire.py",
     "packages/mb-ws/tests/test_handshake.py",
