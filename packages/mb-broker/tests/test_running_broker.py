@@ -319,6 +319,19 @@ def test_faults_may_still_be_given_by_their_old_name() -> None:
         Broker(faults=faults)
 
 
+def test_where_faults_come_from_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as broker:
+        for name, text in (("faults", "use mb_testing.running"), ("fault", "no attribute 'fault'")):
+            with pytest.raises(AttributeError, match=text):
+                getattr(broker, name)
+    monkeypatch.setitem(sys.modules, "mb_testing", None)
+    with (
+        pytest.warns(DeprecationWarning, match=r"use mb_testing\.running"),
+        pytest.raises(ImportError, match="pip install mb-testing"),
+    ):
+        running(faults=object())
+
+
 @pytest.mark.parametrize("wrong", [7, "faults", object()])
 def test_what_can_not_wrap_connections_is_an_error(wrong: Any) -> None:
     with pytest.raises(LocalProtocolError, match=r"invalid wrap_accept .*: expected a function"):

@@ -10,7 +10,7 @@ import threading
 import warnings
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mb_core.errors import LocalProtocolError
 from mb_core.link import forked_error
@@ -39,9 +39,12 @@ def running(*urls: str, **options: Any) -> RunningBroker:
     text = "mb_broker.running(faults=faults) is deprecated: use mb_testing.running(faults=faults)"
     warnings.warn(text, DeprecationWarning, stacklevel=2)
     # By name: mb_broker doesn't depend on mb_testing, which is where the faults come from.
-    broker: RunningBroker = importlib.import_module("mb_testing").running(
-        *urls, faults=faults, **options
-    )
+    try:
+        testing = importlib.import_module("mb_testing")
+    except ModuleNotFoundError as error:
+        text = "mb_broker.running(faults=faults) is now mb_testing.running: pip install mb-testing"
+        raise ImportError(text) from error
+    broker: RunningBroker = testing.running(*urls, faults=faults, **options)
     return broker
 
 
@@ -81,6 +84,14 @@ class RunningBroker:
     ) -> None:
         with self._reserved:
             self.stop()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name == "faults":
+                text = "this broker has no faults, which cost time: use mb_testing.running"
+            raise AttributeError(text, name=name, obj=self)
 
     @property
     def url(self) -> str:
