@@ -15,7 +15,7 @@ import mb_sync
 from mb_broker import Broker, running
 from mb_broker.options import option_table
 from mb_core import LocalProtocolError
-from mb_core.client.raw import RawClient
+from mb_core.raw_clients import RawClient
 
 
 def run(*urls: Any, **options: Any) -> None:

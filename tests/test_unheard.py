@@ -18,7 +18,7 @@ import pytest
 
 import mb_broker
 from mb_client import Broker, MessageBrokerClient, NoRouteFoundError
-from mb_tools.audit_feed import read_event
+from mb_tools.audit import read_event
 from mb_tools.exchange_trees import TreeBuilder
 from mb_tools.top.model import FEED, Audit, Model
 

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from mb_core import URL, ConnectError, Limits, SocketAddress, WireTransport
-from mb_core.dial_and_listen import listen
 from mb_core.link import StreamOptions, current_backend
+from mb_core.listening import listen
 from mb_tcp import LengthPrefixWire
 
 pytestmark = pytest.mark.anyio

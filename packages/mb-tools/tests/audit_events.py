@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mb_tools.audit_feed import read_event
+from mb_tools.audit import read_event
 from mb_tools.exchange_trees import Node, TreeBuilder
 
 BEGAN = 1_767_225_600.0  # 2026-01-01

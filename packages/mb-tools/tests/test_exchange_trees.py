@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mb_tools.audit_feed import AuditEvent, error_of, read_event, registered_name
+from mb_tools.audit import AuditEvent, error_of, read_event, registered_name
 from mb_tools.exchanges import Outcome
 
 from .audit_events import BEGAN, Feed, feed

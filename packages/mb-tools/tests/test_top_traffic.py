@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mb_tools.audit_feed import error_of, read_event
+from mb_tools.audit import error_of, read_event
 from mb_tools.top import traffic as module
 from mb_tools.top.traffic import Traffic
 

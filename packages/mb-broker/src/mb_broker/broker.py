@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import anyio
 import anyio.abc
 
-from mb_core.dial_and_listen import listen
 from mb_core.errors import LocalProtocolError
 from mb_core.link import (
     Accept,
@@ -22,6 +21,7 @@ from mb_core.link import (
     StreamOptions,
     current_backend,
 )
+from mb_core.listening import listen
 from mb_core.options import check_options
 from mb_core.plugins import Plugins, installed_plugins
 from mb_core.url import URL, parse_url

@@ -6,8 +6,6 @@ from .client import (
     Overflow,
     Registration,
     Subscription,
-    TCPSocketClient,
-    WebSocketClient,
 )
 from .codec import Codec
 from .errors import (
@@ -38,6 +36,7 @@ from .header import Action, MessageHeader
 from .hookspecs import hookimpl
 from .message import Message, create_message, parse_message
 from .plugins import InstalledPlugin, Plugins, installed_plugins
+from .raw_clients import TCPSocketClient, WebSocketClient
 from .session import BufferOverflow, Session
 from .stats import ClientStats, Latency
 from .topic import matches

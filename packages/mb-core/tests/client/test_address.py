@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mb_core.dial_and_listen import CONNECT_TO, stream_address
+from mb_core.dialing import CONNECT_TO, stream_address
 from mb_core.errors import ConnectError
 from mb_core.options import broker_url
 from mb_core.transport import WireTransport

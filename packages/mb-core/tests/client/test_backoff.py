@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mb_core.client.reconnect import Backoff
+from mb_core.client.backoff import Backoff
 
 
 @pytest.fixture

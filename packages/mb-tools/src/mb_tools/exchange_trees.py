@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from mb_core.deadlines import Deadlines
 
-from .audit_feed import AuditEvent
+from .audit import AuditEvent
 from .exchanges import Exchange, Exchanges, Outcome, Step
 
 __all__ = ["Node", "TreeBuilder"]

@@ -21,7 +21,7 @@ from enum import Enum
 
 from mb_core import NoRouteFoundError, ResponseError
 
-from .audit_feed import AuditEvent, error_of
+from .audit import AuditEvent, error_of
 
 __all__ = ["Exchange", "Exchanges", "Outcome", "Step"]
 

@@ -3,7 +3,6 @@
 from .callbacks import Registration
 from .client import LogLevel, MessageBrokerClient
 from .queue import Overflow
-from .raw import TCPSocketClient, WebSocketClient
 from .subscription import Subscription
 
 __all__ = [
@@ -12,6 +11,4 @@ __all__ = [
     "Overflow",
     "Registration",
     "Subscription",
-    "TCPSocketClient",
-    "WebSocketClient",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from ..dial_and_listen import MAX_ANSWERS, dial
+from ..dialing import MAX_ANSWERS, dial
 from ..errors import (
     ConnectError,
     ConnectionLost,

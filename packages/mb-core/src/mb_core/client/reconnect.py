@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..options import ClientOptions
 from ..session import PendingRequest, Session, SessionState, SubscriptionEntry
 from ..stats import Traffic
 from ..url import URL
+from .backoff import Backoff
 from .callbacks import Callbacks
 from .calls import Calls, check_status
 from .connection import Connection, is_final
@@ -24,12 +24,9 @@ from .observers import Observers
 from .queue import EndError
 from .tasks import TaskScope
 
-__all__ = ["Backoff", "Reconnector", "given_up", "never_connected"]
+__all__ = ["Reconnector", "given_up", "never_connected"]
 
 _log = logging.getLogger("mb_core.client")
-
-_STABLE = 1.0
-"""Seconds after which a connection counts as a good one."""
 
 _PERMANENT = frozenset(
     {
@@ -41,37 +38,6 @@ _PERMANENT = frozenset(
     }
 )
 """What a broker answers to a request that it will never accept as it is."""
-
-
-class Backoff:
-    """Waits of a random length, in seconds, whose bound doubles from `shortest` to `longest`.
-
-    The first wait is anything up to `shortest`, so most losses are over before anybody notices.
-    From the second on, half the bound is fixed and half is random: clients that lost one broker
-    are still spread out, and none of them uses up its tries in the first moments of an outage, as
-    it may with full jitter.
-    """
-
-    def __init__(self, shortest: float, longest: float) -> None:
-        self._shortest = shortest
-        self._longest = longest
-        self._bound = 0.0
-
-    def next(self) -> float:
-        """Return how long to wait now."""
-        if not self._bound:
-            self._bound = self._shortest
-            return random.uniform(0.0, self._bound)
-        self._bound = min(self._longest, self._bound * 2)
-        return random.uniform(self._bound / 2, self._bound)
-
-    def lasted(self, seconds: float) -> None:
-        """Take into account how long a connection lasted: after a good one, the waits start over.
-
-        A broker that accepts connections and ends them at once is tried less and less often.
-        """
-        if seconds >= _STABLE:
-            self._bound = 0.0
 
 
 class Reconnector:

@@ -15,9 +15,10 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from mb_core.dial_and_listen import dial, listen
+from mb_core.dialing import dial
 from mb_core.hookspecs import hookimpl
 from mb_core.link import Accept, Link, Listener, StreamOptions, current_backend
+from mb_core.listening import listen
 from mb_core.options import ClientOptions
 from mb_core.plugins import Plugins
 from mb_core.transport import Transport

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from mb_core.dial_and_listen import stream_address
+from mb_core.dialing import stream_address
 from mb_core.link import SocketAddress, StreamOptions
 from mb_core.link.tls import dialled_wire, wire_factory
 from mb_core.transport import WireTransport

@@ -18,7 +18,7 @@ import click
 from mb_core import Message, matches
 from mb_core.topic import check_pattern
 
-from ..audit_feed import read_event, registered_name
+from ..audit import read_event, registered_name
 from ..connect import Endpoint, endpoint_options, following, hint, list_all
 from ..exchange_trees import Node, TreeBuilder
 from ..exchanges import Exchange, Outcome

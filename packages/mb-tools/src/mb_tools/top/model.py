@@ -11,7 +11,7 @@ from typing import Any
 
 from mb_client import matches
 
-from ..audit_feed import read_event
+from ..audit import read_event
 from .time_window import Window
 from .traffic import ErrorRow, TopicKey, Traffic
 

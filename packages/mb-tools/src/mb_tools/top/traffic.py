@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from mb_core import ResponseError, matches
 
-from ..audit_feed import AuditEvent, error_of
+from ..audit import AuditEvent, error_of
 from ..exchanges import Exchange, Exchanges, Outcome, Step
 from .time_window import Window
 

@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
 
-from ..dial_and_listen import dial
-from ..errors import (
+from .client.callbacks import Callbacks, Handlers, Registration
+from .client.connection import broken
+from .client.lifecycle import CONNECTED_ALREADY, CallbackMethods
+from .client.signals import uninterrupted
+from .client.tasks import TaskScope, abort, warn_unclosed
+from .dialing import dial
+from .errors import (
     ConnectError,
     LocalProtocolError,
     MBError,
@@ -22,18 +27,13 @@ from ..errors import (
     PluginError,
     RemoteProtocolError,
 )
-from ..header import MAX_HEADER
-from ..link import Link, Turn, checkpoint
-from ..options import ClientOptions, broker_url
-from ..plugins import Plugins
-from ..transport import WireTransport
-from ..user_code import check_handler
-from ..wire import DEFAULT_MAX_PAYLOAD, Wire
-from .callbacks import Callbacks, Handlers, Registration
-from .connection import broken
-from .lifecycle import CONNECTED_ALREADY, CallbackMethods
-from .signals import uninterrupted
-from .tasks import TaskScope, abort, warn_unclosed
+from .header import MAX_HEADER
+from .link import Link, Turn, checkpoint
+from .options import ClientOptions, broker_url
+from .plugins import Plugins
+from .transport import WireTransport
+from .user_code import check_handler
+from .wire import DEFAULT_MAX_PAYLOAD, Wire
 
 if TYPE_CHECKING:
     import ssl
