@@ -139,15 +139,18 @@ def wheels(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def instructions(session: nox.Session) -> None:
     """The hot paths take no more instructions than they did (benchmarks/instructions.json)."""
-    install(session, *TEST_TOOLS)
-    session.run("pytest", "-m", "instructions", "tests/test_instructions.py", *session.posargs)
+    # The plots of the benchmarks are tested here: where matplotlib is loaded, all tests that
+    # collect garbage take longer.
+    install(session, "matplotlib", *TEST_TOOLS)
+    tests = ("tests/test_instructions.py", "tests/test_benchmarks.py")
+    session.run(*pytest(session, "-m", "not wheels", *tests))
 
 
 @nox.session(python=NEWEST)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """All tests on the newest Python, async ones on one event loop, measured."""
-    install(session, "matplotlib", *TEST_TOOLS)
+    install(session, *TEST_TOOLS)
     # What needs no event loop is tested with the first.
     rest = ["--async-only"] if backend != BACKENDS[0] else []
     command = pytest(session, workers=WORKERS_FOR_ALL)
