@@ -44,3 +44,16 @@ def test_without_mb_testing_it_says_what_to_install(
     moved = rf"mb_core\.{old}\.{name} is now mb_{old}\.{name}: pip install mb-testing$"
     with pytest.raises(ImportError, match=moved):
         getattr(module, name)
+
+
+def test_what_mb_testing_misses_is_not_taken_for_mb_testing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "mb_testing.proxy")
+    monkeypatch.setitem(sys.modules, "anyio", None)
+    for loaded in [name for name in sys.modules if name.startswith("mb_testing.proxy.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    module = importlib.import_module("mb_core.testing.proxy")
+    with pytest.raises(ModuleNotFoundError, match="anyio") as raised:
+        _ = module.Proxy
+    assert raised.value.name == "anyio"

@@ -42,6 +42,8 @@ def running(*urls: str, **options: Any) -> RunningBroker:
     try:
         testing = importlib.import_module("mb_testing")
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mb_testing":
+            raise  # it is installed, and something that it needs is missing
         text = "mb_broker.running(faults=faults) is now mb_testing.running: pip install mb-testing"
         raise ImportError(text) from error
     broker: RunningBroker = testing.running(*urls, faults=faults, **options)

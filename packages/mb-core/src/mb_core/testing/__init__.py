@@ -21,6 +21,8 @@ def moved(old: str, module: str, name: str) -> Any:
     try:
         value = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mb_testing":
+            raise  # it is installed, and something that it needs is missing
         raise ImportError(f"{old} is now {module}.{name}: pip install mb-testing") from error
     text = f"{old} is deprecated: use {module}.{name}"
     warnings.warn(text, DeprecationWarning, stacklevel=3)
