@@ -135,7 +135,7 @@ def test_a_field_does_not_hide_what_every_entry_has(book: Book) -> None:
     assert TIME.fullmatch(book.entries()[0]["timestamp"])
 
 
-# Who is told what
+# Which clients get which entries
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_the_requesters_id_does_not_answer_its_request(bench: Any) -> None:
     assert requester.take() == []
 
 
-# Who is asked
+# Which service gets a request
 
 
 def test_the_highest_priority_is_asked(bench: Any) -> None:
@@ -237,7 +237,7 @@ def test_requests_time_out_each_at_its_time(bench: Any) -> None:
         assert request_id_of(requester.take_one()) == request_id
 
 
-# Who disconnects
+# Clients that disconnect
 
 
 def test_a_responder_that_leaves_fails_its_requests_at_once(bench: Any) -> None:

@@ -55,7 +55,7 @@ __all__ = ["Router"]
 
 # The route of topics that the broker answers itself.
 _SYSTEM = object()
-# The route of what can't be forwarded or answered: with an id, its header is over the limit.
+# The route of messages that are refused because their header, with an id, is over the limit.
 _TOO_LONG = object()
 # Bytes of action, topic and version that leave room for an id and a time limit in the header.
 _LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n")

@@ -122,10 +122,11 @@ class MessageBrokerClient(Lifecycle):
     # Asking, answering, publishing, listening
 
     async def register_service(self, name: str, description: str) -> None:
-        """Tell the broker who this is; `name` has at most 36 characters, `description` 1024.
+        """Register this client as a service, with a `name` and a `description`.
 
-        Again replaces it.  Each new connection is told it again.  Raises LocalProtocolError for
-        other texts, and what `request` raises with `retry`.
+        `name` may have 36 characters, `description` 1024.  Calling it again replaces both.  The
+        client registers again after each reconnect.  Raises LocalProtocolError for longer or
+        invalid texts, and what `request` raises with `retry`.
         """
         await checkpoint()
         await (await self._connected_soon()).register(name, description)

@@ -98,7 +98,7 @@ class Connection:
         return failure
 
     async def end_at_once(self) -> None:
-        """End the Link, if there is one: nothing was sent, so there is no farewell to wait for."""
+        """End the Link, if there is one, without waiting for a farewell: nothing was sent yet."""
         if self._accepted:
             await abort_and_wait(self.link, self._options.close_timeout)
             self.link_lost(None)  # if its transport has not said so

@@ -121,7 +121,7 @@ class TaskScope:
         except BaseException as error:
             fault = self.fault  # and not what the Link's end may raise
             if self.link is not None:
-                abort(self.link)  # nothing was sent: there is no farewell to wait for
+                abort(self.link)  # nothing was sent yet, so no farewell is due
             self._drain_scope.cancel()
             self._end_requested.set()
             with anyio.CancelScope(shield=True):
