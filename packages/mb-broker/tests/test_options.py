@@ -41,7 +41,7 @@ TIMES = [name for name in NUMBERS if name.endswith(("timeout", "after"))]
 
 
 def test_every_option_has_its_default() -> None:
-    assert asdict(complete_options({})) == DEFAULTS
+    assert asdict(complete_options({}, BrokerSettings)) == DEFAULTS
 
 
 def test_a_broker_without_options_has_the_defaults_and_its_router_the_same() -> None:
@@ -72,12 +72,12 @@ def test_the_table_lists_each_with_kind_unit_and_what_it_does() -> None:
 
 def test_given_options_replace_defaults_and_leave_the_others() -> None:
     given = {"max_connections": 1, "origins": ["https://a.b"], "page": False}
-    assert asdict(complete_options(given)) == {**DEFAULTS, **given}
+    assert asdict(complete_options(given, BrokerSettings)) == {**DEFAULTS, **given}
 
 
 def test_defaults_are_not_shared() -> None:
-    complete_options({}).origins.append("https://a.b")
-    assert complete_options({}).origins == []
+    complete_options({}, BrokerSettings).origins.append("https://a.b")
+    assert complete_options({}, BrokerSettings).origins == []
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -88,10 +88,10 @@ def test_a_number_has_a_least_value(name: str) -> None:
         "max_unread_total": 262_144,
         "max_header": 128,
     }.get(name, 1)
-    assert getattr(complete_options({name: least}, together=False), name) == least
+    assert getattr(complete_options({name: least}, BrokerSettings, together=False), name) == least
     for below in (least - 1, -1):
         with pytest.raises(LocalProtocolError) as refused:
-            complete_options({name: below})
+            complete_options({name: below}, BrokerSettings)
         text = str(refused.value)
         assert text.startswith(f"invalid {name} {below}: must be a whole number")
         assert re.search(rf"\b{least} (or more|to )", text)
@@ -99,9 +99,12 @@ def test_a_number_has_a_least_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", TIMES)
 def test_a_time_is_at_most_a_day(name: str) -> None:
-    assert getattr(complete_options({name: 86_400_000}, together=False), name) == 86_400_000
+    assert (
+        getattr(complete_options({name: 86_400_000}, BrokerSettings, together=False), name)
+        == 86_400_000
+    )
     with pytest.raises(LocalProtocolError, match=f"invalid {name} 86400001: .* to 86400000"):
-        complete_options({name: 86_400_001})
+        complete_options({name: 86_400_001}, BrokerSettings)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +143,14 @@ def test_a_value_that_can_not_be_is_named_with_what_it_must_be(
 @pytest.mark.parametrize("name", ["max_conections", "max-connections", "max_connection"])
 def test_a_name_that_is_nearly_an_option_is_a_type_error_with_the_option(name: str) -> None:
     with pytest.raises(TypeError) as refused:
-        complete_options({name: 1})
+        complete_options({name: 1}, BrokerSettings)
     assert str(refused.value) == f"there is no option {name!r}; did you mean 'max_connections'?"
 
 
 @pytest.mark.parametrize("name", ["colour", "MAX_CONNECTIONS", ""])
 def test_a_name_that_is_no_option_is_a_type_error_with_all_that_are(name: str) -> None:
     with pytest.raises(TypeError) as refused:
-        complete_options({name: 1})
+        complete_options({name: 1}, BrokerSettings)
     assert repr(name) in str(refused.value)
     assert ", ".join(DEFAULTS) in str(refused.value)
 
@@ -167,7 +170,7 @@ def test_a_name_that_is_no_option_is_a_type_error_with_all_that_are(name: str) -
     ],
 )
 def test_lax_takes_texts_as_the_environment_has_them(name: str, text: Any, value: Any) -> None:
-    assert getattr(complete_options({name: text}, lax=True), name) == value
+    assert getattr(complete_options({name: text}, BrokerSettings, lax=True), name) == value
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_lax_takes_texts_as_the_environment_has_them(name: str, text: Any, value
 )
 def test_lax_refuses_texts_that_are_no_such_value(name: str, text: str) -> None:
     with pytest.raises(LocalProtocolError) as refused:
-        complete_options({name: text}, lax=True)
+        complete_options({name: text}, BrokerSettings, lax=True)
     assert str(refused.value).startswith(f"invalid {name} {text!r}: ")
 
 
@@ -220,9 +223,9 @@ def test_what_may_wait_for_a_client_holds_the_largest_message(name: str) -> None
         assert text.endswith(f"raise {name} or lower max_payload")
     least = int(text.split(" must be ")[1].split()[0])
     assert 1_000_000 + 367 < least < 1_010_000
-    complete_options({name: least, "max_payload": 1_000_000})
+    complete_options({name: least, "max_payload": 1_000_000}, BrokerSettings)
     with pytest.raises(LocalProtocolError):
-        complete_options({name: least - 1, "max_payload": 1_000_000})
+        complete_options({name: least - 1, "max_payload": 1_000_000}, BrokerSettings)
 
 
 @pytest.mark.anyio

@@ -187,7 +187,7 @@ def option_table(settings: type[BrokerSettings] = BrokerSettings) -> Iterator[Op
 
 def complete_options(
     given: Mapping[str, Any],
-    settings: type[S] = BrokerSettings,  # type: ignore[assignment]
+    settings: type[S],
     *,
     lax: bool = False,
     together: bool = True,
