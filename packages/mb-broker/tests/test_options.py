@@ -40,6 +40,10 @@ NUMBERS = [name for name, default in DEFAULTS.items() if type(default) is int]
 TIMES = [name for name in NUMBERS if name.endswith(("timeout", "after"))]
 
 
+def settings_of(options: dict[str, Any]) -> BrokerSettings:
+    return complete_options(options, BrokerSettings)
+
+
 def test_every_option_has_its_default() -> None:
     assert asdict(complete_options({}, BrokerSettings)) == DEFAULTS
 
@@ -134,7 +138,7 @@ def test_a_time_is_at_most_a_day(name: str) -> None:
 def test_a_value_that_can_not_be_is_named_with_what_it_must_be(
     given: Mapping[str, Any], text: str
 ) -> None:
-    for make in (complete_options, lambda options: Broker(**options)):
+    for make in (settings_of, lambda options: Broker(**options)):
         with pytest.raises(LocalProtocolError) as refused:
             make(given)
         assert str(refused.value).startswith(text)
@@ -207,7 +211,7 @@ def test_a_broker_documents_where_its_options_are() -> None:
 
 
 def test_a_client_is_dropped_later_than_it_is_asked_for_a_sign_of_life() -> None:
-    for make in (complete_options, lambda options: Broker(**options)):
+    for make in (settings_of, lambda options: Broker(**options)):
         for given in ({"drop_after": 30_000}, {"heartbeat_after": 60_000}):
             with pytest.raises(LocalProtocolError, match="must be longer than heartbeat_after"):
                 make(given)
@@ -215,7 +219,7 @@ def test_a_client_is_dropped_later_than_it_is_asked_for_a_sign_of_life() -> None
 
 @pytest.mark.parametrize("name", ["max_unread", "max_unread_total"])
 def test_what_may_wait_for_a_client_holds_the_largest_message(name: str) -> None:
-    for make in (complete_options, lambda options: Broker(**options)):
+    for make in (settings_of, lambda options: Broker(**options)):
         with pytest.raises(LocalProtocolError) as refused:
             make({name: 1_000_000, "max_payload": 1_000_000})
         text = str(refused.value)
