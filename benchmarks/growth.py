@@ -159,12 +159,14 @@ def table(found: dict[str, Costs]) -> str:
 @contextmanager
 def _frozen() -> Iterator[None]:
     """What was prepared is not looked through for garbage while something else is measured."""
+    was_frozen = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_frozen:  # what a caller froze stays so: collections would take longer
+            gc.unfreeze()
 
 
 def _repeats(work: Work, seconds: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Iterable
+from functools import cache
 
 import pytest
 
@@ -45,6 +46,7 @@ def framed(sender: WatchedWire, messages: Iterable[bytes]) -> bytes:
     return sender.data_to_send()
 
 
+@cache
 def text(size: int) -> bytes:
     """A message of this size, of which no part is like another."""
     numbers = b"".join(b"%d " % number for number in range(size // 2 + 1))
@@ -53,8 +55,8 @@ def text(size: int) -> bytes:
 
 def same(received: list[bytes], sent: list[bytes], how: str) -> None:
     __tracebackhide__ = True
-    found = f"{how}, {shortened(sent)} arrived as {shortened(received)}"
-    expect(SPLITS, received == sent, found)
+    if received != sent:
+        raise violation(SPLITS, f"{how}, {shortened(sent)} arrived as {shortened(received)}")
 
 
 class WireMessages(Settings):
