@@ -60,7 +60,7 @@ __all__ = [
 
 
 class MBError(Exception):
-    """The root of every error of this library.  Copying and pickling keep its attributes."""
+    """Base class of all errors of this library. Their attributes survive copying and pickling."""
 
     # The received Message that the error is about, where there is one (see message.is_about).
     _about: Any = None
@@ -71,11 +71,14 @@ class MBError(Exception):
 
 
 class ConnectError(MBError):
-    """Connecting failed: refused, TLS, the handshake, or no greeting in time.
+    """The connection could not be established.
 
-    `final` says that trying again will not help until somebody changes something, such as the
-    certificate, the host name in it, the credentials or the arguments.  A client does not try its
-    first connection again then; a lost connection it does.
+    It was refused, TLS or the handshake failed, or the broker sent no greeting in time.
+
+    Attributes:
+        final: Whether trying again is useless until something is changed, such as the certificate,
+            the credentials or the URL. With `retry_connect`, a client then stops trying to connect
+            for the first time. It never stops trying to restore a lost connection.
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:
@@ -84,10 +87,11 @@ class ConnectError(MBError):
 
 
 class ConnectionLost(MBError):
-    """The connection ended before the operation was complete.
+    """There is no connection, or it was lost before the operation was complete.
 
-    `sent` says what happened to the message: False means that it never left this process, True
-    that it may have reached the broker.
+    Attributes:
+        sent: False if the message has certainly not left this process, True if it may have reached
+            the broker.
     """
 
     def __init__(self, text: str, *, sent: bool) -> None:
@@ -98,7 +102,9 @@ class ConnectionLost(MBError):
 class ProtocolError(MBError):
     """A rule of the MB protocol was broken; the subclasses say by which side.
 
-    `code` is the protocol's name for it, `details` the invalid values, as a broker reports them.
+    Attributes:
+        code: The protocol's name for the error, such as `MALFORMED_MESSAGE`.
+        details: The invalid values, or None.
     """
 
     def __init__(
@@ -114,15 +120,16 @@ class ProtocolError(MBError):
 
 
 class LocalProtocolError(ProtocolError):
-    """The caller was about to break a rule; nothing was sent."""
+    """You broke a rule, for example with an invalid argument. Nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side broke a rule.
+    """The other side broke a rule, for example with an invalid message.
 
-    If a received payload can't be read, or does not fit the requested type, `reason` says what
-    is wrong and `path` where, as in `$.items[0].price`.  `path` is None if the whole payload is
-    invalid; both are None for every other error.
+    Attributes:
+        reason: If a received payload can't be read, or does not fit the requested type: what is
+            wrong. Otherwise None.
+        path: Where in the payload, such as `$.items[0].price`; None for invalid JSON.
     """
 
     reason: str | None = None
@@ -130,7 +137,12 @@ class RemoteProtocolError(ProtocolError):
 
 
 class MessageTooLarge(MBError):
-    """A header or a payload is over its limit.  `size` and `limit` are in bytes."""
+    """A header or a payload is larger than allowed.
+
+    Attributes:
+        size: Its size in bytes.
+        limit: The largest allowed size in bytes.
+    """
 
     def __init__(self, text: str, *, size: int, limit: int) -> None:
         super().__init__(text)
@@ -139,9 +151,11 @@ class MessageTooLarge(MBError):
 
 
 class SlowConsumer(MBError):
-    """A subscription's queue was full, and messages were dropped.
+    """A subscription's queue was full, so messages were dropped.
 
-    `topic` is the subscription's pattern, `dropped` how many messages it has lost so far.
+    Attributes:
+        topic: The topic or pattern that was subscribed to.
+        dropped: How many messages the subscription has lost so far.
     """
 
     def __init__(self, topic: str, dropped: int) -> None:
@@ -154,15 +168,29 @@ class SlowConsumer(MBError):
 
 
 class PluginError(MBError):
-    """A plugin is missing, broken, or in conflict with another."""
+    """A plugin is missing, broken, or in conflict with another one."""
 
 
 class ResponseError(MBError):
-    """The other side answered with an error.
+    """The other side answered with an error. Request handlers can raise it, too.
 
-    A request handler may raise it, too: its code, text and details become the answer.
-    `timestamp` is ISO 8601 in UTC; `details` is any JSON that the other side attached.
-    A subclass sets a code, and `ResponseError.of` creates the first subclass with that code.
+    If a handler raises it, the sender of the request gets the same error.
+
+    Example::
+
+        class NoSuchOrder(ResponseError):
+            code = "NO_SUCH_ORDER"
+
+        def find(message: Message) -> None:
+            raise NoSuchOrder("there is no order 7", details={"id": 7})
+
+    A subclass sets a code of its own. From then on, answers with this code raise the subclass.
+
+    Args:
+        message: The text of the error, for people.
+        code: The code, if it is not that of the class.
+        timestamp: When the error happened: ISO 8601, in UTC. Now by default.
+        details: Anything that can be written as JSON.
     """
 
     _by_code: ClassVar[dict[str, type[ResponseError]]] = {}
@@ -192,9 +220,10 @@ class ResponseError(MBError):
     def of(
         cls, code: str, message: str, *, timestamp: str | None = None, details: Any = None
     ) -> ResponseError:
-        """Return the error for `code`: an instance of its subclass, or of ResponseError.
+        """Return the error for `code`: an instance of the first subclass with this code.
 
-        The subclass's own constructor is not called, since its arguments are not on the wire.
+        If there is none, it is a `ResponseError`. A subclass's own constructor is not called, as
+        its arguments are not transmitted.
         """
         kind = cls._by_code.get(code, ResponseError)
         error = kind.__new__(kind, message)
@@ -205,25 +234,25 @@ class ResponseError(MBError):
         return f"{self.code}: {self.message}" if self.message else self.code
 
     def as_json(self) -> dict[str, Any]:
-        """Return this error as it is sent (docs/protocol.md, "Errors")."""
+        """Return the error as it is sent (docs/protocol.md, "Errors")."""
         error = {"code": self.code, "message": self.message, "timestamp": self.timestamp}
         return error if self.details is None else {**error, "details": self.details}
 
 
 class InvalidRequestError(ResponseError):
-    """INVALID_REQUEST: the request is well formed, but its receiver can't act on it."""
+    """INVALID_REQUEST: the receiver understood the request, but can't act on it."""
 
     code = "INVALID_REQUEST"
 
 
 class MalformedMessageError(ResponseError):
-    """MALFORMED_MESSAGE: the message could not be read."""
+    """MALFORMED_MESSAGE: the receiver could not read the message."""
 
     code = "MALFORMED_MESSAGE"
 
 
 class InvalidRequestIdError(ResponseError):
-    """INVALID_REQUEST_ID: a response belongs to no request, or came too late."""
+    """INVALID_REQUEST_ID: the response belongs to no request, or came too late."""
 
     code = "INVALID_REQUEST_ID"
 
@@ -235,13 +264,13 @@ class VersionNotSupportedError(ResponseError):
 
 
 class UnauthorizedError(ResponseError):
-    """UNAUTHORIZED: the sender is not known."""
+    """UNAUTHORIZED: the receiver does not know the sender."""
 
     code = "UNAUTHORIZED"
 
 
 class ForbiddenError(ResponseError):
-    """FORBIDDEN: the sender is known, but not allowed to do this."""
+    """FORBIDDEN: the sender is not allowed to do this."""
 
     code = "FORBIDDEN"
 
@@ -259,23 +288,23 @@ class NoRouteFoundError(ResponseError):
 
 
 class ServiceUnavailableError(ResponseError):
-    """SERVICE_UNAVAILABLE: the responder is gone or has no room for the request."""
+    """SERVICE_UNAVAILABLE: the service is gone, or has no room for the request."""
 
     code = "SERVICE_UNAVAILABLE"
 
 
 class RequestTimeoutError(ResponseError):
-    """TIMEOUT: no answer within the request's time limit."""
+    """TIMEOUT: there was no answer within the time limit."""
 
     code = "TIMEOUT"
 
 
 class InternalError(ResponseError):
-    """INTERNAL_ERROR: the responder failed; its log says why."""
+    """INTERNAL_ERROR: the service failed. Its log says why."""
 
     code = "INTERNAL_ERROR"
 
 
 def timestamp_now() -> str:
-    """Return the time as the protocol writes it: ISO 8601, UTC, milliseconds, `Z`."""
+    """Return the current time as the protocol writes it: ISO 8601 in UTC, milliseconds, `Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 MAX_HEADER = 367
-"""Bytes of the longest header, its newline included."""
+"""Length of the longest header in bytes, including its newline."""
 
 MAX_TIMEOUT = 3_600_000
-"""Milliseconds of the longest time limit."""
+"""The longest time limit, in milliseconds."""
 
 DEFAULT_VERSION = "1.0.0"
 
@@ -67,7 +67,10 @@ _R = ord("r")
 
 
 class Action(StrEnum):
-    """What a message is for."""
+    """What a message is for.
+
+    A `StrEnum`: members compare equal to `"publish"`, `"request"` and `"response"`.
+    """
 
     PUBLISH = "publish"
     REQUEST = "request"
@@ -78,9 +81,15 @@ _ACTIONS = {action.value: action for action in Action}
 
 
 class MessageHeader(msgspec.Struct, frozen=True):
-    """The fields of a header, unchecked: `create_message` and `encode_header` check them.
+    """The fields of a header. They are checked when they are used, as by `create_message`.
 
-    `timeout` is in whole milliseconds, for requests only; ids are UUIDs in lower case.
+    Attributes:
+        action: `"publish"`, `"request"` or `"response"`.
+        topic: 1 to 5 segments, joined by dots.
+        version: Version of the topic, a semantic version.
+        request_id: Id of the message: a UUID in lower case, or None.
+        parent_id: Id of the message that caused this one: a UUID in lower case, or None.
+        timeout: Time limit in milliseconds, for requests only; None for the broker's default.
     """
 
     action: str

@@ -1,4 +1,4 @@
-"""A message: a header line and a payload, as a value and as text."""
+"""Messages: a header line and a payload, as values and as text."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ class Responder(Protocol):
 
     @property
     def deadline(self) -> float | None:
-        """When the sender stops waiting, by the event loop's clock; None if it did not say."""
+        """When the sender stops waiting, by the loop's clock; None if it set no time limit."""
         ...
 
-    def respond(self, message: Message, payload: Any) -> Any: ...
+    def respond(self, message: Message, payload: Any) -> Any:
+        """Answer `message` with a payload or a `ResponseError`; on an event loop, await it."""
+        ...
+
     def answer_now(self, message: Message, payload: Any) -> None:
-        """Answer without back-pressure, if the connection is there."""
+        """Answer without back-pressure, if the connection still exists."""
         ...
 
 
@@ -44,12 +47,26 @@ _UNREAD = object()
 
 
 class Message(msgspec.Struct, eq=False):
-    """A received message, as the client and `parse_message` return it; immutable.
+    """A received message. Immutable.
 
-    The payload is decoded on first use, so that counting or forwarding messages does not cost
-    that.  `prefix` and `request_key` are the header as it is on the wire, for code that routes by
-    it.  Copies, and what was pickled, can't be answered.  `msgspec.structs.replace` does not work
-    on messages.
+    Clients pass messages to handlers and iterators; `parse_message` returns them, too. The payload
+    is decoded when it is first used, so counting or forwarding messages is cheap.
+
+    Example::
+
+        def current(message: Message) -> dict[str, object]:
+            return {"city": message.payload["city"], "degrees": 3}
+
+        await client.subscribe("weather.current", action="request", handler=current)
+
+    Messages can be copied and pickled; copies can't be answered. `msgspec.structs.replace` does not
+    work on messages.
+
+    Attributes:
+        prefix: Action, topic and version of the header, for code that routes messages.
+        request_key: `request_id` as it was received, for code that routes messages.
+        raw_payload: The payload as it was received, UTF-8.
+        responder: Sends the answer; None if the message can't be answered.
     """
 
     prefix: HeaderPrefix
@@ -62,32 +79,36 @@ class Message(msgspec.Struct, eq=False):
 
     @property
     def action(self) -> Action:
+        """Whether this is a publication, a request or a response."""
         return self.prefix.action
 
     @property
     def topic(self) -> str:
-        """The topic as the sender wrote it; topics are matched case-insensitively."""
+        """The topic as the sender wrote it. Topics are matched case-insensitively."""
         return self.prefix.topic
 
     @property
     def request_id(self) -> str | None:
+        """The id of the message, a UUID; None if it has none."""
         return self.request_key.decode() if self.request_key is not None else None
 
     @property
     def timeout(self) -> int | None:
-        """A request's time limit in milliseconds; None if its sender set none."""
+        """The time limit of a request in milliseconds; None if the message has none."""
         return self._timeout
 
     @property
     def deadline(self) -> float | None:
-        """When the sender of a request stops waiting, by `anyio.current_time()`, in seconds.
+        """When the sender of a request stops waiting: in seconds, as `anyio.current_time()`.
 
-        None if it set no time limit, if this is not a received request, and once it was answered.
+        None if there is no time limit, if this is not a received request, or if it was answered
+        already.
         """
         return self.responder.deadline if self.responder is not None else None
 
     @property
     def header(self) -> MessageHeader:
+        """All fields of the header."""
         prefix = self.prefix
         return MessageHeader(
             prefix.action,
@@ -100,10 +121,11 @@ class Message(msgspec.Struct, eq=False):
 
     @property
     def payload(self) -> Any:
-        """The decoded payload; None for an empty one.
+        """The decoded payload; None if it is empty.
 
-        Raises RemoteProtocolError if the payload is not valid JSON: brokers forward payloads
-        unread.
+        Raises:
+            RemoteProtocolError: The payload is not valid JSON. Brokers forward payloads without
+                reading them.
         """
         if self._payload is _UNREAD:
             try:
@@ -114,12 +136,26 @@ class Message(msgspec.Struct, eq=False):
         return self._payload
 
     def decode(self, kind: type[T]) -> T:
-        """Return the payload converted to `kind`: a dataclass, a TypedDict, a list[int], a Struct.
+        """Return the payload as an instance of `kind`.
 
-        Raises RemoteProtocolError if it does not fit: its `reason` says why, and its `path` where
-        in the payload.  If a request handler lets this error escape, the requester gets
-        INVALID_REQUEST with the reason and the path.  Raises LocalProtocolError for a type that
-        JSON can't be decoded to.
+        Example::
+
+            @dataclass
+            class Order:
+                id: int
+
+            def confirm(message: Message) -> Order:
+                return message.decode(Order)
+
+        Args:
+            kind: A type that JSON can be decoded to: a dataclass, a TypedDict, `list[int]`, a
+                `msgspec.Struct`, a pydantic model, and others (docs/payloads.md).
+
+        Raises:
+            RemoteProtocolError: The payload does not fit; its `reason` says why, and its `path`
+                where. If a request handler lets this error escape, the sender gets INVALID_REQUEST
+                with both.
+            LocalProtocolError: JSON can't be decoded to this type.
         """
         try:
             return decode_payload(self.raw_payload, kind, self.prefix.codec)
@@ -128,13 +164,22 @@ class Message(msgspec.Struct, eq=False):
             raise
 
     def respond(self, payload: Any) -> Any:
-        """Answer this request.  Await the result, except in a blocking front end.
+        """Answer this request before its handler returns. Await the result, except in `mb_sync`.
 
-        Only the first answer counts: after responding, a handler's return value is ignored.
-        Raises LocalProtocolError if the message is not a received request, or was answered
-        already; ConnectionLost if the connection is gone.  Nothing is sent after the request's
-        `deadline`: `stats().late_answers` counts these, and `on_error` is called at most once a
-        second for each topic.  When cancelled, the answer has been sent.
+        Only the first answer counts: afterwards, what the handler returns is ignored. After the
+        request's `deadline`, nothing is sent; `stats().late_answers` counts these answers, and
+        `on_error` is called at most once a second for each topic.
+
+        Args:
+            payload: The answer: anything that can be written as JSON, or a `ResponseError`.
+
+        Raises:
+            LocalProtocolError: This is not a received request, or it was answered already, or the
+                payload can't be written.
+            MessageTooLarge: The payload is too large.
+            ConnectionLost: The connection over which the request came is lost.
+
+        If cancelled, the answer was sent.
         """
         if self.responder is None:
             why = "only requests can"
@@ -166,27 +211,46 @@ class Message(msgspec.Struct, eq=False):
 handling: ContextVar[Message | None] = ContextVar("mb_handling", default=None)
 """The message that the running handler was called with; None outside of handlers.
 
-A task keeps the message of the handler that spawned it.
+A task keeps the message of the handler that started it.
 """
 
 
 def handled_id() -> str | None:
-    """The id of the request that is being handled: the parent of what is sent meanwhile."""
+    """Return the id of the message being handled: the parent id of what its handler sends."""
     message = handling.get()
     return message.request_id if message is not None else None
 
 
 def create_message(header: MessageHeader, payload: Any) -> str:
-    """Return the text of a message, as it is sent in a WebSocket frame.
+    """Return the text of a message as it is sent in a WebSocket frame.
 
-    Raises LocalProtocolError for an invalid header or payload, MessageTooLarge for a header over
-    its limit.  The payload's size is checked by the connection, which has a limit for it.
+    Example::
+
+        text = create_message(MessageHeader("publish", "order.paid"), {"id": 7})
+        print(text)  # publish:order.paid:1.0.0 and, on the next line, {"id":7}
+
+    The size of the payload is not checked: each connection has a limit of its own.
+
+    Raises:
+        LocalProtocolError: The header is invalid, or the payload can't be written as JSON.
+        MessageTooLarge: The header is too long.
     """
     return (encode_header(header) + encode_payload(payload)).decode()
 
 
 def parse_message(data: str | bytes) -> Message:
-    """Read a whole message; raises RemoteProtocolError, whose `code` and `details` say why."""
+    r"""Parse the text of a message.
+
+    Example::
+
+        message = parse_message('publish:order.paid:1.0.0\n{"id":7}')
+        print(message.topic, message.payload)
+
+    The payload is decoded later, by `Message.payload`.
+
+    Raises:
+        RemoteProtocolError: The message is invalid; `code` and `details` say why.
+    """
     encoded = data.encode(errors="surrogatepass") if isinstance(data, str) else bytes(data)
     if not is_text(encoded):
         raise RemoteProtocolError("invalid message: it is not UTF-8")
@@ -195,7 +259,7 @@ def parse_message(data: str | bytes) -> Message:
 
 
 def is_about(error: BaseException, message: Message) -> bool:
-    """Whether `error` says that this message can't be read or can't be answered."""
+    """Whether `error` says that this message can't be read or answered."""
     about = error._about if isinstance(error, MBError) else None
     if about is None or about is message:
         return about is message

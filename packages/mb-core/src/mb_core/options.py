@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import msgspec
 
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 __all__ = [
     "ActionName",
     "ClientOptions",
+    "LogLevel",
     "OverflowName",
     "actions_of",
     "broker_url",
     "check_concurrency",
     "check_options",
     "check_priority",
+    "log_filter_of",
 ]
 
 ActionName = Literal["publish", "request", "both"]
 OverflowName = Literal["drop_newest", "drop_oldest", "error"]
+LogLevel = Literal["debug", "info", "warn", "error"]
+"""The level of an entry in the broker's log."""
 
 _ACTIONS: dict[str, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
@@ -246,6 +250,23 @@ def check_concurrency(concurrency: int) -> None:
     """Raise LocalProtocolError unless `concurrency` is a whole number of at least 1."""
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
         raise LocalProtocolError(f"concurrency must be at least 1, got {concurrency!r}")
+
+
+def log_filter_of(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
+    """Return the payload that asks the broker for these entries of its log.
+
+    Raises LocalProtocolError for unknown levels, and for a regex that is not a string.
+    """
+    known = get_args(LogLevel)
+    wanted = [] if isinstance(levels, str) or not isinstance(levels, Iterable) else list(levels)
+    if not wanted or any(level not in known for level in wanted):
+        raise LocalProtocolError(
+            f"invalid levels {levels!r}: expected a list of {', '.join(map(repr, known))}"
+        )
+    if regex is not None and not isinstance(regex, str):
+        raise LocalProtocolError(f"invalid regex {regex!r}: expected a string")
+    wishes: dict[str, Any] = {"levels": [level for level in known if level in wanted]}
+    return wishes if regex is None else {**wishes, "regex": regex}
 
 
 def _invalid(name: str, value: object, wanted: str) -> LocalProtocolError:

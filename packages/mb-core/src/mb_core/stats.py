@@ -1,4 +1,4 @@
-"""What a client has done so far, in figures."""
+"""Figures about what a client has done so far."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ _REMEMBERED = 1000
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """How long the last requests took from the call to their answer, in milliseconds.
+    """How long requests took from the call to their answer, in milliseconds.
 
-    Of those that were answered, errors not among them; `count` of them, 1000 at most.
+    Covers the last 1000 answered requests. Those that failed are not included.
+
+    Attributes:
+        count: How many requests these figures are about, at most 1000.
+        median: Half of them took longer.
+        p99: One in a hundred took longer.
+        longest: The slowest one.
     """
 
     count: int
@@ -25,7 +31,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """Messages and their bytes, both ways."""
+    """Messages and their bytes, in both directions."""
 
     messages_sent: int = 0
     bytes_sent: int = 0
@@ -42,15 +48,30 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class ClientStats(msgspec.Struct, frozen=True):
-    """A client's figures since it was made, over all its connections.
+    """Figures about a client since it was made, over all its connections.
 
-    Bytes are those of whole messages, without the transport's framing.  `pending` requests wait
-    for their response now, `buffered` publications for a connection.  `dropped` messages did not
-    fit into a subscription's queue; `dropped_publishes` not into the buffer.  `unroutable`
-    publications without confirmation reached nobody.  `late_answers` to requests were ready
-    after their requester had stopped waiting, or were refused by the broker because of that.
-    `latency` is None before the first answer.
-    `msgspec.structs.asdict` gives them as a dict.
+    `msgspec.structs.asdict` converts them to a dict.
+
+    Example::
+
+        stats = client.stats()
+        print(stats.reconnects, "reconnects,", stats.dropped, "messages dropped")
+
+    Attributes:
+        connected: Whether the client is connected now.
+        messages_sent: Messages sent.
+        bytes_sent: Bytes of these messages, without the transport's framing.
+        messages_received: Messages received.
+        bytes_received: Bytes of these messages, without the transport's framing.
+        pending: Requests that are waiting for their answer now.
+        buffered: Publications that are waiting for a connection now.
+        buffered_bytes: Bytes of these publications.
+        dropped: Received messages that did not fit into the queue of their subscription.
+        dropped_publishes: Publications that were dropped because the buffer was full.
+        unroutable: Publications without confirmation that had no subscribers.
+        late_answers: Answers that came after the time limit of their request.
+        reconnects: How often the connection was restored.
+        latency: How long requests took; None before the first answer.
     """
 
     connected: bool = False

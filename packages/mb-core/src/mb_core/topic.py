@@ -68,7 +68,16 @@ def check_pattern(pattern: str) -> str:
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether a subscription to `pattern` receives messages of `topic`."""
+    """Whether a subscription to `pattern` receives messages of `topic`.
+
+    `+` matches exactly one segment; `#` at the end matches any number, also none. Upper and lower
+    case are the same. Wildcards don't match the broker's own topics, `system.*`.
+
+    Example::
+
+        assert matches("order.#", "order.paid")
+        assert not matches("order.+", "order.paid.late")
+    """
     key = topic.lower()
     if pattern.lower() == key:
         return True

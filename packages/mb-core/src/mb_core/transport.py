@@ -1,4 +1,4 @@
-"""What plugins register: transports, by which a URL becomes a connection, and front ends."""
+"""What plugins register: transports, which turn a URL into a connection, and front ends."""
 
 from __future__ import annotations
 
@@ -24,30 +24,42 @@ __all__ = [
 
 
 class Sockets(Protocol):
-    """The stream sockets of a transport that does not use TCP; mb_core reads and writes them."""
+    """The stream sockets of a transport that does not use TCP. mb_core reads and writes them."""
 
     def address(self, url: URL) -> SocketAddress:
-        """Return what a client connects to; raises ConnectError for an invalid URL."""
+        """Return the address to connect to.
+
+        Raises:
+            ConnectError: The URL is invalid.
+        """
         ...
 
     def listen(self, url: URL) -> socket.socket:
-        """Return a socket that listens at `url`; the broker closes it.
+        """Return a socket that listens at `url`. The broker closes it.
 
-        May raise ConnectError, or OSError, which becomes a ConnectError.
+        Raises:
+            ConnectError: The socket can't listen there. An `OSError` becomes one.
         """
         ...
 
     def release(self, url: URL) -> None:
-        """Remove what `listen` left behind, such as a file; its socket is closed by now."""
+        """Remove what `listen` left behind, such as a file. Its socket is already closed."""
         ...
 
 
 class WireTransport(msgspec.Struct, frozen=True):
-    """A transport over a byte stream: mb_core does the I/O.
+    """A transport over a byte stream. mb_core does the I/O.
 
-    `client` and `server` create a Wire for one connection.  `server` also gets what the broker
-    serves over HTTP, for transports that speak it.  With `secure`, the stream is encrypted by TLS.
-    It is a TCP stream, to `default_port` if the URL has no port, unless there are `sockets`.
+    docs/tutorial-transport.md builds one.
+
+    Attributes:
+        scheme: The scheme of its URLs, such as `tcp`.
+        client: Creates the Wire of a client's connection to a URL.
+        server: Creates the Wire of a broker's connection. The `Site` is what the broker serves over
+            HTTP, for transports that speak it.
+        secure: Whether the stream is encrypted by TLS.
+        default_port: The TCP port if the URL has none.
+        sockets: Used instead of TCP, if given.
     """
 
     scheme: str
@@ -59,30 +71,44 @@ class WireTransport(msgspec.Struct, frozen=True):
 
 
 def port_of(url: URL, transport: WireTransport) -> int:
-    """The TCP port of a URL."""
+    """Return the TCP port of a URL."""
     port = url.port if url.port is not None else transport.default_port
     assert port is not None  # plugins are held to it
     return port
 
 
 class LinkTransport(Protocol):
-    """A transport that is not a byte stream, and supplies whole Links."""
+    """A transport that is not a byte stream. It provides whole Links."""
 
     @property
-    def scheme(self) -> str: ...
+    def scheme(self) -> str:
+        """The scheme of its URLs, such as `memory`."""
+        ...
 
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
-        """Connect, or raise ConnectError; `accept` is called as in `Backend.connect`.
+        """Connect to `url`, and return the Link.
 
-        An OSError is taken for a ConnectError.  Anything else is taken for a bug: it becomes a
-        PluginError, which ends the client.  When cancelled, nothing is left behind.
+        Any error other than `ConnectError` and `OSError` counts as a bug: it becomes a
+        `PluginError`, which ends the client.
+
+        Args:
+            accept: Called with the Link when it can send, as in `Backend.connect`.
+
+        Raises:
+            ConnectError: The connection could not be established. An `OSError` becomes one.
+
+        If cancelled, it must leave nothing behind.
         """
         ...
 
     async def listen(
         self, url: URL, accept: Accept, *, backend: Backend, limits: Limits
     ) -> Listener:
-        """Accept connections at `url` until the Listener is closed; raises ConnectError."""
+        """Accept connections at `url` until the returned Listener is closed.
+
+        Raises:
+            ConnectError: The broker can't listen there.
+        """
         ...
 
 
@@ -90,11 +116,13 @@ Transport = WireTransport | LinkTransport
 
 
 class Frontend(msgspec.Struct, frozen=True):
-    """A way to use the client, by name: on an event loop, in threads, in a program of windows.
+    """A way to use the client, by name: on an event loop, in threads, in a GUI program.
 
-    `client(url, **options)` makes a client that is not connected yet, with the methods of
-    `MessageBrokerClient` as far as they make sense there.  It is entered with `async with`, or,
-    where it is `blocking`, with `with`.
+    Attributes:
+        name: The name by which programs choose it.
+        client: `client(url, **options)` returns a client that is not connected yet, with the
+            methods of `MessageBrokerClient` as far as they make sense.
+        blocking: Whether the client is entered by `with`, and not by `async with`.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The URLs of brokers.
 
-What follows `?` may be a secret (a token, as WebSockets pass them), and so may what precedes `@`:
-neither is ever shown.  `str`, `repr` and errors have `***` in their place.
+What follows `?` in a URL may be a secret, such as a token for a WebSocket, and so may what precedes
+`@`. Neither is ever shown: `str`, `repr` and errors have `***` in their place.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ _LONGEST_REST = 4_096
 
 
 class URL(msgspec.Struct, frozen=True):
-    """The parts of `scheme://host:port/path`; `port` is None if the URL has none.
+    """A URL, `scheme://host:port/path`, in its parts.
 
-    `path` includes the query.  `str(url)` is for people, and hides the query; `full` is the URL
-    to connect to.
+    `str(url)` hides the query; use it for logs and errors. `url.full` is the URL to connect to.
+
+    Attributes:
+        scheme: Such as `tcp`.
+        host: A name or an address, without brackets.
+        port: None if the URL has none.
+        path: Everything after the host and port, including the query.
     """
 
     scheme: str
@@ -36,20 +41,21 @@ class URL(msgspec.Struct, frozen=True):
 
     @property
     def full(self) -> str:
-        """The whole URL, with its query, which may be a secret."""
+        """The whole URL with its query, which may be a secret."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.path}"
 
     @property
     def query(self) -> str:
-        """What follows `?`, or an empty string."""
+        """What follows `?`; an empty string if there is none."""
         return self.path.partition("?")[2]
 
     def hidden_in(self, text: str) -> str:
-        """Return `text` with `***` in place of the query, and of values in it.
+        """Return `text` with `***` in place of this URL's query and the values in it.
 
-        The other side's text may repeat what it was asked for, and may be cut off within it.
+        Use it before you show text from the other side, which may repeat what it was asked for, and
+        may be cut off in the middle of it.
         """
         query = self.query
         if len(query) < _SECRET:
@@ -77,7 +83,7 @@ class URL(msgspec.Struct, frozen=True):
 
 
 def redacted(text: str) -> str:
-    """Return a URL, valid or not, without user name, password and query."""
+    """Return a URL, even an invalid one, without its user name, password and query."""
     start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
     before = _HIDDEN.split(rest, maxsplit=1)[0]
     behind = rest[len(before) :]
@@ -92,7 +98,9 @@ def redacted(text: str) -> str:
 def parse_url(text: str) -> URL:
     """Parse a URL.
 
-    Raises ConnectError, with an example, if it is invalid; LocalProtocolError for a non-string.
+    Raises:
+        ConnectError: The URL is invalid; the error shows a valid one.
+        LocalProtocolError: `text` is not a string.
     """
     if not isinstance(text, str):
         raise LocalProtocolError(

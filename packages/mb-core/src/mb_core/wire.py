@@ -1,6 +1,6 @@
-"""The Wire contract: a transport's framing, without I/O.
+"""The Wire contract: the framing of a transport, without I/O.
 
-A transport package supplies Wires; mb_core reads and writes the bytes.  A Wire belongs to one
+A transport package provides Wires; mb_core reads and writes the bytes. A Wire belongs to one
 connection, on the client's side or the broker's, and works under asyncio, trio and threads alike.
 """
 
@@ -28,15 +28,16 @@ __all__ = [
 ]
 
 DEFAULT_MAX_PAYLOAD = 16_384
-"""The largest payload in bytes that a broker accepts by default."""
+"""The largest payload that a broker accepts by default, in bytes."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Sizes in bytes.
+    """Limits on the size of messages, in bytes.
 
-    `max_payload` applies to what this side sends, and in a broker to what it accepts.
-    `max_message` is the largest message accepted from the wire; a larger one closes the
-    connection.
+    Attributes:
+        max_payload: The largest payload to send; in a broker, also the largest to accept.
+        max_message: The largest message to accept from the other side. A larger one ends the
+            connection.
     """
 
     max_payload: int = DEFAULT_MAX_PAYLOAD
@@ -44,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The answer to an HTTP GET."""
+    """The response to an HTTP GET."""
 
     body: bytes
     content_type: str
@@ -55,9 +56,11 @@ class Page(msgspec.Struct, frozen=True):
 class Visit(msgspec.Struct, frozen=True):
     """Where an HTTP request comes from and where it goes.
 
-    `path` is the requested page, None for a WebSocket handshake.  `host` is the host and port that
-    it was sent to, `origin` the origin of the web page that sent it; browsers always send the
-    first, and the second with a handshake.
+    Attributes:
+        path: The requested page; None for a WebSocket handshake.
+        host: The host and port that the request was sent to. Browsers always send it.
+        origin: The origin of the web page that sent the request. Browsers always send it with a
+            handshake.
     """
 
     path: str | None
@@ -66,10 +69,11 @@ class Visit(msgspec.Struct, frozen=True):
 
 
 class Site(msgspec.Struct, frozen=True):
-    """What a broker serves over HTTP, if its transport speaks that (WebSocket does).
+    """What a broker serves over HTTP, on transports that speak it, such as WebSocket.
 
-    `get` returns the page at a path, None if there is none.  `forbids` returns why a request is
-    refused, None if it is allowed.
+    Attributes:
+        get: Returns the page at a path; None if there is none.
+        forbids: Returns why a request is refused; None if it is allowed.
     """
 
     get: Callable[[str], Page | None]
@@ -77,7 +81,14 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class WireState(Enum):
-    """The state of a Wire; it only moves down this list."""
+    """The state of a Wire. It only moves down this list.
+
+    Attributes:
+        HANDSHAKE: The transport's handshake is in progress.
+        OPEN: Messages can be sent and received.
+        CLOSING: Closing has begun; the Wire waits for the other side.
+        CLOSED: There is nothing more to read.
+    """
 
     HANDSHAKE = "handshake"
     OPEN = "open"
@@ -88,22 +99,22 @@ class WireState(Enum):
 class Wire(Protocol):
     """Turns received bytes into whole messages, and messages into bytes to send.
 
-    Its driver (a Link) has to:
+    The code that drives it (a Link) has to:
 
     - write `data_to_send()` after creating the Wire, and after each call of any method;
     - pass every received chunk to `receive_data`, and the end of the stream to `receive_eof`;
-    - check `state` after that: messages may be sent in OPEN only; in CLOSED there is nothing more
+    - check `state` afterwards: messages may be sent in OPEN only; in CLOSED there is nothing more
       to read, and the stream is closed when all output is written;
     - call `receive_data(b"")` soon if the Wire is `held_back`, after others had their turn;
-    - call it from one thread only.  No method blocks, and none calls back.
+    - call it from one thread only. No method blocks, and none calls back.
 
     A Wire has to guarantee:
 
-    - No method raises for what the other side did.  The Wire moves to CLOSED (or to CLOSING, if it
-      still has to wait for the other side) and keeps the reason in `error`; messages that were
-      complete before the fault are still returned.
-    - After CLOSED, received data is ignored; `receive_eof` and `close` are safe to call twice.
-    - Its work is proportional to the bytes received, however they were split.
+    - No method raises because of what the other side did. The Wire moves to CLOSED (or to CLOSING,
+      if it still has to wait for the other side) and keeps the reason in `error`; messages that
+      were complete before the fault are still returned.
+    - After CLOSED, received data is ignored. `receive_eof` and `close` can be called twice.
+    - Its work is proportional to the number of bytes received, however they were split.
 
     If few bytes from the other side can cause much work, a Wire may have an attribute `held_back`.
     It is true while the Wire holds received bytes that it has not processed yet, so that other
@@ -111,28 +122,30 @@ class Wire(Protocol):
     """
 
     @property
-    def state(self) -> WireState: ...
+    def state(self) -> WireState:
+        """The current state."""
+        ...
 
     @property
     def error(self) -> MBError | None:
-        """Why the Wire is closing, None for an orderly end.
+        """Why the Wire is closing; None for an orderly end.
 
-        RemoteProtocolError, MessageTooLarge, or ConnectError for a refused handshake.
+        A `RemoteProtocolError`, a `MessageTooLarge`, or a `ConnectError` for a refused handshake.
         """
         ...
 
     def receive_data(self, data: bytes) -> list[bytes]:
-        """Take bytes from the stream; return the messages that are complete now, in order."""
+        """Take bytes from the stream, and return the messages that are now complete, in order."""
         ...
 
     def receive_eof(self) -> None:
-        """The stream has ended.  An end within a message or a handshake is an `error`."""
+        """Take the end of the stream. In the middle of a message or handshake, it is an `error`."""
         ...
 
     def send(self, message: bytes) -> int:
-        """Queue a message of UTF-8; return how many bytes it adds to the output.
+        """Queue a message, which is UTF-8, and return how many bytes it adds to the output.
 
-        Called in OPEN only.
+        Called only in OPEN.
         """
         ...
 
@@ -141,19 +154,23 @@ class Wire(Protocol):
         ...
 
     def data_to_send(self) -> bytes:
-        """Take the bytes to write now, in order; empty if there are none."""
+        """Return the bytes to write now, in order, and forget them; empty if there are none."""
         ...
 
 
 def is_held_back(wire: Wire) -> bool:
-    """Whether a Wire holds bytes that it will process when others had their turn."""
+    """Whether a Wire holds bytes that it will process after others had their turn."""
     return getattr(wire, "held_back", False)
 
 
 def foreign_protocol(start: bytes) -> str | None:
-    """Recognize a common protocol other than MB's; return its name and what to do about it.
+    """Return which other protocol a stream begins with, and what to do about it.
 
-    `start` is the beginning of the stream, at least four bytes.
+    Args:
+        start: The beginning of the stream, at least four bytes.
+
+    Returns:
+        A text for an error; None for an unknown protocol.
     """
     return next((text for prefix, text in _FOREIGN.items() if start.startswith(prefix)), None)
 

@@ -1,4 +1,4 @@
-"""MessageBrokerClient: ask, answer, publish and listen through a broker, in plain threads."""
+"""MessageBrokerClient for plain threads: requests, services, publications and subscriptions."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from mb_core.user_code import check_response_handler
 from mb_core.wire import DEFAULT_MAX_PAYLOAD
 
 from .blocking_request import BlockingRequest
+from .docstrings import documented_as
 from .loop_thread import LoopThread
 from .subscription import Subscription
 from .thread_host import ThreadHost
@@ -50,36 +51,31 @@ __all__ = ["MessageBrokerClient"]
 # Marks an error with which `run` was interrupted.
 _STOPPED = "_mb_stopped"
 
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-def _documented_as(method: Callable[..., Any]) -> Callable[[F], F]:
-    """Copy the docstring of the async client's method, of which this is the blocking variant."""
-
-    def document(function: F) -> F:
-        function.__doc__ = method.__doc__
-        return function
-
-    return document
-
-
 class MessageBrokerClient(CallbackMethods):
-    """A client of an MB broker for plain threads: the async client's names, blocking.
+    """A client of an MB broker for plain threads.
+
+    It has the methods, options and errors of the async client, `mb_core.MessageBrokerClient`. Its
+    methods block, and can be called from any thread.
+
+    Example::
 
         with MessageBrokerClient("tcp://localhost:8081") as client:
             answer = client.request("weather.current", {"city": "Oslo"})
+            print(answer.payload)
 
-    Or `client.connect(...)` and `client.close()` where a block does not fit.  It may be used from
-    many threads.  Options, errors and promises are those of mb_core.MessageBrokerClient.
+    The connection lives on an event loop in a background thread, which all clients of the process
+    share. So heartbeats are answered and connections are restored while your program computes.
 
-    The connection lives on an event loop in a background thread, one for all clients of the
-    process: heartbeats are answered and connections restored while the program computes.
-    Handlers are called in threads, `concurrency` of them at a time for each subscription, and
-    callbacks each in one; they are plain functions.  Ctrl-C ends whatever call the main thread
-    waits in, at once: what the async client says of cancelled calls holds for these.
+    Handlers and callbacks are plain functions, called in threads: up to `concurrency` at a time for
+    each subscription, and one for each callback. Ctrl-C interrupts any call that the main thread
+    waits in. A client does not survive a fork. docs/sync.md has the details.
 
-    A client does not outlive a fork: make a new one in the new process.
+    Raises:
+        LocalProtocolError: An option is invalid.
+        PluginError: There is no codec with this name.
     """
 
     def __init__(
@@ -131,13 +127,13 @@ class MessageBrokerClient(CallbackMethods):
 
     # Connecting and closing
 
-    @_documented_as(mb_core.MessageBrokerClient.connect)
+    @documented_as(mb_core.MessageBrokerClient.connect)
     def connect(
         self, host: str | None = None, port: int | None = None, use_tls: bool = False
     ) -> None:
         self._lifecycle.connect(host, port, use_tls)
 
-    @_documented_as(mb_core.MessageBrokerClient.wait_connected)
+    @documented_as(mb_core.MessageBrokerClient.wait_connected)
     def wait_connected(self, timeout: int | None = None) -> None:
         if timeout is not None:
             check_timeout(timeout)
@@ -145,16 +141,16 @@ class MessageBrokerClient(CallbackMethods):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now, with all that was registered and subscribed."""
+        """Whether the client is connected, registered and subscribed."""
         return self._lifecycle.connected
 
-    @_documented_as(mb_core.MessageBrokerClient.stats)
+    @documented_as(mb_core.MessageBrokerClient.stats)
     def stats(self) -> mb_core.ClientStats:
         self._lifecycle.check()
         loop = self._lifecycle.loop
         return self._client.stats() if loop is None else loop.call_function(self._client.stats)
 
-    @_documented_as(mb_core.MessageBrokerClient.close)
+    @documented_as(mb_core.MessageBrokerClient.close)
     def close(self) -> None:
         self._lifecycle.close(drain=True)
 
@@ -182,7 +178,7 @@ class MessageBrokerClient(CallbackMethods):
         stopped = getattr(error, _STOPPED, False)
         self._lifecycle.close(drain=kind is None or issubclass(kind, Exception) or stopped)
 
-    @_documented_as(mb_core.MessageBrokerClient.run)
+    @documented_as(mb_core.MessageBrokerClient.run)
     def run(self) -> None:
         supervisor, loop = self._lifecycle.running()
         try:
@@ -194,7 +190,7 @@ class MessageBrokerClient(CallbackMethods):
 
     # Asking, answering, publishing, listening
 
-    @_documented_as(mb_core.MessageBrokerClient.register_service)
+    @documented_as(mb_core.MessageBrokerClient.register_service)
     def register_service(self, name: str, description: str) -> None:
         supervisor, loop = self._lifecycle.running()
         loop.call(supervisor.register, name, description)
@@ -225,7 +221,7 @@ class MessageBrokerClient(CallbackMethods):
         retry: bool = False,
         result: type[T],
     ) -> T: ...
-    @_documented_as(mb_core.MessageBrokerClient.request)
+    @documented_as(mb_core.MessageBrokerClient.request)
     def request(
         self,
         topic: str,
@@ -252,7 +248,7 @@ class MessageBrokerClient(CallbackMethods):
             reject_awaitable(response_handler(copy(message).payload))  # it may change what it gets
         return message if result is None else message.decode(result)
 
-    @_documented_as(mb_core.MessageBrokerClient.publish)
+    @documented_as(mb_core.MessageBrokerClient.publish)
     def publish(
         self,
         topic: str,
@@ -298,15 +294,27 @@ class MessageBrokerClient(CallbackMethods):
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
         overflow: OverflowName = "drop_newest",
     ) -> Subscription:
-        """Receive what is published to `topic`, or answer what is requested, from now on.
+        """Receive publications, or answer requests, from now on.
 
-        As with the async client, except that it subscribes at once and returns a Subscription
-        that is in force: iterate it, or enter it as a context.
+        Subscribes at once. `mb_core.MessageBrokerClient.subscribe` explains the arguments. A
+        handler is a plain function, called in a thread.
 
-        `handler` is a plain function; `concurrency` calls of it run at a time, each in a thread.
+        Example::
 
-        Raises LocalProtocolError for an invalid topic or option, and what `request`
-        raises; when interrupted, nothing is subscribed.
+            with client.subscribe("order.#") as events:
+                for event in events:
+                    print(event.topic, event.payload)
+
+        Returns:
+            A `Subscription` to iterate, or to enter with `with` to unsubscribe at the end of the
+            block.
+
+        Raises:
+            LocalProtocolError: The topic or an option is invalid, or the client is not connected.
+            ResponseError: The broker refused, or did not confirm within `connect_timeout`.
+            ConnectionLost: The client was closed or gave up reconnecting.
+
+        If interrupted, nothing is subscribed.
         """
         _, loop = self._lifecycle.running()
         subscription = self._client.subscribe(
@@ -331,14 +339,22 @@ class MessageBrokerClient(CallbackMethods):
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
         overflow: OverflowName = "drop_newest",
     ) -> Subscription:
-        """Receive the entries that the broker writes to its log, from now on.
+        """Receive the entries of the broker's log, from now on.
 
-        As with the async client, except that it follows at once, as `subscribe` does, and that
-        `handler` is a plain function, called in a thread.
+        Follows at once. `mb_core.MessageBrokerClient.follow_log` explains the arguments. A handler
+        is a plain function, called in a thread.
 
-        Raises LocalProtocolError for levels or a regex of another kind, and if this client
-        follows the log with another choice; InvalidRequestError for a regex that the broker can't
-        use, and what `request` raises; when interrupted, nothing is followed.
+        Returns:
+            A `Subscription`, as `subscribe` does.
+
+        Raises:
+            LocalProtocolError: The levels or the regex are invalid, the client is not connected, or
+                it already follows the log with another choice.
+            ResponseError: The broker refused. It is an `InvalidRequestError` if the broker can't
+                use the regex.
+            ConnectionLost: The client was closed or gave up reconnecting.
+
+        If interrupted, the log is not followed.
         """
         _, loop = self._lifecycle.running()
         subscription = self._client.follow_log(
@@ -351,7 +367,7 @@ class MessageBrokerClient(CallbackMethods):
         )
         return self._subscribed(subscription, loop)
 
-    @_documented_as(mb_core.MessageBrokerClient.unsubscribe)
+    @documented_as(mb_core.MessageBrokerClient.unsubscribe)
     def unsubscribe(self, topic: str, *, action: ActionName = "both") -> None:
         _, loop = self._lifecycle.running()
         loop.call(self._client.unsubscribe, topic, action=action)
@@ -359,7 +375,7 @@ class MessageBrokerClient(CallbackMethods):
     # Callbacks: plain functions.  Each gets its calls one at a time in the order of events, in a
     # thread; a slow one keeps no other waiting.
 
-    @_documented_as(mb_core.MessageBrokerClient.on_message)
+    @documented_as(mb_core.MessageBrokerClient.on_message)
     def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> Registration:
         self._lifecycle.check()
         loop = self._lifecycle.loop
@@ -369,17 +385,17 @@ class MessageBrokerClient(CallbackMethods):
             registration = loop.call_function(self._client.on_message, handler)
         return self._removable(handler, registration)
 
-    @_documented_as(mb_core.MessageBrokerClient.on_connect)
+    @documented_as(mb_core.MessageBrokerClient.on_connect)
     def on_connect(self, handler: Callable[[], Any]) -> Registration:
         self._lifecycle.check()
         return self._removable(handler, self._client.on_connect(handler))
 
-    @_documented_as(mb_core.MessageBrokerClient.on_disconnect)
+    @documented_as(mb_core.MessageBrokerClient.on_disconnect)
     def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
         self._lifecycle.check()
         return self._removable(handler, self._client.on_disconnect(handler))
 
-    @_documented_as(mb_core.MessageBrokerClient.on_error)
+    @documented_as(mb_core.MessageBrokerClient.on_error)
     def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
         self._lifecycle.check()
         return self._removable(handler, self._client.on_error(handler))

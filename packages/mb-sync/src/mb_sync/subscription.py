@@ -20,21 +20,23 @@ __all__ = ["Subscription"]
 
 
 class Subscription:
-    """Messages of one topic pattern, in force since `client.subscribe` returned it.
+    """The messages of a topic or pattern, from `client.subscribe`.
 
-    Three ways to consume it, of which a subscription has one:
+    There are three ways to consume them; choose one for each subscription:
 
-    - `client.subscribe(topic, handler=function)`: the function is called with each Message, in
-      a thread;
-    - `for message in client.subscribe(topic): ...`, or `receive` with a time limit, and
-      `with client.subscribe(topic) as events: ...` to unsubscribe at the end of the block;
-    - neither: publications go to each of the client's `on_message` handlers, and wait in the
-      queue until there is one.  Each handler has a queue of its own, within the same bounds.
+    - Pass a handler: `client.subscribe(topic, handler=function)`. It is called with each `Message`,
+      in a thread.
+    - Iterate: `for message in client.subscribe(topic)`, or call `receive`. Enter it with `with` to
+      unsubscribe at the end of the block.
+    - Neither: publications go to each of the client's `on_message` handlers, and wait in the queue
+      until there is one. Each handler has a queue of its own.
 
-    Iteration ends when the subscription or the client is closed, and raises ConnectionLost when
-    the connection is lost for good; what was received before still comes.  Several threads may
-    iterate: each message goes to one of them.  A subscription that was iterated ends with the
-    last reference to it: `for` that is left by `break` needs no `with`.
+    Iteration ends when the subscription or the client is closed. If the connection is lost for
+    good, it raises `ConnectionLost`. In both cases, messages that were received before come first.
+    If several threads iterate, each message goes to one of them.
+
+    A subscription that was iterated ends when nothing refers to it any more, so a `for` loop that
+    is left by `break` needs no `with`.
     """
 
     def __init__(self, subscription: mb_core.Subscription, loop: LoopThread) -> None:
@@ -47,19 +49,17 @@ class Subscription:
 
     @property
     def topic(self) -> str:
+        """The topic or pattern that was subscribed to."""
         return self._subscription.topic
 
     @property
     def dropped(self) -> int:
-        """How many messages did not fit into the queue and are lost.
-
-        With several `on_message` handlers, the sum over their queues; `queued` likewise.
-        """
+        """How many messages were lost because a queue was full."""
         return self._subscription.dropped
 
     @property
     def queued(self) -> int:
-        """How many messages wait for their consumer."""
+        """How many messages are waiting for their consumer."""
         return self._subscription.queued
 
     def __enter__(self) -> Self:
@@ -78,11 +78,16 @@ class Subscription:
             self._loop.call(self._subscription.__aexit__, kind, error, traceback)
 
     def unsubscribe(self) -> None:
-        """Receive no more.  What is queued still goes to its consumer.
+        """Unsubscribe. Messages that are already queued still go to their consumer.
 
-        Leaving a `with` block does the same; requests that nobody has taken are answered with
-        SERVICE_UNAVAILABLE then.  When interrupted, this side has let go; the broker may still
-        send, which is ignored.
+        Leaving a `with` block does the same. Queued requests that nothing will take are then
+        answered with SERVICE_UNAVAILABLE.
+
+        Raises:
+            ResponseError: The broker refused. If the block is left by an error, that error is
+                raised, and this one goes to `on_error`.
+
+        If interrupted, the subscription has ended, but the broker may not have confirmed it.
         """
         self._loop.check()
         self._loop.call(self._subscription.unsubscribe)
@@ -98,11 +103,19 @@ class Subscription:
         return message
 
     def receive(self, timeout: int | None = None) -> Message:
-        """Wait for the next message, at most `timeout` milliseconds; None waits for ever.
+        """Wait for the next message.
 
-        0 does not wait.  Raises TimeoutError when the time is over, LocalProtocolError for another
-        kind of timeout and where nothing more will come because the subscription was ended, and
-        what iteration raises.
+        Args:
+            timeout: Time limit in milliseconds; 0 to not wait, None to wait forever.
+
+        Raises:
+            TimeoutError: No message came within the time limit.
+            LocalProtocolError: The subscription was ended, so no more messages will come. Also if a
+                handler consumes them, or the time limit is invalid.
+            ConnectionLost: The connection is lost for good.
+            SlowConsumer: The queue was full, with `overflow="error"`.
+
+        If interrupted, no message is lost.
         """
         if timeout is not None and (type(timeout) is not int or timeout != 0):
             check_timeout(timeout)

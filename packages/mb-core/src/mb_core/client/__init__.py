@@ -1,7 +1,8 @@
 """The async client: one code for asyncio and trio."""
 
+from ..options import LogLevel
 from .callbacks import Registration
-from .client import LogLevel, MessageBrokerClient
+from .client import MessageBrokerClient
 from .queue import Overflow
 from .subscription import Subscription
 

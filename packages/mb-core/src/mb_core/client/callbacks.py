@@ -50,11 +50,19 @@ running: ContextVar[Run | None] = ContextVar("mb_running", default=None)
 
 
 class Registration:
-    """A handler that a client's `on_*` method has registered.
+    """A callback that one of a client's `on_*` methods has registered.
 
-    Called without arguments, it removes the handler, as `remove` does.  Called with arguments, it
-    calls the handler: a function under `@client.on_error` can still be called by its name.
-    `handler` is the function itself.
+    Example::
+
+        remove = client.on_error(print)
+        remove()
+
+    Call it without arguments to remove the callback. With arguments, it calls the function, so a
+    function decorated with `@client.on_error` can still be called by its name.
+
+    Attributes:
+        handler: The function itself.
+        removed: Whether it was removed.
     """
 
     __slots__ = ("_remove", "handler", "made_by", "number", "removed")
@@ -67,10 +75,7 @@ class Registration:
         self._remove = remove
 
     def remove(self) -> None:
-        """Call the handler no more, not even for events that are still waiting for it.
-
-        A call that is being made goes on.  Removing it again does nothing.
-        """
+        """Stop calling the handler, also for events that already wait for it."""
         if not self.removed:
             self.removed = True
             self._remove(self)

@@ -1,82 +1,89 @@
-"""MessageBrokerClient: ask, answer, publish and listen through a broker."""
+"""MessageBrokerClient: requests, services, publications and subscriptions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
-from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
-from weakref import ref
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..codec import JSON, Codec, check_kind
 from ..errors import LocalProtocolError
-from ..header import DEFAULT_VERSION, Action, MessageHeader
+from ..header import DEFAULT_VERSION, Action
 from ..link import checkpoint
 from ..message import Message, handled_id
 from ..options import (
     ActionName,
     ClientOptions,
+    LogLevel,
     OverflowName,
     actions_of,
     check_options,
     check_priority,
+    log_filter_of,
 )
 from ..plugins import Plugins
 from ..session import DEFAULT_BUFFER, LOG_TOPIC, BufferOverflowName, Outbox
 from ..topic import check_pattern
 from ..user_code import call, check_response_handler
 from ..wire import DEFAULT_MAX_PAYLOAD
-from .callbacks import Registration
-from .lifecycle import Lifecycle
+from .on_methods import OnMethods
 from .queue import DEFAULT_QUEUE_BYTES
 from .subscription import Consumer, Subscription
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["LogLevel", "MessageBrokerClient"]
+__all__ = ["MessageBrokerClient"]
 
 T = TypeVar("T")
 
-LogLevel = Literal["debug", "info", "warn", "error"]
-"""The level of an entry of the broker's log."""
 
+class MessageBrokerClient(OnMethods):
+    """A client of an MB broker, for asyncio and trio.
 
-class MessageBrokerClient(Lifecycle):
-    """A client of an MB broker, on asyncio or trio.
+    Use it as a context manager, or call `connect` and `close`. All times are in milliseconds.
+
+    Example::
 
         async with MessageBrokerClient("tcp://localhost:8081") as client:
             answer = await client.request("weather.current", {"city": "Oslo"})
+            print(answer.payload)
 
-    Or `await client.connect(...)` and `await client.close()` where a block does not fit.  A
-    client belongs to the event loop and the process in which it was connected: elsewhere each
-    call raises LocalProtocolError, and leaving its block in a forked process does nothing.
-    `url` may be several: the first that answers is used, and the next when it does no longer.
-    All times are in milliseconds.
+    If the connection is lost, the client reconnects, registers and subscribes again, and sends what
+    was published in the meantime. docs/reliability.md lists all guarantees.
 
-    A connection that is lost is restored: registered, subscribed, and what was published
-    meanwhile is sent (docs/reliability.md says what is promised).  `reconnect=False` ends the
-    client instead; `retry_connect=True` does the same for the first connection, for which calls
-    then wait as they do after a loss, so that tasks may share a client before it is connected.
-    The first try comes within `backoff_min`; before each further one it waits twice as long as
-    before the last, up to `backoff_max`, half of it at random.  It goes on forever, or for
-    `reconnect_timeout`.  A connection on which nothing has moved for `heartbeat_interval` is
-    asked for a sign of life, and given up after as long again; None never asks.  Every byte that
-    arrives is one, and so is progress of a write that had to wait.
+    A client belongs to the event loop and process in which it was connected. Calls from elsewhere
+    raise `LocalProtocolError`.
 
-    `publish_buffer` bounds in bytes what is published while there is no connection; what does
-    not fit raises, or with `buffer_overflow="drop_oldest"` takes the place of the oldest.
+    Args:
+        url: URL of the broker, or a list of URLs of interchangeable brokers. If the connection to
+            one fails, the client tries the next.
+        connect_timeout: Time limit for each attempt to connect to a URL.
+        close_timeout: How long to wait for the broker when closing.
+        drain_timeout: How long closing waits for handlers and for buffered messages; 0 to not wait.
+        max_payload: Largest payload to send, in bytes. The broker's limit must be at least as high.
+        ssl_context: For `tls://` and `wss://`. The default verifies certificates and host names.
+        plugins: Plugins to use instead of the installed ones.
+        reconnect: Whether to reconnect after a loss. If false, the client ends instead.
+        retry_connect: Whether to keep trying if the first connection fails. Meanwhile, other tasks
+            can use the client as they can during an outage.
+        backoff_min: Upper bound of the random wait before the first attempt to reconnect. The wait
+            doubles with each further attempt, and half of it is random.
+        backoff_max: Longest wait between attempts.
+        reconnect_timeout: When to give up reconnecting; None to keep trying forever.
+        heartbeat_interval: How long the broker may be silent before the client asks it for a sign
+            of life. After as long again, the client drops the connection. None: never.
+        publish_buffer: How many bytes of publications can wait for a connection.
+        buffer_overflow: What happens to a publication that does not fit: with `"error"`, `publish`
+            raises `ConnectionLost`; with `"drop_oldest"`, it replaces the oldest ones.
+        inherit_deadlines: Whether requests made in a request handler take no longer than the sender
+            of the handled request still waits.
+        codec: Name of an installed codec, or a `Codec`, that reads and writes payloads.
 
-    `drain_timeout` bounds how long closing waits for handlers and for the buffer, 0 not at all;
-    `close_timeout` how long it waits for the other side.  `max_payload` in bytes is the largest
-    payload that is sent, and the broker's limit must be as high; `ssl_context` replaces the
-    default for tls:// and wss://, which verifies certificate and host name; `plugins` those that
-    are installed; `codec`, a name or an object, writes and reads payloads.  With
-    `inherit_deadlines`, a request made in the handler of another has no more time than is left
-    to that.
-
-    Raises LocalProtocolError for invalid options, PluginError for an unknown codec.
+    Raises:
+        LocalProtocolError: An option is invalid.
+        PluginError: There is no codec with this name.
     """
 
     def __init__(
@@ -119,14 +126,20 @@ class MessageBrokerClient(Lifecycle):
         )
         super().__init__(urls, options, Outbox(publish_buffer, buffer_overflow), codec)
 
-    # Asking, answering, publishing, listening
-
     async def register_service(self, name: str, description: str) -> None:
-        """Register this client as a service, with a `name` and a `description`.
+        """Register this client as a service.
 
-        `name` may have 36 characters, `description` 1024.  Calling it again replaces both.  The
-        client registers again after each reconnect.  Raises LocalProtocolError for longer or
-        invalid texts, and what `request` raises with `retry`.
+        The broker's page and `mb services` show its name. The client registers again after each
+        reconnect. Calling this again replaces the name and the description.
+
+        Args:
+            name: 1 to 36 characters.
+            description: 1 to 1024 characters.
+
+        Raises:
+            LocalProtocolError: A text is too long or empty, or the client is not connected.
+            ResponseError: The broker refused, or did not confirm within `connect_timeout`.
+            ConnectionLost: The client was closed or gave up reconnecting.
         """
         await checkpoint()
         await (await self._connected_soon()).register(name, description)
@@ -169,21 +182,41 @@ class MessageBrokerClient(Lifecycle):
         retry: bool = False,
         result: type[T] | None = None,
     ) -> Message | T:
-        """Ask, and wait for the answer; `timeout` in milliseconds, from 1 to 3,600,000.
+        """Send a request and wait for its answer.
 
-        Returns the answer as a Message, or with `result`, a type, its payload as that type, as
-        `Message.decode` reads it.  `response_handler`, plain or async, is called with the answer's
-        payload before this returns.  `retry` allows to send the request again, within the same
-        time, when the connection is lost, or when a service is not back yet after the client has
-        reconnected: for what may be done twice.  Within the handler of another message,
-        `parent_id` is that message's, and the time no longer than is left to its sender.
+        Example::
 
-        Raises ResponseError, by subclass: NoRouteFoundError where nobody answers the topic,
-        RequestTimeoutError after the time limit, the service's own error.  Raises ConnectionLost
-        when the connection is lost: `sent` says whether the request may have gone out.  Raises
-        MessageTooLarge and LocalProtocolError before anything is sent, and RemoteProtocolError,
-        whose `path` says where, for an answer that does not fit `result`.  When cancelled, the
-        request may have been sent; its answer is ignored.
+            answer = await client.request("weather.current", {"city": "Oslo"}, timeout=5_000)
+            print(answer.payload["degrees"])
+
+        Args:
+            payload: Anything that can be written as JSON (docs/payloads.md).
+            response_handler: A plain or async function that is called with the answer's payload
+                before this call returns.
+            timeout: Time limit in milliseconds, from 1 to 3,600,000. In a request handler, it is
+                shortened to the time for which the sender of the handled request still waits.
+            version: Version of the topic, a semantic version.
+            parent_id: Id of the message that caused this one; in a handler, that of the handled
+                message by default.
+            retry: Whether the request may be sent again, within the same time limit, if the
+                connection is lost or the service has not come back yet after a reconnect. Only for
+                requests that may be handled twice.
+            result: Type to convert the answer's payload to, as `Message.decode` does.
+
+        Returns:
+            The answer as a `Message`, or its payload as the type `result`.
+
+        Raises:
+            NoRouteFoundError: No service answers this topic.
+            RequestTimeoutError: No answer came within the time limit.
+            ResponseError: The service, or the broker, answered with an error.
+            ConnectionLost: There is no connection, or it was lost; `ConnectionLost.sent` says
+                whether the request may have been sent.
+            MessageTooLarge: The payload or the header is too large to be sent.
+            LocalProtocolError: An argument is invalid, or the client is not connected.
+            RemoteProtocolError: The answer can't be read, or does not fit `result`.
+
+        If cancelled, the request may have been sent; its answer is ignored.
         """
         if self._supervisor is None:
             await self._wait_connecting()
@@ -214,15 +247,32 @@ class MessageBrokerClient(Lifecycle):
     ) -> None:
         """Publish a message to all subscribers of `topic`.
 
-        Returns when the message is on its way, or waits in the buffer for a connection; if
-        nobody is subscribed, `on_error` is told.  With `confirm` it returns when the broker has
-        confirmed that it passed the message on, within `timeout` milliseconds, and raises
-        NoRouteFoundError if nobody is subscribed; it is never sent twice.
+        Returns when the message is on its way or, without a connection, waits in the buffer. If
+        nobody is subscribed, `on_error` handlers are called. With `confirm`, it returns when the
+        broker has confirmed that it forwarded the message.
 
-        Raises ConnectionLost where the buffer is full, and with `confirm` when the connection is
-        lost before the confirmation; `sent` tells whether the message may have gone out.  Raises
-        MessageTooLarge and LocalProtocolError before anything is sent.  When cancelled, the
-        message may have been sent.
+        Example::
+
+            await client.publish("order.paid", {"id": 7}, confirm=True)
+
+        Args:
+            payload: Anything that can be written as JSON (docs/payloads.md).
+            confirm: Whether to wait for the broker's confirmation. The message is never sent twice.
+            timeout: Time limit for the confirmation, in milliseconds.
+            version: Version of the topic, a semantic version.
+            parent_id: Id of the message that caused this one; in a handler, that of the handled
+                message by default.
+
+        Raises:
+            NoRouteFoundError: With `confirm`: nobody is subscribed to the topic.
+            RequestTimeoutError: With `confirm`: no confirmation came within the time limit.
+            ConnectionLost: The buffer is full, the client was closed, or, with `confirm`, the
+                connection was lost; `ConnectionLost.sent` says whether the message may have been
+                sent.
+            MessageTooLarge: The payload or the header is too large to be sent.
+            LocalProtocolError: An argument is invalid, or the client is not connected.
+
+        If cancelled, the message may have been sent.
         """
         if self._supervisor is None:
             await self._wait_connecting()
@@ -264,28 +314,47 @@ class MessageBrokerClient(Lifecycle):
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
         overflow: OverflowName = "drop_newest",
     ) -> Subscription:
-        """Receive what is published to `topic`, or answer what is requested.
+        """Receive publications, or answer requests.
 
-        `topic` may be a pattern: `+` is one segment, a closing `#` any number.  `action` is
-        "publish", "request" or "both".  Await the Subscription, or enter it as a context.
+        Await the `Subscription`, or enter it with `async with` to unsubscribe at the end of the
+        block. It is restored after each reconnect.
 
-        `handler`, plain or async, is called with each Message, `concurrency` of them at a time
-        (the order is kept at 1).  For a request, what it returns is the answer; a ResponseError
-        that it raises is sent as it is, any other error as INTERNAL_ERROR, and logged.  Without
-        a handler, iterate the Subscription, or have `on_message` handlers.
+        Example::
 
-        Requests go to the subscriber with the highest `priority`, at random among equals.
-        `queue_size` messages wait for a slow consumer, and `queue_bytes` of their payloads; None
-        means no bound.  Then `overflow` decides: "drop_newest", "drop_oldest", or "error", which
-        ends the subscription with SlowConsumer.  Requests that don't fit are answered with
-        SERVICE_UNAVAILABLE; `on_error` is told once a second.
+            async with client.subscribe("order.#") as events:
+                async for event in events:
+                    print(event.topic, event.payload)
 
-        The subscription outlives the connection, and is made anew on each.  Where the broker
-        refuses that, `on_error` gets its error; a permanent refusal, such as FORBIDDEN, ends the
-        subscription with it, and after any other the client asks again.
+        Without a handler, iterate the subscription, or leave its messages to `on_message` handlers.
+        With a handler for requests, what it returns is the answer. A `ResponseError` that it raises
+        is sent as it is; any other error is sent as INTERNAL_ERROR and logged.
 
-        Raises LocalProtocolError for an invalid topic or option.  Awaiting it raises
-        what `request` raises; when that is cancelled, nothing is subscribed.
+        If the broker refuses to restore the subscription, its error goes to `on_error`. A permanent
+        refusal, such as FORBIDDEN, ends the subscription; after any other, the client asks again.
+
+        Args:
+            topic: A topic or a pattern, in which `+` matches one segment and `#` at the end any
+                number.
+            priority: Requests go to the subscriber with the highest priority, and at random among
+                equals.
+            action: `"publish"`, `"request"` or `"both"`.
+            handler: A plain or async function that is called with each `Message`.
+            concurrency: How many handler calls may run at a time. With 1, messages are handled in
+                order.
+            queue_size: How many messages can wait for their consumer; None for no limit.
+            queue_bytes: How many bytes of payloads can wait; None for no limit.
+            overflow: What happens when the queue is full: `"drop_newest"`, `"drop_oldest"`, or
+                `"error"`, which ends the subscription with `SlowConsumer`. Dropped requests are
+                answered with SERVICE_UNAVAILABLE, and `on_error` is called at most once a second.
+
+        Raises:
+            LocalProtocolError: The topic or an option is invalid. When awaited: the client is not
+                connected.
+            ResponseError: When awaited: the broker refused, or did not confirm in
+                `connect_timeout`.
+            ConnectionLost: When awaited: the client was closed or gave up reconnecting.
+
+        If cancelled while awaited, nothing is subscribed.
         """
         check_pattern(topic)
         actions = actions_of(action)
@@ -313,22 +382,27 @@ class MessageBrokerClient(Lifecycle):
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
         overflow: OverflowName = "drop_newest",
     ) -> Subscription:
-        """Receive the entries that the broker writes to its log.
+        """Receive the entries of the broker's log.
 
-        `levels` are those wanted, of "debug", "info", "warn" and "error"; `regex` is searched for
-        in each entry's text by the broker.  Await the Subscription, or enter it as a context, as
-        with `subscribe`, whose other options these are.  Each Message is a response to
-        `system.log` whose payload is an object: `level`, `module`, `message`, `timestamp`, and
-        what the entry is about, such as `serviceId`.
+        Await the `Subscription` or enter it, as with `subscribe`, which explains the other options.
+        It is restored after each reconnect. The payload of each `Message` is an object with
+        `level`, `module`, `message`, `timestamp`, and what the entry is about, such as `serviceId`.
 
-        Following outlives the connection, as a subscription does.  `subscribe("system.log")` is
-        the same with the default levels.  A client follows with one choice of levels and regex at
-        a time.
+        A client follows the log with one choice of levels and regex at a time.
+        `subscribe("system.log")` uses the default levels.
 
-        Raises LocalProtocolError for levels or a regex of another kind, and when awaited if this
-        client follows the log with another choice.  Awaiting it raises InvalidRequestError for a
-        regex that the broker can't use, and what `request` raises; when that is cancelled,
-        nothing is followed.
+        Args:
+            levels: The levels to receive.
+            regex: Receive only entries whose text this regular expression matches somewhere.
+
+        Raises:
+            LocalProtocolError: The levels or the regex are invalid. When awaited: the client is not
+                connected, or already follows the log with another choice.
+            ResponseError: When awaited: the broker refused. It is an `InvalidRequestError` if the
+                broker can't use the regex.
+            ConnectionLost: When awaited: the client was closed or gave up reconnecting.
+
+        If cancelled while awaited, the log is not followed.
         """
         self._host.check_handler(handler)
         consumer = Consumer(
@@ -340,15 +414,24 @@ class MessageBrokerClient(Lifecycle):
             concurrency=1,
             queue=self._host.queue_type(queue_size, overflow, queue_bytes),
             make_runner=self._host.make_runner,
-            log_filter=_log_filter(levels, regex),
+            log_filter=log_filter_of(levels, regex),
         )
         return Subscription(self._connected_soon, consumer)
 
     async def unsubscribe(self, topic: str, *, action: ActionName = "both") -> None:
-        """End this client's subscriptions to exactly `topic`; what is queued is still consumed.
+        """End this client's subscriptions to exactly `topic`.
 
-        `action` narrows it to "publish" or "request".  Raises LocalProtocolError where there is
-        no such subscription.  When cancelled, this side has let go of them.
+        Messages that are already queued still go to their consumers.
+
+        Args:
+            topic: The topic or pattern that was subscribed to.
+            action: `"publish"` or `"request"` to end only these subscriptions.
+
+        Raises:
+            LocalProtocolError: There is no such subscription, or the client is not connected.
+            ResponseError: The broker refused.
+
+        If cancelled, the subscriptions have ended, but the broker may not have confirmed it.
         """
         try:
             check_pattern(topic)
@@ -364,73 +447,3 @@ class MessageBrokerClient(Lifecycle):
         for entry in entries:
             entry.consumer.remove(entry)
         await supervisor.unsubscribe(entries)
-
-    # Callbacks: plain or async.  Each gets its calls one at a time in the order of events; a slow
-    # one keeps no other waiting.  All return a Registration.
-
-    def on_message(self, handler: Callable[[MessageHeader, Any], Any]) -> Registration:
-        """Call `handler(header, payload)` for publications that have no other consumer.
-
-        Those are the messages of subscriptions with neither handler nor iteration, including
-        what waits in their queues already.  Those of one subscription come one after the other;
-        subscriptions do not wait for each other.
-
-        Returns a Registration, which removes the handler when it is called; so do the other
-        `on_*` methods, and each may be used as a decorator, `@client.on_message`.
-        """
-        self._host.check_handler(handler, "on_message handler")
-        callbacks = self._callbacks
-        removed = partial(_stop_consuming_with, ref(self))
-        registration = callbacks.register(callbacks.message, handler, removed)
-        if self._supervisor is not None:
-            for entry in self._supervisor.session.subscriptions:
-                entry.consumer.consume_with_on_message()
-        return registration
-
-    def on_connect(self, handler: Callable[[], Any]) -> Registration:
-        """Call `handler()` when a connection has come about, the first or another.
-
-        It may run beside handlers of other events: `connected` is the state as it is.
-        Subscriptions need not be made again here.  What `handler` subscribes to or registers
-        replaces what an earlier call of it subscribed to the same topic, or registered for the
-        same event.
-        """
-        return self._on(self._callbacks.connect, handler, "on_connect handler")
-
-    def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
-        """Call `handler()` when a connection has ended, in order or not."""
-        return self._on(self._callbacks.disconnect, handler, "on_disconnect handler")
-
-    def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
-        """Call `handler(error)` for errors that no call of yours can raise.
-
-        Failing handlers, slow consumers, messages that can't be read, publications that nobody
-        listens to (once a second for each topic), failed tries to connect again.  They are logged
-        as well.
-        """
-        return self._on(self._callbacks.error, handler, "on_error handler")
-
-    def _on(self, handlers: list[Registration], handler: Any, name: str) -> Registration:
-        self._host.check_handler(handler, name)
-        return self._callbacks.register(handlers, self._host.wrap_callback(handler))
-
-
-def _stop_consuming_with(client: ref[MessageBrokerClient], index: int) -> None:
-    """An on_message handler was removed; its Registration does not keep the client alive."""
-    alive = client()
-    if alive is not None and alive._supervisor is not None:
-        for entry in alive._supervisor.session.subscriptions:
-            entry.consumer.stop_consuming_with(index)
-
-
-def _log_filter(levels: Sequence[str], regex: str | None) -> dict[str, Any]:
-    known = get_args(LogLevel)
-    wanted = [] if isinstance(levels, str) or not isinstance(levels, Iterable) else list(levels)
-    if not wanted or any(level not in known for level in wanted):
-        raise LocalProtocolError(
-            f"invalid levels {levels!r}: expected a list of {', '.join(map(repr, known))}"
-        )
-    if regex is not None and not isinstance(regex, str):
-        raise LocalProtocolError(f"invalid regex {regex!r}: expected a string")
-    wishes: dict[str, Any] = {"levels": [level for level in known if level in wanted]}
-    return wishes if regex is None else {**wishes, "regex": regex}

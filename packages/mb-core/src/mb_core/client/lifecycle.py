@@ -101,7 +101,7 @@ class Host:
 
 
 class Lifecycle(CallbackMethods):
-    """The half of MessageBrokerClient that is about its connection."""
+    """The part of MessageBrokerClient that is about its connection."""
 
     _host = Host()
 
@@ -123,15 +123,25 @@ class Lifecycle(CallbackMethods):
     async def connect(
         self, host: str | None = None, port: int | None = None, use_tls: bool = False
     ) -> None:
-        """Connect to a broker and wait for its greeting.
+        """Connect to the broker.
 
-        `connect("localhost", 8080)` speaks WebSocket, encrypted with `use_tls`; any other
-        transport is chosen by a URL: `connect("tcp://localhost:8081")`.  Without arguments it
-        goes to the URL given to the client.
+        Without arguments, this connects to the URL that was passed to the client.
+        `connect("localhost", 8080)` uses WebSocket. Pass a URL for other transports:
+        `connect("tcp://localhost:8081")`.
 
-        Raises ConnectError when no connection comes about within `connect_timeout` (with several
-        URLs, within that for each), PluginError when the scheme's package is missing.  With
-        `retry_connect` it goes on, unless the error is final.  When cancelled, nothing is left.
+        Args:
+            host: A host name, an address, or a URL.
+            port: The port, if `host` is not a URL.
+            use_tls: Whether to encrypt the WebSocket, if `host` is not a URL.
+
+        Raises:
+            ConnectError: No connection was established within `connect_timeout`, which applies to
+                each URL. With `retry_connect`, only if the error is final or `reconnect_timeout` is
+                over.
+            PluginError: The transport of the URL is not installed or can't be used.
+            LocalProtocolError: The client was connected or closed before, or is connecting.
+
+        If cancelled, no connection is left, and `connect` may be called again.
         """
         try:
             urls = self._where_to(host, port, use_tls)
@@ -152,14 +162,20 @@ class Lifecycle(CallbackMethods):
             raise
 
     async def wait_connected(self, timeout: int | None = None) -> None:
-        """Wait until there is a connection, at most `timeout` milliseconds; None waits forever.
+        """Wait until the client is connected.
 
-        Returns at once if there is one.  Otherwise it waits for a `connect` that is under way
-        elsewhere or yet to be called, or for a lost connection to be restored.
+        Returns at once if it is. Otherwise waits until another task has connected the client, which
+        may not have begun yet, or until a lost connection is restored.
 
-        Raises TimeoutError when the time is over, and ConnectionLost when the client is closed,
-        when its first connection fails or is cancelled, and when a lost one is given up.  When
-        cancelled, nothing changes.
+        Args:
+            timeout: Time limit in milliseconds; None to wait forever.
+
+        Raises:
+            TimeoutError: The time limit is over.
+            ConnectionLost: The client was closed, could not connect, or gave up reconnecting.
+            LocalProtocolError: The time limit is invalid.
+
+        If cancelled, nothing changes.
         """
         limit = check_timeout(timeout) / 1000 if timeout is not None else None
         await checkpoint()
@@ -185,7 +201,7 @@ class Lifecycle(CallbackMethods):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now, with all that was registered and subscribed."""
+        """Whether the client is connected, registered and subscribed."""
         supervisor = self._supervisor
         return (
             supervisor is not None
@@ -194,21 +210,21 @@ class Lifecycle(CallbackMethods):
         )
 
     def stats(self) -> ClientStats:
-        """Figures of what this client has done so far; see ClientStats."""
+        """Return figures of what this client has done so far."""
         return self._supervisor.stats() if self._supervisor is not None else ClientStats()
 
     async def close(self) -> None:
-        """Close the connection when what has begun is done.
+        """Finish what has begun, and close the connection.
 
-        The broker is told that nothing more is wanted; handlers finish and their answers go
-        out, and so does what waits for a connection, all within `drain_timeout`.  Then requests
-        that wait fail, and the connection is ended, within a few times `close_timeout`.
+        Within `drain_timeout`, the client unsubscribes, handlers finish the queued messages and
+        answer, and buffered messages are sent. Then pending requests fail with `ConnectionLost`,
+        and the connection is closed, within a few times `close_timeout`.
 
-        Safe to call twice, from several tasks, and at any time.  Called from a handler or a
-        callback of this client, which it would wait for, it returns at once; in a task that one
-        has started it waits.  What can't be cancelled, because it waits for a thread, is left
-        behind.  When cancelled, it waits for no handler any more, and the closing goes on by
-        itself.
+        Safe to call twice, from several tasks, and at any time. In a handler or callback of this
+        client, it returns at once, as it would wait for itself. A handler that can't be cancelled
+        because it waits for a thread is abandoned.
+
+        If cancelled, the client stops waiting for handlers and closes in the background.
         """
         await self._end(drain=True)
 
@@ -252,12 +268,17 @@ class Lifecycle(CallbackMethods):
     async def run(self) -> None:
         """Wait until the client is closed.
 
-        Raises ConnectionLost when the connection is lost for good, and KeyboardInterrupt at Ctrl-C
-        and at SIGTERM, so that leaving the client's block drains it, as does
-        `except KeyboardInterrupt: await client.close()`.  Behind SIGTERM the program ends as one
-        that it has killed, without a traceback where nobody catches the error; a second signal
-        ends it at once.  Outside the main thread, and where the program handles a signal itself,
-        signals are not touched.
+        Use it in services: Ctrl-C and SIGTERM raise `KeyboardInterrupt` here, so leaving the
+        client's block finishes pending requests first; so does catching the error and calling
+        `close`. After SIGTERM, the program ends as if the signal had killed it, without a
+        traceback. A second signal ends it at once.
+
+        Signals are left alone outside the main thread, and if the program handles them itself.
+
+        Raises:
+            ConnectionLost: The client gave up reconnecting, or must not reconnect.
+            KeyboardInterrupt: The program received SIGINT (Ctrl-C) or SIGTERM.
+            LocalProtocolError: The client is not connected.
         """
         if self._supervisor is None:
             await self._wait_connecting()

@@ -24,7 +24,15 @@ EndError = Callable[[], MBError]
 
 
 class Overflow(StrEnum):
-    """What a full queue does with one message more."""
+    """What happens to a message that does not fit into a subscription's queue.
+
+    A `StrEnum`: the values can be passed as strings, `subscribe(topic, overflow="error")`.
+
+    Attributes:
+        DROP_NEWEST: The message is dropped.
+        DROP_OLDEST: The oldest messages are dropped to make room.
+        ERROR: The message is dropped, and the subscription ends with `SlowConsumer`.
+    """
 
     DROP_NEWEST = "drop_newest"
     DROP_OLDEST = "drop_oldest"

@@ -1,4 +1,4 @@
-"""Subscriptions: as user code has them, and as the connection knows them."""
+"""Subscriptions, as used by programs and as known to the connection."""
 
 from __future__ import annotations
 
@@ -31,22 +31,25 @@ _OF_COROUTINES = frozenset({"cr_await", "cr_code", "cr_frame", "cr_running"})
 
 
 class Subscription(Coroutine[Any, Any, "Subscription"]):
-    """Messages of one topic pattern.  Made by `client.subscribe`, in force once awaited.
+    """The messages of a topic or pattern, from `client.subscribe`.
 
-    It is a coroutine as well as a context manager: `asyncio.create_task`, the `create_task` and
-    `start_soon` of task groups and nurseries, `gather` and `wait_for` take it.
+    Await it to subscribe, or enter it with `async with`. As it is a coroutine,
+    `asyncio.create_task`, `gather`, `wait_for`, task groups and nurseries accept it, too.
 
-    Three ways to consume it, of which a subscription has one:
+    There are three ways to consume the messages; choose one for each subscription:
 
-    - `await client.subscribe(topic, handler=function)`: the function is called with each Message;
-    - `async with client.subscribe(topic) as events: async for message in events: ...`, or
-      iterating what `await client.subscribe(topic)` gave;
-    - neither: publications go to each of the client's `on_message` handlers, and wait in the
-      queue until there is one.  Each handler has a queue of its own, within the same bounds.
+    - Pass a handler: `await client.subscribe(topic, handler=function)`. It is called with each
+      `Message`.
+    - Iterate: `async with client.subscribe(topic) as events`, then `async for message in events`.
+    - Neither: publications go to each of the client's `on_message` handlers, and wait in the queue
+      until there is one. Each handler has a queue of its own.
 
-    Iteration ends when the subscription or the client is closed, and raises ConnectionLost when
-    the connection is lost for good; what was received before still comes.  A cancelled iteration
-    loses no message.  Several tasks may iterate: each message goes to one of them.
+    Iteration ends when the subscription or the client is closed, or with `ConnectionLost` when the
+    connection is lost for good, after the messages that were received before. If several tasks
+    iterate, each message goes to one of them. Cancelling an iteration loses no message.
+
+    Attributes:
+        topic: The topic or pattern that was subscribed to.
     """
 
     def __init__(self, connected: Callable[[], Awaitable[Supervisor]], consumer: Consumer) -> None:
@@ -69,15 +72,12 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     @property
     def dropped(self) -> int:
-        """How many messages did not fit into the queue and are lost.
-
-        With several `on_message` handlers, the sum over their queues; `queued` likewise.
-        """
+        """How many messages were lost because a queue was full."""
         return self._consumer.dropped
 
     @property
     def queued(self) -> int:
-        """How many messages wait for their consumer."""
+        """How many messages are waiting for their consumer."""
         return self._consumer.queued
 
     def __await__(self) -> Generator[Any, Any, Subscription]:
@@ -86,17 +86,17 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     # A coroutine, for those who run it as a task
 
     def send(self, value: Any) -> Any:
-        """Run on; called by event loops."""
+        """Continue the coroutine; called by event loops."""
         return self._as_coroutine().send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Run on with an error; called by event loops."""
+        """Raise an error in the coroutine; called by event loops."""
         return self._as_coroutine().throw(*error)
 
     def close(self) -> None:
-        """Give up a subscription that has not been awaited; called by event loops.
+        """Discard a subscription that was not awaited; called by event loops.
 
-        Raises LocalProtocolError for one that is in force: `unsubscribe` ends that.
+        Raises LocalProtocolError if it is in force: `unsubscribe` ends it then.
         """
         consumer = self._consumer
         if consumer.in_force and not consumer.ended:
@@ -170,15 +170,16 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         return self
 
     async def unsubscribe(self) -> None:
-        """Receive no more.  What is queued still goes to its consumer.
+        """Unsubscribe. Messages that are already queued still go to their consumer.
 
-        Leaving an `async with` block does the same; requests that nobody has taken are answered
-        with SERVICE_UNAVAILABLE then.  When cancelled, this side has let go; the broker may still
-        send, which is ignored, as it is if the broker refuses to unsubscribe one of its own feeds
-        (the reference broker refuses for `system.message`).
+        Leaving an `async with` block does the same. Queued requests that nothing will take are then
+        answered with SERVICE_UNAVAILABLE.
 
-        Raises ResponseError for any other refusal, unless the block is left by an error already:
-        then `on_error` gets the refusal.
+        Raises:
+            ResponseError: The broker refused. If the block is left by an error, that error is
+                raised, and this one goes to `on_error`.
+
+        If cancelled, the subscription has ended, but the broker may not have confirmed it.
         """
         if self._supervisor is not None:
             entries = self._consumer.entries
@@ -192,7 +193,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
             await checkpoint()
 
     def unsubscribe_nowait(self) -> None:
-        """End at once: the broker is told and not waited for, what is queued is not consumed."""
+        """Unsubscribe without waiting for the broker; queued messages are not consumed."""
         self._consumer.end(None)
         self._consumer.unsubscribe_nowait()
         self._consumer.refuse_queued()
@@ -201,11 +202,11 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     @property
     def handled(self) -> bool:
-        """Whether its messages go to handlers: there is nothing to iterate."""
+        """Whether its messages go to handlers, so that it can't be iterated."""
         return self._consumer.handled
 
     def iterate(self) -> MessageQueue:
-        """Have the messages for iteration: they are taken from this queue."""
+        """Claim the messages for iteration, and return the queue to take them from."""
         queue = self._queue = self._consumer.iterate()
         return queue
 

@@ -1,6 +1,6 @@
-"""Payloads: values as text on one line, and back; JSON unless a service agreed on another codec.
+"""Payloads: values as text on one line, and back. JSON, unless services agree on another codec.
 
-The rules are the protocol's (docs/protocol.md, "Payload").
+The rules are those of the protocol (docs/protocol.md, "Payload").
 """
 
 from .error_payload import ERROR_PREFIX, encode_error, error_in, may_be_error

@@ -16,17 +16,24 @@ T = TypeVar("T")
 
 
 class Codec(Protocol):
-    """Turns payloads into text on one line, UTF-8, and back.
+    """Converts payloads to UTF-8 text on one line, and back.
 
-    The protocol's payloads are JSON: a codec that writes anything else is for services that all
-    use it.  What either method raises becomes an error that says so, its text included.
+    The protocol's payloads are JSON. Use another codec only between services that all have it;
+    docs/plugins.md shows one. Errors that its methods raise become a `LocalProtocolError` or a
+    `RemoteProtocolError` with their text.
     """
 
     @property
-    def name(self) -> str: ...
-    def encode(self, payload: Any) -> bytes: ...
+    def name(self) -> str:
+        """The name by which clients choose it."""
+        ...
+
+    def encode(self, payload: Any) -> bytes:
+        """Return the payload as UTF-8 text without a line break."""
+        ...
+
     def decode(self, data: bytes, kind: Any) -> Any:
-        """The value of a payload, as `kind`; typing.Any where nothing was asked for."""
+        """Return the value of a payload, as an instance of `kind`; `typing.Any` takes any value."""
         ...
 
 
@@ -47,14 +54,18 @@ JSON = _Json()
 
 
 def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) -> bytes:
-    """`payload` as one line of JSON, or of what `codec` writes.
+    """Return `payload` as one line of JSON, or of what `codec` writes.
 
-    Apart from JSON's own types, these are written: dataclasses, Structs, pydantic models,
-    datetimes, UUIDs and others (docs/payloads.md has a table), and `msgspec.Raw`, for bytes that
-    are JSON already and are passed on as they are.
+    Besides JSON's own types, dataclasses, Structs, pydantic models, datetimes, UUIDs and others can
+    be written (docs/payloads.md). `msgspec.Raw` is for bytes that are already JSON; they are passed
+    on as they are.
 
-    Raises LocalProtocolError for anything else, such as bytes, NaN and the infinities, and
-    MessageTooLarge above `limit` bytes.
+    Args:
+        limit: The largest allowed size in bytes; None for no limit.
+
+    Raises:
+        LocalProtocolError: The payload contains something else, such as bytes, NaN or infinity.
+        MessageTooLarge: The encoded payload is larger than `limit`.
     """
     try:
         encoded = codec.encode(payload)
@@ -92,10 +103,12 @@ def decode_payload(raw: bytes, *, codec: Codec = ...) -> Any: ...
 @overload
 def decode_payload(raw: bytes, kind: type[T], codec: Codec = ...) -> T: ...
 def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
-    """The value of a received payload, converted to `kind`; an empty payload counts as null.
+    """Return the value of a received payload, as an instance of `kind`. Empty means null.
 
-    Raises RemoteProtocolError if it is not valid JSON, if `codec` can't read it, or if it does
-    not fit `kind`; LocalProtocolError if JSON can't be decoded to `kind`.
+    Raises:
+        RemoteProtocolError: The payload is not valid JSON, `codec` can't read it, or it does not
+            fit `kind`.
+        LocalProtocolError: JSON can't be decoded to `kind`.
     """
     if codec is not JSON:
         return _decode_with(codec, raw, kind)

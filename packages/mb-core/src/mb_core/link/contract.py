@@ -33,29 +33,30 @@ __all__ = [
 ]
 
 FLUSH_AT = 65_536
-"""Bytes that are sent in one turn of the loop, at which a Link is congested."""
+"""How many bytes can be sent in one turn of the loop before a Link is congested."""
 
 
 class LinkHandler(Protocol):
-    """Receives what a Link receives.  Called from the event loop, so it must not block.
+    """Receives what a Link receives. Called from the event loop, so it must not block.
 
     An exception in it is a bug: the Link logs it and ends the connection.
     """
 
     def messages_received(self, messages: list[bytes]) -> None:
-        """Take whole messages, in order; never empty, never after `link_lost`."""
+        """Take whole messages, in order. Never called without messages, or after `link_lost`."""
         ...
 
     def link_lost(self, error: MBError | None) -> None:
-        """The connection has ended; called exactly once.
+        """The connection has ended. Called exactly once.
 
-        `error` says why.  It is None for an orderly end, whichever side began it, and for `abort`.
+        Args:
+            error: The reason. None for an orderly end, whichever side began it, and for `abort`.
         """
         ...
 
 
 class Link(Protocol):
-    """One live connection, on one event loop; used from that loop's thread only."""
+    """A live connection on one event loop. Use it only in the thread of that loop."""
 
     @property
     def peer(self) -> str:
@@ -69,80 +70,82 @@ class Link(Protocol):
 
     @property
     def unsent(self) -> int:
-        """Roughly how many bytes were sent and not taken by the operating system yet.
+        """Roughly how many sent bytes the operating system has not taken yet.
 
-        0 when the connection is over, though there may be messages to take back.
+        0 when the connection has ended, even if there are messages to take back.
         """
         ...
 
     @property
     def messages_sent(self) -> int:
-        """Messages that were handed to the transport; it grows with each write."""
+        """How many messages were passed to the transport. It grows with each write."""
         ...
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of those messages, without the transport's framing."""
+        """How many bytes these messages have, without the transport's framing."""
         ...
 
     @property
     def progress(self) -> int:
         """A number that changes with every sign of life from the other side.
 
-        It changes with every byte that arrives, even if the message is not complete yet, and with
-        every byte that the operating system takes of a write that had to wait.  A write that is
-        taken at once says nothing about the other side.  A Link without this attribute counts as
-        alive as long as whole messages arrive.
+        These are every byte that arrives, even if the message is not complete yet, and every byte
+        that the operating system takes of a write that had to wait. A write that is taken at once
+        says nothing about the other side. A Link without this attribute counts as alive as long as
+        whole messages arrive.
         """
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message.  Messages of one turn of the loop leave in few writes.
+        """Send a message. Messages of one turn of the loop leave in few writes.
 
-        Raises ConnectionLost with sent=False when the connection is closing or closed.  A
-        message sent before that reaches the operating system unless the connection breaks, is
-        aborted or is ended by the other side first; see `take_unsent`.
+        A message that was sent reaches the operating system unless the connection breaks, is
+        aborted, or is ended by the other side first; see `take_unsent`.
+
+        Raises:
+            ConnectionLost: The connection is closing or closed; `sent` is False.
         """
         ...
 
     def send_many(self, messages: list[bytes]) -> None:
-        """Send messages in order, as `send` does.  When it raises, none was taken."""
+        """Send messages in order, as `send` does. If it raises, none was taken."""
         ...
 
     def take_unsent(self) -> list[bytes]:
-        """Return the messages that were sent and of which no byte has left this process.
+        """Return the messages that were sent, but of which no byte has left this process.
 
-        Call it within `link_lost` or after it.  The messages are the very objects that were
-        sent, in order.  Those that the transport got are not among them, as it may have sent a
-        part (`close` gives it all of them).  The second call returns an empty list.
+        Call it in `link_lost` or later. The messages are the same objects that were sent, in order.
+        Messages that were passed to the transport are not included, as it may have sent a part of
+        them (`close` passes all of them). A second call returns an empty list.
         """
         ...
 
     async def drain(self) -> None:
-        """Wait until more may be sent; return at once if the Link is not congested.
+        """Wait until more may be sent. Returns at once if the Link is not congested.
 
-        Await it whenever `congested` is true while sending many messages: that bounds memory and
-        gives the loop its turn.  A lost connection ends the wait as well.  Safe to cancel.
+        Await it whenever `congested` is true while you send many messages: this limits memory and
+        gives the loop its turn. A lost connection also ends the wait. Can be cancelled.
         """
         ...
 
     def pause_reading(self) -> None:
         """Stop reading for a while, so that the other side has to stop sending.
 
-        What was received before may still arrive, and `link_lost` may still be called.  Closing
-        the connection resumes reading.
+        What was received before may still arrive, and `link_lost` may still be called. Closing the
+        connection resumes reading.
         """
         ...
 
     def resume_reading(self) -> None:
-        """Read again; does nothing if reading was not paused or the connection is over."""
+        """Read again. Does nothing if reading was not paused or the connection has ended."""
         ...
 
     def close(self, reason: str = "") -> None:
-        """Close the connection: what was sent goes out, then the transport's own goodbye.
+        """Close the connection: first send what is left, then the transport's own goodbye.
 
-        That takes at most the close time limit, after which the connection is lost with an error.
-        Safe to call at any time, and twice; `link_lost` is called when it is over.
+        After the close time limit, the connection is lost with an error. Can be called at any time,
+        and twice. `link_lost` is called when the connection has ended.
         """
         ...
 
@@ -151,24 +154,26 @@ class Link(Protocol):
         ...
 
     async def wait_closed(self) -> None:
-        """Wait until `link_lost` has been called."""
+        """Wait until `link_lost` was called."""
         ...
 
 
 Accept = Callable[[Link], LinkHandler]
-"""Returns the handler of a new Link.  Called when the transport's handshake is complete, before
-anything is received; from then on, the Link can send."""
+"""Returns the handler of a new Link. Called when the transport's handshake is complete, before
+anything is received; from then on, the Link can send.
+"""
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 """Starts a task that lives as long as the caller's scope."""
 
 Poster = Callable[[Callable[[], None]], bool]
-"""Runs a function soon on an event loop; called from any thread.  Functions run in the order in
-which they were posted.  Returns False if that loop has ended."""
+"""Runs a function soon on an event loop. Called from any thread. Functions run in the order in
+which they were posted. Returns False if that loop has ended.
+"""
 
 
 class Waker(Protocol):
-    """The half of a Waiter that gives the value, once."""
+    """The side of a Waiter that sets the value, once."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
@@ -181,15 +186,21 @@ class Waiter(Waker, Protocol):
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """How byte streams are opened and closed; times in seconds.
+    """How byte streams are opened and closed. Times are in seconds.
 
-    `server_hostname` is the name that the server's certificate must have, by default the host that
-    is dialled.  A Listener has at most `max_handshakes` streams in their handshake: one more ends
-    the oldest, since honest peers complete theirs quickly.  `refused` is called for each accepted
-    stream that never became a Link, with its peer and the reason, or None if it just ended; the
-    default is to log it.  `unread` is called with each Link that receives something while its
-    peer does not read what it is sent; the Wire's own answers may add to that.  When more than
-    `max_answers` bytes of such answers wait, the connection is given up.
+    Attributes:
+        ssl_context: For TLS; None for none.
+        server_hostname: The name that the server's certificate must have; None for the host that is
+            connected to.
+        handshake_timeout: Time limit for each handshake.
+        close_timeout: Time limit for closing.
+        max_handshakes: How many handshakes a Listener allows at the same time. One more ends the
+            oldest, as honest peers complete theirs quickly.
+        refused: Called for each accepted stream that never became a Link, with its peer and the
+            reason, or None if it just ended. The default logs it.
+        unread: Called with each Link that receives something while its peer does not read what is
+            sent to it, which the Wire's own answers may add to.
+        max_answers: How many bytes of such answers can wait before the connection is dropped.
     """
 
     ssl_context: ssl.SSLContext | None = None
@@ -207,16 +218,21 @@ Address = tuple[str, int]
 
 
 class SocketAddress(msgspec.Struct, frozen=True):
-    """The address of a stream socket that is not TCP's: what `socket.connect` takes."""
+    """The address of a stream socket other than TCP's.
+
+    Attributes:
+        family: Such as `socket.AF_UNIX`.
+        address: What `socket.connect` takes.
+    """
 
     family: int
     address: Any
 
 
 class Listener(Protocol):
-    """Accepts connections until it is closed; the accepted Links live on.
+    """Accepts connections until it is closed. The accepted Links live on.
 
-    Closing it ends handshakes in progress: nothing is accepted after that.
+    Closing it ends handshakes in progress; nothing is accepted afterwards.
     """
 
     @property
@@ -224,45 +240,53 @@ class Listener(Protocol):
         """Host and port; for sockets without ports, their name and 0."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Stop accepting."""
+        ...
 
 
 class Backend(Protocol):
     """What mb_core needs of an event loop besides anyio: byte streams as Links, cheap waiting."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """`"asyncio"` or `"trio"`."""
+        ...
 
     def time(self) -> float:
-        """The time in seconds, by the clock of the loop's own timers.
+        """Return the time in seconds, on the clock of the loop's timers.
 
-        Compare it only with times of the same loop: another loop has another clock, and a test may
-        have a loop with virtual time.
+        Compare it only with times of the same loop: another loop has another clock, and in a test,
+        the time may be virtual.
         """
         ...
 
     def running(self) -> object:
-        """What identifies the event loop that runs the caller; None if none of this kind does.
+        """Return what identifies the caller's event loop; None if none of this kind runs it.
 
         Called from any thread.
         """
         ...
 
-    def waiter(self) -> Waiter: ...
+    def waiter(self) -> Waiter:
+        """Return a new Waiter."""
+        ...
 
     def poster(self) -> Poster:
-        """A Poster into the running loop."""
+        """Return a Poster to the running loop."""
         ...
 
     async def checkpoint(self) -> None:
-        """Give the loop a turn; raises if the task was cancelled."""
+        """Give the loop a turn, and raise if the task was cancelled."""
         ...
 
     def spawn_root(self, function: Callable[[], Coroutine[Any, Any, None]]) -> object:
-        """Start a task that belongs to no scope of the caller's; the end of the loop cancels it.
+        """Start a task outside of the caller's scopes. It is cancelled when the loop ends.
 
-        `function` must not raise anything but cancellation.  Keep the returned object as long as
-        the task has to live: the loop may refer to it weakly.
+        Keep the returned object as long as the task has to live: the loop may refer to it weakly.
+
+        Args:
+            function: An async function that raises nothing but cancellation.
         """
         ...
 
@@ -282,9 +306,14 @@ class Backend(Protocol):
         options: StreamOptions,
         spawn: Spawn,
     ) -> Link:
-        """Open a byte stream, complete the Wire's handshake and return the Link.
+        """Open a byte stream, complete the Wire's handshake, and return the Link.
 
-        Raises ConnectError.  The caller limits the time.  When cancelled, the stream is closed.
+        The caller limits the time.
+
+        Raises:
+            ConnectError: The connection could not be established.
+
+        If cancelled, the stream is closed.
         """
         ...
 
@@ -297,9 +326,15 @@ class Backend(Protocol):
         options: StreamOptions,
         spawn: Spawn,
     ) -> Listener:
-        """Accept byte streams; port 0 asks for a free port.  Raises ConnectError.
+        """Accept byte streams.
 
-        A socket in place of an address is listening already; the Listener closes it.
-        A connection whose handshake fails or takes too long is closed and logged.
+        A stream whose handshake fails or takes too long is closed and logged.
+
+        Args:
+            address: Host and port, 0 for a free port; or a socket that listens already, which the
+                Listener closes.
+
+        Raises:
+            ConnectError: Listening failed.
         """
         ...

@@ -12,11 +12,19 @@ from .requests import PendingRequest
 __all__ = ["DEFAULT_BUFFER", "BufferOverflow", "BufferOverflowName", "Outbox"]
 
 DEFAULT_BUFFER = 8 * 1024 * 1024
-"""Bytes of publications that may wait for a connection, by default."""
+"""How many bytes of publications can wait for a connection by default."""
 
 
 class BufferOverflow(StrEnum):
-    """What happens to a publication when the buffer is full."""
+    """What happens to a publication when the buffer is full.
+
+    A `StrEnum`: the values can be passed as strings, `MessageBrokerClient(url,
+    buffer_overflow="drop_oldest")`.
+
+    Attributes:
+        ERROR: `publish` raises `ConnectionLost`.
+        DROP_OLDEST: The oldest publications that nothing waits for are dropped to make room.
+    """
 
     ERROR = "error"
     DROP_OLDEST = "drop_oldest"
