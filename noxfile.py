@@ -1,7 +1,7 @@
 """How this project is checked: `nox` runs what a change has to pass, `nox -s types` a part of it.
 
 Everything is installed by constraints.txt: the versions and hashes that were last resolved and
-found to work (`nox -s lock` resolves anew).  A Python that is not on the PATH is skipped, and
+found to work (`nox -s lock` resolves them again).  A Python that is not on the PATH is skipped, and
 nox says so.
 """
 
@@ -27,6 +27,10 @@ nox.options.sessions = [
     "wheels",
     "matrix-3.11",
     "matrix-3.12",
+    "matrix-3.14",
+    "matrix-3.15",
+    "matrix-3.14t",
+    "matrix-3.15t",
     "lowest",
     "latest",
     "instructions",
@@ -36,10 +40,10 @@ nox.options.sessions = [
     "browser",
 ]
 
-PYTHONS = ["3.11", "3.12", "3.13"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15", "3.14t", "3.15t"]
 OLDEST = PYTHONS[0]
-# The interpreter that is measured; its coverage speaks for all.
-NEWEST = PYTHONS[-1]
+# The interpreter that runs all tests and whose coverage is measured.
+MEASURED = "3.13"
 BACKENDS = ["asyncio", "trio"]
 # Older ones lack what the tests of the page use (timers that the test moves, a global crypto).
 OLDEST_NODE = 20
@@ -67,17 +71,24 @@ SELECTION = [
     "packages/mb-tools/tests/test_request_reply.py",
 ]
 PACKAGES = [
-    *("mb-core[trio]", "mb-tcp", "mb-ws", "mb-sync"),
-    *("mb-broker[server]", "mb-client", "mb-testing", "mb-tools[top]"),
+    *("packages/mb-core[trio]", "packages/mb-tcp", "packages/mb-ws", "packages/mb-sync"),
+    *("packages/mb-broker[server]", "packages/mb-client", "packages/mb-testing"),
+    "packages/mb-tools[top]",
 ]
-EDITABLE = [argument for name in PACKAGES for argument in ("-e", f"packages/{name}")]
+EDITABLE = [argument for path in PACKAGES for argument in ("-e", path)]
 TEST_TOOLS = ["--group", "test"]
+# These have no wheels for free-threaded Pythons; tests of what they do are skipped there.
+WITHOUT_FREE_THREADING = ["google-re2", "hdrhistogram"]
 BY_CONSTRAINTS = ["--constraints", "constraints.txt", "--build-constraints", "constraints.txt"]
 
 
 def install(session: nox.Session, *tools: str) -> None:
     """Install the workspace's packages and `tools`, by the constraints."""
-    session.install(*BY_CONSTRAINTS, *EDITABLE, *tools)
+    overrides = Path(session.create_tmp()) / "overrides.txt"
+    # No marker tells a free-threaded Python from the other one.
+    missing = WITHOUT_FREE_THREADING if str(session.python).endswith("t") else []
+    overrides.write_text("".join(f"{name}; python_version < '3'\n" for name in missing))
+    session.install(*BY_CONSTRAINTS, "--overrides", str(overrides), *EDITABLE, *tools)
 
 
 def pytest(session: nox.Session, *arguments: str, workers: int = CPUS) -> list[str]:
@@ -122,21 +133,21 @@ def lowest(session: nox.Session) -> None:
     session.run(*pytest(session, *SELECTION))
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=MEASURED)
 def latest(session: nox.Session) -> None:
     """The same with the newest versions that there are, whatever the constraints say."""
     session.install("--upgrade", *EDITABLE, *TEST_TOOLS)
     session.run(*pytest(session, *SELECTION))
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=MEASURED)
 def wheels(session: nox.Session) -> None:
     """What is released, built and installed: each alone, and beside those of others."""
     install(session, *TEST_TOOLS, "uv")
     session.run(*pytest(session, "-m", "wheels", "tests/wheels"))
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=MEASURED)
 def instructions(session: nox.Session) -> None:
     """The hot paths take no more instructions than they did (benchmarks/instructions.json)."""
     # The plots of the benchmarks are tested here: where matplotlib is loaded, all tests that
@@ -146,7 +157,7 @@ def instructions(session: nox.Session) -> None:
     session.run(*pytest(session, "-m", "not wheels", *tests))
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=MEASURED)
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """All tests on the newest Python, async ones on one event loop, measured."""
@@ -157,7 +168,7 @@ def tests(session: nox.Session, backend: str) -> None:
     session.run("coverage", "run", "-m", *command, "--backend", backend, *rest)
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=MEASURED)
 def coverage(session: nox.Session) -> None:
     """What the tests of the newest Python did not reach."""
     install(session, "coverage")
@@ -185,7 +196,7 @@ def page(session: nox.Session) -> None:
     session.run("node", "--test", "--test-reporter=spec", *tests, external=True)
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=MEASURED)
 def browser(session: nox.Session) -> None:
     """The broker's page in headless Chromium (Debian: apt-get install chromium)."""
     install(session, "playwright", *TEST_TOOLS)
@@ -201,7 +212,7 @@ def full(session: nox.Session) -> None:
     session.run(*pytest(session, *marked, workers=WORKERS_FOR_ALL))
 
 
-@nox.session(default=False, python=NEWEST)
+@nox.session(default=False, python=MEASURED)
 def soak(session: nox.Session) -> None:
     """A thousand connections, and a million requests: what is left of them is nothing."""
     install(session, *TEST_TOOLS)
@@ -213,6 +224,18 @@ def soak(session: nox.Session) -> None:
 def version(session: nox.Session) -> None:
     """Write a version into all packages: nox -s version -- 0.2.0 (docs/releasing.md)."""
     session.run("python", "scripts/version.py", *session.posargs)
+
+
+@nox.session(default=False, python=False)
+def prefix(session: nox.Session) -> None:
+    """Put a prefix before the names of all distributions: nox -s prefix -- acme-."""
+    session.run("python", "scripts/prefix.py", *session.posargs)
+
+
+@nox.session(default=False, python=False)
+def urls(session: nox.Session) -> None:
+    """Write where the project lives into all packages: nox -s urls -- https://git.example/acme/mb."""
+    session.run("python", "scripts/urls.py", *session.posargs)
 
 
 @nox.session(default=False)
@@ -227,7 +250,7 @@ def lock(session: nox.Session) -> None:
     )
 
 
-@nox.session(default=False, python=NEWEST)
+@nox.session(default=False, python=MEASURED)
 def bench(session: nox.Session) -> None:
     """MB and its peers, side by side (Debian: nats-server, redis-server, mosquitto)."""
     install(session, "--requirements", "benchmarks/pyproject.toml")

@@ -38,7 +38,7 @@ def files(root: Path = ROOT) -> list[Path]:
 
 
 def compatible(version: str) -> str:
-    """The range of versions that do for who was written for `version`.
+    """The range of versions that work for a program that was written for `version`.
 
     It ends before the next minor version while the major one is 0, then before the next major one.
     """
@@ -64,9 +64,9 @@ def main(arguments: list[str], root: Path = ROOT) -> str | None:
         return None
     version = arguments[0]
     if len(arguments) > 1 or not _VERSION.fullmatch(version):
-        return f"{' '.join(arguments)!r} is no version: expected three numbers, as in 0.2.0"
+        return f"{' '.join(arguments)!r} is not a version: expected three numbers, as in 0.2.0"
     if f"\n## {version} (" not in (root / "CHANGELOG.md").read_text():
-        return f"CHANGELOG.md has no section '## {version} (...)': say first what changed"
+        return f"CHANGELOG.md has no section '## {version} (...)': describe the changes first"
     for path in files(root):
         path.write_text(rewritten(path, version, root))
     return None
@@ -75,13 +75,14 @@ def main(arguments: list[str], root: Path = ROOT) -> str | None:
 def _parts(version: str) -> tuple[int, int, int, str]:
     found = _VERSION.fullmatch(version)
     if found is None:
-        raise ValueError(f"{version!r} is no version: expected three numbers, as in 0.2.0")
+        raise ValueError(f"{version!r} is not a version: expected three numbers, as in 0.2.0")
     major, minor, patch, pre = found.groups()
     return int(major), int(minor), int(patch), pre or ""
 
 
 def _distributions(root: Path) -> Iterator[str]:
-    return (path.parent.name for path in sorted(root.glob("packages/*/pyproject.toml")))
+    for path in sorted(root.glob("packages/*/pyproject.toml")):
+        yield str(tomllib.loads(path.read_text())["project"]["name"])
 
 
 if __name__ == "__main__":

@@ -105,15 +105,17 @@ def test_a_version_without_a_section_in_the_changelog_is_refused(
     tree: Path, script: ModuleType
 ) -> None:
     refused = script.main(["9.9.9"], tree)
-    assert refused == ("CHANGELOG.md has no section '## 9.9.9 (...)': say first what changed")
+    assert refused == ("CHANGELOG.md has no section '## 9.9.9 (...)': describe the changes first")
 
 
 @pytest.mark.parametrize("arguments", [["1"], ["v0.2.0"], ["0.2.0", "0.3.0"], ["0.2"]])
-def test_what_is_no_version_is_refused(
+def test_an_invalid_version_is_refused(
     arguments: list[str], tree: Path, script: ModuleType
 ) -> None:
     refused = script.main(arguments, tree)
-    assert refused == f"{' '.join(arguments)!r} is no version: expected three numbers, as in 0.2.0"
+    assert (
+        refused == f"{' '.join(arguments)!r} is not a version: expected three numbers, as in 0.2.0"
+    )
 
 
 # The page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DISTRIBUTIONS", "PROGRAMS", "ROOT", "Environment", "UvError", "build", "install", "uv"]
+__all__ = [
+    "DISTRIBUTIONS",
+    "PROGRAMS",
+    "ROOT",
+    "Environment",
+    "UvError",
+    "build",
+    "clone",
+    "install",
+    "uv",
+]
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
@@ -109,6 +120,18 @@ def install(root: Path, wheels: Sequence[Path], *requirements: str) -> Environme
     constraints = ("--constraints", ours, "--constraints", ROOT / "constraints.txt")
     uv("pip", "install", "--quiet", "--python", environment.python, *constraints, *requirements)
     return environment
+
+
+def clone(folder: Path) -> Path:
+    """Copy what git tracks, with the changes that are not committed yet."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
 
 
 def _name(wheel: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
 from email import message_from_bytes
@@ -46,7 +47,9 @@ def test_its_metadata_says_what_a_user_has_to_know(wheel: Path, name: str) -> No
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Summary"]
-    assert metadata.get_payload().strip()  # the README
+    description = metadata.get_payload()  # the README, as package indexes show it
+    assert description.strip()
+    assert not re.findall(r"\]\((?!https://)[^)]*\)", description)  # they would lead nowhere
     # What is installed by an address of ours would not be found by anybody else.
     assert not [need for need in metadata.get_all("Requires-Dist", []) if "@" in need]
 

@@ -11,24 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from .installing import ROOT
+from .installing import ROOT, clone
 
 pytestmark = [
     pytest.mark.wheels,
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
 ]
-
-
-def clone(folder: Path) -> Path:
-    """Copy what git tracks, with the changes that are not committed yet."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
 
 
 def test_the_first_commands_show_the_demo(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def compile_search(expression: object) -> Callable[[str], bool]:
     try:
         import re2
     except ImportError:
-        raise ValueError("the broker has no google-re2: pip install 'mb-broker[server]'") from None
+        raise ValueError("google-re2 is not installed here: pip install google-re2") from None
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_MEMORY

@@ -20,7 +20,7 @@ PREFIX = "MB"
 # Variables of other commands, and of the option --config.
 _OTHERS = {"MB_CONFIG", "MB_URL", "MB_CAFILE", "MB_CERT", "MB_KEY"}
 
-# What Kubernetes sets for a Service called mb, mb-tcp and the like.
+# What Kubernetes sets for a Service called mb, mb-metrics and the like.
 _LINK_NAME = re.compile(
     r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?$"
 )

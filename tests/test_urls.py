@@ -1,0 +1,68 @@
+"""Where the project lives, as package indexes show it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """scripts/urls.py, as a module."""
+    spec = importlib.util.spec_from_file_location("urls", ROOT / "scripts" / "urls.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tree(tmp_path: Path, script: ModuleType) -> Path:
+    for path in script.files():
+        copied = tmp_path / path.relative_to(ROOT)
+        copied.parent.mkdir(parents=True)
+        shutil.copyfile(path, copied)
+    return tmp_path
+
+
+def test_every_package_has_all_of_them(tree: Path, script: ModuleType) -> None:
+    before = {path: tomllib.loads(path.read_text()) for path in script.files(tree)}
+    assert script.main(["https://git.example/acme/mb/"], tree) is None
+    for path, project in before.items():
+        changed = tomllib.loads(path.read_text())
+        assert changed["project"].pop("urls") == {
+            "Documentation": "https://git.example/acme/mb/blob/main/docs/index.md",
+            "Changelog": "https://git.example/acme/mb/blob/main/CHANGELOG.md",
+            "Issues": "https://git.example/acme/mb/issues",
+            "Source": "https://git.example/acme/mb",
+        }
+        project["project"].pop("urls", None)
+        assert changed == project
+
+
+def test_an_address_replaces_the_one_before(
+    tree: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.main(["https://git.example/acme/mb"], tree)
+    first = [path.read_text() for path in script.files(tree)]
+    script.main(["https://git.example/other/mb"], tree)
+    script.main([], tree)
+    assert capsys.readouterr().out == "https://git.example/other/mb\n"
+    script.main(["https://git.example/acme/mb"], tree)
+    assert [path.read_text() for path in script.files(tree)] == first
+
+
+@pytest.mark.parametrize("address", ["git.example/acme/mb", "http://git.example/acme/mb", "x y"])
+def test_an_invalid_address_is_refused(address: str, tree: Path, script: ModuleType) -> None:
+    assert script.main([address], tree) == (
+        f"{address!r} is not the address of a repository: expected one such as "
+        "https://git.example/acme/mb"
+    )
