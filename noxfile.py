@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types: MB's own, for the oldest Python, and those that user code sees, by pyright."""
-    install(session, "mypy", "nox", "pyright", "pytest", "trustme")
+    install(session, "fastapi", "mypy", "nox", "pyright", "pytest", "trustme")
     session.run("mypy")
     if shutil.which("node") is None:
         session.warn("no node here (Debian: apt-get install nodejs): pyright was not run")

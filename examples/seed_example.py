@@ -1,3 +1,16 @@
+"""The example of MB's specification, as it came; only its imports were added.
+
+It needs a broker, and a service that answers its request to test.service: without one it ends with
+NO_ROUTE_FOUND.  Run each of these in a terminal of its own, then the example in a third:
+
+    mb serve
+    mb reply test.service --value '{"answer": "from the service"}'
+
+It prints the answer, then each message that is published to test.messages, until Ctrl-C:
+
+    mb pub test.messages '{"hello": "example"}'
+"""
+
 import asyncio
 import json
 from typing import Any, Dict
