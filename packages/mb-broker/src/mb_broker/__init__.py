@@ -1,4 +1,4 @@
-"""The embedded MB broker: memory://, a server."""
+"""The MB broker: inside your program, as a server, and `memory://`."""
 
 from .broker import Broker
 from .options import BrokerOptions, RouterOptions

@@ -1,4 +1,4 @@
-"""The Broker: a Router under Links of every installed transport."""
+"""The Broker: a Router, and connections over every installed transport."""
 
 from __future__ import annotations
 
@@ -49,19 +49,37 @@ WrapAccept = Callable[[Accept, Backend, Spawn], Accept]
 class Broker:
     """An MB broker in this process, on the running event loop (asyncio or trio).
 
-        async with Broker("tcp://127.0.0.1:0", "ws://127.0.0.1:8080") as broker:
-            print(broker.urls)
+    Example::
 
-    Without URLs it listens on memory:// under a new name.  Port 0 asks for a free one; `urls`
-    has the real ones.  tls:// and wss:// need an `ssl_context` with the broker's certificate.
-    `options` are those of BrokerOptions: limits on what one client may take, and time limits,
-    in milliseconds.  What a client does over a limit ends with an error or with its connection,
-    never at the cost of others, and the log says which limit it was.  `wrap_accept`, for tests,
-    is called when the broker is entered, and returns what accepts connections instead of it.
+        async with Broker("tcp://127.0.0.1:0", "memory://") as broker:
+            async with MessageBrokerClient(broker.url) as client:
+                print(client.connected, broker.urls)
 
-    Raises LocalProtocolError for an invalid option.  Entering raises ConnectError if it can't
-    listen on a URL, and PluginError if no plugin supports a URL's scheme; it may be tried again.
-    Leaving ends every connection, cancelled or not; a Broker that was left can't be entered again.
+    A client that exceeds a limit gets an error or loses its connection. It never affects other
+    clients, and the log says which limit it was.
+
+    Leaving the block waits for answers to pending requests, up to `drain_timeout`, unless it is
+    left by an error or cancelled. Then every connection is closed. A Broker can be entered only
+    once.
+
+    Args:
+        *urls: Where to listen; by default on `memory://` under a new name. With port 0, a free port
+            is chosen, which `urls` shows.
+        ssl_context: Holds the broker's certificate, for `tls://` and `wss://`.
+        plugins: Plugins to use instead of the installed ones.
+        wrap_accept: For tests: called when the broker is entered, and returns what accepts
+            connections in its place.
+        faults: Deprecated. Use `wrap_accept`.
+        **options: Limits and time limits, in bytes and milliseconds; see `BrokerOptions`.
+
+    Raises:
+        LocalProtocolError: An option is invalid.
+        ConnectError: A URL is invalid. When entered: the broker can't listen on a URL.
+        PluginError: When entered: no plugin supports a URL's scheme.
+
+    Attributes:
+        urls: The URLs on which the broker listens, with the real ports.
+        options: All options with their values.
     """
 
     def __init__(
@@ -113,7 +131,11 @@ class Broker:
         return self.urls[0]
 
     def url_of(self, scheme: str) -> str:
-        """Return the first URL of this scheme; raises LookupError if there is none."""
+        """Return the first URL of this scheme, such as `broker.url_of("tcp")`.
+
+        Raises:
+            LookupError: The broker does not listen on such a URL.
+        """
         return url_of(self.urls, scheme)
 
     @property
@@ -157,7 +179,10 @@ class Broker:
             await self._end()
 
     async def drain(self) -> None:
-        """Accept nothing new, and wait for the answers to requests in flight, for a while."""
+        """Stop listening, and wait for answers to pending requests, up to `drain_timeout`.
+
+        If cancelled, the broker no longer listens; its connections stay.
+        """
         self._home.check("broker")
         self._router.draining = True
         await self._stop_listening()
@@ -171,7 +196,7 @@ class Broker:
                 self._connections.flush()
 
     async def abort(self) -> None:
-        """Stop listening and end every connection at once, as a process that is killed does."""
+        """Stop listening and end every connection at once, as if the process was killed."""
         self._home.check("broker")
         await self._stop_listening()
         await self._connections.abort()
@@ -212,7 +237,7 @@ class Broker:
 
 
 def url_of(urls: Sequence[str], scheme: str) -> str:
-    """Return the first URL of this scheme; raises LookupError if there is none."""
+    """Return the first of `urls` with this scheme; raises LookupError if there is none."""
     for url in urls:
         if url.startswith(f"{scheme}://"):
             return url

@@ -47,7 +47,7 @@ def about(text: str) -> Meta:
 
 
 class BrokerSettings(msgspec.Struct, kw_only=True):
-    """Every option of a broker with its default; times in milliseconds, sizes in bytes."""
+    """Every option of a broker, with its default. Times are in milliseconds, sizes in bytes."""
 
     max_connections: Annotated[Count, about("Clients at a time; more are refused.")] = 10_000
     max_payload: Annotated[Bytes, about("Largest payload that is taken.")] = DEFAULT_MAX_PAYLOAD
@@ -102,7 +102,42 @@ class BrokerSettings(msgspec.Struct, kw_only=True):
 
 
 class BrokerOptions(TypedDict, total=False):
-    """The keyword arguments of Broker, for type checkers; BrokerSettings documents them."""
+    """The options of `Broker`, as keyword arguments. None is required.
+
+    Times are in milliseconds, from 1 to a day; sizes are in bytes. docs/serve.md explains the
+    limits.
+
+    Attributes:
+        max_connections: How many clients can be connected at the same time; more are refused.
+            Default: 10,000.
+        max_payload: Largest payload to accept. Default: 16,384.
+        max_header: Longest header to accept, including its newline; from 128 to 367. Default: 367.
+        max_unread: How much output a client may leave unread before it is disconnected; at least
+            256 KiB. Default: 16 MiB.
+        max_unread_total: How much output all clients together may leave unread before the one with
+            the most is disconnected; at least 256 KiB. Default: 256 MiB.
+        max_subscriptions: How many subscriptions a client can have. Default: 10,000.
+        max_subscriptions_total: How many subscriptions all clients together can have before those
+            with more than an equal share get no more. Default: 1,000,000.
+        max_outstanding: How many requests can wait for their answers before one of the client with
+            the most fails. Default: 10,000.
+        max_handshakes: How many handshakes can be in progress at each port before the oldest is
+            ended. Default: 1,000.
+        handshake_timeout: Time limit for the TLS and WebSocket handshakes of a connection. Default:
+            10,000.
+        close_timeout: Time limit for closing a connection. Default: 5,000.
+        request_timeout: Time limit of requests that have none of their own. Default: 5,000.
+        heartbeat_after: How long a client may be silent before it is asked for a sign of life.
+            Default: 30,000.
+        drop_after: How long a client may be silent before it is disconnected; longer than
+            `heartbeat_after`. Default: 60,000.
+        drain_timeout: How long to wait for answers to pending requests when closing; 0 to not wait.
+            Default: 5,000.
+        origins: Origins of other web sites whose pages may connect over WebSocket; `"*"` for any.
+            Default: none.
+        page: Whether to serve the broker's page at `/` of the WebSocket port. Default: True.
+        metrics: Whether to serve `/metrics` and `/health` on the WebSocket port. Default: True.
+    """
 
     max_connections: int
     max_payload: int
@@ -128,14 +163,23 @@ _DEFAULTS = BrokerSettings()
 
 
 class RouterOptions(msgspec.Struct, frozen=True):
-    """What concerns the Router; times in seconds, sizes in bytes.
+    """The options of a `Router`. Times are in seconds, sizes in bytes.
 
-    `max_answer` is for the payload of the broker's own answers.  `request_timeout` holds for
-    requests that name no time limit.  A client that is silent for `heartbeat_after` is asked for a
-    sign of life, again after as long, and dropped after `drop_after`.  One client has at most
-    `max_subscriptions`; if all of them together have `max_subscriptions_total`, none with more
-    than an equal share of these gets another.  At most `max_outstanding` requests wait for their
-    responders at a time; then one fails of the client that has the most.
+    They are those of `BrokerOptions` with the same names.
+
+    Attributes:
+        max_payload: Largest payload to accept.
+        max_header: Longest header to accept.
+        max_answer: Largest payload of the broker's own answers.
+        max_subscriptions: How many subscriptions a client can have.
+        max_subscriptions_total: How many subscriptions all clients together can have before those
+            with more than an equal share get no more.
+        max_outstanding: How many requests can wait for their answers before one of the client with
+            the most fails.
+        request_timeout: Time limit of requests that have none of their own.
+        heartbeat_after: How long a client may be silent before it is asked for a sign of life. It
+            is asked again after as long.
+        drop_after: How long a client may be silent before it is disconnected.
     """
 
     max_payload: int = _DEFAULTS.max_payload
@@ -150,6 +194,7 @@ class RouterOptions(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: BrokerSettings) -> RouterOptions:
+        """Return the Router's part of a broker's settings."""
         return cls(
             max_payload=settings.max_payload,
             max_header=settings.max_header,

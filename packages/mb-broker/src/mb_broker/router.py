@@ -1,13 +1,12 @@
-"""The Router: the broker's side of the MB protocol as a state machine without I/O.
+"""The Router: the broker's side of the MB protocol, as a state machine without I/O.
 
-Messages in, messages out.  Its driver (Connections) reports each new connection and each batch of
-received messages with the time, and sends what it then finds in the outboxes of `take_output()`;
-it closes the connections of `take_dropped()`, and calls `handle_deadline` at the time of
-`next_deadline`.
+Its driver (Connections) reports each new connection and each batch of received messages with the
+time, sends what it finds in the outboxes of `take_output()`, closes the connections of
+`take_dropped()`, and calls `handle_deadline` at the time of `next_deadline`.
 
-A publication goes to every subscriber under one new id.  A request goes to one responder under a
-new id, and is outstanding until one of these: its response, its time limit, the end of its
-responder.  Nothing that a client sends makes the Router raise (docs/protocol.md).
+A publication goes to every subscriber under one new id. A request goes to one responder under a new
+id, and is outstanding until its response, its time limit, or the end of its responder. Nothing that
+a client sends makes the Router raise (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ _LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n"
 
 
 class Router:
-    """Routes messages between the connected services."""
+    """Routes messages between connected clients, without I/O. All times are in seconds."""
 
     def __init__(
         self,
@@ -89,12 +88,12 @@ class Router:
 
     @property
     def outstanding(self) -> int:
-        """How many requests of connected clients wait for their responder."""
+        """How many requests of connected clients wait for their answer."""
         return len(self._requests)
 
     @property
     def followed(self) -> bool:
-        """Whether any client follows the messages or the log, as each message is then an event."""
+        """Whether any client follows the messages or the log, so each message is an event."""
         return bool(self.registry.auditors) or self.log.followed
 
     # Connections
@@ -110,7 +109,7 @@ class Router:
         return service
 
     def disconnect(self, service: Service, now: float) -> None:
-        """Remove a client that has left; the requests that it was to answer fail at once."""
+        """Remove a client that has left. Requests that it had to answer fail at once."""
         self._second = int(now)
         self.registry.remove(service)
         self.log.unfollow(service)
@@ -130,7 +129,7 @@ class Router:
         service.outbox.clear()
 
     def keep_alive(self, service: Service, now: float) -> None:
-        """Do not drop `service` for its silence: it is alive, though nothing came from it."""
+        """Note that a client is alive, though nothing came from it."""
         service.last_seen = now
         self._heartbeats.add(service, now)
 
@@ -139,10 +138,10 @@ class Router:
     def receive(
         self, service: Service, messages: list[bytes], now: float, *, costly: int | None = None
     ) -> list[bytes]:
-        """Handle whole messages of one client, in order; return those that are left.
+        """Handle whole messages of one client, in order, and return those that are left.
 
         `costly` limits how many requests with long answers are handled: the next such request is
-        left, and all behind it.  So is one whose answer is not prepared yet.
+        left, with all after it. So is one whose answer is not prepared yet.
         """
         service.last_seen = now
         self._second = int(now)
@@ -226,26 +225,26 @@ class Router:
         return []
 
     def take_output(self) -> list[Service]:
-        """Return the services whose outboxes are not empty; the driver sends and clears them."""
+        """Return the clients whose outboxes are not empty. The driver sends and clears them."""
         services, self._with_output = self._with_output, []
         return services
 
     def take_dropped(self) -> list[Service]:
-        """Return the services that were silent for too long: their connections are to be closed."""
+        """Return the clients that were silent for too long. The driver closes their connections."""
         services, self._dropped = self._dropped, []
         return services
 
     # Time
 
     def next_deadline(self) -> float | None:
-        """When `handle_deadline` is due next, if at all."""
+        """Return when `handle_deadline` has to be called next; None if not at all."""
         timeout, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
         if timeout is None or silence is None:
             return timeout if silence is None else silence
         return min(timeout, silence)
 
     def handle_deadline(self, now: float) -> None:
-        """End requests that took too long; send heartbeats to silent clients, or drop them."""
+        """Fail requests that took too long, send heartbeats to silent clients, and drop them."""
         self._second = int(now)
         for request in self._requests.take_due(now):
             self.metrics.request_timeout.add(self._second)

@@ -1,4 +1,4 @@
-"""A broker in a thread of its own, for programs and tests that have no event loop to spare."""
+"""A broker in a thread of its own, for programs and tests without an event loop to run it on."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ __all__ = ["RunningBroker", "running"]
 
 
 def running(*urls: str, **options: Any) -> RunningBroker:
-    """Run a Broker in a thread while the block lasts; arguments as for Broker.
+    """Run a Broker in a thread for the duration of a `with` block.
+
+    Example::
 
         with mb_broker.running("tcp://127.0.0.1:0") as broker:
             print(broker.url)
 
-    Entering raises what entering a Broker raises.
+    It takes the arguments of `Broker`, and entering it raises the same errors.
     """
     faults = options.pop("faults", None)
     if faults is None:
@@ -51,13 +53,16 @@ def running(*urls: str, **options: Any) -> RunningBroker:
 
 
 class RunningBroker:
-    """A Broker in a thread: enter it where it is to run.
+    """A Broker in a thread, from `running`.
 
-    It goes away and comes back at the same URLs: a port that was free when it was asked for stays
-    its own meanwhile.  All methods are for any thread, and return when what they say is done;
-    `kill`, `start` and `restart` take milliseconds, so they may be called from async code.
+    It can be stopped and started again, at the same URLs: where a free port was chosen, it stays
+    reserved in between. All methods can be called from any thread, and return when they have taken
+    effect. `kill`, `start` and `restart` take milliseconds, so async code may call them.
 
-    In a forked process it does not run, and can't be started.
+    In a forked process, the broker is not running and can't be started.
+
+    Attributes:
+        urls: The URLs on which the broker listens, with the real ports.
     """
 
     def __init__(self, *urls: str, **options: Any) -> None:
@@ -101,18 +106,28 @@ class RunningBroker:
         return self.urls[0]
 
     def url_of(self, scheme: str) -> str:
-        """The first URL of this scheme; raises LookupError where the broker has none."""
+        """Return the first URL of this scheme, such as `broker.url_of("tcp")`.
+
+        Raises:
+            LookupError: The broker does not listen on such a URL.
+        """
         return url_of(self.urls, scheme)
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
+        """How many clients are connected; 0 while the broker is not running."""
         return self._broker.connections if self._thread is not None and self._is_ours else 0
 
     def start(self, **options: Any) -> None:
-        """Run again after `stop` or `kill`; `options` take the place of those it had.
+        """Start the broker again, after `stop` or `kill`.
 
-        Raises what entering a Broker raises, LocalProtocolError while it runs.
+        Args:
+            **options: Replace options that it had, from now on.
+
+        Raises:
+            LocalProtocolError: The broker is running, or an option is invalid.
+            ConnectError: The broker can't listen on a URL.
+            PluginError: No plugin supports a URL's scheme.
         """
         if not self._is_ours:
             raise forked_error("broker")
@@ -130,20 +145,20 @@ class RunningBroker:
         self._options, self.urls = options, broker.urls
 
     def stop(self) -> None:
-        """End it in order, as SIGTERM ends `mb serve`; nothing happens where it does not run.
+        """Stop the broker, as SIGTERM stops `mb serve`. Does nothing if it is not running.
 
-        Waits for answers to requests in flight and for clients to close, as long as the broker's
-        time limits allow.  Clients on the caller's event loop can't: from async code, use
-        `await anyio.to_thread.run_sync(broker.stop)`.
+        Waits for answers to pending requests and for clients to close, as long as the broker's time
+        limits allow. Clients on the caller's event loop can't close meanwhile, so in async code,
+        use `await anyio.to_thread.run_sync(broker.stop)`.
         """
         self._finish(kill=False)
 
     def kill(self) -> None:
-        """End it at once, as a crash does; nothing happens where it does not run."""
+        """Stop the broker at once, as a crash would. Does nothing if it is not running."""
         self._finish(kill=True)
 
     def restart(self, **options: Any) -> None:
-        """`kill` and `start`."""
+        """Call `kill`, then `start`."""
         self.kill()
         self.start(**options)
 

@@ -1,7 +1,7 @@
-"""The batteries-included door to MB: the client, its errors, the broker, TCP and WebSocket.
+"""Everything a program needs to use MB: the client, its errors, the broker, TCP and WebSocket.
 
-Everything here is re-exported; `mb_core` alone has the client, `mb_broker` the broker.  The
-blocking client has the same names, and so a door of its own: `mb_sync`.
+The names are those of `mb_core` and `mb_broker`. The blocking client is in `mb_sync`, under the
+same names.
 """
 
 from mb_broker import Broker, BrokerOptions, running

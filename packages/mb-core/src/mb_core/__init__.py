@@ -1,4 +1,4 @@
-"""The core of MB: the message model, the Session, the contracts of transports, the client."""
+"""The core of MB: messages, the Session, the contracts of transports, and the client."""
 
 from .client import (
     LogLevel,

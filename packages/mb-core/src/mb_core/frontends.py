@@ -24,16 +24,28 @@ def connect(
     plugins: Plugins | None = None,
     **options: Any,
 ) -> Any:
-    """A client of an installed front end, to be entered: entering it connects.
+    """Return a client of an installed front end. Entering it connects it.
 
-        async with mb_core.connect("tcp://localhost:8081") as client: ...
-        with mb_core.connect("tcp://localhost:8081", frontend="sync") as client: ...
+    For programs in which a setting chooses the front end; others use a client's class directly.
 
-    For programs that leave the choice to a setting; others name the class that they use.  By
-    default it is the front end of the running event loop.  `options` are those of the client.
+    Example::
 
-    Raises PluginError where there is no such front end, LocalProtocolError where none was named
-    and no event loop runs.
+        async with connect("tcp://localhost:8081") as client:
+            await client.publish("order.paid", {"id": 7})
+
+        with connect("tcp://localhost:8081", frontend="sync") as client:
+            client.publish("order.paid", {"id": 7})
+
+    Args:
+        url: URL of the broker, or a list of URLs, as for the client.
+        frontend: The front end's name; by default that of the running event loop.
+        plugins: Plugins to use instead of the installed ones.
+        **options: The other options of the client.
+
+    Raises:
+        PluginError: There is no such front end.
+        LocalProtocolError: No front end was named, and no event loop is running. Or an option is
+            invalid.
     """
     if frontend is None:
         try:
@@ -47,7 +59,12 @@ def connect(
 
 
 def frontends(plugins: Plugins | None = None) -> list[InstalledPlugin]:
-    """The front ends that are installed, with the distributions that they come from."""
+    """Return the installed front ends, with the distributions that contain them.
+
+    Example::
+
+        print([frontend.name for frontend in frontends()])  # ['asyncio', 'sync', 'trio']
+    """
     found = plugins if plugins is not None else installed_plugins()
     return [plugin for plugin in found.installed if plugin.kind == "front end"]
 

@@ -1,8 +1,8 @@
 """The hooks that a plugin may implement, marked with `mb_core.hookimpl` (docs/plugins.md).
 
-A plugin is a module or an object.  Hooks are plain functions, and return quickly: those that
-register something are called when it is first needed, the others on the event loop.  They take
-their arguments by name, all of them or those that they need.
+A plugin is a module or an object. Hooks are plain functions that return quickly. Those that
+register something are called when it is first needed, the others on the event loop. They take some
+or all of their arguments, by name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PROJECT = "mb"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a plugin's function as the implementation of the hook of the same name."""
+"""Decorator for a plugin's function that implements the hook of the same name."""
 
 
 class MBSpec:
-    """All hooks.  `client` identifies one of the clients in this process."""
+    """All hooks. `client` identifies one of the clients in this process."""
 
     @hookspec
     def mb_register_transports(self) -> Iterable[Transport]:  # type: ignore[empty-body]
@@ -39,15 +39,15 @@ class MBSpec:
 
     @hookspec
     def mb_register_codecs(self) -> Iterable[Codec]:  # type: ignore[empty-body]
-        """Return the codecs of this plugin, which turn payloads into text and back."""
+        """Return the codecs of this plugin."""
 
     @hookspec
     def mb_connected(self, client: object, url: URL, peer: str, again: bool) -> None:
-        """A connection is established, and everything is restored on it."""
+        """A client has connected, or reconnected if `again`, and restored its subscriptions."""
 
     @hookspec
     def mb_disconnected(self, client: object, error: MBError | None) -> None:
-        """The connection has ended, because of `error`, or in order if that is None."""
+        """The connection has ended, because of `error`; None for an orderly end."""
 
     @hookspec
     def mb_reconnecting(self, client: object, delay: float, error: MBError | None) -> None:
@@ -55,7 +55,7 @@ class MBSpec:
 
     @hookspec
     def mb_message_sending(self, client: object, message: Message) -> None:
-        """A message is about to be sent, possibly one of the client's own.
+        """A message is about to be sent. It may be one of the client's own, such as a heartbeat.
 
         A message that was lost with its connection is sent, and reported, again.
         """
@@ -68,7 +68,7 @@ class MBSpec:
     def mb_request_finished(
         self, client: object, topic: str, duration: float, outcome: Message | MBError | None
     ) -> None:
-        """A request ended after `duration` seconds; `outcome` is None if its caller gave up.
+        """A request ended after `duration` seconds; `outcome` is None if its caller was cancelled.
 
         Called for every call that waits for an answer: `request`, `publish` with `confirm`,
         `subscribe`, `register_service`.

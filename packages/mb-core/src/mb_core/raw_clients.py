@@ -1,6 +1,6 @@
 """WebSocketClient and TCPSocketClient: whole messages as text, and nothing else.
 
-For those who want to see the protocol itself: no session, no ids, no heartbeat answers.
+They show the protocol itself: they send no ids and answer no heartbeats.
 """
 
 from __future__ import annotations
@@ -74,9 +74,19 @@ class RawClient(CallbackMethods):
         self._turn = Turn()
 
     async def connect(self, host: str, port: int | None = None, use_tls: bool = False) -> None:
-        """Connect to the broker, at a host and a port or at a URL.
+        """Connect to the broker.
 
-        Raises ConnectError or PluginError; when cancelled, nothing is left behind.
+        Args:
+            host: A host name, an address, or a URL.
+            port: The port, if `host` is not a URL.
+            use_tls: Whether to encrypt the connection, if `host` is not a URL.
+
+        Raises:
+            ConnectError: No connection was established within `connect_timeout`.
+            PluginError: The transport is not installed.
+            LocalProtocolError: The client was connected before.
+
+        If cancelled, no connection is left.
         """
         await checkpoint()
         if self._tasks is not None:
@@ -109,10 +119,15 @@ class RawClient(CallbackMethods):
             raise
 
     async def send(self, message: str) -> None:
-        """Send the text of a message, as it is.
+        """Send the text of a message as it is.
 
-        Raises MessageTooLarge above `max_payload` and a header's limit together, ConnectionLost
-        when the connection is gone.  When cancelled, the message has been sent.
+        Raises:
+            MessageTooLarge: The message is larger than `max_payload` and the longest header
+                together.
+            ConnectionLost: The connection is lost.
+            LocalProtocolError: The client is not connected, or the message is not a valid string.
+
+        If cancelled, the message was sent.
         """
         try:
             tasks = self._tasks
@@ -140,7 +155,7 @@ class RawClient(CallbackMethods):
             await self._turn.take()
 
     async def close(self) -> None:
-        """Close the connection; safe to call twice."""
+        """Close the connection. Safe to call twice."""
         try:
             if self._tasks is not None:
                 await self._tasks.end()
@@ -165,8 +180,14 @@ class RawClient(CallbackMethods):
     def on_message(self, handler: Callable[[str], Any]) -> Registration:
         """Call `handler(text)` with each received message.
 
-        What came before the first handler was there waits for it, up to 1000 messages; of more,
-        the oldest are lost.
+        Messages that arrive before the first handler is registered wait for it. If there are more
+        than 1000, the oldest are dropped.
+
+        Args:
+            handler: A plain or async function of a string.
+
+        Returns:
+            A `Registration`; call it to remove the handler.
         """
         check_handler(handler, "on_message handler")
         registration = self._callbacks.register(self._callbacks.message, handler)
@@ -174,17 +195,20 @@ class RawClient(CallbackMethods):
         return registration
 
     def on_connect(self, handler: Callable[[], Any]) -> Registration:
-        """Call `handler()` when the connection has come about."""
+        """Call `handler()` when the connection is established. Returns a `Registration`."""
         check_handler(handler, "on_connect handler")
         return self._callbacks.register(self._callbacks.connect, handler)
 
     def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
-        """Call `handler()` when the connection has ended."""
+        """Call `handler()` when the connection has ended. Returns a `Registration`."""
         check_handler(handler, "on_disconnect handler")
         return self._callbacks.register(self._callbacks.disconnect, handler)
 
     def on_error(self, handler: Callable[[Exception], Any]) -> Registration:
-        """Call `handler(error)` for a connection that broke, and for handlers that fail."""
+        """Call `handler(error)` if the connection breaks or a handler fails.
+
+        Returns a `Registration`; call it to remove the handler.
+        """
         check_handler(handler, "on_error handler")
         return self._callbacks.register(self._callbacks.error, handler)
 
@@ -259,14 +283,36 @@ class _Receiver:
 
 
 class WebSocketClient(RawClient):
-    """The MB protocol's text over WebSocket; needs the package mb-ws."""
+    r"""Sends and receives whole messages as text over WebSocket. Needs the package mb-ws.
+
+    It has no session: you write the protocol (docs/protocol.md) yourself. Times are in
+    milliseconds; the options are those of `MessageBrokerClient` with the same names.
+
+    Example::
+
+        async with WebSocketClient() as client:
+            client.on_message(print)
+            await client.connect("localhost", 8080)
+            await client.send('publish:order.paid:1.0.0\n{"id":7}')
+    """
 
     scheme = "ws"
     secure_scheme = "wss"
 
 
 class TCPSocketClient(RawClient):
-    """The MB protocol's text over TCP, with a length prefix; needs the package mb-tcp."""
+    r"""Sends and receives whole messages as text over TCP. Needs the package mb-tcp.
+
+    It has no session: you write the protocol (docs/protocol.md) yourself. Times are in
+    milliseconds; the options are those of `MessageBrokerClient` with the same names.
+
+    Example::
+
+        async with TCPSocketClient() as client:
+            client.on_message(print)
+            await client.connect("localhost", 8081)
+            await client.send('publish:order.paid:1.0.0\n{"id":7}')
+    """
 
     scheme = "tcp"
     secure_scheme = "tls"

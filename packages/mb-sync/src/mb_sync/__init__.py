@@ -1,4 +1,4 @@
-"""The blocking front end of MB: the async client's names, in plain threads."""
+"""The blocking client of MB, for plain threads. It has the names of the async client."""
 
 from .client import MessageBrokerClient
 from .subscription import Subscription

@@ -1,4 +1,4 @@
-"""tcp:// and tls:// for MB: each message behind its length."""
+"""`tcp://` and `tls://` for MB: each message with its length before it."""
 
 from .wire import LengthPrefixWire
 

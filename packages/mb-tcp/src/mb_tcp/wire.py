@@ -14,7 +14,7 @@ _PREFIX = _LENGTH.size
 
 
 class LengthPrefixWire:
-    """A Wire; both sides of a connection are alike, and there is no handshake."""
+    """A `Wire` for TCP. Both sides of a connection are alike, and there is no handshake."""
 
     def __init__(self, limits: Limits) -> None:
         self.state = WireState.OPEN

@@ -28,18 +28,24 @@ Matcher = str | Callable[[Message], bool]
 
 
 class Faults:
-    """What goes wrong with a broker's connections, such as those of the fixture `mb_broker`.
+    """What goes wrong with a broker's connections.
 
-        mb_broker.faults.cut()
+    The brokers of the fixture `mb_broker` and of `mb_testing.running` have one. For a `Broker` on
+    the test's own event loop, pass `Broker(wrap_accept=faults.wrap_accept)`.
 
-    For a Broker on the test's own event loop: `Broker(wrap_accept=faults.wrap_accept)`.
+    Example::
 
-    Faults affect whole messages, so they are the same over every transport and on every event
-    loop.  Times are those of the broker's event loop, which may be virtual.  A fault affects all
-    connections, new ones included, until it is taken back or `clear` is called.  Proxy has faults
-    that affect bytes.
+        with mb_testing.running("memory://") as broker:
+            broker.faults.delay(200)
+            ...
+            broker.faults.cut()
 
-    All methods may be called from any thread, and return once they have taken effect.  If no broker
+    Faults affect whole messages, so they are the same over every transport and on every event loop.
+    `mb_testing.proxy` has faults that affect bytes. A fault affects all connections, also new ones,
+    until it is undone or `clear` is called. Times are those of the broker's event loop, which may
+    be virtual.
+
+    All methods can be called from any thread, and return when they have taken effect. If no broker
     is running, they affect the next one.
     """
 
@@ -55,9 +61,9 @@ class Faults:
     # Connections
 
     def cut(self) -> int:
-        """Break all connections, and return how many there were; what is on its way is lost.
+        """Break all connections, and return how many there were. Messages on their way are lost.
 
-        Clients may reconnect at once: see `refuse`.
+        Clients may reconnect at once; use `refuse` to prevent it.
         """
         return self._in_loop(self._cut)
 
@@ -66,48 +72,60 @@ class Faults:
         self._in_loop(lambda: self._set_refusing(True))
 
     def accept(self) -> None:
-        """Take back `refuse`."""
+        """Accept connections again, after `refuse`."""
         self._in_loop(lambda: self._set_refusing(False))
 
     @property
     def connections(self) -> int:
-        """Number of connections; a stalled one counts until both sides have ended it."""
+        """How many connections there are. A stalled one counts until both sides have ended it."""
         return len(self._links)
 
     # Messages
 
     def stall(self) -> None:
-        """Hold all messages in both directions, as when a cable is pulled.
+        """Hold all messages in both directions, as if a cable was pulled.
 
-        Clients see connections that are open and silent, new ones without a greeting.  Neither
-        side is notified that the other one has closed.
+        For clients, connections are open and silent, and new ones get no greeting. Neither side
+        notices that the other one has closed.
         """
         self._in_loop(lambda: self._set_stalled(True))
 
     def resume(self) -> None:
-        """Take back `stall`: pass on what was held, in order.
+        """Undo `stall`: deliver the messages that were held, in order.
 
-        Connections that one side has closed meanwhile now end for the other one, too.
+        Connections that one side has closed in the meantime now end for the other side, too.
         """
         self._in_loop(lambda: self._set_stalled(False))
 
     def delay(self, milliseconds: float) -> None:
-        """Delay each message, in both directions; 0 takes it back.
+        """Delay each message in both directions. The order is kept.
 
-        The order is kept.  Messages that are already on their way keep their delay.
+        Messages that are already on their way keep their delay.
+
+        Args:
+            milliseconds: 0 to stop delaying messages.
+
+        Raises:
+            LocalProtocolError: The delay is negative or not finite.
         """
         if not 0 <= milliseconds < float("inf"):
             raise LocalProtocolError(f"invalid delay {milliseconds!r}: milliseconds, 0 or more")
         self._in_loop(lambda: self._set_delay(milliseconds / 1000))
 
     def drop(self, what: Matcher) -> None:
-        """Drop the messages of a topic or pattern, or those for which a function returns true.
+        """Drop certain messages, in both directions. Further calls add to earlier ones.
+
+        Example::
 
             faults.drop("order.#")
             faults.drop(lambda message: message.action == "response")
 
-        In both directions; further calls add to earlier ones.  Wildcards do not match system.*.
-        Raises LocalProtocolError for an invalid topic.
+        Args:
+            what: A topic or a pattern, whose wildcards don't match `system.*`. Or a function that
+                takes a `Message` and returns whether to drop it.
+
+        Raises:
+            LocalProtocolError: The topic is invalid.
         """
         if callable(what):
             drops = what
@@ -118,23 +136,28 @@ class Faults:
 
     @property
     def dropped(self) -> int:
-        """Number of messages that were dropped so far."""
+        """How many messages were dropped so far."""
         return self._active.dropped
 
     def garbage(self, data: bytes = b"\xff no message \xff") -> None:
-        """Send each client `data` as if it were a message."""
+        """Send `data` to each client as if it were a message."""
         self._in_loop(lambda: self._put_garbage(data))
 
     def clear(self) -> None:
-        """Take back everything: nothing is refused, stalled, delayed or dropped any more."""
+        """Undo all faults: nothing is refused, stalled, delayed or dropped any more."""
         self._in_loop(self._clear)
 
     # For the broker, on its event loop
 
     def wrap_accept(self, accept: Accept, backend: Backend, spawn: Spawn) -> Accept:
-        """Return what accepts connections in place of `accept`, and puts these faults around them.
+        """Return what accepts connections in place of `accept`, with these faults.
 
-        `spawn` starts a task of the broker's, with whose end all these connections end.
+        For `Broker(wrap_accept=...)`, which calls it.
+
+        Args:
+            accept: What accepts connections without faults.
+            backend: The broker's event loop.
+            spawn: Starts a task of the broker's; all its connections end with it.
         """
         self._backend = backend
         post = self._post = loop_poster(backend)

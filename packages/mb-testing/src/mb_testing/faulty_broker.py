@@ -1,4 +1,4 @@
-"""A broker in a thread, whose connections a test can break."""
+"""A broker in a thread whose connections a test can break."""
 
 from __future__ import annotations
 
@@ -13,19 +13,30 @@ __all__ = ["FaultyBroker", "running"]
 
 
 def running(*urls: str, faults: Faults | None = None, **options: Any) -> FaultyBroker:
-    """Run a Broker in a thread while the block lasts, as `mb_broker.running` does, with `faults`.
+    """Run a Broker with faults in a thread for the duration of a `with` block.
+
+    Example::
 
         with mb_testing.running("tcp://127.0.0.1:0") as broker:
             broker.faults.cut()
 
-    Each message takes longer on its way through them.  Entering raises what entering a Broker
+    Messages take longer than with `mb_broker.running`. Entering it raises what entering a `Broker`
     raises.
+
+    Args:
+        *urls: Where to listen; by default on `memory://` under a new name.
+        faults: The faults to use, such as those of another broker; new ones by default.
+        **options: The other arguments of `mb_broker.Broker`.
     """
     return FaultyBroker(*urls, faults=faults, **options)
 
 
 class FaultyBroker(RunningBroker):
-    """A RunningBroker with `faults`, which break its connections."""
+    """A broker in a thread whose connections a test can break, from `running`.
+
+    Attributes:
+        faults: Breaks the connections.
+    """
 
     def __init__(self, *urls: str, faults: Faults | None = None, **options: Any) -> None:
         self.faults = faults if faults is not None else Faults()

@@ -1,4 +1,4 @@
-"""A pair of Links in memory, and LinkEnd, a handler that keeps what it receives."""
+"""Two Links that are connected in memory, and LinkEnd, a handler that keeps what it receives."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ _Far = TypeVar("_Far", bound=LinkHandler)
 
 
 class LinkEnd:
-    """One end of a Link: it keeps what it receives until a test takes it.
+    """One end of a Link. It keeps what it receives until a test takes it.
 
-    The class itself can be used as an `Accept`.  `messages` are those that were not taken yet,
-    `batches` counts the calls that brought messages, `error` is why the Link was lost, and `faults`
-    lists what the Link did against its contract.
+    The class itself can be used as an `Accept`.
+
+    Attributes:
+        link: The Link.
+        messages: Received messages that were not taken yet.
+        batches: How many calls brought messages.
+        lost: Whether the Link has ended.
+        error: Why the Link has ended; None for an orderly end.
+        faults: What the Link did against its contract.
     """
 
     def __init__(self, link: Link) -> None:
@@ -37,10 +43,13 @@ class LinkEnd:
         self._changed = anyio.Event()
 
     async def receive(self) -> bytes:
-        """Return the next message, and wait for it if necessary.
+        """Wait for the next message, and return it.
 
-        When the Link has ended and all messages were taken, raises the reason: ConnectionLost after
-        an orderly end.  When cancelled, no message is lost.
+        Raises:
+            MBError: All messages were taken, and the Link has ended for this reason.
+                `ConnectionLost` after an orderly end.
+
+        If cancelled, no message is lost.
         """
         while not self.messages:
             if self.lost:
@@ -49,11 +58,11 @@ class LinkEnd:
         return self.messages.popleft()
 
     async def receive_many(self, count: int) -> list[bytes]:
-        """Return the next `count` messages; otherwise as `receive`."""
+        """Wait for the next `count` messages, and return them. Raises what `receive` raises."""
         return [await self.receive() for _ in range(count)]
 
     async def ended(self) -> MBError | None:
-        """Wait for the end of the Link, and return its reason: None for an orderly end."""
+        """Wait until the Link has ended, and return the reason; None for an orderly end."""
         while not self.lost:
             await self._changed.wait()
         await self.link.wait_closed()
@@ -62,7 +71,7 @@ class LinkEnd:
     # The LinkHandler
 
     def messages_received(self, messages: list[bytes]) -> None:
-        """For the Link to call."""
+        """Called by the Link."""
         if not messages:
             self.faults.append("messages_received was called without a message")
         if self.lost:
@@ -72,7 +81,7 @@ class LinkEnd:
         self._notify()
 
     def link_lost(self, error: MBError | None) -> None:
-        """For the Link to call."""
+        """Called by the Link."""
         if self.lost:
             self.faults.append(f"link_lost({error!r}) was called a second time")
         self.lost, self.error = True, error
@@ -97,8 +106,19 @@ def memory_link_pair(
 ) -> tuple[LinkHandler, LinkHandler]:
     """Connect two Links on the running event loop, without a socket.
 
-    `near` and `far` make the handlers of the two ends, which are returned; both may already send
-    messages.  A message over the `limits` ends the connection, as on a network.
+    Example::
+
+        near, far = memory_link_pair()
+        near.link.send(b"hello")
+        assert await far.receive() == b"hello"
+
+    Args:
+        near: Makes the handler of one end, which may already send messages.
+        far: Makes the handler of the other end.
+        limits: A message over these limits ends the connection, as on a network.
+
+    Returns:
+        The two handlers.
     """
     post = loop_poster(current_backend())
     sizes = limits if limits is not None else Limits()

@@ -1,4 +1,4 @@
-"""Wait for a fact that nothing notifies of, by looking again and again."""
+"""Waiting for facts that nothing notifies of, by checking again and again."""
 
 from __future__ import annotations
 
@@ -21,9 +21,18 @@ async def until(fact: Callable[[], Awaitable[T]], *, timeout: float = ...) -> T:
 @overload
 async def until(fact: Callable[[], T], *, timeout: float = ...) -> T: ...
 async def until(fact: Callable[[], Any], *, timeout: float = 30.0) -> Any:
-    """Wait until `fact()` returns something true, and return that; `fact` may be async.
+    """Wait until `fact()` returns something true, and return that.
 
-    Raises TimeoutError after `timeout` seconds, of real time also on a virtual clock.
+    Example::
+
+        await until(lambda: broker.connections == 1)
+
+    Args:
+        fact: A plain or async function without arguments.
+        timeout: Time limit in seconds of real time, also on a virtual clock.
+
+    Raises:
+        TimeoutError: The time limit is over.
     """
     end = time.monotonic() + timeout
     while True:
@@ -39,7 +48,12 @@ async def until(fact: Callable[[], Any], *, timeout: float = 30.0) -> Any:
 def wait_until(fact: Callable[[], T], *, timeout: float = 30.0) -> T:
     """Block until `fact()` returns something true, and return that.
 
-    Raises TimeoutError after `timeout` seconds.
+    Args:
+        fact: A plain function without arguments.
+        timeout: Time limit in seconds.
+
+    Raises:
+        TimeoutError: The time limit is over.
     """
     end = time.monotonic() + timeout
     while not (value := fact()):

@@ -20,11 +20,11 @@ __all__ = ["mb_broker", "virtual_clock"]
 
 @pytest.fixture
 def mb_broker() -> Iterator[FaultyBroker]:
-    """A broker of the test's own, in a thread: `mb_broker.url`, `mb_broker.url_of("tcp")`.
+    """A broker for this test, in a thread: `mb_broker.url`, `mb_broker.url_of("tcp")`.
 
-    It listens in memory, and on a free port of 127.0.0.1 for tcp:// and ws:// as far as their
-    packages are installed.  `mb_broker.faults` break its connections; it goes away and comes back
-    with `mb_broker.restart()`, or `kill()`, `stop()` and `start()`.
+    It listens in memory and, if their packages are installed, on free ports of 127.0.0.1 for
+    `tcp://` and `ws://`. `mb_broker.faults` breaks connections. `mb_broker.restart()` restarts it,
+    as do `kill()` or `stop()` and then `start()`.
     """
     from mb_core.plugins import installed_plugins
 

@@ -25,19 +25,27 @@ Ts = TypeVarTuple("Ts")
 
 
 class VirtualClock:
-    """Runs async code in virtual time: waits of minutes are over at once, in the right order.
+    """Runs async code in virtual time. Waits of minutes end at once, in the right order.
+
+    Example::
 
         VirtualClock().run(main, backend="trio")
 
-    When all tasks wait, and nothing has come from a socket or another thread, the time jumps to
-    the next timer of the event loop.  In between it stands still, however long the code computes.
-    It begins at 0 with each run: `anyio.current_time()`.
+    When all tasks wait, and nothing has arrived from a socket or another thread, the time jumps to
+    the next timer of the event loop. Otherwise it stands still, however long the code computes. It
+    begins at 0 with each run, as `anyio.current_time()` shows.
 
     It also stands still while worker threads are busy (`anyio.to_thread`, `asyncio.to_thread`,
-    `loop.run_in_executor`, name resolution).  It can't see work elsewhere, such as a broker in a
-    thread of its own or another process.  For these, `patience` is how many milliseconds of real
-    time have to pass without an event before the time jumps.  With a broker on the same event loop,
-    0 is enough, and the result is always the same.
+    `loop.run_in_executor`, name resolution). It can't see work elsewhere, such as a broker in a
+    thread of its own or another process; use `patience` for these. With a broker on the same event
+    loop, the result is always the same.
+
+    Args:
+        patience: How many milliseconds of real time have to pass without an event before the time
+            jumps.
+
+    Raises:
+        ValueError: The patience is negative or not finite.
     """
 
     def __init__(self, *, patience: float = 0) -> None:
@@ -51,9 +59,14 @@ class VirtualClock:
         *args: *Ts,
         backend: str = "asyncio",
     ) -> T:
-        """Run `main(*args)` on a new event loop, "asyncio" or "trio", and return its result.
+        """Run `main(*args)` on a new event loop, and return its result.
 
-        Raises what `main` raises, and ValueError for another backend.
+        Args:
+            main: An async function.
+            backend: `"asyncio"` or `"trio"`.
+
+        Raises:
+            ValueError: There is no such backend, or it is not installed.
         """
         name, options = self.anyio_backend(backend)
         if name == "trio":
@@ -64,9 +77,18 @@ class VirtualClock:
         return anyio.run(main, *args, backend=name, backend_options=options)
 
     def anyio_backend(self, backend: str) -> tuple[str, dict[str, Any]]:
-        """Return the name and options of a backend, for anyio's fixture `anyio_backend`.
+        """Return a backend with a new virtual clock, for anyio's fixture `anyio_backend`.
 
-        Each call makes another clock, for one event loop.
+        The clock is for one event loop.
+
+        Args:
+            backend: `"asyncio"` or `"trio"`.
+
+        Returns:
+            The backend's name and its options.
+
+        Raises:
+            ValueError: There is no such backend, or it is not installed.
         """
         if backend == "asyncio":
             return backend, {"loop_factory": lambda: _VirtualLoop(self._patience)}

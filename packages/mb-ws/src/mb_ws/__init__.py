@@ -1,4 +1,4 @@
-"""ws:// and wss:// for MB: one text frame a message, on the websockets library driven sans-I/O."""
+"""`ws://` and `wss://` for MB: each message in a text frame, with the websockets library."""
 
 from .wire import WebSocketWire, client_wire, server_wire
 

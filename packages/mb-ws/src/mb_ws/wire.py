@@ -50,7 +50,11 @@ _START_SIZE = 64
 
 
 def client_wire(url: URL, limits: Limits) -> WebSocketWire:
-    """The client's side; its handshake is ready to be sent.  Raises ConnectError for a bad URL."""
+    """Return the client's side of a connection. Its handshake is ready to be sent.
+
+    Raises:
+        ConnectError: The URL is invalid.
+    """
     try:
         uri = parse_uri(url.full)
     except InvalidURI as error:
@@ -64,16 +68,19 @@ def client_wire(url: URL, limits: Limits) -> WebSocketWire:
 
 
 def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
-    """The broker's side: any path; a request that is not a handshake gets a page of the site."""
+    """Return the broker's side of a connection, which accepts any path.
+
+    A request that is not a handshake gets a page of the site.
+    """
     protocol = ServerProtocol(max_size=limits.max_message, logger=_log)
     return WebSocketWire(protocol, limits, site)
 
 
 class WebSocketWire:
-    """A Wire over one of websockets' sans-I/O protocols, and beside it.
+    """A `Wire` for WebSocket. Create it with `client_wire` or `server_wire`.
 
-    websockets does the handshake and the close.  Between them, nearly all frames are a whole
-    message each: those are written and read here, and any other goes to websockets, whole.
+    websockets does the handshake and the close. In between, nearly all frames are a whole message
+    each. Those are written and read here; any other goes to websockets, whole.
     """
 
     def __init__(

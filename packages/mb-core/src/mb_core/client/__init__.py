@@ -1,4 +1,4 @@
-"""The async client: one code for asyncio and trio."""
+"""The async client, with the same code for asyncio and trio."""
 
 from ..options import LogLevel
 from .callbacks import Registration

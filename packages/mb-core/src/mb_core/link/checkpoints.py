@@ -24,8 +24,8 @@ async def checkpoint() -> None:
 class Turn:
     """When a task that works without waiting has to let others run.
 
-    On paths that are too hot for a checkpoint each time: `take` it where `over` has passed, by
-    `time.monotonic()`.
+    For paths that are too hot for a checkpoint each time: `take` it when `over` has passed, on the
+    clock `time.monotonic()`.
     """
 
     __slots__ = ("over",)
@@ -34,5 +34,6 @@ class Turn:
         self.over = 0.0
 
     async def take(self) -> None:
+        """Give the event loop a turn, and begin the next one."""
         await checkpoint()
         self.over = monotonic() + SLICE

@@ -175,8 +175,13 @@ which they were posted. Returns False if that loop has ended.
 class Waker(Protocol):
     """The side of a Waiter that sets the value, once."""
 
-    def done(self) -> bool: ...
-    def set_result(self, result: Any, /) -> None: ...
+    def done(self) -> bool:
+        """Whether the value was set, or the wait was cancelled."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """Set the value, and wake the task that waits for it."""
+        ...
 
 
 class Waiter(Waker, Protocol):

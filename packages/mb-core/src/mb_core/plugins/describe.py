@@ -1,4 +1,4 @@
-"""What is installed, and whether each plugin can be used: for `mb plugins`."""
+"""What is installed, and whether each plugin can be used; for `mb plugins`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PluginState(StrEnum):
 
 
 class PluginReport(msgspec.Struct, frozen=True):
-    """An installed plugin, its state, and why it can't be used, or None if it can."""
+    """An installed plugin, its state, and why it can't be used; None if it can."""
 
     plugin: InstalledPlugin
     state: PluginState
@@ -29,7 +29,7 @@ class PluginReport(msgspec.Struct, frozen=True):
 
 
 def describe(plugins: Plugins) -> list[PluginReport]:
-    """Import every plugin and call its hooks, one after the other."""
+    """Try every plugin, one after the other, and return the results."""
     reports: list[PluginReport] = []
     for plugin in plugins.installed:
         state, text = PluginState.OK, None

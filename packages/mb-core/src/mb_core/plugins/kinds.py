@@ -1,7 +1,7 @@
 """The kinds of plugins, and what each must provide.
 
-A kind is announced by a group of entry points, registered by a hook, and checked here before
-anybody uses it.
+A kind has a group of entry points, which announces its plugins, and a hook, by which they register
+something. What they register is checked here before it is used.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
 class Kind(msgspec.Struct, frozen=True, eq=False):
-    """One kind: its group of entry points, its hook, and the attribute that holds a value's name.
+    """A kind of plugins.
 
-    An entry point has the name of what its plugin provides, so that a plugin is imported only when
-    somebody asks for it.  `packages` are those of this project: if one is missing, the error says
-    which to install.
+    An entry point has the name of what its plugin provides, so a plugin is imported only when it is
+    needed.
+
+    Attributes:
+        noun: What to call one in texts.
+        group: The group of entry points.
+        hook: The name of the hook.
+        key: The attribute that contains the name of a registered value.
+        packages: This project's packages, by what they provide. If one is missing, the error says
+            which to install.
     """
 
     noun: str
@@ -53,11 +60,16 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """What to use in place of names that people are likely to try."""
 
     def title(self, name: str) -> str:
-        """What to call one of them in texts."""
+        """Return what to call a plugin with this name in texts."""
         return f"{name}://" if self.key == "scheme" else f"the {self.noun} {name!r}"
 
     def by_name(self, given: object) -> dict[str, Any]:
-        """What a hook returned, by name; raises TypeError or ValueError if it is invalid."""
+        """Return the values that a hook returned, by name.
+
+        Raises:
+            TypeError: A value is not of this kind.
+            ValueError: A value is invalid, or a name is given twice.
+        """
         if not isinstance(given, Iterable) or isinstance(given, str):
             raise TypeError(f"{self.hook} gave {given!r}, not a list of {self.noun}s")
         found: dict[str, Any] = {}
@@ -144,7 +156,7 @@ CODECS = Kind(
 KINDS = (TRANSPORTS, FRONTENDS, CODECS)
 
 OBSERVERS = "mb.observers"
-"""The group of observers.  They are not asked for by name: every installed one is used."""
+"""The group of observers. They are not chosen by name: every installed one is used."""
 
 NOUNS = {**{kind.group: kind.noun for kind in KINDS}, OBSERVERS: "observer"}
 """What to call the plugins of a group, in the order in which they are shown."""
@@ -157,9 +169,12 @@ OBSERVER_HOOKS = [name for name in HOOKS if name not in {kind.hook for kind in K
 
 
 def check_hooks(plugin: object) -> None:
-    """Raise PluginError if a hook's function can't be called as one.
+    """Check the functions of a plugin that implement hooks.
 
     pluggy checks the names of hooks and of their arguments when the plugin is registered.
+
+    Raises:
+        PluginError: A function can't be called as a hook.
     """
     if inspect.isclass(plugin):
         raise PluginError(f"{plugin.__name__} is a class: a plugin is an instance of it")

@@ -1,7 +1,7 @@
 """Finding plugins, importing them, and what they register.
 
-A plugin is imported plainly, by the first caller that needs something of it.  One that fails is
-reported to those who ask for it, with its distribution and the reason, and breaks no other.
+A plugin is imported plainly, by the first caller that needs it. If it fails, the callers that ask
+for it get an error with its distribution and the reason. Other plugins are not affected.
 """
 
 from __future__ import annotations
@@ -39,18 +39,22 @@ __all__ = ["FAULTS", "Conflict", "InstalledPlugin", "Observer", "Plugins", "inst
 _log = logging.getLogger("mb_core.plugins")
 
 FAULTS = (Exception, SystemExit)
-"""What the code of a plugin may raise; KeyboardInterrupt is the user's."""
+"""What the code of a plugin may raise. KeyboardInterrupt is not among them: it is the user's."""
 
 
 class Conflict(PluginError):
-    """Two plugins give what only one can."""
+    """Two plugins provide the same name."""
 
 
 class InstalledPlugin(msgspec.Struct, frozen=True):
-    """What a plugin announces: `kind` is "transport", "front end", "codec" or "observer".
+    """What a plugin announces, without importing it.
 
-    `name` is what it is asked for by; `distribution` is installed, in this `version`.  Of a
-    plugin that was registered by hand, they are its name and an empty text.
+    Attributes:
+        kind: `"transport"`, `"front end"`, `"codec"` or `"observer"`.
+        name: The name by which programs choose it; for a transport, its URL scheme.
+        distribution: The distribution that contains it. For a plugin that was registered with
+            `Plugins.register`, its name.
+        version: The version of the distribution; empty for a plugin that was registered.
     """
 
     kind: str
@@ -60,17 +64,32 @@ class InstalledPlugin(msgspec.Struct, frozen=True):
 
 
 class Observer(msgspec.Struct, frozen=True):
-    """A plugin that observes, and its hooks by their names."""
+    """An observing plugin, and its hooks by name."""
 
     name: str
     hooks: Mapping[str, Callable[..., Any]]
 
 
 class Plugins:
-    """A set of plugins, and what they register.
+    """A set of plugins. Can be used from any thread.
 
-    Those of `entry_points` are imported once, when something of theirs is first asked for.  Only
-    the thread that asks waits for the import.  Used from any thread.
+    Most programs don't need one: clients and brokers use `installed_plugins()` by default. Use your
+    own to register a plugin without installing it.
+
+    Example::
+
+        plugins = Plugins(importlib.metadata.entry_points(group="mb.transports"))
+        plugins.register(my_plugin, "my plugin")
+        client = MessageBrokerClient("tcp://localhost:8081", plugins=plugins)
+
+    Plugins are imported once, when something of theirs is first needed. Only the thread that needs
+    it waits for the import.
+
+    Args:
+        entry_points: The plugins.
+
+    Attributes:
+        failures: Why plugins can't be used, by their names.
     """
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
@@ -90,10 +109,16 @@ class Plugins:
         self._manager.add_hookspecs(MBSpec)
 
     def register(self, plugin: object, name: str) -> None:
-        """Add a plugin: as a whole, or not at all.
+        """Add a plugin, completely or not at all.
 
-        It also observes the clients that connect from now on, if it has hooks for that.  Raises
-        PluginError, which names it, when it can't be used.
+        If it has observer hooks, it observes the clients that connect from now on.
+
+        Args:
+            plugin: A module or an object whose functions are marked with `hookimpl`.
+            name: A name for it in errors and lists.
+
+        Raises:
+            PluginError: The plugin can't be used, or one with this name is registered already.
         """
         with self._lock:
             if self._manager.has_plugin(name):
@@ -119,7 +144,7 @@ class Plugins:
 
     @property
     def installed(self) -> list[InstalledPlugin]:
-        """What all plugins announce, by kind and name; none is imported for that."""
+        """What all plugins announce, by kind and name. None is imported for it."""
         installed = [
             InstalledPlugin(NOUNS[each.group], each.name, each.owner, each.version)
             for each in self._offers
@@ -128,23 +153,35 @@ class Plugins:
         return sorted(installed, key=lambda p: (order.index(p.kind), p.name, p.distribution))
 
     def transport(self, scheme: str) -> Transport:
-        """The transport of a URL scheme; raises PluginError that says what to install."""
+        """Return the transport of a URL scheme.
+
+        Raises:
+            PluginError: It is not installed, or can't be used. The error says what to install.
+        """
         return cast("Transport", self._find(TRANSPORTS, scheme))
 
     def frontend(self, name: str) -> Frontend:
-        """The front end of this name; raises PluginError that says what to install."""
+        """Return the front end with this name.
+
+        Raises:
+            PluginError: It is not installed, or can't be used. The error says what to install.
+        """
         return cast("Frontend", self._find(FRONTENDS, name))
 
     def codec(self, name: str) -> Codec:
-        """The codec of this name; raises PluginError that says what there is."""
+        """Return the codec with this name.
+
+        Raises:
+            PluginError: It is not installed, or can't be used. The error lists the installed ones.
+        """
         return cast("Codec", self._find(CODECS, name))
 
     def schemes(self) -> list[str]:
-        """The URL schemes that are announced, sorted; their plugins are not imported for that."""
+        """Return the URL schemes of all transports, sorted. None is imported for it."""
         return self._names(TRANSPORTS)
 
     def observers(self) -> list[Observer]:
-        """The plugins that observe; those that can't be used are logged, once."""
+        """Return the plugins that observe. Those that can't be used are logged, once."""
         names: list[str] = []
         for offer in self._of(OBSERVERS):
             try:
@@ -156,7 +193,11 @@ class Plugins:
         return [Observer(name, self._observer_hooks(name)) for name in dict.fromkeys(names)]
 
     def check(self, plugin: InstalledPlugin) -> None:
-        """Raise PluginError if an installed plugin does not provide what it announces."""
+        """Check that an installed plugin provides what it announces.
+
+        Raises:
+            PluginError: It does not, or can't be used.
+        """
         for kind in KINDS:
             if kind.noun == plugin.kind:
                 self._find(kind, plugin.name)
@@ -312,9 +353,12 @@ class Plugins:
 def installed_plugins() -> Plugins:
     """Return the plugins of all installed distributions.
 
-    Their entry points are read at the first call, which reads files: some milliseconds for each
-    hundred distributions.  Every caller gets the same Plugins, from whichever thread.  Raises
-    ConnectError if the system can't read them, as when this process has no descriptor left.
+    Every caller gets the same `Plugins`, in whichever thread. The first call reads the
+    distributions' entry points, which takes some milliseconds for each hundred distributions.
+
+    Raises:
+        ConnectError: The system can't read them, for example because this process has too many open
+            files.
     """
     found = _found.get(_INSTALLED)
     if found is None:

@@ -1,4 +1,4 @@
-"""What a Session reports to its driver."""
+"""The events that a Session reports to its driver."""
 
 from __future__ import annotations
 
@@ -29,71 +29,72 @@ __all__ = [
 
 
 class Initialized(msgspec.Struct):
-    """The broker has greeted: the driver restores what it has to know (`Session.restore`)."""
+    """The broker has sent its greeting. The driver calls `Session.restore`."""
 
 
 class PublicationsReceived(msgspec.Struct):
-    """Publications of one topic that arrived together, in order, for each subscription."""
+    """Publications of one topic that arrived together, in order, and their subscriptions."""
 
     subscriptions: tuple[SubscriptionEntry, ...]
     messages: list[Message]
 
 
 class RequestsReceived(msgspec.Struct):
-    """Requests of one topic that arrived together, in order, for `subscription`'s consumer."""
+    """Requests of one topic that arrived together, in order, for the consumer of `subscription`."""
 
     subscription: SubscriptionEntry
     messages: list[Message]
 
 
 class ResponseReceived(msgspec.Struct):
-    """A request is complete: this is its response."""
+    """A request is complete: it has this response."""
 
     request: PendingRequest
     message: Message
 
 
 class RequestFailed(msgspec.Struct):
-    """A request has failed, with a ResponseError or ConnectionLost."""
+    """A request has failed, with a ResponseError or a ConnectionLost."""
 
     request: PendingRequest
     error: MBError
 
 
 class SendNow(msgspec.Struct):
-    """A message of the Session's own: the driver sends it at once."""
+    """A message of the Session's own. The driver sends it at once."""
 
     message: bytes
 
 
 class AnswerNow(SendNow):
-    """An answer of the Session's own to something that the other side has sent.
+    """The Session's own answer to something that the other side sent.
 
-    Nobody here waits for it: the driver bounds how much of it a peer may leave unread.
+    Nothing waits for it, so the driver limits how many such answers can wait for a peer that does
+    not read.
     """
 
 
 class PeerSilent(msgspec.Struct):
-    """The other side does not react to the heartbeat: the driver ends the Link."""
+    """The other side did not answer the heartbeat. The driver ends the Link."""
 
 
 class PublicationsDiscarded(msgspec.Struct):
-    """Publications that waited for a connection are dropped, as there will be none."""
+    """Publications that waited for a connection were dropped, as there will be none."""
 
     count: int
 
 
 class PublicationUnheard(msgspec.Struct):
-    """Nobody is subscribed to `topic`, to which this side published without confirmation."""
+    """Nobody is subscribed to `topic`, to which this client published without confirmation."""
 
     topic: str
     error: NoRouteFoundError
 
 
 class NoServiceYet(msgspec.Struct):
-    """No service answers this request's topic, but one may still be reconnecting.
+    """No service answers this request, but one may still be reconnecting.
 
-    The driver passes it to `Session.retry_later`, with the time.
+    The driver passes it to `Session.retry_later`.
     """
 
     request: PendingRequest
@@ -101,13 +102,17 @@ class NoServiceYet(msgspec.Struct):
 
 
 class Unmatched(msgspec.Struct):
-    """Something arrived that belongs to no request and no subscription.
+    """A message arrived that belongs to no request and no subscription.
 
-    `error` is what it reports, or what is wrong with it: a MalformedMessageError for a message
-    that the broker could not read, a RemoteProtocolError for one that we can't read.  It is None
-    for a response that came too late, and for a request without an id that nobody here answers.
     A publication without a subscription causes no event: it was sent before the broker knew that
-    we unsubscribed.
+    this client had unsubscribed.
+
+    Attributes:
+        error: What the message reports, or what is wrong with it: a `MalformedMessageError` for a
+            message that the broker could not read, a `RemoteProtocolError` for one that this client
+            can't read. None for a response that came too late, and for a request without an id that
+            nothing here answers.
+        message: The message; None if it can't be read.
     """
 
     error: MBError | None

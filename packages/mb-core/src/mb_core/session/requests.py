@@ -1,4 +1,4 @@
-"""Requests that are waiting for their responses."""
+"""Requests that are waiting for their response."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ __all__ = ["PendingRequest", "PendingRequests"]
 
 
 class PendingRequest(msgspec.Struct, eq=False):
-    """A message with an id, sent or about to be, whose response is awaited.
+    """A message with an id, sent or about to be sent, whose response is awaited.
 
-    `message` is what the driver has to send, unless it is `in_outbox`, and waits for a connection.
-    `waiter` is the driver's, for whatever it wakes when the request is complete.  `timeout` is the
-    time limit in milliseconds that was asked for, `deadline` when it is over, in seconds, and
-    `given_up_at` when the request is given up.
-    `about` is what the broker is asked for: a subscription, or a service's name and description.
-    `refusal` is the error after which it is about to be sent again, since nobody answered, and
-    `refused_times` how often it was refused like that.
+    Attributes:
+        request_id: Its id.
+        topic: Its topic.
+        message: What the driver has to send, unless the request is `in_outbox`.
+        timeout: Its time limit in milliseconds.
+        deadline: When the time limit is over, in seconds.
+        retry: Whether it may be sent twice, if the connection is lost before its response.
+        about: What the broker is asked for: a subscription, or a service's name and description.
+        sent: Whether a lost connection may have taken it.
+        outbox_key: Its place in the Outbox; None if it is not there.
+        given_up_at: When it fails, in seconds.
+        waiter: For the driver: what to wake when the request is complete.
+        refusal: The error after which it will be sent again, as no service answered.
+        refused_times: How often it was refused like that.
     """
 
     request_id: bytes
@@ -45,12 +52,12 @@ class PendingRequest(msgspec.Struct, eq=False):
 
     @property
     def began(self) -> float:
-        """When the caller asked for it."""
+        """When the caller made it, in seconds."""
         return self.deadline - self.timeout / 1000
 
     @property
     def in_outbox(self) -> bool:
-        """Whether it waits for a connection; the Session has it sent then."""
+        """Whether it waits for a connection. The Session then sends it by itself."""
         return self.outbox_key is not None
 
 

@@ -126,12 +126,28 @@ _Registration = tuple[str, str]  # a service's name and description
 
 
 class Session:
-    """The client's side of its connections to a broker, one after the other.
+    r"""The client's side of its connections to a broker, one after the other, without I/O.
 
-    `limits` bounds what is sent.  A request is given up `margin` seconds after its time limit, so
-    that the broker's own TIMEOUT comes first.  `heartbeat` is the Heartbeat's interval in seconds.
-    `outbox` holds what waits for a connection.  `codec` writes and reads payloads.  With `early`,
-    what would wait for the next connection waits for the first one as well.
+    `MessageBrokerClient` drives it. Use it directly to build a client with I/O of your own: the
+    docstring of `mb_core.session.session` explains how. Times are in seconds, time limits in
+    milliseconds.
+
+    Example::
+
+        session = Session()
+        session.link_up()
+        events = session.receive([b"publish:system.initialize:1.0.0\n{}"])
+        print(session.state, events)  # SessionState.RESTORING [Initialized()]
+
+    Args:
+        limits: Limits on the size of messages to send.
+        margin: A request fails this many seconds after its time limit, so that the broker's own
+            TIMEOUT comes first.
+        heartbeat: How many seconds the broker may be silent before it is asked for a sign of life;
+            None for no heartbeat.
+        outbox: Holds what waits for a connection.
+        codec: Reads and writes payloads.
+        early: Whether messages can also wait for the first connection.
     """
 
     def __init__(
@@ -164,6 +180,7 @@ class Session:
 
     @property
     def state(self) -> SessionState:
+        """The state of the connection."""
         return self._status.state
 
     @property
@@ -174,13 +191,13 @@ class Session:
     # The connection
 
     def link_up(self) -> None:
-        """There is a Link; next comes the broker's greeting."""
+        """There is a Link. The broker's greeting comes next."""
         self._status.link_up()
 
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
-        """Return what to ask the broker for after its greeting; empty on a first connection.
+        """Return the requests to send after the broker's greeting, to restore what was before.
 
-        Each request is `about` the registration or the entry that is to be restored.
+        Each is `about` the registration or the entry to restore. Empty on a first connection.
         """
         state = self._status.state
         if state is not SessionState.RESTORING:
@@ -205,9 +222,11 @@ class Session:
         now: float,
         timeout: int,
     ) -> list[PendingRequest]:
-        """Ask again for what requests of `restore` were about, after it was refused for now.
+        """Return requests for what the broker temporarily refused to restore.
 
-        Leaves out what is no longer wanted; empty if there is no connection.
+        Args:
+            refused: What the refused requests of `restore` were about. What is no longer wanted is
+                left out; so is everything if there is no connection.
         """
         if self._status.state is not _READY:
             return []
@@ -222,11 +241,12 @@ class Session:
         return asked
 
     def restored(self, now: float, *, settling: float = 0.0, progress: int = 0) -> list[Event]:
-        """The broker knows everything: send what has waited, in order; more may be sent.
+        """Everything is restored. Send what was waiting, in order; from now on, more may be sent.
 
-        `progress` is the Link's, now, for the Heartbeat.  For `settling` seconds, other clients
-        may still be reconnecting: a request with `retry` that no service answers is
-        `NoServiceYet` meanwhile.
+        Args:
+            settling: For how many seconds other clients may still be reconnecting. Meanwhile, a
+                request with `retry` that no service answers is reported as `NoServiceYet`.
+            progress: The current `progress` of the Link, for the heartbeat.
         """
         self._status.restored(settled_at=now + settling if settling else None)
         self._heartbeat.start(now, progress)
@@ -248,10 +268,14 @@ class Session:
         return events
 
     def link_lost(self, error: MBError | None, unsent: Iterable[bytes] = ()) -> list[Event]:
-        """The Link has ended, because of `error` or in order; `unsent` never left this process.
+        """The Link has ended.
 
-        Pending requests fail unless they may be sent again; publications that never left wait
-        for the next Link.
+        Pending requests fail, unless they may be sent again. Publications that never left wait for
+        the next Link.
+
+        Args:
+            error: The reason; None for an orderly end.
+            unsent: Messages that never left this process.
         """
         self._status.link_lost()
         self._heartbeat.stop()
@@ -289,9 +313,10 @@ class Session:
         return events
 
     def close(self, reason: str = "the connection was closed") -> list[Event]:
-        """There will be no other connection: requests fail, and what has waited is given up.
+        """End the Session: requests fail, and messages that were waiting are dropped.
 
-        `reason` is the text of the errors, later ones included; the first call's counts.
+        Args:
+            reason: The text of the errors, also of later ones. Only the first call's counts.
         """
         self._status.close(reason)
         self._heartbeat.stop()
@@ -307,9 +332,10 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> bytes | None:
-        """Return a publication without confirmation; None if it waits in the outbox.
+        """Return a publication without confirmation to send; None if it waits in the outbox.
 
-        Raises ConnectionLost if that is full.
+        Raises:
+            ConnectionLost: The outbox is full, or the Session is closed.
         """
         return self.publish_encoded(
             self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
@@ -322,11 +348,11 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> bytes:
-        """Return a message for `publish_encoded`.  Changes nothing; callable from any thread."""
+        """Return a message for `publish_encoded`. Changes nothing; can be called in any thread."""
         return self._encoder.publication(topic, payload, version=version, parent_id=parent_id)
 
     def publish_encoded(self, message: bytes) -> bytes | None:
-        """Publish what `encode` has returned, as `publish` does."""
+        """Publish what `encode` returned, as `publish` does."""
         if self._status.state is _READY:
             return message
         self._status.check_waiting()
@@ -334,9 +360,13 @@ class Session:
         return None
 
     def check_room(self, length: int, before: int) -> None:
-        """Raise what `publish_encoded` would without a connection, behind `before` bytes more.
+        """Raise what `publish_encoded` would raise without a connection. Changes nothing.
 
-        Changes nothing; callable from any thread.
+        Can be called from any thread.
+
+        Args:
+            length: The length of the message.
+            before: How many bytes of other messages will be published before it.
         """
         self._status.check_waiting()
         self.outbox.check_room(length, before)
@@ -351,9 +381,15 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> PendingRequest:
-        """Return a publication that the broker confirms, within `timeout` milliseconds.
+        """Return a publication to send that the broker confirms.
 
-        It may be `in_outbox`, where `publish` returns None.
+        If there is no connection, it is `in_outbox`.
+
+        Args:
+            timeout: Time limit for the confirmation, in milliseconds.
+
+        Raises:
+            ConnectionLost: The outbox is full, or the Session is closed.
         """
         check_timeout(timeout)
         request_id = self._ids.next()
@@ -381,10 +417,15 @@ class Session:
         retry: bool = False,
         about: SubscriptionEntry | None = None,
     ) -> PendingRequest:
-        """Return a request; `timeout` is its time limit on the wire, in milliseconds.
+        """Return a request to send.
 
-        With `retry` it may be sent again if the connection is lost, and is `in_outbox` while there
-        is none; without, it raises ConnectionLost if there is none.
+        Args:
+            timeout: Its time limit, in milliseconds.
+            retry: Whether it may be sent again if the connection is lost. Without a connection, it
+                is then `in_outbox`.
+
+        Raises:
+            ConnectionLost: There is no connection, and `retry` is false.
         """
         ready = self._status.state is _READY
         if not ready:
@@ -403,7 +444,7 @@ class Session:
     def retry_later(
         self, request: PendingRequest, error: NoRouteFoundError, *, now: float
     ) -> list[Event]:
-        """Send the request of a NoServiceYet again in a moment, or fail it if the time is over."""
+        """Send the request of a `NoServiceYet` again in a moment; fail it if its time is over."""
         settled_at = self._status.settled_at
         if settled_at is None or now >= min(settled_at, request.deadline):
             return [RequestFailed(request, error)]
@@ -415,13 +456,13 @@ class Session:
         return []
 
     def cancel(self, request: PendingRequest) -> None:
-        """Stop waiting for `request`; its response, if one comes, is ignored."""
+        """Stop waiting for `request`. If a response comes, it is ignored."""
         self._pending.take(request.request_id)
         if request.outbox_key is not None:
             self.outbox.discard(request)
 
     def respond(self, message: Message, payload: Any) -> bytes:
-        """Return the answer to a request of the present Link; see Encoder.response."""
+        """Return the answer to a request that came over the current Link."""
         if not self._status.greeted:
             self._status.check_waiting()
             raise ConnectionLost(f"not sent: {self._status.state.value}", sent=False)
@@ -430,9 +471,17 @@ class Session:
     # Registration and subscriptions, which are restored on each new connection
 
     def register(self, name: str, description: str, *, now: float, timeout: int) -> PendingRequest:
-        """Tell the broker this service's name (36 characters) and description (1024).
+        """Return the request that registers this client as a service.
 
-        When the broker has accepted it, the driver sets `registration`, which is restored.
+        When the broker has accepted it, the driver sets `registration`, which is then restored.
+
+        Args:
+            name: 1 to 36 characters.
+            description: 1 to 1024 characters.
+            timeout: Time limit in milliseconds.
+
+        Raises:
+            LocalProtocolError: A text is too long or empty.
         """
         for text, limit, what in ((name, 36, "name"), (description, 1024, "description")):
             if not isinstance(text, str) or not 1 <= len(text) <= limit:
@@ -444,9 +493,9 @@ class Session:
         return self.request(_REGISTER, payload, now=now, timeout=timeout, retry=True)
 
     def subscribe(self, entry: SubscriptionEntry, *, now: float, timeout: int) -> PendingRequest:
-        """Begin to receive what `entry` asks for; on `RequestFailed`, the driver removes it.
+        """Add a subscription, and return the request for it. If that fails, the driver removes it.
 
-        The entry is in force before the broker confirms: messages may overtake the confirmation.
+        The subscription takes effect before the broker confirms it, as messages may arrive first.
         """
         if self._status.state is not _READY:
             self._status.check_waiting()
@@ -457,22 +506,22 @@ class Session:
         return request
 
     def ask_for_timeouts(self) -> list[Event]:
-        """Ask the broker, once in each connection, to pass time limits on with requests.
+        """Ask the broker, once for each connection, to include time limits in requests.
 
-        Call it before the first subscription to requests.  A broker that does not understand
-        takes it for a heartbeat (docs/protocol.md, "Beyond the reference").
+        Call it before the first subscription to requests. A broker that does not know this takes it
+        for a heartbeat (docs/protocol.md, "Beyond the reference").
         """
         if not self.subscriptions.answers_requests or not self._status.ask_for_timeouts():
             return []
         return [SendNow(self._heartbeat_request({"timeouts": True}))]
 
     def unsubscribe(self, entry: SubscriptionEntry, *, now: float, timeout: int) -> PendingRequest:
-        """Return the request that ends a subscription at the broker; then `remove` the entry."""
+        """Return the request that ends a subscription at the broker. Then `remove` the entry."""
         topic, payload = _unsubscription(entry)
         return self.request(topic, payload, now=now, timeout=timeout)
 
     def remove(self, entry: SubscriptionEntry) -> None:
-        """Take `entry` off the table; what still arrives for it is refused or ignored."""
+        """Remove a subscription. What still arrives for it is refused or ignored."""
         self.subscriptions.remove(entry)
         # Remembered routes would keep the entry and its consumer alive.
         self._reader = HeaderReader(codec=self._codec)
@@ -480,16 +529,17 @@ class Session:
     # Time
 
     def next_deadline(self) -> float | None:
-        """When to call `handle_deadline` next; None if there is nothing to wait for."""
+        """Return when `handle_deadline` has to be called next; None if not at all."""
         deadline, check = self._pending.next_deadline(), self._heartbeat.next_check
         if deadline is None or check is None:
             return deadline if check is None else check
         return min(deadline, check)
 
     def handle_deadline(self, now: float, *, progress: int = 0) -> list[Event]:
-        """Fail what has waited too long, and check whether the other side is alive.
+        """Fail requests that took too long, and check whether the other side is alive.
 
-        `progress` is the Link's, now.
+        Args:
+            progress: The current `progress` of the Link.
         """
         events: list[Event] = []
         for request in self._pending.take_due(now):
@@ -511,7 +561,7 @@ class Session:
     # Receiving
 
     def receive(self, messages: list[bytes]) -> list[Event]:
-        """Take whole messages, in the order in which they arrived; ignored without a Link."""
+        """Handle whole messages, in the order in which they arrived; ignored without a Link."""
         events: list[Event] = []
         if self._status.state not in LIVE:
             return events

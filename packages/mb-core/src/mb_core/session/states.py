@@ -13,7 +13,7 @@ __all__ = ["LIVE", "Move", "SessionState", "SessionStatus", "after"]
 
 
 class SessionState(Enum):
-    """Where the Session's connection is."""
+    """The state of a Session's connection."""
 
     OFFLINE = "not connected yet"
     GREETING = "waiting for the broker's greeting"

@@ -20,11 +20,18 @@ _DEFAULT_LOG_FILTER = {"levels": ["error"]}
 
 
 class SubscriptionEntry(msgspec.Struct, eq=False):
-    """One consumer's subscription to one pattern, for publications or for requests.
+    """A consumer's subscription to a pattern, for publications or for requests.
 
-    `consumer` is the driver's.  Several may share a pattern: the broker knows one of them, and
-    sends one copy.  `log_filter` is the payload of system.log.subscribe for the broker's log, and
-    None for any other topic.
+    Several entries can have the same pattern. The broker then knows one of them, and sends one
+    copy.
+
+    Attributes:
+        pattern: The topic or pattern.
+        action: `Action.PUBLISH` or `Action.REQUEST`.
+        priority: Which responder the broker prefers.
+        consumer: For the driver: gets the messages.
+        log_filter: The payload of `system.log.subscribe`, for the broker's log; None for any other
+            topic.
     """
 
     pattern: str

@@ -16,6 +16,8 @@ __all__ = ["Cut", "Direction", "ProxiedConnection"]
 
 
 class Direction(Enum):
+    """A direction of a connection."""
+
     UP = "from the client to the server"
     DOWN = "from the server to the client"
 

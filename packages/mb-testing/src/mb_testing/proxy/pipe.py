@@ -28,9 +28,12 @@ class Flow(Enum):
 class Conditions(msgspec.Struct, frozen=True):
     """What happens to the bytes in one direction.
 
-    `delay` is in milliseconds, and keeps the order.  At most `chunk` bytes are passed on at once.
-    `swap` swaps the two halves of what was read at once.  After `cut_after` more bytes the
-    connection is reset on both sides.
+    Attributes:
+        flow: Whether bytes are forwarded, held or discarded.
+        delay: Delay in milliseconds. The order is kept.
+        chunk: The most bytes to forward at once; None for no limit.
+        swap: Whether to swap the two halves of what was read at once.
+        cut_after: After how many more bytes the connection is reset on both sides; None for never.
     """
 
     flow: Flow = Flow.PASS

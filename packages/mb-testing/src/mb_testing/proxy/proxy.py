@@ -37,7 +37,16 @@ PATIENCE = 30.0
 
 
 class ProxyStats(msgspec.Struct, frozen=True):
-    """Numbers of connections, and of bytes that all of them carried."""
+    """How many connections a proxy has had, and how many bytes they have carried.
+
+    Attributes:
+        accepted: Connections that were accepted.
+        ended: Of these, connections that have ended.
+        received_up: Bytes received from clients.
+        received_down: Bytes received from the server.
+        forwarded_up: Bytes forwarded to the server.
+        forwarded_down: Bytes forwarded to clients.
+    """
 
     accepted: int = 0
     ended: int = 0
@@ -48,19 +57,27 @@ class ProxyStats(msgspec.Struct, frozen=True):
 
     @property
     def open(self) -> int:
+        """How many connections are open."""
         return self.accepted - self.ended
 
 
 class Proxy:
-    """Accepts connections on a port of its own and leads them to `target`, a TCP URL.
+    """A TCP proxy between clients and a server, which can break connections.
 
-        with Proxy(mb_broker.url_of("tcp")) as proxy:
+    Example::
+
+        with Proxy(broker.url_of("tcp")) as proxy:
             proxy.set(Conditions(chunk=1))
-            ... MessageBrokerClient(proxy.url) ...
+            client = MessageBrokerClient(proxy.url)
 
-    Leaving the block resets the connections, and raises what went wrong within the proxy itself.
-    `target` may be changed, which affects new connections.  Raises ConnectError for a URL without
-    host or port.
+    Leaving the block resets all connections, and raises what went wrong in the proxy itself.
+    Methods can be called from any thread, and return when they have taken effect.
+
+    Args:
+        target: The URL of the server, with a host and a port.
+
+    Raises:
+        ConnectError: The URL has no host or port.
     """
 
     _target: URL
@@ -117,7 +134,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The URL of the proxy for clients: that of the target, but for host and port."""
+        """The proxy's URL for clients: that of the target, with another host and port."""
         return replace(self._target, host=HOST, port=self.port).full
 
     # Faults
@@ -131,7 +148,7 @@ class Proxy:
         self._call(self._listen(hanging=True))
 
     def accept(self) -> None:
-        """Take back `refuse` or `hang`: new connections lead to the server."""
+        """Forward new connections to the server again, after `refuse` or `hang`."""
         self._call(self._listen(hanging=False))
 
     def set(
@@ -140,9 +157,13 @@ class Proxy:
         *directions: Direction,
         connections: Literal["all", "existing", "new"] = "all",
     ) -> None:
-        """Set the conditions for the given directions, for both if none is given.
+        """Set what happens to the bytes of connections.
 
-        A function is called for each direction of each connection.
+        Args:
+            conditions: The conditions, or a function that returns those of one direction of one
+                connection.
+            *directions: The directions to set; both by default.
+            connections: Which connections: `"all"`, `"existing"` or `"new"`.
         """
 
         def make() -> Conditions:
@@ -159,7 +180,12 @@ class Proxy:
         self._call(change())
 
     def cut(self, how: Cut, *, oldest: int | None = None) -> int:
-        """End all connections, or the `oldest` ones, and return how many."""
+        """End connections, and return how many.
+
+        Args:
+            how: Whether to reset or to close them.
+            oldest: How many, the oldest first; None for all.
+        """
 
         async def cut() -> int:
             connections = list(self._connections)[:oldest]
@@ -169,7 +195,7 @@ class Proxy:
         return self._call(cut())
 
     def inject(self, data: bytes, direction: Direction) -> None:
-        """Insert `data` into the streams of all connections that lead to the server."""
+        """Insert `data` into all connections to the server, in one direction."""
 
         async def inject() -> None:
             pipes = [c.pipes[direction] for c in self._connections if direction in c.pipes]
@@ -186,7 +212,7 @@ class Proxy:
 
     @property
     def seen(self) -> ProxyStats:
-        """The old name of `stats`."""
+        """The old name of `stats`. Deprecated."""
         text = "Proxy.seen is deprecated: use Proxy.stats"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         return self._stats
@@ -196,7 +222,12 @@ class Proxy:
     ) -> ProxyStats:
         """Block until `fact` is true of the statistics, and return them.
 
-        Raises TimeoutError, which shows the last statistics, after `timeout` seconds.
+        Args:
+            fact: A function of a `ProxyStats`.
+            timeout: Time limit in seconds.
+
+        Raises:
+            TimeoutError: The time limit is over; the error shows the last statistics.
         """
         with self._changed:
             found = self._changed.wait_for(lambda: fact(self._stats) or self._closed, timeout)
@@ -207,7 +238,7 @@ class Proxy:
     async def until(
         self, fact: Callable[[ProxyStats], bool], timeout: float = PATIENCE
     ) -> ProxyStats:
-        """Wait as `wait_until` does, without blocking the event loop; may be cancelled."""
+        """Wait like `wait_until`, without blocking the event loop. Can be cancelled."""
         return await anyio.to_thread.run_sync(
             self.wait_until, fact, timeout, abandon_on_cancel=True
         )

@@ -28,7 +28,9 @@ class _OverStreams(
 class TransportSuite(
     _OverStreams, SocketListening, LinkMessages, LinkEndings, Listening, ClientAndBroker
 ):
-    """The conformance suite: a transport that passes it works under the client and the broker.
+    """The conformance suite. A transport that passes it works under the client and the broker.
+
+    Example::
 
         class TestUnix(TransportSuite):
             transport = UNIX
@@ -36,10 +38,10 @@ class TransportSuite(
             def url(self, tmp_path):
                 return f"unix://{tmp_path}/mb.sock"
 
-    pytest runs it, on asyncio and, where it is installed, on trio.  Each test that fails raises
-    ContractBroken, which says what was seen, what is expected, and where that is written.  Of a
-    LinkTransport, the tests of Wires and byte streams are left out; those of sockets, where a
-    transport has none of its own.
+    pytest runs it on asyncio and, if it is installed, on trio. Tests that don't apply are left out:
+    for a `LinkTransport`, those of Wires and byte streams; without `sockets`, those of sockets. A
+    test that fails raises ContractBroken, which shows what happened, what is expected, and where
+    that is documented.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -59,7 +61,7 @@ class TransportSuite(
 
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> str:
-        """The event loop; the name is anyio's, so what chooses loops for other tests holds here."""
+        """The event loop. It has the name of anyio's fixture, so plugins that choose loops work."""
         name: str = request.param
         if name == "trio":
             pytest.importorskip("trio", reason="trio is not installed")
