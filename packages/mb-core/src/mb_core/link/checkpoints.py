@@ -13,7 +13,7 @@ SLICE = 0.005
 
 
 async def checkpoint() -> None:
-    """Let the event loop have a turn, and cancellation arrive; nothing where no loop runs."""
+    """Give the event loop a turn, and raise if the task was cancelled. Works without a loop."""
     try:
         backend = current_backend()
     except RuntimeError:
