@@ -223,5 +223,5 @@ def test_what_goes_wrong_beside_a_command_is_told(capsys: pytest.CaptureFixture[
     _note_error(SlowConsumer("a.#", 7))
     _note_error(InternalError("oh no"))
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("mb: 7 messages of a.# are lost so far: they come faster than")
+    assert first.startswith("mb: dropped messages of a.# so far: 7 (they arrive faster than")
     assert second == "mb: INTERNAL_ERROR: oh no"

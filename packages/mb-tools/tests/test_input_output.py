@@ -275,7 +275,7 @@ def test_a_dash_reads_stdin_even_from_a_terminal(monkeypatch: pytest.MonkeyPatch
 
 def test_a_payload_that_is_none_names_the_way_out() -> None:
     with pytest.raises(
-        Failure, match=r"the payload is not valid JSON: .* \(use --text to send a string\)"
+        Failure, match=r"the payload is not valid JSON: .* \(use --text to send it as a string\)"
     ):
         read_payload("hello", text=False)
 

@@ -151,7 +151,7 @@ def test_ping_on_a_terminal_is_like_ping(mb: Any) -> None:
     status, shown = mb.on_terminal("ping", "-n", "1")
     assert status == 0
     assert re.fullmatch(
-        rf"PING {mb.url}: heartbeats, Ctrl-C ends it\n"
+        rf"PING {mb.url}: heartbeats, Ctrl-C to stop\n"
         r"seq=1 time=[\d.]+ ms\n"
         r"\n"
         rf"--- {mb.url} ping statistics ---\n"

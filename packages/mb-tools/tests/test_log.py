@@ -62,7 +62,7 @@ def test_an_entry_on_a_terminal_is_a_line_for_people(mb: Any, peer: Any) -> None
     status, text = shown[0]
     hint, line = text.splitlines()
     assert status == 0
-    assert hint == f"mb log: the log of {mb.url} (debug, info); Ctrl-C ends it"
+    assert hint == f"mb log: the log of {mb.url} (debug, info); Ctrl-C to stop"
     assert re.match(r"\d\d:\d\d:\d\d\.\d{3}  (DEBUG|INFO ) +\S+  \S", line)
 
 
@@ -130,4 +130,4 @@ async def test_what_does_not_fit_is_told(url: str, capsys: pytest.CaptureFixture
         with anyio.fail_after(30):
             await lost.wait()
         assert entries.queued == 1
-    assert "messages of system.log are lost so far" in capsys.readouterr().err
+    assert "dropped messages of system.log so far: 1" in capsys.readouterr().err

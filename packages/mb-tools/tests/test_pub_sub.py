@@ -71,7 +71,7 @@ def test_on_a_terminal_a_message_is_a_line_for_people(mb: Any, peer: Any) -> Non
     thread.join(60)
     status, text = shown[0]
     assert status == 0
-    assert text.startswith(f"mb sub: listening to a.b at {mb.url}; Ctrl-C ends it\n")
+    assert text.startswith(f"mb sub: listening to a.b at {mb.url}; Ctrl-C to stop\n")
     assert "\x1b[36ma.b\x1b[0m" in text
     assert '{"text":"\\x9b31m"}' in text  # control characters of others are not carried out
 
@@ -244,7 +244,7 @@ def test_confirm_tells_whether_anybody_listens(mb: Any) -> None:
         pytest.param(["a b", "1"], "invalid topic 'a b'", id="topic"),
         pytest.param(["a.#", "1"], "invalid topic 'a.#'", id="pattern"),
         pytest.param(["a.b", "nope"], "the payload is not valid JSON: ", id="payload"),
-        pytest.param(["a.b", "1", "--lines"], "--lines reads the payloads from stdin", id="both"),
+        pytest.param(["a.b", "1", "--lines"], "--lines reads payloads from stdin", id="both"),
         pytest.param(["a.b", f'"{"x" * 20_000}"'], "the limit is 16384", id="too large"),
     ],
 )

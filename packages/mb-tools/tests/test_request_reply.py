@@ -255,7 +255,7 @@ def test_reply_and_request_on_a_terminal(mb: Any, peer: Any) -> None:
     status, text = shown[0]
     hint, first, second = text.splitlines()
     assert status == 0
-    assert hint == f"mb reply: answering a.b at {mb.url}; Ctrl-C ends it"
+    assert hint == f"mb reply: answering a.b at {mb.url}; Ctrl-C to stop"
     assert '  a.b  "1"  \N{RIGHTWARDS ARROW}  null  ' in first
     assert "  a.b  2  \N{RIGHTWARDS ARROW}  INTERNAL_ERROR: " in second
     assert "\x1b" not in text

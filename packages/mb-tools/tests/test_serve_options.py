@@ -161,7 +161,7 @@ def test_a_bad_value_is_told_as_it_was_written_and_what_it_must_be(
         ("page = 1", "page 1: must be true or false"),
         ('page = "false"', "page 'false': must be true or false"),
         ("max_payload = 2020-01-01", "max_payload 2020-01-01: must be a whole"),
-        ("[broker]\nmax_payload = 1", "there is no section [broker]; options stand at the top"),
+        ("[broker]\nmax_payload = 1", "unknown section [broker]: options go at the top level"),
         ("max_payloda = 1", "there is no option 'max_payloda'; did you mean 'max_payload'?"),
         ("tcp-port = 1", "there is no option 'tcp-port'; did you mean 'tcp_port'?"),
         ("zzz = 1", "there is no option 'zzz'; there are: max_connections, max_payload, "),
@@ -178,7 +178,7 @@ def test_a_file_that_cant_be_read_or_is_no_toml_is_told(file: Path) -> None:
     file.write_text("max_payload =")
     assert failure(file=file).startswith(f"{file} is not valid TOML: Invalid value (at ")
     file.write_bytes(b"host = '\xff'")
-    assert failure(file=file) == f"{file} is not valid TOML: it is not in UTF-8"
+    assert failure(file=file) == f"{file} is not valid TOML: it is not UTF-8"
 
 
 def test_a_file_is_utf_8_with_or_without_a_mark(file: Path) -> None:
@@ -217,8 +217,8 @@ def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
         ),
         ({"tls_port": 0}, "tls_port needs tls_cert and tls_key"),
         ({"wss_port": 0, "tls_key": "k"}, "wss_port needs tls_cert"),
-        ({"tls_key": "k"}, "tls_key is for tls_port or wss_port, and both are off"),
-        ({"tls_client_ca": "k"}, "tls_client_ca is for tls_port or wss_port, and both are off"),
+        ({"tls_key": "k"}, "tls_key needs tls_port or wss_port, but both are off"),
+        ({"tls_client_ca": "k"}, "tls_client_ca needs tls_port or wss_port, but both are off"),
     ],
 )
 def test_options_that_dont_go_together_are_told(given: dict[str, Any], told: str) -> None:

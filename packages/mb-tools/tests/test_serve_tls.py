@@ -184,10 +184,10 @@ def test_cas_of_clients_that_sighup_brings_are_no_less_of_a_warning(
         ("tls_cert", "absent", "No such file or directory"),
         ("tls_key", "absent", "No such file or directory"),
         ("tls_client_ca", "absent", "No such file or directory"),
-        ("tls_cert", "empty", "there is no certificate in it, in PEM"),
-        ("tls_cert", "key", "there is no certificate in it, in PEM"),
-        ("tls_key", "cert", "there is no private key in it, in PEM"),
-        ("tls_client_ca", "empty", "there is no certificate in it, in PEM"),
+        ("tls_cert", "empty", "it contains no certificate in PEM"),
+        ("tls_cert", "key", "it contains no certificate in PEM"),
+        ("tls_key", "cert", "it contains no private key in PEM"),
+        ("tls_client_ca", "empty", "it contains no certificate in PEM"),
         ("tls_key", "other_key", "it does not belong to the certificate in tls_cert "),
         ("tls_cert", "broken_cert", "OpenSSL can't use it with tls_key "),
         ("tls_client_ca", "broken_cert", "OpenSSL can't use it: "),
@@ -218,7 +218,7 @@ def test_a_key_with_a_password_is_told_and_not_asked_for(mb: Any, files: Files) 
     status, _, err = mb("serve", *files.arguments(f"--tls-key={files['locked']}"))
     assert (status, err) == (
         2,
-        f"mb serve: tls_key {files['locked']}: it has a password, and must have none\n",
+        f"mb serve: tls_key {files['locked']}: it has a password, which is not supported\n",
     )
 
 
@@ -274,9 +274,9 @@ def test_commands_show_a_client_certificate(mb: Any, files: Files) -> None:
     ("options", "told"),
     [
         (["--cafile", "absent"], "--cafile {absent}: No such file or directory"),
-        (["--cafile", "empty"], "--cafile {empty}: there is no certificate in it, in PEM"),
+        (["--cafile", "empty"], "--cafile {empty}: it contains no certificate in PEM"),
         (["--cafile", "broken_cert"], "--cafile {broken_cert}: OpenSSL can't use it: "),
-        (["--cert", "cert"], "--cert {cert}: there is no private key in it, in PEM (give"),
+        (["--cert", "cert"], "--cert {cert}: it contains no private key in PEM (give"),
         (["--cert", "cert", "--key", "other_key"], "--key {other_key}: it does not belong to the"),
         (["--key", "key"], "--key needs --cert"),
     ],
@@ -304,7 +304,7 @@ def test_files_for_a_url_that_is_not_encrypted_are_refused_unless_they_are_the_e
     done = mb("services", "--cafile", files["ca"])
     assert done.returncode == 2
     assert done.stderr == (
-        "mb services: --cafile is for tls:// and wss://, and tcp:// is not encrypted\n"
+        "mb services: --cafile is for tls:// and wss://, but tcp:// is not encrypted\n"
     )
     assert mb("services", MB_CAFILE=files["ca"]).returncode == 0
 
@@ -381,7 +381,7 @@ def test_a_broken_certificate_changes_nothing_and_is_an_error_in_the_log(
             Path(files["cert"]).write_bytes(Path(files[broken]).read_bytes())
         process.send_signal(signal.SIGHUP)
         line = line_with(process, "HUP")
-        told = "ERROR SIGHUP: nothing was reloaded, the broker goes on as before: tls_"
+        told = "ERROR SIGHUP: nothing was reloaded, and the broker continues as before: tls_"
         assert told in line
         assert [certificate_at(url) for url in served] == before
 

@@ -287,9 +287,9 @@ async def test_a_question_mark_explains_keys_and_figures(mb_broker: Broker) -> N
     async with screen(mb_broker.url) as seen:
         await seen.press("question_mark")
         assert seen.shows("sort by the next column")
-        assert seen.shows("slows a busy one down")
+        assert seen.shows("slows down a busy")
         await seen.press("q")
-        assert not seen.shows("slows a busy one down")
+        assert not seen.shows("slows down a busy")
 
 
 @on_asyncio

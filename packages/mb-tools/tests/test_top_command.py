@@ -82,8 +82,8 @@ def test_without_a_terminal_it_says_what_else_there_is(mb_broker: Broker) -> Non
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "mb top: mb top needs a terminal (programs can use mb metrics and mb services) "
-        "(mb top --help tells more)\n"
+        "mb top: mb top needs a terminal (in scripts, use mb metrics and mb services) "
+        "(see mb top --help)\n"
     )
 
 

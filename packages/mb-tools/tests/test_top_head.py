@@ -50,8 +50,8 @@ def test_what_is_not_as_usual_is_said_with_its_remedy(model: Model) -> None:
     model.refused("system.else", "TIMEOUT")
     model.skipped, model.unreadable = 1200, 3
     assert notices(model, paused=True, wanted="x") == [
-        "NO CONNECTION, trying again: refused",
-        "PAUSED (p: go on)",
+        "NO CONNECTION, retrying: refused",
+        "PAUSED (p: resume)",
         "only 'x' (esc: all)",
         "audit feed off: no rates, no latencies (a: on)",
         "no totals: system.metrics TOPIC_NOT_SUPPORTED",

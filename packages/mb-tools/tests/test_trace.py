@@ -90,7 +90,7 @@ def test_on_a_terminal_a_tree_is_drawn(mb: Any, shop: Any) -> None:
     status, text = shown[0]
     assert status == 0
     hint, *lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()
-    assert hint == f"mb trace: tracing all messages at {mb.url}; Ctrl-C ends it"
+    assert hint == f"mb trace: tracing all messages at {mb.url}; Ctrl-C to stop"
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d\.\d{3}  request  order\.pay  Billing → Billing  (<1|\d+) ms", lines[0]
     )

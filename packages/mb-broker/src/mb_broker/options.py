@@ -49,53 +49,53 @@ def about(text: str) -> Meta:
 class BrokerSettings(msgspec.Struct, kw_only=True):
     """Every option of a broker, with its default. Times are in milliseconds, sizes in bytes."""
 
-    max_connections: Annotated[Count, about("Clients at a time; more are refused.")] = 10_000
-    max_payload: Annotated[Bytes, about("Largest payload that is taken.")] = DEFAULT_MAX_PAYLOAD
+    max_connections: Annotated[
+        Count, about("Most clients at a time; further ones are refused.")
+    ] = 10_000
+    max_payload: Annotated[Bytes, about("Largest payload that is accepted.")] = DEFAULT_MAX_PAYLOAD
     max_header: Annotated[
-        HeaderBytes, about("Longest header that is taken, its newline included.")
+        HeaderBytes, about("Longest header that is accepted, including its newline.")
     ] = MAX_HEADER
     max_unread: Annotated[
-        Buffer, about("Output that a client may leave unread; then it is cut off.")
+        Buffer, about("Most unread output of one client; beyond it, the client is disconnected.")
     ] = 16 * 1024 * 1024
     max_unread_total: Annotated[
         Buffer,
         about(
-            "Output that all clients together may leave unread; then the one with most is cut off."
+            "Most unread output of all clients; beyond it, the one with the most is disconnected."
         ),
     ] = 256 * 1024 * 1024
-    max_subscriptions: Annotated[Count, about("Subscriptions of one client.")] = 10_000
+    max_subscriptions: Annotated[Count, about("Most subscriptions of one client.")] = 10_000
     # Each takes some 600 bytes.
     max_subscriptions_total: Annotated[
         Count,
-        about("Subscriptions of all clients; then those with more than their share get no more."),
+        about("Most subscriptions of all clients; then only clients below their share get more."),
     ] = 1_000_000
     max_outstanding: Annotated[
         Count,
         about(
-            "Requests that wait for an answer at a time; then one fails of the client with most."
+            "Most requests waiting for an answer; beyond it, one of the client with the most fails."
         ),
     ] = 10_000
     max_handshakes: Annotated[
-        Count, about("Handshakes under way at each port; then the oldest is ended.")
+        Count, about("Most handshakes in progress per port; beyond it, the oldest is dropped.")
     ] = 1_000
     handshake_timeout: Annotated[
-        Milliseconds, about("Time for the TLS and WebSocket handshakes of a connection.")
+        Milliseconds, about("Time limit for the TLS and WebSocket handshakes of a connection.")
     ] = 10_000
-    close_timeout: Annotated[Milliseconds, about("Time that closing a connection may take.")] = (
-        5_000
-    )
-    request_timeout: Annotated[Milliseconds, about("Time limit of requests that name none.")] = (
-        5_000
-    )
+    close_timeout: Annotated[Milliseconds, about("Time limit for closing a connection.")] = 5_000
+    request_timeout: Annotated[
+        Milliseconds, about("Time limit for requests that do not set one.")
+    ] = 5_000
     heartbeat_after: Annotated[
-        Milliseconds, about("Silence after which a client is asked for a sign of life.")
+        Milliseconds, about("Silence after which a client is sent a heartbeat request.")
     ] = 30_000
     drop_after: Annotated[Milliseconds, about("Silence after which a client is dropped.")] = 60_000
     drain_timeout: Annotated[
-        MillisecondsOr0, about("Time for the answers to requests in flight at the end.")
+        MillisecondsOr0, about("Time for answers to requests in flight during shutdown.")
     ] = 5_000
     origins: Annotated[
-        list[str], about("Other sites whose pages may connect over WebSocket; *, any.")
+        list[str], about("Other sites whose pages may connect over WebSocket; * allows any.")
     ] = []
     page: Annotated[bool, about("Serve the page at / of the WebSocket port.")] = True
     metrics: Annotated[bool, about("Serve /metrics and /health on the WebSocket port.")] = True

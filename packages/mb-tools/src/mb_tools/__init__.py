@@ -1,6 +1,6 @@
 """mb: the command line of MB.
 
-`cli` finds the commands, one file each in `commands`, and turns how they end into an exit status.
-What several of them need is beside it: options, connections, payloads, output, text.  `mb serve`
-and `mb top` have packages of their own, `serve` and `top`.
+`cli` finds the commands, one file each in `commands`, and maps their outcome to an exit status.
+The other modules here are shared by commands: options, connections, payloads, output, text. `mb
+serve` and `mb top` are packages: `serve` and `top`.
 """

@@ -21,7 +21,7 @@ __all__ = [
 
 
 class AuditHeader(msgspec.Struct, gc=False, rename="camel"):
-    """The header of a message that the broker got or sent."""
+    """The header of a message that the broker received or sent."""
 
     action: str
     topic: str
@@ -30,17 +30,18 @@ class AuditHeader(msgspec.Struct, gc=False, rename="camel"):
 
 
 class AuditMessage(msgspec.Struct):
-    """A message that the broker got or sent; its payload stays JSON until it is needed."""
+    """A message that the broker received or sent; its payload stays JSON until it is needed."""
 
     header: AuditHeader
     payload: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class AuditEvent(msgspec.Struct):
-    """One message on its way: `sender` is set on what the broker got, `to` on what it sent.
+    """One message on its way: `sender` is set if the broker received it, `to` if the broker sent
+    it.
 
-    `timeout` is a request's time limit in milliseconds; `masked_id` the sender's request id where
-    the broker put one of its own in its place.
+    `timeout` is a request's time limit in milliseconds; `masked_id` is the sender's request id if
+    the broker replaced it with its own.
     """
 
     timestamp: datetime
@@ -74,8 +75,8 @@ _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def read_event(raw: bytes) -> AuditEvent | None:
     """Return the event in a message of the feed; None if it can't be read.
 
-    The feed shows payloads as they were sent, which need not be JSON: a broker may fail to quote
-    one.  That event is lost, and nothing else.
+    The feed contains payloads as they were sent, which may not be JSON, and a broker may fail to
+    quote one. Only that event is lost.
     """
     try:
         return _decode(raw)
@@ -87,17 +88,17 @@ def read_event(raw: bytes) -> AuditEvent | None:
 
 
 def _without_surrogates(raw: bytes) -> bytes:
-    """JSON without halves of surrogate pairs, which JavaScript writes and msgspec refuses."""
+    """Return JSON without lone surrogates, which JavaScript writes and msgspec rejects."""
     return json.dumps(json.loads(raw.decode()), ensure_ascii=False).encode(errors="replace")
 
 
 def error_of(event: AuditEvent) -> ResponseError | None:
-    """Return the error that a response in the feed is, or None."""
+    """Return the error in a response of the feed, or None if it is not an error."""
     return error_in(_payload_of(event))
 
 
 def registered_name(event: AuditEvent) -> tuple[str, str] | None:
-    """Return the id and the name of a service that registers; None for any other event."""
+    """Return the id and name of a service that registers; None for any other event."""
     header = event.message.header
     if event.sender is None or header.topic.lower() != "system.service.register":
         return None
@@ -110,8 +111,8 @@ def registered_name(event: AuditEvent) -> tuple[str, str] | None:
 def _payload_of(event: AuditEvent) -> bytes:
     """Return the payload as it was sent.
 
-    The feed has a payload that is not JSON, such as a service's `error:{...}`, as a string or, from
-    the reference broker, as the list of its bytes.
+    A payload that is not JSON, such as a service's `error:{...}`, is a string in the feed or, from
+    the reference broker, a list of its bytes.
     """
     raw = bytes(event.message.payload)
     try:

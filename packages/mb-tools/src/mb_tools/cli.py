@@ -1,4 +1,4 @@
-"""The command `mb`: finds the commands, and turns how they end into an exit status."""
+"""The command `mb`: finds the commands, and maps their outcome to an exit status."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CommandInModule(click.Command):
 
 
 class CommandGroup(click.Group):
-    """All commands; whatever ends one becomes an exit status, and at most a line on stderr."""
+    """All commands. Every outcome becomes an exit status and at most one line on stderr."""
 
     def main(
         self,
@@ -64,7 +64,7 @@ class CommandGroup(click.Group):
             sys.stdout.flush()
         except click.Abort:
             status = Status.INTERRUPTED
-        except BrokenPipeError:  # the reader of our output has enough: `mb sub '#' | head -1`
+        except BrokenPipeError:  # the reader of our output has exited: `mb sub '#' | head -1`
             status = Status.SUCCESS
         except (click.ClickException, OSError) as error:  # OSError: from --help and --version
             failure = failure_of(error) if isinstance(error, OSError) else error

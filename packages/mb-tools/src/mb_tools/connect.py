@@ -1,4 +1,4 @@
-"""The broker that a command connects to: its URL, the TLS files that go with it, its client."""
+"""The broker that a command connects to: its URL, TLS files, and client."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]*")
 
-# Entries of a list that are requested at once.
+# Entries of a list per request.
 _PAGE = 1_000
 
 _MAX_DESCRIPTION = 1024
 
 
 class Endpoint(NamedTuple):
-    """A broker's URL, and the TLS context for connections to it; None, the default one."""
+    """A broker's URL, and the TLS context for connections to it; None for the default one."""
 
     url: str
     ssl_context: ssl.SSLContext | None = None
 
     @property
     def shown(self) -> str:
-        """The URL for people to see: its query, which may be a secret, is left out."""
+        """The URL to show: without its query, which may contain a secret."""
         return redacted(self.url)
 
 
 def endpoint_options(function: F) -> F:
     """Add --url, --cafile, --cert and --key; the command gets them as `endpoint`.
 
-    The command fails if a file can't be used, or is of no use: the URL's transport has no TLS.
-    What the environment gives is for whichever URL needs it.
+    The command fails if a file is invalid, or is given as an option but the URL's transport has no
+    TLS. Files set in the environment are ignored for URLs without TLS.
     """
 
     @wraps(function)
@@ -60,7 +60,7 @@ def endpoint_options(function: F) -> F:
         return function(*args, endpoint=Endpoint(url, context), **given)
 
     for name, text in (
-        ("key", "Private key of --cert, in PEM; may be in the same file."),
+        ("key", "Private key of --cert, in PEM; may be in the same file as the certificate."),
         ("cert", "Certificate that identifies this client, in PEM."),
         ("cafile", "Certificates to trust instead of the system's, in PEM."),
     ):
@@ -82,7 +82,7 @@ def endpoint_options(function: F) -> F:
 
 
 def connected(endpoint: Endpoint) -> MessageBrokerClient:
-    """Return a client for one call or a few; enter it as a context."""
+    """Return a client for one or a few calls, to be entered as a context manager."""
     return MessageBrokerClient(endpoint.url, ssl_context=endpoint.ssl_context, reconnect=False)
 
 
@@ -90,9 +90,9 @@ def connected(endpoint: Endpoint) -> MessageBrokerClient:
 async def following(
     endpoint: Endpoint, name: str, description: str, *, reconnect: bool = False
 ) -> AsyncIterator[MessageBrokerClient]:
-    """Connect for as long as a command runs: registered by name, with problems on stderr.
+    """Connect for as long as a command runs: register by name, and report problems on stderr.
 
-    With `reconnect`, wait for the broker, and restore a connection that is lost.
+    With `reconnect`, wait for the broker, and reconnect when the connection is lost.
     """
     client = MessageBrokerClient(
         endpoint.url,
@@ -103,16 +103,16 @@ async def following(
     client.on_error(_note_error)
     if reconnect:
         client.on_connect(lambda: note(f"connected to {endpoint.shown}"))
-        client.on_disconnect(lambda: note(f"the connection to {endpoint.shown} has ended"))
+        client.on_disconnect(lambda: note(f"the connection to {endpoint.shown} was lost"))
     async with client:
         await client.register_service(name, description[:_MAX_DESCRIPTION])
         yield client
 
 
 async def list_all(client: MessageBrokerClient, topic: str, key: str) -> list[Any]:
-    """Return the list that the broker's answers have under `key`, page by page.
+    """Return the complete list under `key`, requesting it page by page.
 
-    Brokers without pages return all of it at once.
+    Brokers that do not support pages return all of it at once.
     """
     entries: list[Any] = []
     page: dict[str, Any] = {"limit": _PAGE}
@@ -127,9 +127,9 @@ async def list_all(client: MessageBrokerClient, topic: str, key: str) -> list[An
 
 
 def hint(output: Output, text: str) -> None:
-    """Tell people at a terminal why nothing happens yet."""
+    """Explain on a terminal why nothing is printed yet."""
     if output.people and sys.stderr.isatty():
-        note(f"{text}; Ctrl-C ends it")
+        note(f"{text}; Ctrl-C to stop")
 
 
 def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -141,7 +141,7 @@ def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 
 def _ssl_context(url: str, **files: str | None) -> ssl.SSLContext | None:
-    """Return the TLS context for these files, None if the default is right; raises Failure."""
+    """Return the TLS context for these files, or None to use the default; raises Failure."""
     given = {name: file for name, file in files.items() if file is not None}
     if not given:
         return None
@@ -158,7 +158,7 @@ def _ssl_context(url: str, **files: str | None) -> ssl.SSLContext | None:
     scheme = parse_url(url).scheme
     if not getattr(installed_plugins().transport(scheme), "secure", False):
         for name in on_command_line:
-            text = f"--{name} is for tls:// and wss://, and {scheme}:// is not encrypted"
+            text = f"--{name} is for tls:// and wss://, but {scheme}:// is not encrypted"
             raise Failure(text, Status.USAGE)
         return None
     if "key" in given and "cert" not in given:
@@ -178,8 +178,8 @@ def _ssl_context(url: str, **files: str | None) -> ssl.SSLContext | None:
 def _note_error(error: Exception) -> None:
     if isinstance(error, SlowConsumer):
         note(
-            f"{error.dropped} messages of {error.topic} are lost so far: "
-            "they come faster than the output is read"
+            f"dropped messages of {error.topic} so far: {error.dropped} "
+            "(they arrive faster than the output is read)"
         )
     else:
         note(str(error))

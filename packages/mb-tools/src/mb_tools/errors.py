@@ -19,7 +19,7 @@ class Status(IntEnum):
 
     SUCCESS = 0
     FAILED = 1
-    """The answer is an error, or something did not arrive in time."""
+    """The answer is an error, or a message did not arrive in time."""
     USAGE = 2
     """The command line, or a topic or a payload in it, is invalid."""
     NO_CONNECTION = 3
@@ -29,10 +29,10 @@ class Status(IntEnum):
 
 
 class Failure(click.ClickException):
-    """An error of the command that is running: one line, and an exit status."""
+    """An error of the current command: one line, and an exit status."""
 
     path = "mb"
-    """The command, as it was typed."""
+    """The command as it was typed."""
 
     def __init__(self, text: str, status: Status = Status.FAILED) -> None:
         super().__init__(text)
@@ -40,7 +40,7 @@ class Failure(click.ClickException):
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return the Failure for an error of the library; raise any other error again."""
+    """Return the Failure for an error of the library; re-raise any other error."""
     import mb_core
 
     if isinstance(error, OSError):
@@ -62,40 +62,42 @@ def failure_of(error: Exception) -> Failure:
 
 
 def write_failure(error: OSError) -> Failure:
-    """Return the Failure for output that could not be written; raise any other error again."""
+    """Return the Failure for output that could not be written; re-raise any other error."""
     if error.filename is None and error.errno in _WRITE_ERRORS:
         return Failure(f"can't write to standard output: {error.strerror}")
     raise error
 
 
 def report(error: click.ClickException) -> None:
-    """Write the error to stderr, after the name of its command."""
+    """Write the error to stderr, prefixed with the name of its command."""
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else "mb"
-        text = re.sub(r"\s*\n\s*", " ", error.format_message())  # click lists choices in lines
-        _write_line(path, f"{text.rstrip('.')} ({path} --help tells more)")
+        text = re.sub(
+            r"\s*\n\s*", " ", error.format_message()
+        )  # click lists choices on separate lines
+        _write_line(path, f"{text.rstrip('.')} (see {path} --help)")
     else:
         _write_line(getattr(error, "path", "mb"), error.message)
 
 
 def note(text: str) -> None:
-    """Write a line to stderr, after the name of the command."""
+    """Write a line to stderr, prefixed with the name of the command."""
     ctx = click.get_current_context(silent=True)
     _write_line(ctx.command_path if ctx is not None else "mb", text)
 
 
-# Remedies in the library's errors, and the options of `mb` that do the same.
+# Remedies in the library's errors, and the equivalent options of `mb`.
 _REMEDIES = {
     "pass ssl_context=ssl.create_default_context(cafile=...)": "give --cafile FILE",
     "load one with ssl_context.load_cert_chain(...)": "give --cert FILE and --key FILE",
     "load another with ssl_context.load_cert_chain(...)": "give another --cert FILE and --key FILE",
 }
 
-# A full disk, a closed stream, one that can't be written to, a limit on file sizes.
+# A full disk, a closed or read-only stream, a limit on file sizes.
 _WRITE_ERRORS = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errno.EDQUOT}
 
 
 def _write_line(path: str, text: str) -> None:
-    # Without stderr nobody can be told, and the status says enough.
+    # If stderr is gone, the exit status has to be enough.
     with contextlib.suppress(OSError):
         click.echo(f"{path}: {one_line(text)}", err=True)

@@ -1,10 +1,10 @@
 """Trees of exchanges: which message caused which, for `mb trace`.  No I/O; time is an argument.
 
-A message's parent id is either of the two ids of the exchange that caused it.  A tree is finished
-when no request in it is open, and nothing was added for a while: what an event causes comes after
-it.  If a part of the feed is missing (it began in the middle, the reader was too slow), a request
-stays open until its time limit.  Memory is bounded: at the limit the oldest tree is returned
-unfinished, and what belongs to it later begins a tree of its own, which says so.
+A message's parent id is one of the two ids of the exchange that caused it. A tree is finished when
+no request in it is open and nothing was added for a while, because the messages that an event
+causes follow it. If part of the feed is missing (it began in the middle, or the reader was too
+slow), a request stays open until its time limit. Memory is bounded: at the limit, the oldest tree
+is returned unfinished; messages that belong to it but arrive later start a new tree, which says so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .exchanges import Exchange, Exchanges, Outcome, Step
 
 __all__ = ["Node", "TreeBuilder"]
 
-# Seconds beyond its time limit after which the end of a request will not be seen any more.
+# Seconds past its time limit after which we stop waiting for the end of a request.
 _MARGIN = 2.0
 _DEFAULT_TIMEOUT = 5_000
-# A longer chain of causes continues in a tree of its own.
+# A longer chain of causes continues in a new tree.
 _DEPTH = 60
 
 
@@ -31,7 +31,7 @@ _DEPTH = 60
 class Node:
     """An exchange and what it caused.
 
-    `cause` is the id of the message that caused it, if that one is not above it in this tree.
+    `cause` is the id of the message that caused it, if that message is not above it in this tree.
     """
 
     exchange: Exchange
@@ -42,12 +42,12 @@ class Node:
 
     @property
     def failed(self) -> bool:
-        """Whether this exchange, or one that it caused, failed."""
+        """Whether this exchange or one that it caused failed."""
         failures = (Outcome.FAILED, Outcome.UNSEEN)
         return any(node.exchange.outcome in failures for node in self.walk())
 
     def walk(self) -> Iterator[Node]:
-        """Yield this node and all below it, a parent before its children."""
+        """Yield this node and all nodes below it, parents before their children."""
         nodes = [self]
         for node in nodes:
             yield node
@@ -56,7 +56,7 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class _Tree:
-    """The root; how many nodes there are, and which of them are open requests."""
+    """The root, the number of nodes, and the open requests among them."""
 
     root: Node | None = None
     size: int = 0
@@ -66,9 +66,9 @@ class _Tree:
 class TreeBuilder:
     """Builds trees from audit events.
 
-    A tree is finished `quiet` seconds after its last event.  At most `limit` exchanges are held,
-    and `tree_limit` in one tree.  Messages to the broker's own topics are left out unless
-    `system` is set.  Times are of a monotonic clock.
+    A tree is finished `quiet` seconds after its last event. At most `limit` exchanges are held, and
+    at most `tree_limit` in one tree. Messages to the broker's own topics are ignored unless
+    `system` is set. Times are from a monotonic clock.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class TreeBuilder:
         self._finished: list[Node] = []
 
     def __len__(self) -> int:
-        """Return how many exchanges are held."""
+        """Return the number of exchanges held."""
         return len(self._nodes)
 
     def take(self, event: AuditEvent, now: float) -> None:
-        """Take the next event of the feed."""
+        """Process the next event of the feed."""
         step, exchange = self._exchanges.take(event)
         if exchange is None:
             return
@@ -108,12 +108,12 @@ class TreeBuilder:
             self._reschedule(node.tree, now)
 
     def next_deadline(self) -> float | None:
-        """Return when `take_finished` may return something without another event, if at all."""
+        """Return when `take_finished` may next return a tree even if no event arrives, or None."""
         times = [self._time_limits.next(), self._silences.next()]
         return min((time for time in times if time is not None), default=None)
 
     def take_finished(self, now: float) -> list[Node]:
-        """Return the roots of the trees that are finished by now, each once."""
+        """Return the roots of the trees that have finished, each of them once."""
         for node in self._time_limits.pop_due(now):
             node.exchange.outcome = Outcome.UNSEEN
             self._close(node, now)
@@ -123,7 +123,7 @@ class TreeBuilder:
         return finished
 
     def _add(self, exchange: Exchange, event: AuditEvent, now: float) -> None:
-        """Add an exchange below its cause, or begin a tree with it."""
+        """Add an exchange below its cause, or start a tree with it."""
         parent_id = event.message.header.parent_request_id
         cause = self._exchanges.get(parent_id)
         parent = self._nodes.get(cause) if cause is not None else None
@@ -148,20 +148,20 @@ class TreeBuilder:
             self._finish(next(iter(self._trees)))
 
     def _close(self, node: Node, now: float) -> None:
-        """Nothing more is expected of an exchange itself."""
+        """Mark an exchange as complete; others may still be added below it."""
         self._time_limits.discard(node)
         node.tree.open.discard(node)
         self._reschedule(node.tree, now)
 
     def _reschedule(self, tree: _Tree, now: float) -> None:
-        """Set when a tree to which something has just been added is finished."""
+        """Update the time at which a tree is finished, after something was added to it."""
         if tree.open:
             self._silences.discard(tree)
         else:
             self._silences.add(tree, now + self._quiet)
 
     def _finish(self, tree: _Tree) -> None:
-        """Return a tree with the next ones, and forget all of it."""
+        """Queue a tree to be returned, and forget all its exchanges."""
         assert tree.root is not None
         del self._trees[tree]
         self._silences.discard(tree)

@@ -1,4 +1,4 @@
-"""Exchanges: each message that a client sends, and what became of it, from the audit feed.
+"""Exchanges: each message that a client sends and its outcome, from the audit feed.
 
 The broker's audit feed, `system.message`, shows a request in four events (docs/protocol.md, "The
 audit feed"):
@@ -8,9 +8,9 @@ audit feed"):
     3  RESPONDED  from the receiver, under the broker's id
     4  RETURNED   to the sender, under the sender's id        also the broker's own errors
 
-A publication has one event 2 for each receiver, no 3, and 4 only if it is refused or to be
-confirmed.  A message without an id is recognized by its position: 2, and the broker's refusal,
-follow 1 before anything else.  No I/O: events go in, exchanges come out.
+A publication has one event 2 per receiver, no event 3, and event 4 only if the broker refuses it or
+has to confirm it. A message without an id is recognized by its position: its events 2, or the
+broker's refusal, follow event 1 immediately. No I/O: events go in, exchanges come out.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .audit import AuditEvent, error_of
 
 __all__ = ["Exchange", "Exchanges", "Outcome", "Step"]
 
-# Receivers that are named; of more only their number is kept.
+# Receivers whose ids are kept; the rest are only counted.
 _RECEIVERS = 50
 
 
 class Outcome(Enum):
-    """What became of a message."""
+    """The outcome of a message."""
 
     OPEN = "open"
     DELIVERED = "delivered"
     ANSWERED = "answered"
     FAILED = "failed"
     UNHEARD = "unheard"
-    """Nobody is subscribed to a publication.
+    """Nobody was subscribed to the publication.
 
-    That is usual where events have no subscribers yet, and not an error: the broker's metrics
-    count it as dropped.
+    This is common when events have no subscribers yet, and not an error. The broker's metrics count
+    it as dropped.
     """
     UNSEEN = "unseen"
     """The end of a request was not in the feed."""
@@ -59,8 +59,8 @@ class Step(Enum):
 class Exchange:
     """A request with its answer, or a publication with its copies.
 
-    Times are the broker's, in seconds; `began` is None if the feed began after it.  `count` is
-    how many receivers there were; `receivers` has the ids of the first of them.
+    Times are from the broker's clock, in seconds; `began` is None if the exchange began before the
+    feed. `count` is the number of receivers; `receivers` has the ids of the first ones.
     """
 
     action: str
@@ -79,39 +79,39 @@ class Exchange:
 
     @property
     def seconds(self) -> float | None:
-        """How long the answer took."""
+        """Seconds until the answer."""
         if self.ended is None or self.began is None:
             return None
         return max(0.0, self.ended - self.began)
 
 
 class Exchanges:
-    """Joins the events of an audit feed into exchanges, and finds them by their ids.
+    """Combines the events of an audit feed into exchanges, and looks them up by id.
 
-    Whoever uses it decides how long an exchange is of interest, and then calls `forget`.
-    Messages to the broker's own topics are left out unless `system` is set.
+    The caller decides how long to keep an exchange, and then calls `forget`. Messages to the
+    broker's own topics are ignored unless `system` is set.
     """
 
     def __init__(self, *, system: bool = False) -> None:
         self._system = system
         self._by_id: OrderedDict[str, Exchange] = OrderedDict()
-        # The message whose consequences come next in the feed.
+        # The message whose further events come next in the feed.
         self._current: Exchange | None = None
 
     def __len__(self) -> int:
-        """Return how many ids are known."""
+        """Return the number of known ids."""
         return len(self._by_id)
 
     def get(self, message_id: str | None) -> Exchange | None:
-        """Return the exchange to which this id belongs: its sender's, or the broker's."""
+        """Return the exchange with this id, either the sender's or the broker's."""
         return self._by_id.get(message_id or "")
 
     def oldest(self) -> Exchange:
-        """Return the exchange whose id has been known for the longest time."""
+        """Return the exchange whose id was added first."""
         return next(iter(self._by_id.values()))
 
     def forget(self, exchange: Exchange) -> None:
-        """Drop an exchange: what follows is not recognized any more."""
+        """Drop an exchange; its later events are ignored."""
         for message_id in exchange.ids:
             if self._by_id.get(message_id) is exchange:
                 del self._by_id[message_id]
@@ -124,9 +124,9 @@ class Exchanges:
         self._current = None
 
     def take(self, event: AuditEvent) -> tuple[Step, Exchange | None]:
-        """Take the next event, and return which step of which exchange it is.
+        """Process the next event, and return which step of which exchange it is.
 
-        None where it belongs to no known exchange, or comes too late to change its outcome.
+        Return None if it belongs to no known exchange, or is too late to change its outcome.
         """
         is_response = event.message.header.action == "response"
         if event.sender is not None:
@@ -182,7 +182,7 @@ class Exchanges:
         exchange, current = self.get(header.request_id), self._current
         self._current = None
         if exchange is None and current is not None and current.own_id is None:
-            exchange = current  # it had no id: the broker answers under one of its own
+            exchange = current  # it had no id, so the broker answers under a new one
         if (
             exchange is None
             or exchange.sender != event.to
@@ -200,7 +200,7 @@ class Exchanges:
 
 
 def _settle(exchange: Exchange, event: AuditEvent) -> None:
-    """Take the outcome from a response: an answer, an error, or a confirmation."""
+    """Set the outcome from a response: an answer, an error, or a confirmation."""
     exchange.ended = event.seconds
     error = error_of(event)
     if error is None:

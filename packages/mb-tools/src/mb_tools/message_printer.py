@@ -1,4 +1,4 @@
-"""Print messages as they arrive: up to a count, for some time, or forever."""
+"""Print messages as they arrive: up to a count, for a limited time, or forever."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .output import Output
 
 __all__ = ["MessagePrinter"]
 
-# Lines that are written at once if as many messages wait.
+# The most lines written in one go while messages are waiting.
 _BATCH = 256
 
 
 class MessagePrinter:
     """Prints a line for each message of one or more subscriptions.
 
-    `line` returns what to print; None leaves the message out.  `count` is how many messages are
-    wanted, `timeout` the time limit in milliseconds; None means no limit.
+    `line` returns what to print, or None to skip the message. `count` is the number of messages to
+    print, `timeout` the time limit in milliseconds; None means no limit.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class MessagePrinter:
         self._received = 0
 
     async def follow(self, subscriptions: Sequence[Subscription]) -> None:
-        """Print until the count is reached or the time is over."""
+        """Print until the count is reached or the time is up."""
         with anyio.move_on_after(self.seconds):
             async with anyio.create_task_group() as tasks:
                 for subscription in subscriptions:
                     tasks.start_soon(self._follow, subscription, tasks.cancel_scope)
 
     def check(self, what: str) -> None:
-        """Raise Failure if fewer messages were printed than are wanted."""
+        """Raise Failure if fewer messages were printed than requested."""
         if self._count is not None and self._received < self._count:
             received = f"received {self._received} of {self._count} {what}"
             raise Failure(f"timed out after {self._timeout} ms: {received}")

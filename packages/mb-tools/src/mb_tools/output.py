@@ -24,24 +24,24 @@ __all__ = ["FOLDED", "WHOLE", "Output", "table"]
 
 FOLDED: dict[str, Any] = {"overflow": "fold"}
 WHOLE: dict[str, Any] = {"overflow": "fold", "no_wrap": True}
-"""How a column shows what is too long for it: in several lines, or in one."""
+"""How a column shows text that is too long for it: wrapped, or cut."""
 
 
 class Output:
     """Writes to stdout without blocking the event loop, however slow the reader is.
 
-    A command that waits for a pager must go on answering heartbeats, or the broker drops it.  So
-    it writes no more at a time than fits into a pipe that is ready.
+    A command that waits for a pager must keep answering heartbeats, or the broker drops it. So each
+    write is no larger than what a ready pipe accepts.
 
-    Raises Failure if stdout is closed or the disk is full: a command that waits for something to
-    print would otherwise notice only then.
+    Raises Failure if stdout is closed or can't be written to; otherwise a command would notice only
+    when it has something to print.
     """
 
     def __init__(self, as_json: bool = False) -> None:
         _check_stdout()
         self._terminal = sys.stdout.isatty()
         self.people = self._terminal and not as_json
-        """Whether people read it: a terminal, and JSON was not asked for."""
+        """Whether output is for people: a terminal, and `--json` was not given."""
         self.coloured = self.people and not os.environ.get("NO_COLOR")
         self._lock = anyio.Lock(fast_acquire=True)
 
@@ -52,8 +52,8 @@ class Output:
     async def write(self, text: str) -> None:
         """Write whole lines.
 
-        Raises BrokenPipeError if nobody reads them any more, and Failure if they can't be written.
-        When cancelled, some of them may have been written.
+        Raises BrokenPipeError if the reader is gone, and Failure if they can't be written for
+        another reason. When cancelled, some of them may have been written.
         """
         if self._terminal and not self.people:
             text = escaped_json(text)
@@ -72,7 +72,7 @@ class Output:
         columns: Mapping[str, dict[str, Any]],
         row: Callable[[Any], Sequence[str | Text]],
     ) -> None:
-        """Print entries, for people as the rows of a table.
+        """Print entries: for people, as the rows of a table.
 
         `columns` are titles with the options of rich's columns; `row` returns an entry's cells.
         """
@@ -85,7 +85,7 @@ class Output:
 
 
 def table(columns: Mapping[str, dict[str, Any]], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Return a table, whoever wrote what is in its cells; see `Output.print_entries`."""
+    """Return a table whose cells may contain untrusted text; see `Output.print_entries`."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Payloads: from the command line and stdin, and as lines of JSON."""
+"""Payloads: read from the command line and stdin, written as lines of JSON."""
 
 from __future__ import annotations
 
@@ -49,15 +49,17 @@ def read_payload(argument: str | None, *, text: bool) -> msgspec.Raw:
     try:
         return json_payload(data, text=text)
     except ValueError as error:
-        remedy = "convert it to UTF-8" if "UTF-8" in str(error) else "use --text to send a string"
+        remedy = (
+            "convert it to UTF-8" if "UTF-8" in str(error) else "use --text to send it as a string"
+        )
         raise Failure(f"the payload {error} ({remedy})", Status.USAGE) from None
 
 
 def json_payload(data: bytes, *, text: bool) -> msgspec.Raw:
-    """Return bytes as JSON on one line, with numbers as they were written.
+    """Return bytes as JSON on one line; numbers keep their spelling.
 
-    With `text` they become a JSON string, without the line break at the end.  A byte order mark
-    is left out.  Raises ValueError that says why they can't be sent.
+    With `text`, they become a JSON string without the final line break. A byte order mark is
+    removed. Raises ValueError that explains why they can't be sent.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
     if not text:
@@ -67,23 +69,23 @@ def json_payload(data: bytes, *, text: bool) -> msgspec.Raw:
 
 
 def compact_json(data: bytes) -> msgspec.Raw:
-    """Return JSON on one line, with numbers as they were written.
+    """Return JSON on one line; numbers keep their spelling.
 
-    Raises ValueError that says why it is not valid JSON.
+    Raises ValueError that explains why it is not valid JSON.
     """
     text = _decoded(data)
     try:
         return msgspec.Raw(msgspec.json.format(data, indent=-1))
     except (msgspec.DecodeError, RecursionError) as error:
-        if _is_json(text):  # with half of a surrogate pair, which msgspec refuses
-            # In a string a line break is escaped: these are between values.
+        if _is_json(text):  # with a lone surrogate, which msgspec rejects
+            # Line breaks in strings are escaped, so these are between values.
             return msgspec.Raw(data.strip().replace(b"\r", b" ").replace(b"\n", b" "))
         reason = str(error).removeprefix("JSON is malformed: ")
         raise ValueError(f"is not valid JSON: {reason}") from None
 
 
 def raw_json(payload: bytes) -> msgspec.Raw | None:
-    """Return a received payload as JSON on one line, digits and all; None if it is not JSON.
+    """Return a received payload as JSON on one line, digit for digit; None if it is not JSON.
 
     An empty payload counts as null.
     """
@@ -94,7 +96,7 @@ def raw_json(payload: bytes) -> msgspec.Raw | None:
 
 
 def payload_text(payload: bytes) -> str:
-    """Return a received payload on one line for people, whatever is in it."""
+    """Return any received payload on one line for people."""
     json_form = raw_json(payload)
     shown = payload if json_form is None else bytes(json_form)
     return one_line(shown.decode(errors="backslashreplace"))
@@ -106,7 +108,7 @@ def json_line(value: Any) -> str:
 
 
 async def stdin_lines() -> AsyncIterator[bytes]:
-    """Yield the lines of stdin as they arrive, without line breaks; empty ones are left out.
+    """Yield the lines of stdin as they arrive, without line breaks; skip empty lines.
 
     Raises Failure if stdin can't be read.
     """
@@ -132,7 +134,7 @@ def _decoded(data: bytes) -> str:
 
 def _is_json(text: str) -> bool:
     def refuse(constant: str) -> None:
-        raise ValueError(constant)  # NaN and Infinity are Python's own
+        raise ValueError(constant)  # NaN and Infinity are Python extensions
 
     try:
         json.loads(text, parse_constant=refuse)
@@ -160,6 +162,6 @@ async def _read(fd: int) -> bytes:
         return await anyio.to_thread.run_sync(os.read, fd, _CHUNK, abandon_on_cancel=True)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    if not poll.poll(0):  # a regular file is always ready, and epoll refuses it
+    if not poll.poll(0):  # a regular file is always ready, and epoll rejects it
         await anyio.wait_readable(fd)
     return os.read(fd, _CHUNK)

@@ -1,4 +1,4 @@
-"""How commands run: on an event loop, until they are done, interrupted, or nobody reads them."""
+"""Run commands on an event loop until they finish, are interrupted, or lose their reader."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ T = TypeVar("T")
 def asynchronous(
     *, endless: Callable[[dict[str, Any]], bool] | None = None
 ) -> Callable[[Callable[..., Coroutine[Any, Any, Status | None]]], Callable[..., Status | None]]:
-    """Make an async function the callback of a click command; its result is the exit status.
+    """Turn an async function into the callback of a click command; it returns the exit status.
 
-    A command with `endless` shows what happens, and ends when nobody reads its output any more.
-    `endless` gets the command's arguments: if it returns True, only Ctrl-C ends the command, and
-    is a success.
+    A command with `endless` shows what happens, and stops when the reader of its output is gone.
+    `endless` is called with the command's arguments; if it returns True, Ctrl-C is the only way to
+    stop the command, and counts as success.
     """
 
     def decorate(
@@ -59,7 +59,7 @@ def run(
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]  # the others follow from the first
+            error = error.exceptions[0]  # the others are consequences of the first
         if not isinstance(error, KeyboardInterrupt):
             raise error from None
     except KeyboardInterrupt:
@@ -67,14 +67,14 @@ def run(
     return Status.SUCCESS if endless else Status.INTERRUPTED
 
 
-# What the library logs it also raises, or reports to `on_error`.
+# Everything that the library logs, it also raises or reports to `on_error`.
 _SILENT = logging.NullHandler()
 
 
 async def until_nobody_reads(function: Callable[[], Awaitable[T]]) -> T | None:
-    """Run `function`; if stdout is a pipe, only until its other end is closed.
+    """Run `function`; if stdout is a pipe, stop when its other end is closed.
 
-    A command that only writes would notice at its next write, which may be hours away.
+    A command that only writes would notice at its next write, perhaps hours later.
     """
     result = None
     async with anyio.create_task_group() as tasks:
@@ -86,7 +86,7 @@ async def until_nobody_reads(function: Callable[[], Awaitable[T]]) -> T | None:
 
 
 def _is_pipe() -> bool:
-    """Whether stdout is the writing end of a pipe, and nothing else."""
+    """Return whether stdout is the writing end of a pipe."""
     try:
         import fcntl
     except ImportError:  # Windows

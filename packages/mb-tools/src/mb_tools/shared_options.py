@@ -31,7 +31,8 @@ class _WholeNumber(click.IntRange):
 
 
 class _Seconds(click.FloatRange):
-    """click's range, without nan: every comparison with it is false, so it is in any range."""
+    """click's range, but rejects nan, which any range accepts because comparisons with it are
+    false."""
 
     name = "number"
 
@@ -49,18 +50,18 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON value per line on a terminal too, as on a pipe.",
+    help="Print one JSON value per line even on a terminal, as on a pipe.",
 )
 
 reconnect_option = click.option(
     "--reconnect",
     is_flag=True,
-    help="Wait for the broker, and reconnect after a loss, instead of exiting with 3.",
+    help="Wait for the broker, and reconnect after a loss, instead of exiting with status 3.",
 )
 
 
 def count_option(what: str) -> Callable[[F], F]:
-    """Add `-n`: stop after so many."""
+    """Add `-n`: stop after COUNT."""
     return click.option(
         "-n", "count", type=COUNT, metavar="COUNT", help=f"Stop after COUNT {what}."
     )
@@ -90,7 +91,7 @@ class PayloadCommand(click.Command):
     """A command whose last argument may be a negative number."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # click would take it for an option.  After -- it is an argument.
+        # click would parse it as an option. After -- it is an argument.
         for index, (before, each) in enumerate(pairwise(["", *args])):
             if before == "--" or each == "--":
                 break

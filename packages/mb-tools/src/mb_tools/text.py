@@ -1,4 +1,4 @@
-"""How values read: numbers, times and sizes, and text that others wrote."""
+"""Format values for people: numbers, times, sizes, and untrusted text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 UNKNOWN = "-"
-"""Shown for a value that is not known."""
+"""Shown for an unknown value."""
 
 
 def number_text(value: float | None) -> str:
@@ -35,21 +35,21 @@ def number_text(value: float | None) -> str:
 
 
 def rate_text(value: float | None) -> str:
-    """Return a rate as a whole number; small ones with one decimal."""
+    """Return a rate as a whole number, or with one decimal if it is small."""
     if value is None:
         return UNKNOWN
     return f"{value:.1f}" if 0 < value < 9.95 else f"{value:,.0f}"
 
 
 def milliseconds_text(value: int | None) -> str:
-    """Return whole milliseconds, as the broker's clock measures them."""
+    """Return whole milliseconds, the resolution of the broker's clock."""
     if value is None:
         return UNKNOWN
     return f"{value:,}" if value else "<1"
 
 
 def bytes_text(value: float | None) -> str:
-    """Return a size in the largest binary unit that leaves one or more."""
+    """Return a size in the largest binary unit that gives at least 1."""
     if value is None:
         return UNKNOWN
     unit = "B"
@@ -82,7 +82,7 @@ def clock(moment: datetime | None = None) -> str:
 
 
 def time_text(moment: datetime | None, now: datetime | None = None) -> str:
-    """Return the time of day in the time zone of `now`; the date if that is another day."""
+    """Return the time of day in the time zone of `now`, or the date if the day differs."""
     if moment is None:
         return UNKNOWN
     now = now if now is not None else datetime.now().astimezone()
@@ -102,7 +102,7 @@ def short_id(service_id: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape what must not reach a terminal: `text` may have been written by anybody.
+    """Escape characters that must not reach a terminal: `text` is untrusted.
 
     These are line breaks, control sequences, and characters that are invisible or change the
     direction of others.
@@ -111,12 +111,13 @@ def one_line(text: str) -> str:
 
 
 def escaped_json(lines: str) -> str:
-    """Escape in lines of JSON, as JSON does, the characters that one_line escapes in text."""
+    """Escape in lines of JSON, with JSON's escapes, the characters that one_line escapes in
+    text."""
     return escaped(lines, lambda each: json.dumps(each)[1:-1], keep="\n")
 
 
 def escaped(text: str, escape: Callable[[str], str], keep: str = "") -> str:
-    """Replace each invisible character of `text`, except those in `keep`, by its escape."""
+    """Replace each invisible character of `text`, except those in `keep`, with its escape."""
     if text.isascii() and text.isprintable():
         return text
 
@@ -126,8 +127,8 @@ def escaped(text: str, escape: Callable[[str], str], keep: str = "") -> str:
     return "".join(each if is_shown(each) else escape(each) for each in text)
 
 
-# Letters and marks to Python, but Unicode shows nothing for them.  The variation selectors that
-# turn a symbol into an emoji are not among them.
+# Python counts these as letters and marks, but they are invisible. The variation selectors that
+# turn a symbol into an emoji are not included.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"
     "\U000e0100-\U000e01ef]"

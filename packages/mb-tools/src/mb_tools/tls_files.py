@@ -1,4 +1,4 @@
-"""Certificates and keys from files, with errors that name the option and the file."""
+"""Load certificates and keys from files, with errors that name the option and the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["load_authorities", "load_certificate", "trusting"]
 def load_certificate(
     context: ssl.SSLContext, certificate: tuple[str, str], key: tuple[str, str]
 ) -> None:
-    """Load a certificate and its private key, each given as an option's name and a file.
+    """Load a certificate and its private key, each given as the option's name and the file.
 
     Raises Failure if they can't be used.
     """
@@ -24,7 +24,7 @@ def load_certificate(
     _check("private key", key_option, key_file)
 
     def password() -> str:  # without this, OpenSSL would ask on the terminal
-        raise _unusable(key_option, key_file, "it has a password, and must have none")
+        raise _unusable(key_option, key_file, "it has a password, which is not supported")
 
     try:
         context.load_cert_chain(cert_file, key_file, password)
@@ -37,7 +37,7 @@ def load_certificate(
 
 
 def load_authorities(context: ssl.SSLContext, option: str, file: str) -> None:
-    """Load the certificates by which the peer's is verified; raises Failure."""
+    """Load the CA certificates that verify the peer's; raises Failure."""
     _check("certificate", option, file)
     try:
         context.load_verify_locations(file)
@@ -55,14 +55,14 @@ def trusting(option: str, file: str) -> ssl.SSLContext:
 
 
 def _check(what: str, option: str, file: str) -> None:
-    """Raise Failure for a file without this: OpenSSL would name neither of them."""
+    """Raise Failure if the file does not contain this; OpenSSL's error would name neither."""
     try:
         text = Path(file).read_bytes()
     except (OSError, ValueError) as error:
         raise _unusable(option, file, getattr(error, "strerror", None) or str(error)) from error
     if what.upper().encode() + b"-----" not in text:
         remedy = " (give its --key)" if (what, option) == ("private key", "--cert") else ""
-        raise _unusable(option, file, f"there is no {what} in it, in PEM{remedy}")
+        raise _unusable(option, file, f"it contains no {what} in PEM{remedy}")
 
 
 def _unusable(option: str, file: str, why: str) -> Failure:

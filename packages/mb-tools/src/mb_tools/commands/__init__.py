@@ -1,1 +1,1 @@
-"""The commands of `mb`: each is in the module of its name, whose docstring is its help."""
+"""The commands of `mb`. Each is in the module of the same name, whose docstring is its help."""

@@ -1,6 +1,6 @@
-"""Show MB at work: a broker, a service over TCP, a client over WebSocket.
+"""Run a demo: a broker, a service over TCP, a client over WebSocket.
 
-Exit status 0 means that every request was answered and every event arrived.
+The exit status is 0 if every request was answered and every event arrived.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ..shared_options import COUNT
 
 _IN_FLIGHT = 16
 _BURST = 100
-# Seconds for all of it: it ends with a verdict even if something hangs.
+# Seconds for the whole demo, so that it finishes even if something hangs.
 _TIME_LIMIT = 60.0
 
 
 @click.command(help=__doc__)
 @click.option(
-    "--requests", type=COUNT, default=2_000, show_default=True, help="How many requests to ask."
+    "--requests", type=COUNT, default=2_000, show_default=True, help="Number of requests to send."
 )
 @click.option(
-    "--events", type=COUNT, default=10_000, show_default=True, help="How many events to publish."
+    "--events", type=COUNT, default=10_000, show_default=True, help="Number of events to publish."
 )
 @click.option(
     "--backend",
     type=click.Choice(["asyncio", "trio"]),
     default="asyncio",
     show_default=True,
-    help="The event loop to run on.",
+    help="Event loop to use.",
 )
 def command(requests: int, events: int, backend: str) -> int:
     if find_spec(backend) is None:
@@ -47,7 +47,7 @@ def command(requests: int, events: int, backend: str) -> int:
 
 
 async def demo(requests: int, events: int) -> int:
-    """Play the demo and return the exit status."""
+    """Run the demo and return the exit status."""
     console = Console(highlight=False)
     asked = _Figures("request and response", requests)
     heard = _Figures("publish to handler", events)
@@ -93,7 +93,7 @@ def _weather(message: Message) -> dict[str, object]:
 
 
 async def _ask(client: MessageBrokerClient, figures: _Figures) -> None:
-    """Ask, several requests at a time."""
+    """Send requests, several at a time."""
     left = iter(range(figures.wanted))
 
     async def ask() -> None:
@@ -155,7 +155,7 @@ def _percentile(ordered: Sequence[float], share: float) -> str:
 
 @dataclass
 class _Figures:
-    """One kind of message: how many there should be, and how long each took, in seconds."""
+    """One kind of message: the expected number, and how long each took, in seconds."""
 
     name: str
     wanted: int

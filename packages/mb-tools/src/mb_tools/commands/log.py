@@ -1,4 +1,4 @@
-"""Print the broker's log as it is written, from now on."""
+"""Print new entries of the broker's log as they are written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KNOWN = ("level", "module", "message", "timestamp")
 )
 @click.option("--regex", help="Print entries whose text matches this regular expression.")
 @count_option("entries")
-@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT entries came.")
+@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT entries arrived.")
 @endpoint_options
 @json_option
 @asynchronous(endless=lambda given: given["count"] is None and given["timeout"] is None)

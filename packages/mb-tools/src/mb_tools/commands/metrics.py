@@ -1,6 +1,6 @@
-"""Print the broker's metrics, all or those whose names match.
+"""Print the broker's metrics: all of them, or those whose names match.
 
-A PATTERN works as for file names: 'router.*', '*.rate'; quote it for the shell.
+Patterns work as for file names: 'router.*', '*.rate'. Quote them for the shell.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 
 @click.command(help=__doc__)
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option(
-    "--watch", type=SECONDS, metavar="SECONDS", help="Print them again every SECONDS, until Ctrl-C."
-)
+@click.option("--watch", type=SECONDS, metavar="SECONDS", help="Repeat every SECONDS until Ctrl-C.")
 @endpoint_options
 @json_option
 @asynchronous(endless=lambda given: given["watch"] is not None)
@@ -78,7 +76,8 @@ async def _read(client: MessageBrokerClient, patterns: Sequence[str]) -> list[di
 
 
 def matching(metrics: Mapping[str, Any], patterns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the metrics whose names match a pattern in any case, or all, sorted by name."""
+    """Return the metrics whose names match a pattern (ignoring case), or all of them, sorted by
+    name."""
     wanted = [pattern.lower() for pattern in patterns]
     return [
         {"name": name, **value} if isinstance(value, dict) else {"name": name, "value": value}
@@ -92,7 +91,7 @@ def _row(metric: Mapping[str, Any]) -> tuple[str | Text, ...]:
 
 
 def value_text(metric: Mapping[str, Any]) -> str:
-    """Return a metric's value for people, according to its type or name."""
+    """Format a metric's value for people, according to its type or name."""
     name, kind, value = metric["name"], metric.get("type"), metric.get("value")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return UNKNOWN if value is None else str(value)

@@ -1,7 +1,7 @@
-"""Measure how long a heartbeat takes to the broker and back.
+"""Measure the round-trip time of heartbeats to the broker.
 
-When it ends, by Ctrl-C or -n, it prints how many were answered and min/avg/max.  The exit
-status is 1 if none was.
+When it stops, by Ctrl-C or -n, it prints how many were answered and the min/avg/max times. The exit
+status is 1 if none was answered.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def command(
     try:
         async with connected(endpoint) as client:
             if output.people:
-                await output.write(f"PING {endpoint.shown}: heartbeats, Ctrl-C ends it\n")
+                await output.write(f"PING {endpoint.shown}: heartbeats, Ctrl-C to stop\n")
             next_at = anyio.current_time()
             while True:
                 await _ping(client, figures, output, timeout)
@@ -54,7 +54,7 @@ async def command(
                 next_at = max(next_at + interval, anyio.current_time())
                 await anyio.sleep_until(next_at)
     except anyio.get_cancelled_exc_class():
-        # Ctrl-C is the usual end without a COUNT, but without an answer it is a failure.
+        # Without a COUNT, Ctrl-C is the usual way to stop; without any answer, it is a failure.
         if count is None and not figures.answered:
             raise Failure("no heartbeat was answered") from None
         raise
@@ -91,7 +91,7 @@ async def _ping(
 
 @dataclass(slots=True)
 class _Figures:
-    """How many heartbeats were sent and answered, and how many milliseconds the answers took."""
+    """How many heartbeats were sent and answered, and the round-trip times in milliseconds."""
 
     sent: int = 0
     answered: int = 0
@@ -106,7 +106,7 @@ class _Figures:
         self.total += ms
 
     def text(self, url: str) -> str:
-        """Return two lines, as ping(8) has them."""
+        """Return two lines like those of ping(8)."""
         lost = 100 * (self.sent - self.answered) / self.sent
         text = (
             f"\n--- {url} ping statistics ---\n"

@@ -1,6 +1,6 @@
-"""List the installed plugins: transports, front ends, codecs, observers, and what fails.
+"""List the installed plugins: transports, front ends, codecs and observers.
 
-Each is imported.
+Each is imported, and those that fail are shown with the error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command(help=__doc__)
 @json_option
 def command(as_json: bool) -> Status | None:
-    reports = describe(installed_plugins())  # it may block: before there is an event loop
+    reports = describe(installed_plugins())  # it may block, so call it before the event loop starts
     entries = [
         {
             "kind": each.plugin.kind,

@@ -1,4 +1,4 @@
-"""Publish a message to everybody who subscribed to TOPIC.
+"""Publish a message to all subscribers of TOPIC.
 
 PAYLOAD is JSON, {} by default; - reads it from stdin.
 """
@@ -21,7 +21,9 @@ from ..shared_options import PayloadCommand, payload_argument
 @click.command(cls=PayloadCommand, help=__doc__)
 @click.argument("topic")
 @payload_argument
-@click.option("--lines", is_flag=True, help="Publish each line of stdin as a message, as it comes.")
+@click.option(
+    "--lines", is_flag=True, help="Publish each line of stdin as a message, as it arrives."
+)
 @click.option(
     "--confirm",
     is_flag=True,
@@ -32,7 +34,7 @@ def command(
     endpoint: Endpoint, topic: str, payload: str | None, text: bool, lines: bool, confirm: bool
 ) -> Status | None:
     if lines and payload not in (None, "-"):
-        raise click.UsageError("--lines reads the payloads from stdin: remove PAYLOAD")
+        raise click.UsageError("--lines reads payloads from stdin: remove PAYLOAD")
     if lines:
         return run(partial(_publish_lines, endpoint, topic, confirm=confirm, text=text))
     content = read_payload(payload, text=text)
@@ -45,7 +47,7 @@ def command(
 
 
 async def _publish_lines(endpoint: Endpoint, topic: str, *, confirm: bool, text: bool) -> None:
-    """Publish each line as it arrives, in order; stop at the first that can't be published."""
+    """Publish each line as it arrives, in order; stop at the first one that fails."""
     number = 0
     async with connected(endpoint) as client:
         async for line in stdin_lines():
@@ -54,7 +56,7 @@ async def _publish_lines(endpoint: Endpoint, topic: str, *, confirm: bool, text:
                 payload = json_payload(line, text=text)
             except ValueError as error:
                 raise Failure(
-                    f"line {number} of stdin {error}; --text sends texts", Status.USAGE
+                    f"line {number} of stdin {error} (use --text to send strings)", Status.USAGE
                 ) from None
             try:
                 await client.publish(topic, payload, confirm=confirm)

@@ -1,7 +1,7 @@
-"""Answer requests to TOPIC, which may be a pattern, and print each.
+"""Answer requests to TOPIC, which may be a pattern, and print each of them.
 
 With --exec the program runs once for each request, without a shell, with MB_TOPIC and
-MB_REQUEST_ID in its environment.  Its failure is an error answer.
+MB_REQUEST_ID in its environment. If it fails, the answer is an error.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from ..shared_options import COUNT, count_option, json_option, reconnect_option,
 from ..text import clock, one_line
 
 Answer = Callable[[Message], Awaitable[msgspec.Raw]]
-"""Returns the payload of the answer to a request, or raises a ResponseError."""
+"""Returns the payload that answers a request, or raises a ResponseError."""
 
-# Seconds for pending requests before it is stopped, as a client's drain_timeout.
+# Seconds to finish pending requests before stopping, like a client's drain_timeout.
 _STOPPING = 5.0
-# No more of a program's output is read: no broker accepts an answer that long.
+# The most of a program's output that is read: no broker accepts a longer answer.
 _MAX_OUTPUT = 16 * 1024 * 1024
 
 
@@ -57,11 +57,11 @@ _MAX_OUTPUT = 16 * 1024 * 1024
     "--exec",
     "program",
     metavar="'PROGRAM ARGS'",
-    help="Answer with the JSON that a program prints; it gets the payload on stdin.",
+    help="Answer with the JSON that a program prints; it reads the payload from stdin.",
 )
-@timeout_option("How long a program may take for one answer.", default=30_000)
+@timeout_option("Time limit for a program to answer one request.", default=30_000)
 @click.option(
-    "--name", default="mb reply", show_default=True, metavar="NAME", help="The service's name."
+    "--name", default="mb reply", show_default=True, metavar="NAME", help="Name of the service."
 )
 @click.option(
     "--priority",
@@ -69,7 +69,7 @@ _MAX_OUTPUT = 16 * 1024 * 1024
     default=1,
     show_default=True,
     metavar="NUMBER",
-    help="Priority among services that answer TOPIC: the highest gets the requests.",
+    help="Priority among services that answer TOPIC; the highest gets the requests.",
 )
 @click.option(
     "--concurrency",
@@ -99,7 +99,7 @@ async def command(
     as_json: bool,
 ) -> None:
     if [value is not None, echo, program is not None].count(True) != 1:
-        raise click.UsageError("give exactly one of --value, --echo and --exec: the answer")
+        raise click.UsageError("give exactly one of --value, --echo and --exec")
     if value is not None:
         answer = constant(value)
     else:
@@ -129,7 +129,7 @@ async def command(
             tasks.start_soon(serve)
             try:
                 await interruptible(done.wait, stop)
-            except KeyboardInterrupt as error:  # SIGTERM too: pending requests are finished first
+            except KeyboardInterrupt as error:  # on SIGTERM too, finish pending requests first
                 stopped = error
                 await stop()
     if stopped is not None:
@@ -137,7 +137,7 @@ async def command(
 
 
 def constant(value: str) -> Answer:
-    """Answer with the same JSON every time; raises UsageError if `value` is not JSON."""
+    """Answer with the same JSON every time; raises UsageError if `value` is not valid JSON."""
     try:
         payload = json_payload(os.fsencode(value), text=False)
     except ValueError as error:
@@ -150,19 +150,19 @@ def constant(value: str) -> Answer:
 
 
 async def echo_payload(message: Message) -> msgspec.Raw:
-    """Answer with the request's own payload."""
+    """Answer with the request's payload."""
     payload = raw_json(message.raw_payload)
     if payload is None:
-        raise InvalidRequestError("the payload is not valid JSON: it can't be echoed")
+        raise InvalidRequestError("the payload is not valid JSON, so it can't be echoed")
     return payload
 
 
 def output_of(command: str, timeout: int) -> Answer:
     """Answer with what a program prints, which must be JSON.
 
-    It gets the payload on stdin, and MB_TOPIC and MB_REQUEST_ID in its environment; its stderr
-    is ours.  An exit status other than 0, or a run longer than `timeout` milliseconds, is an error.
-    Raises UsageError if there is no such program.
+    The program gets the payload on stdin, and MB_TOPIC and MB_REQUEST_ID in its environment; it
+    inherits our stderr. An exit status other than 0, or a run longer than `timeout` milliseconds,
+    is an error. Raises UsageError if the program does not exist.
     """
     try:
         arguments = shlex.split(command)
@@ -204,7 +204,7 @@ class _Responder:
     left: int | None
 
     async def serve(self, requests: Subscription) -> None:
-        """Answer one request after the other; several tasks may do so at once."""
+        """Answer requests one by one; several tasks may run this at once."""
         while self.left is None or self.left > 0:
             if self.left is not None:
                 self.left -= 1
@@ -260,7 +260,7 @@ async def _run_program(
 ) -> tuple[bytes, int]:
     """Run a program and return its output and status; raises OSError.
 
-    It is killed when this is cancelled, and if it prints more than _MAX_OUTPUT.
+    The program is killed if this is cancelled, or if it prints more than _MAX_OUTPUT.
     """
     process = await anyio.open_process(arguments, stderr=None, env=environ)
     async with process:
@@ -277,7 +277,7 @@ async def _run_program(
 
 
 async def _write_input(process: Process, data: bytes) -> None:
-    """Write the input of a program, which may not read it."""
+    """Write a program's input; the program may not read it."""
     assert process.stdin is not None
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await process.stdin.send(data)

@@ -1,7 +1,7 @@
-"""Send a request to TOPIC, and print the payload of the answer.
+"""Send a request to TOPIC and print the payload of the answer.
 
 PAYLOAD is JSON, {} by default; - reads it from stdin.
-An answer that is an error goes to stderr, as CODE: message, with exit status 1.
+If the answer is an error, it is printed to stderr as CODE: message, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..text import one_line
 @click.command(cls=PayloadCommand, help=__doc__)
 @click.argument("topic")
 @payload_argument
-@timeout_option("The request's time limit.", default=30_000)
+@timeout_option("Time limit for the answer.", default=30_000)
 @endpoint_options
 @json_option
 def command(
@@ -46,6 +46,6 @@ def _shown(payload: bytes, people: bool) -> str:
         return bytes(line).decode()
     try:
         text = msgspec.json.format(bytes(line), indent=2).decode()
-    except msgspec.DecodeError:  # it has half of a surrogate pair
+    except msgspec.DecodeError:  # it has a lone surrogate
         return payload_text(payload)
     return "\n".join(one_line(line) for line in text.split("\n"))

@@ -1,10 +1,10 @@
 """Run a broker until Ctrl-C or SIGTERM.
 
-Prints the URLs it listens on, one per line; its log goes to stderr.  When stopped, it accepts
-no new connections and waits for the answers to requests in flight; a second signal ends it at
-once.  SIGHUP reloads certificates and the log level.
+Prints the URLs it listens on, one per line; the log goes to stderr. When stopped, it accepts no new
+connections and waits for answers to requests in flight; a second signal stops it at once. SIGHUP
+reloads the certificates and the log level.
 
---listen accepts any URL of an installed transport, and can be repeated.
+--listen accepts URLs of any installed transport, and can be repeated.
 
 Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
 (tcp_port = 9081).  The command line overrides the environment, which overrides the file.
@@ -37,7 +37,7 @@ _log = logging.getLogger("mb_tools.serve")
 
 
 class _ServeCommand(click.Command):
-    """Keeps its arguments: to reload, they are read again."""
+    """Keeps its arguments, which are parsed again on reload."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.obj = list(args)
@@ -56,13 +56,13 @@ class _ServeCommand(click.Command):
     show_envvar=True,
     is_eager=True,
     callback=read_file,
-    help="TOML file with these options.",
+    help="TOML file that sets these options.",
 )
 @click.option(
     "--show-config",
     is_flag=True,
     allow_from_autoenv=False,
-    help="Print what holds, and do not serve.",
+    help="Print the options in effect and exit.",
 )
 @click.pass_context
 def command(ctx: click.Context, /, show_config: bool, **given: Any) -> Status | None:
@@ -83,5 +83,5 @@ def command(ctx: click.Context, /, show_config: bool, **given: Any) -> Status | 
     try:
         return run(partial(serve, options, reload))
     except SystemExit as error:
-        # A plugin has called sys.exit(), perhaps with 0: only a signal ends the broker in order.
+        # A plugin has called sys.exit(), perhaps with 0: only a signal is a clean shutdown.
         raise broker_failure(error) from error

@@ -1,4 +1,4 @@
-"""List the services that are connected to the broker."""
+"""List the services connected to the broker."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Print what is published to topics that match a PATTERN.
+"""Print messages published to topics that match a PATTERN.
 
-In a pattern, + is any one segment and a closing # any number of them; quote it for the shell.
-On a pipe each message is a line of JSON with topic, action, requestId and payload.
+In a pattern, + matches exactly one segment and a final # any number of them. Quote patterns for the
+shell. On a pipe each message is a line of JSON with topic, action, requestId and payload.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..text import clock
 @click.command(help=__doc__)
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
 @count_option("messages")
-@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT messages came.")
+@timeout_option("Stop after MS milliseconds; exit with 1 if fewer than COUNT messages arrived.")
 @reconnect_option
 @endpoint_options
 @json_option
@@ -43,14 +43,14 @@ async def command(
     output = Output(as_json)
 
     def line(messages: Subscription, message: Message) -> str | None:
-        # A message arrives once for each pattern that matches: the first one prints it.
+        # A message arrives once per matching pattern; print it only for the first one.
         if messages.topic != next(each for each in different if matches(each, message.topic)):
             return None
         return _line(message, output)
 
     printer = MessagePrinter(output, line, count=count, timeout=timeout)
     shown = " ".join(different)
-    # With --reconnect, the time that it waits for the broker counts as well.
+    # With --reconnect, the time spent waiting for the broker counts as well.
     with anyio.move_on_after(printer.seconds if reconnect else math.inf):
         async with (
             following(endpoint, "mb sub", f"Prints {shown}", reconnect=reconnect) as client,

@@ -12,20 +12,18 @@ from ..runner import asynchronous
 
 @click.command(help=__doc__)
 @endpoint_options
-@click.option(
-    "--audit/--no-audit", default=True, show_default=True, help="Watch each message go by."
-)
+@click.option("--audit/--no-audit", default=True, show_default=True, help="Follow the audit feed.")
 @asynchronous()
 async def command(endpoint: Endpoint, audit: bool) -> None:
     try:
         import textual  # noqa: F401
     except ModuleNotFoundError:
         raise click.UsageError(
-            "the screen needs the package textual: pip install 'mb-tools[top]'"
+            "mb top needs the package textual: pip install 'mb-tools[top]'"
         ) from None
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            "mb top needs a terminal (programs can use mb metrics and mb services)"
+            "mb top needs a terminal (in scripts, use mb metrics and mb services)"
         )
     from ..top.app import TopApp
     from ..top.model import Model

@@ -1,4 +1,4 @@
-"""List the topics that are subscribed to, and by whom."""
+"""List the topics with subscribers, and who they are."""
 
 from __future__ import annotations
 

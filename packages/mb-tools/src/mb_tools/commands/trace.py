@@ -1,7 +1,7 @@
 """Show live who sends requests to whom, what they cause, and how long they take.
 
-A message that another one caused (its parent id says so) is shown below it.  PATTERNs select
-the trees in which a topic matches.  On a pipe each tree is a line of JSON.
+A message that was caused by another one (see its parent id) is shown below it. With PATTERNs, only
+trees with a matching topic are shown. On a pipe, each tree is a line of JSON.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ..runner import asynchronous
 from ..shared_options import count_option, json_option
 from ..text import clock, iso_time, milliseconds_text, one_line, short_id
 
-# Events that are read before the trees that they finish are printed.
+# Events to read before printing the trees that they finish.
 _BATCH = 1_000
-# Services whose names are kept, and receivers of a publication that are shown by name.
+# Services whose names are kept, and receivers of a publication to show by name.
 _MAX_NAMES = 10_000
 _SHOWN = 5
 
@@ -78,7 +78,7 @@ async def command(
         following(endpoint, "mb trace", "Follows the audit feed") as client,
         client.subscribe("system.message") as events,
     ):
-        # Services that connected before; the feed shows when others register.
+        # Services that are already connected; the feed shows when others register.
         for service in await list_all(client, "system.service.list", "services"):
             names.set(service.get("id"), service.get("name"))
         hint(output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.shown}")
@@ -100,13 +100,13 @@ async def command(
 
 
 class Names:
-    """The names of services by their ids, the last ten thousand of them."""
+    """The names of services by their ids; keeps the last ten thousand."""
 
     def __init__(self) -> None:
         self._names: OrderedDict[str, str] = OrderedDict()
 
     def set(self, service_id: object, name: object) -> None:
-        """Take a name that a broker sent, unless there is none in it."""
+        """Add a name that the broker sent, unless it is empty."""
         if isinstance(service_id, str) and isinstance(name, str) and name:
             self._names[service_id] = name
             self._names.move_to_end(service_id)
@@ -118,7 +118,7 @@ class Names:
         return self._names.get(service_id)
 
     def shown(self, service_id: str) -> str:
-        """Return the name, or else the beginning of the id, for people."""
+        """Return the name to show, or the beginning of the id if the name is not known."""
         return one_line(self.get(service_id) or short_id(service_id))
 
 

@@ -1,1 +1,2 @@
-"""`mb serve`: `options` are read and checked, `broker` runs with them, `log` is what it writes."""
+"""`mb serve`: `options` reads and checks the options, `broker` runs the broker, `log` writes its
+log."""

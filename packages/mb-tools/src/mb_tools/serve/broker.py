@@ -1,4 +1,4 @@
-"""The broker of `mb serve`: where it listens, its TLS files, and what it does at signals."""
+"""The broker of `mb serve`: where it listens, its TLS files, and how it handles signals."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _log = logging.getLogger("mb_tools.serve")
 
 
 async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -> None:
-    """Serve until SIGINT or SIGTERM; print the URLs on which it listens, one per line.
+    """Serve until SIGINT or SIGTERM; print the URLs it listens on, one per line.
 
-    At SIGHUP the options are `read_again`: certificates and log level take effect.
+    On SIGHUP, call `read_again` for the options; new certificates and log level take effect.
     """
     allow_open_files(options.max_connections)
     context = server_context(options)
@@ -49,13 +49,13 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
 
     async def handle(signals: AsyncIterator[signal.Signals]) -> None:
         async for number in signals:
-            # A terminal that is closed sends SIGHUP as well, and is a terminal no more.
+            # Closing the terminal sends SIGHUP as well; then stdin is no longer a terminal.
             if number.name == "SIGHUP" and not (at_terminal and not os.isatty(_STDERR)):
                 _reload(options, read_again, certificates)
                 continue
             if ending.is_set():
                 signal.raise_signal(number)
-            for deadly in _ENDING:  # the second ends the process at once, whatever it is doing
+            for deadly in _ENDING:  # a second signal ends the process at once, whatever it is doing
                 signal.signal(deadly, signal.SIG_DFL)
             _log.info(
                 "%s: no new connections; the requests in flight have %d ms "
@@ -79,23 +79,23 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
     except Exception as error:
         if not listening:
             raise
-        # Whatever its type is: a BrokenPipeError, say, would pass for a reader who has enough.
+        # Of any type: a BrokenPipeError, for example, would look as if our reader had exited.
         raise broker_failure(error) from error
     _log.info("the broker has ended")
 
 
 def broker_failure(error: BaseException) -> Failure:
-    """Log an error of the broker itself, or of a plugin, and return what to raise."""
+    """Log an error of the broker itself or of a plugin, and return the error to raise."""
     _log.error("internal error: the broker has failed", exc_info=error)
     return Failure("the broker has failed: an internal error, see the log")
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-_STDERR = 2  # its descriptor: Python has no object for one that was closed
+_STDERR = 2  # its descriptor, because Python has no object for a closed one
 
 
 def _reloading() -> list[signal.Signals]:
-    """Return the signal to reload: Windows has none, and under nohup it is ignored."""
+    """Return the signal that reloads, or None: Windows has none, and under nohup it is ignored."""
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is None or signal.getsignal(hang_up) is signal.SIG_IGN:
         return []
@@ -107,12 +107,12 @@ def _reload(
     read_again: Callable[[], ServeOptions],
     certificates: _Certificates | None,
 ) -> None:
-    """Apply new certificates and log level, or log why nothing changes."""
+    """Apply new certificates and the log level, or log why nothing changes."""
     try:
         fresh = read_again()
         context = server_context(fresh)
     except Failure as failure:
-        _log.error("SIGHUP: nothing was reloaded, the broker goes on as before: %s", failure)
+        _log.error("SIGHUP: nothing was reloaded, and the broker continues as before: %s", failure)
         return
     read = ""
     if certificates is not None and context is not None:
@@ -136,7 +136,7 @@ _TLS_FILES = ("tls_cert", "tls_key", "tls_client_ca")
 
 
 class _Certificates(ssl.SSLContext):
-    """The context of all TLS listeners: new connections use the `current` one."""
+    """The TLS context of all listeners; new connections use the `current` one."""
 
     current: ssl.SSLContext
 
@@ -158,7 +158,7 @@ class _Certificates(ssl.SSLContext):
 
 
 def _print_urls(urls: list[str]) -> None:
-    """Print where the broker listens; without stdout, as a daemon, it serves all the same."""
+    """Print where the broker listens; it serves even without stdout, as a daemon."""
     try:
         for url in urls:
             click.echo(url)
@@ -170,7 +170,8 @@ def _print_urls(urls: list[str]) -> None:
 
 
 def urls(options: ServeOptions) -> list[str]:
-    """Return where to listen; a URL in `listen` without a host gets that of the option."""
+    """Return the URLs to listen on; those in `listen` without a host get that of the option
+    `host`."""
     return [*_ports(options).values(), *(_with_host(url, options) for url in options.listen)]
 
 
@@ -181,14 +182,14 @@ def _with_host(text: str, options: ServeOptions) -> str:
     try:
         transport = installed_plugins().transport(url.scheme)
     except PluginError:
-        return text  # the broker says what is missing
+        return text  # the broker reports what is missing
     if not isinstance(transport, WireTransport) or transport.sockets is not None:
         return text  # its URLs have no hosts, such as memory:// and unix://
     return replace(url, host=options.host).full
 
 
 def _ports(options: ServeOptions) -> dict[str, str]:
-    """Return the URLs of the options that are ports, by the options' names."""
+    """Return the URLs for the port options, by option name."""
     host = options.host
     host = f"[{host}]" if ":" in host else host
     return {
@@ -199,7 +200,8 @@ def _ports(options: ServeOptions) -> dict[str, str]:
 
 
 def _check_no_tls(listen: list[str]) -> None:
-    """Raise Failure if one of these URLs needs a certificate; PluginError if it is unknown."""
+    """Raise Failure if one of these URLs needs a certificate, PluginError if its scheme is
+    unknown."""
     for url in listen:
         transport = installed_plugins().transport(parse_url(url).scheme)
         if getattr(transport, "secure", False):
@@ -207,7 +209,7 @@ def _check_no_tls(listen: list[str]) -> None:
 
 
 def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
-    """Warn of ports that other machines can reach without a client certificate."""
+    """Warn about ports that other machines can reach without a client certificate."""
     if client_ca is None:
         return
     plain = [url for url in urls(options) if _is_open(url)]
@@ -229,19 +231,20 @@ def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
 
 
 def _is_open(url: str) -> bool:
-    """Return whether a URL is plain TCP (or WebSocket) that other machines can reach."""
+    """Return whether other machines can reach a URL by plain TCP or WebSocket."""
     parsed = parse_url(url)
     transport = installed_plugins().transport(parsed.scheme)
     return (
         isinstance(transport, WireTransport)
         and not transport.secure
-        and transport.sockets is None  # its own sockets are local, as those of unix://
+        and transport.sockets
+        is None  # it has its own kind of sockets, which are local, such as unix://
         and not is_loopback(parsed.host)
     )
 
 
 def server_context(options: ServeOptions) -> ssl.SSLContext | None:
-    """Return the TLS context for these files, None without a certificate; raises Failure."""
+    """Return the TLS context for these files, or None without a certificate; raises Failure."""
     cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
     if cert is None or key is None:
         return None

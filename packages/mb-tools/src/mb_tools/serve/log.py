@@ -17,16 +17,16 @@ from ..text import escaped, escaped_json, one_line
 
 __all__ = ["JsonFormatter", "TextFormatter", "UnblockedHandler", "set_up"]
 
-# Entries that may wait to be written; more are dropped.
+# The most entries that wait to be written; further ones are dropped.
 _MAX_WAITING = 10_000
-# Bytes that a pipe which can be written to takes whole.
+# Bytes that a writable pipe accepts in one write.
 _AT_ONCE = 4096
-# Seconds that the process waits at its end for the entries that are left.
+# Seconds that the process waits at exit for the remaining entries.
 _LAST_WRITE = 1.0
 
 
 class TextFormatter(logging.Formatter):
-    """Writes one line per entry, whatever clients put into their names and topics."""
+    """Writes one line per entry; control characters in names and topics are escaped."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -39,7 +39,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes one JSON object per line: level, module, message, timestamp, and more fields."""
+    """Writes one JSON object per line: level, module, message, timestamp, and other fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC)
@@ -52,9 +52,9 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         try:
-            # In this order, and without replacing any of the first fields.
+            # In this order, and without replacing any of the fields above.
             return _encode({**entry, **getattr(record, "mb", {}), **entry})
-        except (UnicodeEncodeError, RecursionError):  # the entry's fields are what clients sent
+        except (UnicodeEncodeError, RecursionError):  # the fields contain what clients sent
             plain: dict[str, object] = {key: _encodable(value) for key, value in entry.items()}
             return _encode(plain)
 
@@ -62,9 +62,9 @@ class JsonFormatter(logging.Formatter):
 class UnblockedHandler(logging.StreamHandler[TextIO]):
     """Writes to a stream without blocking, even if its reader stalls.
 
-    What the system takes at once is written at once, and is not lost if the process is killed.
-    Anything else waits for a thread.  Entries for which there is no room are dropped; the next one
-    that is written says how many.
+    If the stream accepts an entry immediately, it is written immediately, and is not lost if the
+    process is killed. Otherwise it waits for a thread. When the queue is full, entries are dropped;
+    the next one that is written says how many.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -72,8 +72,9 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
         self._file = stream.fileno()
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MAX_WAITING)
         self._dropped = 0
-        # A daemon: it may be writing forever.  It writes to the file itself, as the lock of the
-        # stream's buffer, which it would hold meanwhile, is needed to end the interpreter.
+        # A daemon, because it may block forever. It writes to the file descriptor: the interpreter
+        # needs the lock of the stream's buffer to exit, and this thread would hold it while it
+        # blocks.
         self._thread = threading.Thread(target=self._write, name="mb log", daemon=True)
         self._thread.start()
 
@@ -89,7 +90,7 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
             self._dropped += 1
 
     def close(self) -> None:
-        """Wait a little for the entries that are left."""
+        """Wait briefly for the remaining entries."""
         try:
             self._waiting.put_nowait(None)
         except queue.Full:
@@ -101,14 +102,14 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
     def _takes_a_line(self) -> bool:
         try:
             return bool(select.select((), (self._file,), (), 0)[1])
-        except (OSError, ValueError):  # Windows knows that of sockets alone
+        except (OSError, ValueError):  # Windows supports this only for sockets
             return False
 
     def _write(self) -> None:
         while (record := self._waiting.get()) is not None:
             dropped, self._dropped = self._dropped, 0
             if dropped:
-                text = f"{dropped} entries were dropped: the log was not read"
+                text = f"dropped entries: {dropped} (the log was not read fast enough)"
                 note = logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)
                 self._write_line(self._line(note))
             self._write_line(self._line(record))
@@ -126,7 +127,7 @@ class UnblockedHandler(logging.StreamHandler[TextIO]):
             while line:
                 line = line[os.write(self._file, line) :]
         except OSError:
-            pass  # nobody will read it any more
+            pass  # the reader is gone
 
 
 def set_up(level: str, style: str) -> None:
@@ -134,7 +135,7 @@ def set_up(level: str, style: str) -> None:
     handler: logging.StreamHandler[TextIO]
     try:
         handler = UnblockedHandler(sys.stderr)
-    except (AttributeError, OSError, ValueError):  # it is closed, or no file
+    except (AttributeError, OSError, ValueError):  # it is closed, or not a file
         handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -145,5 +146,5 @@ def _encode(entry: dict[str, object]) -> str:
 
 
 def _encodable(value: object) -> str:
-    """Return text without what UTF-8 can't encode."""
+    """Return text without characters that UTF-8 can't encode."""
     return str(value).encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""How many files the process of `mb serve` may have open."""
+"""The limit of open files of the process of `mb serve`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["allow_open_files"]
 
 _log = logging.getLogger("mb_tools.serve")
 
-# Open files that are not connections: listeners, the event loop's own, logs, plugins.
+# Open files that are not connections: listeners, the event loop, logs, plugins.
 _OTHER_FILES = 64
 
 
 def allow_open_files(connections: int) -> None:
-    """Raise the process's limit of open files as far as allowed: each connection takes one."""
+    """Raise the process's limit of open files as far as allowed: each connection needs one."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -27,7 +27,8 @@ def allow_open_files(connections: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
         _log.warning(
-            "this process may open %d files, too few for max_connections %d: see ulimit -n",
+            "this process may open %d files, too few for max_connections %d: "
+            "raise the limit with ulimit -n",
             allowed,
             connections,
         )

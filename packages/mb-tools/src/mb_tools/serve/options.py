@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 OFF: Literal["off"] = "off"
-"""Instead of a port: there is none."""
+"""Instead of a port: do not listen."""
 
 PORTS: tuple[Literal["tcp_port", "ws_port", "tls_port", "wss_port"], ...] = (
     "tcp_port",
@@ -41,7 +41,7 @@ PORTS: tuple[Literal["tcp_port", "ws_port", "tls_port", "wss_port"], ...] = (
     "wss_port",
 )
 
-# A name, an IPv4 address, or an IPv6 address with two colons at least.
+# A name, an IPv4 address, or an IPv6 address with at least two colons.
 _HOST = r"^([\w.-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%\w+)?)$"
 
 Port = Annotated[int, Meta(ge=0, le=65_535)] | Literal["off"]
@@ -67,37 +67,43 @@ class ServeOptions(BrokerSettings, kw_only=True):
         str,
         Meta(pattern=_HOST),
         _described(
-            "Address to listen on; 0.0.0.0 or ::, all of this machine.",
+            "Address to listen on; 0.0.0.0 or :: for all addresses of this machine.",
             form="a host name or an IP address, without a port and without brackets",
         ),
     ] = "127.0.0.1"
-    tcp_port: Annotated[Port, _port("Port of tcp://; 0, a free one; off, none.")] = 8081
-    ws_port: Annotated[Port, _port("Port of ws:// and http://; 0, a free one; off, none.")] = 8080
+    tcp_port: Annotated[Port, _port("Port of tcp://; 0 picks a free one, off disables it.")] = 8081
+    ws_port: Annotated[
+        Port, _port("Port of ws:// and http://; 0 picks a free one, off disables it.")
+    ] = 8080
     tls_port: Annotated[Port, _port("Port of tls://, usually 8444.")] = OFF
     wss_port: Annotated[Port, _port("Port of wss:// and https://, usually 8443.")] = OFF
     listen: Annotated[
         list[str],
         _described(
-            "URLs to listen on, of any installed transport; ports that are not set are off then.",
+            "URLs to listen on, of any installed transport; turns off ports that are not set.",
             "url",
         ),
     ] = msgspec.field(default_factory=list)
-    tls_cert: Annotated[File | None, _file("The broker's certificate and its chain, PEM.")] = None
-    tls_key: Annotated[File | None, _file("The certificate's key, PEM, without a password.")] = None
+    tls_cert: Annotated[File | None, _file("The broker's certificate and its chain, in PEM.")] = (
+        None
+    )
+    tls_key: Annotated[
+        File | None, _file("The certificate's private key, in PEM, without a password.")
+    ] = None
     tls_client_ca: Annotated[
         File | None,
-        _file("CA certificates, PEM: clients have to show a certificate of one of them."),
+        _file("CA certificates, in PEM; clients must present a certificate issued by one of them."),
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], about("Minimum level to log.")
     ] = "info"
     log_format: Annotated[
-        Literal["text", "json"], about("Lines for people, or JSON for machines.")
+        Literal["text", "json"], about("Lines for people, or JSON for programs.")
     ] = "text"
 
 
 def serve_table() -> list[Option]:
-    """Return all options of `mb serve`: where it listens, the broker's own, how it logs."""
+    """Return all options of `mb serve`: where it listens, those of the broker, how it logs."""
     of_broker = {option.name for option in option_table()}
 
     def rank(option: Option) -> int:
@@ -107,7 +113,8 @@ def serve_table() -> list[Option]:
 
 
 class ServeOption(click.Option):
-    """One of ServeOptions, for click: the Struct's type checks it, whichever source it is from."""
+    """A click option for a field of ServeOptions; the field's type checks values from any
+    source."""
 
     def __init__(self, option: Option) -> None:
         flag = option.name.replace("_", "-")
@@ -141,7 +148,7 @@ class ServeOption(click.Option):
 
 
 def read_file(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
-    """Make a TOML file the source of options that are given nowhere else; raises Failure."""
+    """Use a TOML file for options that are not set elsewhere; raises Failure."""
     if not file:
         return None
     try:
@@ -149,22 +156,22 @@ def read_file(ctx: click.Context, param: click.Parameter, file: str | None) -> s
     except OSError as error:
         raise Failure(f"can't read {file}: {error.strerror}", Status.USAGE) from error
     except UnicodeDecodeError as error:
-        raise Failure(f"{file} is not valid TOML: it is not in UTF-8", Status.USAGE) from error
+        raise Failure(f"{file} is not valid TOML: it is not UTF-8", Status.USAGE) from error
     except tomllib.TOMLDecodeError as error:
         raise Failure(f"{file} is not valid TOML: {error}", Status.USAGE) from error
     for name, value in values.items():
         if isinstance(value, dict):
-            text = f"{file}: there is no section [{name}]; options stand at the top of the file"
+            text = f"{file}: unknown section [{name}]: options go at the top level of the file"
             raise Failure(text, Status.USAGE)
-        _check(name, value, f"{file}: {name}", lax=False)  # TOML has types of its own
+        _check(name, value, f"{file}: {name}", lax=False)  # TOML has other types
     ctx.default_map = values
     return file
 
 
 def options_of(ctx: click.Context) -> ServeOptions:
-    """Return the options that click has read, each of them valid, together with the defaults.
+    """Return the options that click has read, which are valid each by itself, with the defaults.
 
-    Raises Failure if they do not go together.
+    Raises Failure if they conflict.
     """
     given = {
         option.name: ctx.params[option.name]
@@ -184,7 +191,7 @@ def options_of(ctx: click.Context) -> ServeOptions:
 
 
 def show(ctx: click.Context, options: ServeOptions) -> str:
-    """Return the options as a TOML file, with the source of each line."""
+    """Return the options as TOML, with the source of each line."""
     sources: dict[ParameterSource | None, str] = {
         ParameterSource.COMMANDLINE: "command line",
         ParameterSource.ENVIRONMENT: "environment",
@@ -197,7 +204,7 @@ def show(ctx: click.Context, options: ServeOptions) -> str:
             lines.append(f"# {option.name} is not set")
             continue
         source = ctx.get_parameter_source(option.name)
-        # JSON's strings, numbers, booleans and lists are TOML's as well, but for one character.
+        # JSON's strings, numbers, booleans and lists are valid TOML, except for one character.
         written = msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
         lines.append(f"{option.name} = {written}  # {sources.get(source, 'default')}")
     return "\n".join(lines)
@@ -223,11 +230,11 @@ def _metavar(option: Option) -> str:
 
 
 def _check(name: str, value: Any, given_as: str, *, lax: bool = True) -> None:
-    """Raise Failure for an invalid value, in the words in which it was given."""
+    """Raise Failure for an invalid value; name the option as the user wrote it."""
     try:
         complete_options({name: value}, ServeOptions, lax=lax, together=False)
         msgspec.json.encode(value)
-        if name == "listen" and lax and not value:  # in a file, an empty list is meant
+        if name == "listen" and lax and not value:  # in a file, an empty list is deliberate
             text = f"{given_as} is empty: expected a URL, for example tcp://127.0.0.1:8081"
             raise Failure(text, Status.USAGE)
         for url in value if name == "listen" else ():
@@ -244,14 +251,14 @@ def _check(name: str, value: Any, given_as: str, *, lax: bool = True) -> None:
 
 
 def _toml(value: object) -> str:
-    """Return a value roughly as TOML has it, where Python writes it in another way."""
+    """Return a value roughly as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, date | time) else repr(value)
 
 
 def _check_together(options: ServeOptions) -> None:
-    """Raise Failure for options that are valid alone, but not together."""
+    """Raise Failure for options that are valid by themselves but conflict."""
     text = None
     tls_is_off = options.tls_port == options.wss_port == OFF
     if all(getattr(options, port) == OFF for port in PORTS) and not options.listen:
@@ -260,9 +267,9 @@ def _check_together(options: ServeOptions) -> None:
         missing = [name for name in ("tls_cert", "tls_key") if getattr(options, name) is None]
         if getattr(options, port) != OFF and missing:
             text = f"{port} needs {' and '.join(missing)}"
-    # Whether a URL is of a transport within TLS is known once its plugin is loaded.
+    # Whether a URL's transport uses TLS is known only once its plugin is loaded.
     for name in ("tls_cert", "tls_key", "tls_client_ca"):
         if tls_is_off and not options.listen and getattr(options, name) is not None:
-            text = f"{name} is for tls_port or wss_port, and both are off"
+            text = f"{name} needs tls_port or wss_port, but both are off"
     if text is not None:
         raise Failure(text, Status.USAGE)

@@ -25,27 +25,27 @@ __all__ = ["Dialog", "TopApp", "head_text", "notices"]
 _THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 
 _HELP = """\
-tab       the next pane (shift+tab: the one before)
-↑ ↓       another row; page up, page down, home, end
-enter     all that is known of the row
+tab       next pane (shift+tab: previous)
+↑ ↓       move by a row; also page up/down, home, end
+enter     show everything about the row
 s         sort by the next column; or click its title
-r         sort the other way round
-/         show only what has a text in it (esc: all)
-p         pause the screen, and go on
+r         reverse the sort order
+/         show only rows that contain a text (esc: all)
+p         pause or resume the screen
 a         audit feed on or off: see below
-t         another theme: dark, light, the terminal's own
+t         next theme: dark, light, the terminal's own
 q         quit
 
-Totals are the broker's own, of the last second. Rates in
-the tables are means of the last 5 seconds, latencies and
-errors those of the last minute.
+Totals come from the broker and cover the last second.
+Rates in the tables are averages of the last 5 seconds;
+latencies and errors cover the last minute.
 
 Rates, latencies and errors come from the broker's audit
 feed. While it is on, the broker sends a copy of each
-message that it gets or sends, which slows a busy one down.
-Off, rates and latencies are missing, and the rest stays."""
+message that it receives or sends, which slows down a busy
+one. While it is off, rates and latencies are missing."""
 
-# What is missing on the screen if the broker does not answer a system topic.
+# What is missing from the screen if the broker does not answer a system topic.
 _PARTS = {
     "system.metrics": "totals",
     "system.service.list": "services",
@@ -126,10 +126,10 @@ class TopApp(App[None]):
         self._services = Pane(SERVICES)
         self._topics = Pane(TOPICS)
         self._errors = Pane(ERRORS)
-        # Where the focus returns to when the filter is closed.
+        # The pane that gets the focus back when the filter is closed.
         self._pane = self._services
         self._filter = Input(
-            placeholder="show only rows with ... (enter: keep it, esc: all)", id="filter"
+            placeholder="show only rows with ... (enter: keep, esc: all)", id="filter"
         )
 
     @property
@@ -155,7 +155,7 @@ class TopApp(App[None]):
         self.update_view()
 
     def update_view(self) -> None:
-        """Show what the model knows now, unless the screen is paused."""
+        """Show the model's current state, unless the screen is paused."""
         texts = notices(self.model, paused=self.paused, wanted=self._filter.value)
         self._notices.display = bool(texts)
         self._notices.update(Content(one_line(" · ".join(texts))))
@@ -224,7 +224,7 @@ class TopApp(App[None]):
 
 
 class Total(Horizontal):
-    """One of the broker's totals, and its curve."""
+    """One of the broker's totals, with a sparkline."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,17 +236,17 @@ class Total(Horizontal):
         yield self._curve
 
     def show(self, rate: Rate) -> None:
-        """Show the total now, and as much of its past as fits."""
+        """Show the current value, and as much of its history as fits."""
         unit = "/s" if rate.now is not None else ""
         self._label.update(f"{rate.name} {rate_text(rate.now)}{unit} ")
         width = max(2, self._curve.size.width)
         past = rate.past[1 - width :]
-        # With a zero at least, as bars begin at the lowest value.
+        # Include a zero, because bars start at the lowest value.
         self._curve.data = [*[0.0] * (width - len(past)), *past]
 
 
 class Dialog(ModalScreen[None]):
-    """A text in a box; most keys close it."""
+    """Text in a box; most keys close it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter,question_mark,space", "app.pop_screen", "Close"),
@@ -265,7 +265,7 @@ class Dialog(ModalScreen[None]):
 
 
 def head_text(url: str, head: Head) -> str:
-    """Return where the broker is and how it is; what is not known is left out."""
+    """Return the broker's URL and state; unknown values are left out."""
     parts = [f"mb top {one_line(url)}"]
     if head.uptime is not None:
         parts.append(f"up {duration_text(head.uptime)}")
@@ -280,12 +280,12 @@ def head_text(url: str, head: Head) -> str:
 
 
 def notices(model: Model, *, paused: bool, wanted: str) -> list[str]:
-    """Return what is not as usual, the most important first."""
+    """Return what is unusual, most important first."""
     found = []
     if model.trouble:
-        found.append(f"NO CONNECTION, trying again: {model.trouble}")
+        found.append(f"NO CONNECTION, retrying: {model.trouble}")
     if paused:
-        found.append("PAUSED (p: go on)")
+        found.append("PAUSED (p: resume)")
     if wanted:
         found.append(f"only {wanted!r} (esc: all)")
     if model.audit is Audit.OFF:
@@ -300,6 +300,6 @@ def notices(model: Model, *, paused: bool, wanted: str) -> list[str]:
 
 
 def _light_terminal() -> bool:
-    """Return whether the terminal says, as some do, that its background is light."""
+    """Return whether the terminal says that its background is light; not all terminals do."""
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
     return background in ("7", "15")

@@ -1,4 +1,4 @@
-"""What is known of a broker.  No I/O: answers, events and the time go in, rows come out."""
+"""What is known about a broker. No I/O: answers, events and the time go in, rows come out."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ SUBSCRIPTIONS = "system.topic.subscriptions"
 FEED = "system.message"
 
 POLLED = (METRICS, SERVICES, SUBSCRIPTIONS)
-"""The system topics whose answers the model takes."""
+"""The system topics whose answers the model uses."""
 
-# The totals on the screen, and the broker's names for them.
+# The totals on the screen, and the names of their metrics.
 _TOTALS = {
     "messages": "router.message.rate",
     "publish": "router.publish.rate",
@@ -45,12 +45,12 @@ _TOTALS = {
 }
 _ERROR_RATE = "registry.service.{{serviceid:{}}}.error.rate"
 
-# How many past values of a total are kept for its curve.
+# How many past values of a total are kept for its sparkline.
 _HISTORY = 120
 
 
 class Audit(Enum):
-    """The audit feed: not wanted; on; or wanted and refused by the broker."""
+    """The audit feed: off, on, or refused by the broker."""
 
     OFF = "off"
     ON = "on"
@@ -59,7 +59,7 @@ class Audit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One of the broker's totals, per second, and its past; `now` is None if it is not known."""
+    """One of the broker's totals, per second, and its history; `now` is None if unknown."""
 
     name: str
     now: float | None
@@ -68,7 +68,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The broker as a whole; None is what is not known.
+    """The broker as a whole; None means unknown.
 
     `uptime` in seconds, `cpu` as a share (0..1) of a core, `memory` in bytes.
     """
@@ -84,8 +84,7 @@ class Head:
 class ServiceRow:
     """A connected client; `topics` are those it answers.
 
-    Answers per second, latencies in milliseconds, errors of the last minute: None if they are not
-    known.
+    Answers per second, latencies in milliseconds, errors of the last minute: None if unknown.
     """
 
     id: str
@@ -101,10 +100,10 @@ class ServiceRow:
 
 @dataclass(frozen=True, slots=True)
 class TopicRow:
-    """A topic with traffic, or a pattern that somebody subscribed to; latencies of requests.
+    """A topic with traffic, or a pattern with subscribers; latencies of requests.
 
-    `subscribers` are ids of services, `unheard` the publications of the last minute that reached
-    nobody.
+    `subscribers` are ids of services; `unheard` counts the publications of the last minute that
+    reached nobody.
     """
 
     action: str
@@ -126,9 +125,9 @@ class TopicRow:
 
 
 class Model:
-    """Takes a broker's answers and its audit feed; `now` is a monotonic clock, in seconds.
+    """Processes a broker's answers and its audit feed; `now` is a monotonic clock, in seconds.
 
-    Any broker will do: what does not have the expected form is left out.
+    Works with any broker: values that do not have the expected form are left out.
     """
 
     def __init__(self) -> None:
@@ -138,34 +137,34 @@ class Model:
         """The system topics that the broker does not answer, with the reasons."""
         self.audit = Audit.OFF
         self.heard = 0
-        """Messages of the audit feed so far."""
+        """Audit messages received so far."""
         self.skipped = 0
-        """Those that arrived faster than they could be handled."""
+        """Audit messages that were skipped because they arrived too fast."""
         self.unreadable = 0
-        """Those that are not valid JSON."""
+        """Audit messages that are not valid JSON."""
         self._traffic = Traffic()
         self._metrics: dict[str, float] = {}
         self._past: dict[str, deque[float]] = {name: deque(maxlen=_HISTORY) for name in _TOTALS}
         self._services: dict[str, dict[str, Any]] = {}
         self._subscribers: dict[TopicKey, tuple[str, ...]] = {}
-        # Derived from the subscriptions, and valid until they change.
+        # Derived from the subscriptions; valid until they change.
         self._answered: dict[str, list[str]] = {}
         self._listeners: dict[TopicKey, tuple[str, ...]] = {}
 
     # The connection
 
     def up(self) -> None:
-        """Note that there is a connection, and that nothing is missing so far."""
+        """Record that there is a connection, and that nothing is missing so far."""
         self.trouble = ""
         self.missing.clear()
 
     def down(self, trouble: str) -> None:
-        """Note that there is no connection, and why; the last known figures stay."""
+        """Record that there is no connection, and why; keep the last known figures."""
         self.trouble = trouble
         self._traffic.forget_open()
 
     def refused(self, topic: str, reason: str) -> None:
-        """Note why the broker does not answer this system topic, or refuses the feed."""
+        """Record why the broker does not answer this system topic, or refuses the feed."""
         self.missing[topic] = reason
         if topic == FEED:
             self.audit = Audit.REFUSED
@@ -173,15 +172,15 @@ class Model:
             self._metrics = {}
 
     def set_audit(self, audit: Audit) -> None:
-        """Note that the audit feed begins or ends."""
+        """Record that the audit feed begins or ends."""
         self.audit = audit
         self.missing.pop(FEED, None)
         self._traffic.forget_open()
 
-    # What the broker says
+    # Input from the broker
 
     def take(self, topic: str, answer: Any, now: float) -> None:
-        """Take the answer to a request to one of POLLED."""
+        """Process the answer to a request to one of POLLED."""
         self.missing.pop(topic, None)
         answer = answer if isinstance(answer, dict) else {}
         if topic == METRICS:
@@ -193,7 +192,7 @@ class Model:
             self._take_subscriptions(answer)
 
     def take_event(self, raw: bytes, now: float) -> None:
-        """Take the payload of a message of the audit feed."""
+        """Process the payload of a message of the audit feed."""
         self.heard += 1
         if self.audit is Audit.REFUSED:
             self.set_audit(Audit.ON)  # it is no longer silent
@@ -210,7 +209,7 @@ class Model:
             if value is not None:
                 past.append(value)
         if self.audit is not Audit.ON:
-            # The feed shows each error; without it, their rate has to do.
+            # The feed shows each error; without it, show their rate.
             for service_id in self._services:
                 rate = self._metrics.get(_ERROR_RATE.format(service_id), 0.0)
                 if round(rate):
@@ -233,7 +232,7 @@ class Model:
                 for service_id in services:
                     self._answered.setdefault(service_id, []).append(topic)
 
-    # What the screen shows
+    # Output for the screen
 
     def head(self) -> Head:
         """Return the figures of the broker as a whole."""
@@ -300,7 +299,7 @@ class Model:
             yield replace(row, who=name) if name else row
 
     def _listeners_of(self, key: TopicKey) -> tuple[str, ...]:
-        """Return the subscribers of this topic: by its name, or by a pattern that matches."""
+        """Return the subscribers to this topic by name or by a matching pattern."""
         found = self._listeners.get(key)
         if found is None:
             found = self._listeners[key] = tuple(
@@ -315,7 +314,7 @@ class Model:
 
 
 def _numbers(metrics: object) -> Iterator[tuple[str, float]]:
-    """Yield metrics by name, in either form: a value, or an object that has one."""
+    """Yield metrics by name; each is either a value or an object with a value."""
     for name, given in metrics.items() if isinstance(metrics, dict) else ():
         value = given.get("value") if isinstance(given, dict) else given
         if isinstance(value, int | float) and not isinstance(value, bool):

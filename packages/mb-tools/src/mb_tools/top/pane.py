@@ -1,4 +1,4 @@
-"""A pane of the screen: one of the tables, with a cursor, an order and a filter."""
+"""A pane of the screen: a table with a cursor, a sort order and a filter."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .tables import Column, Order, Row, Table
 
 __all__ = ["Pane", "cell"]
 
-# Rows that are removed one by one, which keeps the rest in its place.
+# The most rows that are removed one by one, which keeps the others in place.
 _FEW = 10
 
 
 class Pane(DataTable[Text]):
     """A table on the screen: sorted, filtered, with a cursor that follows its row.
 
-    The title says which rows are in sight: nothing depends on colour.
+    The title says which rows are visible, so nothing depends on colour.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -41,7 +41,7 @@ class Pane(DataTable[Text]):
         self.order = table.order
         self.filter = ""
         self.shown: list[Row] = []
-        """The rows as they are shown: filtered and in order."""
+        """The rows as shown: filtered and sorted."""
         self._given: Sequence[Row] = ()
         self._texts: list[list[str]] = []
 
@@ -56,7 +56,7 @@ class Pane(DataTable[Text]):
         self._update_rows()
 
     def show_only(self, wanted: str) -> None:
-        """Show the rows that have this text somewhere."""
+        """Show only the rows that contain this text."""
         self.filter = wanted
         self._update_rows()
 
@@ -80,7 +80,7 @@ class Pane(DataTable[Text]):
         self._update_title()
 
     def on_blur(self) -> None:
-        # Without a cursor, what the order puts first is of interest.
+        # Without a cursor, show the first rows of the sort order.
         self.move_cursor(row=0)
         self.show_cursor = False
         self._update_title()
@@ -94,7 +94,7 @@ class Pane(DataTable[Text]):
         self._rebuild()
 
     def _rebuild(self) -> None:
-        """Make the columns anew, whose titles and widths are fixed, and the rows with them."""
+        """Rebuild the columns, whose titles and widths are fixed, and with them the rows."""
         followed = self._followed()
         self.clear(columns=True)
         self._texts.clear()
@@ -106,7 +106,8 @@ class Pane(DataTable[Text]):
         self._update_rows(followed)
 
     def _update_rows(self, followed: str | None = None) -> None:
-        """Filter and sort anew; the cursor stays with its row, or where it is if that is gone."""
+        """Filter and sort again; the cursor stays on its row, or in its place if the row is
+        gone."""
         followed = followed or self._followed()
         rows = self.table.filtered(self._given, self.filter)
         self.shown = self.table.sorted(rows, self.order)
@@ -145,9 +146,9 @@ class Pane(DataTable[Text]):
         return list(zip(self.table.columns, widths, strict=True))
 
     def _followed(self) -> str | None:
-        """Return the id of the row that the cursor stays with.
+        """Return the id of the row that the cursor follows.
 
-        At the top that is none: whatever the order puts first is of interest.
+        At the top it follows no row, and stays on the first row of the sort order.
         """
         return self.shown[self.cursor_row].id if 0 < self.cursor_row < len(self.shown) else None
 

@@ -1,4 +1,4 @@
-"""Keeps a Model up to date: asks the broker once a second, and takes its audit feed."""
+"""Keeps a Model up to date: polls the broker once a second, and follows its audit feed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from .model import FEED, POLLED, Audit, Model
 
 __all__ = ["Poller"]
 
-# The largest share of the time that answering us may take, and the longest time between two polls.
+# The largest share of its time that the broker spends on answering us, and the longest interval
+# between two polls.
 _SHARE = 0.1
 _LONGEST_INTERVAL = 5.0
 
@@ -32,21 +33,21 @@ _LONGEST_INTERVAL = 5.0
 _ANSWER_LIMIT = 2.0
 _HEARTBEAT_INTERVAL = 3_000
 
-# After as many polls without an event, which should show those very polls, the feed is silent.
+# The feed should show our own polls: after this many polls without an event, it is silent.
 _SILENT_POLLS = 2
 
-# Messages of the audit feed that may wait.
+# The most audit messages that wait.
 _QUEUE = 10_000
 
-# These do not change as long as the broker runs: what it refused so is not asked for again.
+# These errors are permanent while the broker runs, so the topic is not requested again.
 _FINAL = frozenset({"TOPIC_NOT_SUPPORTED", "INVALID_REQUEST", "FORBIDDEN", "UNAUTHORIZED"})
 
 
 class Poller:
     """Polls the broker at `endpoint` for `model`, with `client`, which the caller connects.
 
-    `audit` is whether to subscribe to the audit feed; `interval` the seconds between two polls,
-    longer if the broker takes its time to answer.
+    `audit` is whether to subscribe to the audit feed; `interval` is the seconds between two polls,
+    longer if the broker answers slowly.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Poller:
         self._final: set[str] = set()
         self._wake = anyio.Event()
         self.on_change: Callable[[], object] = lambda: None
-        """Called when the screen should not wait for its next second."""
+        """Called when the screen should be updated at once."""
 
     @property
     def audit(self) -> bool:
@@ -118,7 +119,7 @@ class Poller:
                     await self._wake.wait()
 
     async def _poll(self) -> None:
-        """Ask for everything once; raises ConnectionLost."""
+        """Request everything once; raises ConnectionLost."""
         for topic in POLLED:
             if topic in self._final:
                 continue
@@ -173,7 +174,7 @@ class Poller:
             self._final.add(topic)
         self._model.refused(topic, error.code)
 
-    # What the client reports
+    # Callbacks of the client
 
     def _connected(self) -> None:
         self._final.clear()
@@ -189,7 +190,7 @@ class Poller:
         if isinstance(error, ConnectError | PluginError):
             self._model.down(str(error))
             self.on_change()
-        elif isinstance(error, ResponseError):  # the new broker does not restore the feed
+        elif isinstance(error, ResponseError):  # the new broker did not restore the feed
             if error.code in _FINAL:
                 self._subscription = None
             self._refused(FEED, error)

@@ -1,4 +1,4 @@
-"""The three tables: their columns, and how rows are sorted and found."""
+"""The three tables: their columns, and how rows are sorted and filtered."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Row = ServiceRow | TopicRow | ErrorRow
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of at least `width` cells; it gets `share` parts of what is left of a line.
+    """A column of at least `width` cells; it gets `share` parts of the remaining width.
 
-    It shows the field `name` of a row, as `text` makes it, and is sorted by it, or by the field
-    `key`.  A `number` is on the right, and the highest first; so is the latest time.  Values
-    other than 0 in a column of `bad` things are highlighted.
+    It shows the field `name` of a row, formatted by `text`, and is sorted by that field or by the
+    field `key`. A `number` is right-aligned and sorted highest first; times are sorted latest
+    first. In a `bad` column, values other than 0 are highlighted.
     """
 
     title: str
@@ -64,9 +64,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns, and the order that a table has until another one is chosen.
+    """Columns, and the initial sort order.
 
-    `details` are the fields that are shown of one row, by their titles.
+    `details` are the fields shown for a single row, by title.
     """
 
     title: str
@@ -76,7 +76,8 @@ class Table:
     details: Mapping[str, str]
 
     def widths(self, width: int) -> list[int]:
-        """Return how wide each column is in `width` cells, with one cell between two columns."""
+        """Return the width of each column, given `width` cells in all and one cell between
+        columns."""
         left = width + 1 - sum(column.width + 1 for column in self.columns)
         shares = sum(column.share for column in self.columns)
         found = []
@@ -88,7 +89,7 @@ class Table:
         return found
 
     def sorted(self, rows: Iterable[Row], order: Order) -> list[Row]:
-        """Return the rows in this order; those that are equal in it, by their first column."""
+        """Return the rows in this order; ties are sorted by the first column."""
         first, column = self.columns[0], self.columns[order.column]
         ordered = sorted(rows, key=lambda row: first.sort_key(row) or (0.0, ""))
         ordered.sort(key=lambda row: column.sort_key(row) or (0.0, ""), reverse=order.descending)
@@ -96,12 +97,12 @@ class Table:
         return ordered
 
     def order_by(self, index: int) -> Order:
-        """Return the order by this column: numbers begin with the highest, texts with A."""
+        """Return the order by this column: numbers highest first, text from A to Z."""
         column = self.columns[index]
         return Order(index, descending=column.number or column.latest)
 
     def filtered(self, rows: Iterable[Row], wanted: str) -> list[Row]:
-        """Return the rows that have the text in any of their texts, in any case."""
+        """Return the rows that contain the text in any column, ignoring case."""
         texts = [column.name for column in self.columns if not (column.number or column.latest)]
         wanted = wanted.casefold()
         return [
@@ -111,7 +112,8 @@ class Table:
         ]
 
     def details_of(self, row: Row) -> str:
-        """Return all that is known of a row, each value below its name if it has several lines."""
+        """Return everything known about a row; a value with several lines is indented below its
+        name."""
         width = max(map(len, self.details)) + 2
         lines = []
         for title, name in self.details.items():
@@ -161,7 +163,7 @@ SERVICES = Table(
 
 TOPICS = Table(
     title="topics",
-    empty="nobody has subscribed, and there is no traffic",
+    empty="no subscriptions and no traffic",
     columns=(
         Column("topic", 16, "topic", _text, share=1),
         Column("action", 7, "action", _text),

@@ -1,4 +1,4 @@
-"""Counts and latencies of the last minute, in memory that does not grow with the traffic."""
+"""Counts and latencies of the last minute, in memory that is independent of the traffic."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ SPAN = 60
 """Seconds for which events and latencies are kept."""
 
 RATE_SPAN = 5
-"""Seconds over which a rate is the mean."""
+"""Seconds over which rates are averaged."""
 
 Kind = Literal["message", "error", "unheard"]
-"""What is counted; `unheard`, the publications that reached nobody."""
+"""What is counted; `unheard` are publications that reached nobody."""
 
-# A latency is kept with this many leading bits: to 1.6 % of its value.
+# Latencies are rounded to this many leading bits: to within 1.6 %.
 _PRECISION = 7
 
 
 class Window:
     """A sliding window over events; `now` is a monotonic clock, in seconds.
 
-    Latencies are whole milliseconds.  The window holds one record per second and, in each, one
-    number for each kind, and for each latency that differs by more than 1.6 %.
+    Latencies are whole milliseconds. The window holds one record per second, with one counter per
+    kind, and one for each rounded latency.
     """
 
     __slots__ = ("_first", "_seconds", "_total")
@@ -50,14 +50,14 @@ class Window:
         return self._total[kind]
 
     def rate(self, now: float) -> float:
-        """Return messages per second: the mean of the last whole seconds, at most RATE_SPAN."""
+        """Return messages per second, averaged over up to RATE_SPAN whole seconds."""
         second = int(now)
         if self._first is None:
             return 0.0
         if self._first == second:
             return float(self._total["message"])
         span = min(RATE_SPAN, second - self._first)
-        # The newest are last, and only a few of them matter.
+        # The newest are last, and only those few matter.
         total = 0
         for number, counts in reversed(self._seconds):
             if number < second - span:
@@ -67,9 +67,9 @@ class Window:
         return total / span
 
     def percentiles(self, now: float, *shares: float) -> tuple[int, ...] | None:
-        """Return latencies in milliseconds at these shares (0..1) of all, in rising order.
+        """Return the latencies in milliseconds at these quantiles (0..1, in ascending order).
 
-        None if nothing was measured within the last SPAN seconds.
+        None if nothing was measured in the last SPAN seconds.
         """
         self._expire(int(now))
         latencies = sorted(value for value in self._total if isinstance(value, int))

@@ -1,8 +1,8 @@
-"""How busy and how fast each topic and service is, and what failed, within the last minute.
+"""Rates, latencies and errors of each topic and service in the last minute.
 
-A service's latency is from event 2 to 3 of an exchange, a topic's from 1 to 4 (see `exchanges`).
-An error is counted once: where a service answers with it, or where the broker reports it.
-Whatever is missing in the feed is left out of the figures.
+A service's latency is the time from event 2 to 3 of an exchange, a topic's from 1 to 4 (see
+`exchanges`). An error is counted once: when a service answers with it, or when the broker reports
+it. If events are missing from the feed, so are their figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .time_window import Window
 
 __all__ = ["ErrorRow", "TopicKey", "Traffic"]
 
-# At most as many topics or services, ids of exchanges without an end, and errors are kept.
+# The most topics or services, ids of open exchanges, and errors that are kept.
 _MAX_SERIES = 1_000
 _MAX_IDS = 40_000
 _MAX_ERRORS = 200
@@ -37,10 +37,10 @@ TopicKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """An error that a client was answered with.
+    """An error that a client received as the answer.
 
-    `who` is the service that answered with it, or that did not answer; if the broker refused a
-    message, its sender: by id, or by name.  `number` tells one error from another.
+    `who` is the service that answered with it or did not answer or, if the broker refused a
+    message, its sender: by id, or by name. `number` identifies the error.
     """
 
     number: int
@@ -57,7 +57,7 @@ class ErrorRow:
 
 @dataclass(eq=False, slots=True)
 class _Topic:
-    """The traffic of one topic; `wild` are the windows of the wildcard patterns that match it."""
+    """The traffic of one topic; `wild` are the windows of wildcard patterns that match it."""
 
     window: Window = field(default_factory=Window)
     wild: tuple[Window, ...] = ()
@@ -77,7 +77,8 @@ class Traffic:
         self._number = 0
 
     def topic(self, key: TopicKey) -> Window | None:
-        """Return the traffic of a topic, or of all topics that a wildcard pattern matches."""
+        """Return the traffic of a topic, or the sum for all topics that a wildcard pattern
+        matches."""
         if key in self._patterns:
             return self._patterns[key]
         topic = self._topics.get(key)
@@ -88,22 +89,22 @@ class Traffic:
         return [key for key, topic in self._topics.items() if not topic.window.is_idle(now)]
 
     def service(self, service_id: str) -> Window | None:
-        """Return the answers of a service."""
+        """Return the window of a service's answers."""
         return self._services.get(service_id)
 
     def count_service_errors(self, service_id: str, count: int, now: float) -> None:
-        """Add errors that are known from elsewhere than the feed."""
+        """Add errors that are known from other sources than the feed."""
         self._service(service_id).add(now, "error", count)
 
     def set_patterns(self, keys: Iterable[TopicKey]) -> None:
-        """Set the wildcard patterns that have subscribers, whose traffic is to be summed."""
+        """Set the wildcard patterns with subscribers, whose traffic is summed."""
         keys = set(keys)
         if keys != self._patterns.keys():
             self._patterns = {key: self._patterns.get(key, Window()) for key in keys}
             self._generation += 1
 
     def forget_open(self) -> None:
-        """Forget the exchanges without an end: the feed has ended."""
+        """Forget open exchanges, because the feed has ended."""
         self._exchanges.clear()
 
     def take(self, event: AuditEvent, now: float) -> None:
@@ -119,7 +120,7 @@ class Traffic:
             for window in self._windows(exchange):
                 window.add(now, "message")
         elif step is Step.PASSED_ON:
-            if exchange.action == "publish":  # delivered: nothing more is to come of it
+            if exchange.action == "publish":  # delivered: no more events follow
                 self._exchanges.forget(exchange)
         elif step is Step.RESPONDED:
             self._responded(exchange, event, now)
@@ -188,12 +189,12 @@ class Traffic:
 
 
 def _milliseconds(seconds: float) -> int:
-    """Return what the broker's clock has measured, which counts milliseconds."""
+    """Return a duration in whole milliseconds, the resolution of the broker's clock."""
     return round(seconds * 1000)
 
 
 def _put(mapping: OrderedDict[K, V], key: K, value: V) -> V:
-    """Add the newest; of more than the limit, drop the one that was used longest ago."""
+    """Add the newest entry; beyond the limit, drop the least recently used one."""
     mapping[key] = value
     if len(mapping) > _MAX_SERIES:
         mapping.popitem(last=False)
