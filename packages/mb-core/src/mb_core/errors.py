@@ -124,16 +124,12 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side broke a rule, for example with an invalid message.
-
-    Attributes:
-        reason: If a received payload can't be read, or does not fit the requested type: what is
-            wrong. Otherwise None.
-        path: Where in the payload, such as `$.items[0].price`; None for invalid JSON.
-    """
+    """The other side broke a rule, for example with an invalid message."""
 
     reason: str | None = None
+    """What is wrong with a received payload; None if the error is not about one."""
     path: str | None = None
+    """Where in the payload, such as `$.items[0].price`; None for invalid JSON."""
 
 
 class MessageTooLarge(MBError):
@@ -195,6 +191,7 @@ class ResponseError(MBError):
 
     _by_code: ClassVar[dict[str, type[ResponseError]]] = {}
     code: str = "INTERNAL_ERROR"
+    """The protocol's name for the error, such as `NO_ROUTE_FOUND`, or a service's own."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

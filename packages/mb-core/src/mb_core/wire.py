@@ -81,19 +81,16 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class WireState(Enum):
-    """The state of a Wire. It only moves down this list.
-
-    Attributes:
-        HANDSHAKE: The transport's handshake is in progress.
-        OPEN: Messages can be sent and received.
-        CLOSING: Closing has begun; the Wire waits for the other side.
-        CLOSED: There is nothing more to read.
-    """
+    """The state of a Wire. It only moves down this list."""
 
     HANDSHAKE = "handshake"
+    """The transport's handshake is in progress."""
     OPEN = "open"
+    """Messages can be sent and received."""
     CLOSING = "closing"
+    """Closing has begun. The Wire waits for the other side."""
     CLOSED = "closed"
+    """There is nothing more to read."""
 
 
 class Wire(Protocol):

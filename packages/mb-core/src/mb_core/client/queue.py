@@ -26,17 +26,15 @@ EndError = Callable[[], MBError]
 class Overflow(StrEnum):
     """What happens to a message that does not fit into a subscription's queue.
 
-    A `StrEnum`: the values can be passed as strings, `subscribe(topic, overflow="error")`.
-
-    Attributes:
-        DROP_NEWEST: The message is dropped.
-        DROP_OLDEST: The oldest messages are dropped to make room.
-        ERROR: The message is dropped, and the subscription ends with `SlowConsumer`.
+    The values can be passed as strings: `subscribe(topic, overflow="error")`.
     """
 
     DROP_NEWEST = "drop_newest"
+    """The message is dropped."""
     DROP_OLDEST = "drop_oldest"
+    """The oldest messages are dropped to make room."""
     ERROR = "error"
+    """The message is dropped, and the subscription ends with `SlowConsumer`."""
 
 
 class MessageQueue:

@@ -18,16 +18,13 @@ DEFAULT_BUFFER = 8 * 1024 * 1024
 class BufferOverflow(StrEnum):
     """What happens to a publication when the buffer is full.
 
-    A `StrEnum`: the values can be passed as strings, `MessageBrokerClient(url,
-    buffer_overflow="drop_oldest")`.
-
-    Attributes:
-        ERROR: `publish` raises `ConnectionLost`.
-        DROP_OLDEST: The oldest publications that nothing waits for are dropped to make room.
+    The values can be passed as strings: `MessageBrokerClient(url, buffer_overflow="drop_oldest")`.
     """
 
     ERROR = "error"
+    """`publish` raises `ConnectionLost`."""
     DROP_OLDEST = "drop_oldest"
+    """The oldest publications that nothing waits for are dropped to make room."""
 
 
 BufferOverflowName = Literal["error", "drop_oldest"]
