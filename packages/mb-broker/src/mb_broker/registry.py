@@ -35,15 +35,27 @@ class Subscription:
 
 @dataclass(eq=False, slots=True)
 class Service:
-    """One connected client.
+    """A connected client, as the `Router` knows it.
 
-    `number` grows with each that connects.  `last_seen` is when it last sent anything,
-    `connected_at` when it came, both in the clock of the Router's driver.  `outbox` holds what is
-    to be sent to it.  `link` is the driver's.  `asked` and `answering` are the outstanding
-    requests that it waits for and works on; `errors` counts the errors that it was answered
-    with.  `wants_timeouts` is whether the requests that it answers are to name their time limit,
-    which a client says in a heartbeat.  `progress` is how far its connection had come when the
-    Router last looked, and `moved_at` when it was found to have come further without a message.
+    Times are on the clock of the Router's driver.
+
+    Attributes:
+        connected_at: When it connected.
+        number: Grows with each client that connects.
+        link: For the driver: the client's connection.
+        id: Its id, a UUID.
+        name: The name under which it registered; empty if it did not.
+        description: Its description.
+        last_seen: When it last sent anything.
+        moved_at: When its connection last made progress without a message.
+        progress: The progress of its connection when the Router last checked.
+        outbox: Messages to send to it.
+        subscriptions: What it is subscribed to.
+        asked: Requests of this client that wait for their answer.
+        answering: Requests that this client has to answer.
+        errors: Counts the errors that it was answered with.
+        wants_timeouts: Whether the requests that it gets include their time limit, which a client
+            asks for in a heartbeat.
     """
 
     connected_at: float

@@ -1,8 +1,8 @@
-"""The async client, for front ends that run it on an event loop of their own and serve others.
+"""The async client, for front ends that run it on an event loop of their own for other code.
 
-mb_sync does, for threads.  A front end overrides what differs in a Host, and makes a HostedClient
-with it.  The names in `__all__`, and their attributes without an underscore, change only with a
-minor version.
+mb_sync does so, for threads. A front end overrides what is different in a `Host`, and makes a
+`HostedClient` with it. The names in `__all__`, and their attributes without an underscore, change
+only with a minor version.
 """
 
 from __future__ import annotations
@@ -47,9 +47,12 @@ __all__ = [
 
 
 class HostedClient(MessageBrokerClient):
-    """The async client as a front end runs it.
+    """The async client, run by a front end.
 
-    `host` says what is different from the async client; the other arguments are that client's.
+    Args:
+        host: What is different from the async client.
+        *args: The positional arguments of `MessageBrokerClient`.
+        **options: Its options.
     """
 
     def __init__(self, host: Host, *args: Any, **options: Any) -> None:
@@ -58,16 +61,17 @@ class HostedClient(MessageBrokerClient):
 
     @property
     def callbacks(self) -> Callbacks:
-        """Calls the handlers of events, and reports errors."""
+        """Calls the client's callbacks, and reports errors."""
         return self._callbacks
 
     @property
     def codec(self) -> Codec:
+        """Reads and writes payloads."""
         return self._codec
 
     @property
     def gave_up(self) -> bool:
-        """Whether it was closed since the last connect."""
+        """Whether the client was closed since the last `connect`."""
         return self._gave_up
 
     @gave_up.setter
@@ -75,14 +79,18 @@ class HostedClient(MessageBrokerClient):
         self._gave_up = value
 
     async def wait_connecting(self) -> None:
-        """Wait until a connect that has just been called elsewhere has begun."""
+        """Wait until a `connect` that another task has just called has begun."""
         await self._wait_connecting()
 
     async def shut_down(self, *, drain: bool) -> None:
-        """Close, with or without waiting for handlers; a connect that is under way fails."""
+        """Close the client. If a `connect` is in progress, it fails.
+
+        Args:
+            drain: Whether to wait for handlers and buffered messages, as `close` does.
+        """
         await self._end(drain=drain)
 
     async def reset(self) -> None:
-        """Undo a connect that has failed or was interrupted: it may be called again."""
+        """Undo a `connect` that failed or was interrupted, so that it can be called again."""
         await self.shut_down(drain=False)
         self._supervisor = None

@@ -47,7 +47,7 @@ _CALLBACKS = frozenset({"on_message", "on_connect", "on_disconnect", "on_error"}
 
 
 class CallbackMethods:
-    """A base of clients, whose methods `on_*` take handlers and can't be assigned to."""
+    """Base class of clients whose `on_*` methods register callbacks and can't be assigned to."""
 
     if not TYPE_CHECKING:  # or type checkers would accept any attribute
 
@@ -61,17 +61,21 @@ class CallbackMethods:
 
 
 class Host:
-    """What a client leaves to the front end that runs it; this one is for its own event loop.
+    """What a client leaves to the front end that runs it. This one is for its own event loop.
 
-    See mb_core.hosted_client.  A host must not refer to its client, except weakly: a client to
-    which nothing else refers is closed.
+    A front end overrides what is different; see `mb_core.hosted_client`. A host must not refer to
+    its client, except weakly: a client is closed when nothing else refers to it.
+
+    Attributes:
+        queue_type: The class of the queues of subscriptions.
+        unclosed_remedy: What a warning about an unclosed client suggests.
     """
 
     queue_type: type[MessageQueue] = MessageQueue
     unclosed_remedy = "'async with MessageBrokerClient(...) as client' or 'await client.close()'"
 
     def post(self, function: Callable[[], object]) -> object:
-        """Call `function` in the client's event loop; called in any thread."""
+        """Call `function` in the client's event loop. Called in any thread."""
         return function()
 
     def check_handler(self, handler: Any, name: str = "handler") -> None:
@@ -79,7 +83,7 @@ class Host:
         check_handler(handler, name)
 
     def wrap_callback(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what is called for a handler of events, plain or async."""
+        """Return what to call for a callback, plain or async."""
         return handler
 
     def make_runner(
@@ -90,14 +94,14 @@ class Host:
         concurrency: int,
         callbacks: Callbacks,
     ) -> Runner:
-        """Return what calls a subscription's handler."""
+        """Return the Runner that calls a subscription's handler."""
         return Runner(queue, handler, topic, concurrency, callbacks)
 
     def connecting(self, supervisor: Supervisor) -> None:
-        """`supervisor` is about to connect for the first time."""
+        """Called when the client begins to connect for the first time."""
 
     def dropped(self) -> None:
-        """The client was not closed, and nobody refers to it any more; called in any thread."""
+        """Called, in any thread, when nothing refers to the client, which was not closed."""
 
 
 class Lifecycle(CallbackMethods):

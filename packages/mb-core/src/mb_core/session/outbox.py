@@ -1,4 +1,4 @@
-"""The buffer for what waits for a connection: publications, up to a size, and requests."""
+"""The buffer for messages that wait for a connection: publications, up to a size, and requests."""
 
 from __future__ import annotations
 
@@ -31,10 +31,22 @@ BufferOverflowName = Literal["error", "drop_oldest"]
 
 
 class Outbox:
-    """Messages in the order in which to send them once there is a connection.
+    """Messages that wait for a connection, in the order in which to send them.
 
-    `size` limits the publications, in bytes of whole messages; with 0, none can wait.  Requests
-    do not count: each has a caller who waits for it, and a deadline.
+    Requests don't count towards the size, as each has a deadline and a caller who waits for it.
+
+    Args:
+        size: How many bytes of publications can wait, as whole messages; 0 for none.
+        overflow: What happens to a publication that does not fit, a `BufferOverflow`.
+
+    Raises:
+        LocalProtocolError: The size or the overflow is invalid.
+
+    Attributes:
+        size: How many bytes of publications can wait.
+        used: How many bytes of publications are waiting.
+        dropped: How many publications were dropped.
+        overflow: What happens to a publication that does not fit.
     """
 
     __slots__ = (
@@ -75,19 +87,21 @@ class Outbox:
         self._requests: dict[int, PendingRequest] = {}
 
     def __len__(self) -> int:
-        """How many publications wait."""
+        """Return how many publications are waiting."""
         return len(self._anonymous) + len(self._confirmed)
 
     @property
     def requests(self) -> list[PendingRequest]:
-        """The requests that wait, in order."""
+        """The requests that are waiting, in order."""
         return list(self._requests.values())
 
     def add_publication(self, message: bytes | PendingRequest) -> None:
-        """Add a publication after the others.
+        """Add a publication at the end.
 
-        Raises ConnectionLost with sent=False if it does not fit.  With the policy `drop_oldest`,
-        publications that nobody waits for make room, the oldest first.
+        With `drop_oldest`, the oldest publications that nothing waits for are dropped to make room.
+
+        Raises:
+            ConnectionLost: It does not fit; `sent` is False.
         """
         length = len(_bytes_of(message))
         if self.overflow is BufferOverflow.DROP_OLDEST and length <= self.size:
@@ -96,7 +110,7 @@ class Outbox:
         self.put_back(message)
 
     def check_room(self, length: int, before: int) -> None:
-        """Raise ConnectionLost if `add_publication` would, for a message behind `before` bytes."""
+        """Raise what `add_publication` would raise after `before` bytes of other publications."""
         if length > self.size or self.overflow is not BufferOverflow.DROP_OLDEST:
             self._check(before + length)
 
@@ -111,7 +125,7 @@ class Outbox:
             )
 
     def put_back(self, message: bytes | PendingRequest) -> None:
-        """Add a publication even if there is no room: its publisher believes that it is safe."""
+        """Add a publication even if it does not fit, as its publisher relies on it."""
         key = self._new_key(message)
         if isinstance(message, PendingRequest):
             self._confirmed[key] = message
@@ -121,18 +135,18 @@ class Outbox:
         self.used += len(_bytes_of(message))
 
     def add_request(self, request: PendingRequest) -> None:
-        """Add a request after the others."""
+        """Add a request at the end."""
         self._requests[self._new_key(request)] = request
 
     def discard(self, request: PendingRequest) -> None:
-        """Remove a message that nobody waits for any more, if it is here."""
+        """Remove a message that nothing waits for any more, if it is here."""
         key, request.outbox_key = request.outbox_key, None
         if key is not None and self._requests.pop(key, None) is None:
             del self._confirmed[key]
             self.used -= len(request.message)
 
     def take_all(self) -> list[bytes | PendingRequest]:
-        """Remove and return everything, in order."""
+        """Remove all messages, and return them in order."""
         merged: dict[int, bytes | PendingRequest] = {
             **self._anonymous,
             **self._confirmed,

@@ -3,39 +3,40 @@
 Theory
 ======
 
-A Session takes whole messages and the time; it returns whole messages to send, and events.  It
-has no socket, no clock, no task and no event loop, so tests simply call it, and one
-implementation serves every event loop and every transport.  It outlives its Links: registration,
-subscriptions, requests and publications carry on over the next one.  Its driver (the client) owns
-the Links, one after the other, and has to:
+A Session takes whole messages and the time; it returns whole messages to send, and events. It has
+no socket, no clock, no task and no event loop, so tests simply call it, and one implementation
+serves every event loop and every transport. It outlives its Links: registration, subscriptions,
+requests and publications carry on over the next one. Its driver (the client) owns the Links, one
+after the other, and has to:
 
 - call `link_up` when there is a Link, `receive` with each batch of received messages, and
   `link_lost` when the Link has ended, with the messages that never left;
 - at `Initialized`, send what `restore` returns, wait for the outcome, then call `restored`;
   before each subscription is sent, then and later, handle what `ask_for_timeouts` returns;
-- handle every event, in order.  `SendNow` is sent; `Initialized`, `ResponseReceived` and
-  `RequestFailed` wake whoever waits; `PublicationsReceived` and `RequestsReceived` go to a queue,
-  never straight into user code; `NoServiceYet` goes to `retry_later`; `PeerSilent` ends the Link;
-- call `handle_deadline` when the time of `next_deadline` has come.  A late call makes timeouts
-  late, and never wrong;
+- handle every event, in order. `SendNow` is sent; `Initialized`, `ResponseReceived` and
+  `RequestFailed` wake the tasks that wait for them; `PublicationsReceived` and `RequestsReceived`
+  go to a queue, never straight into user code; `NoServiceYet` goes to `retry_later`; `PeerSilent`
+  ends the Link;
+- call `handle_deadline` at the time of `next_deadline`. If it is called late, timeouts are late,
+  but never wrong;
 - pass times in seconds, from one clock that does not go back.
 
 In return, the Session promises:
 
 - A request that was begun is completed exactly once: by `ResponseReceived`, by `RequestFailed`,
-  or by the driver's own `cancel`.  Each of these takes it off the table, so the table holds only
-  what is really waited for.
-- It asks for a message to be sent once, unless that is a request that may be sent again (`retry`).
-- Nothing that the other side sends makes it raise: bad input becomes an `Unmatched` event.
-  What it raises is the caller's mistake (LocalProtocolError, MessageTooLarge) or says that there
-  is no connection (ConnectionLost); then nothing is sent, and the Session has not changed.
+  or by the driver's own `cancel`. Each of these removes it from the table, so the table holds only
+  requests that are really waiting.
+- It asks for a message to be sent once, unless it is a request that may be sent again (`retry`).
+- Nothing that the other side sends makes it raise: bad input becomes an `Unmatched` event. The
+  errors that it raises are the caller's mistakes (LocalProtocolError, MessageTooLarge) or mean that
+  there is no connection (ConnectionLost). Then nothing is sent, and the Session has not changed.
 - One table holds all deadlines: ten thousand waiting requests cost one timer.
 
 States
 ======
 
-A connection begins with the broker's greeting; before it, nothing is sent but a `SendNow`.  Then
-the Session tells the broker what it told the previous one: the service's name, its subscriptions:
+A connection begins with the broker's greeting; before it, nothing is sent but a `SendNow`. Then
+the Session tells the broker what it told the previous one: the service's name, its subscriptions::
 
     OFFLINE --link_up--> GREETING --initialize--> RESTORING --restored--> READY
                            ^  |                       |                     |
@@ -44,20 +45,20 @@ the Session tells the broker what it told the previous one: the service's name, 
                            LOST
     any of them --close--> CLOSED
 
-states.py has the same table as data, and raises for any other move.  The other flags that decide
+states.py has the same table as data, and raises for any other move. The other flags that decide
 what a Session may do, such as why it was closed, are there as well.
 
-Once a Session has been READY, what is asked of it while it is not waits in its Outbox
-(outbox.py): publications, within a bound, and requests that may be sent again.  Everything else
-fails at once.  A publication that the broker has to confirm is never sent twice; if the
-connection is lost after it was sent, it fails, and the error says that it may have arrived.
+Once a Session has been READY, messages wait in its Outbox (outbox.py) while it is not:
+publications, up to a size, and requests that may be sent again. Everything else fails at once. A
+publication that the broker has to confirm is never sent twice. If the connection is lost after it
+was sent, it fails, and the error says that it may have arrived.
 
 Ids
 ===
 
-An id is a random prefix and a counter (ids.py): unique without a system call for each request.
-A response is matched by its id alone; the broker restores the topic and version of the request.
-A response without a match is not a protocol error: the request may have been cancelled, or the
+An id is a random prefix and a counter (ids.py): unique without a system call for each request. A
+response is matched by its id alone; the broker restores the topic and version of the request. A
+response without a match is not a protocol error: the request may have been cancelled, or the
 broker reports a publication that had no id under an id of its own (docs/protocol.md, "Publish").
 """
 

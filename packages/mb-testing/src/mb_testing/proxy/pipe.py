@@ -44,8 +44,11 @@ class Conditions(msgspec.Struct, frozen=True):
 
 
 NORMAL = Conditions()
+"""Bytes go through."""
 STALLED = Conditions(Flow.STALL)
+"""Bytes are neither read nor forwarded, and wait."""
 HALF_OPEN = Conditions(Flow.DISCARD)
+"""Bytes are read and discarded; neither an end nor a reset is forwarded."""
 
 
 class Pipe:

@@ -18,28 +18,27 @@ LIMITS = Limits(max_payload=100_000, max_message=100_000)
 
 
 class Settings:
-    """`transport` is required; the rest has defaults.
-
-    `time_limit` is in seconds, for each test; a single wait in it gets a quarter of them.
-    """
+    """What a subclass of the suite sets for its transport. Only `transport` is required."""
 
     transport: ClassVar[Transport]
-    """The WireTransport, or the LinkTransport."""
+    """The transport to test."""
     time_limit: ClassVar[float] = 20.0
+    """Time limit for each test, in seconds. A single wait gets a quarter of it."""
 
     def url(self, tmp_path: Path) -> str:
-        """Return where to listen; each call gets another empty folder as `tmp_path`.
+        """Return where to listen, with port 0 for a free port.
 
-        A port of 0 asks for a free one.
+        Args:
+            tmp_path: An empty folder, another one for each call.
         """
         return f"{self.transport.scheme}://127.0.0.1:0"
 
     def ssl_contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """Return the contexts of the server and of a client that trusts it, if it is `secure`."""
+        """Return the TLS contexts of a server and of a client that trusts it, if `secure`."""
         return own_certificates()
 
     @property
     def over_streams(self) -> WireTransport | None:
-        """The transport if it has Wires, None if it has its own Links."""
+        """The transport if it has Wires; None if it provides Links."""
         transport = self.transport
         return transport if isinstance(transport, WireTransport) else None
