@@ -90,7 +90,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             read.append("read")
             return entry_points
 
-        monkeypatch.setattr(registry, "_entry_points", entries)
+        monkeypatch.setattr(registry, "read_entry_points", entries)
         return read
 
     monkeypatch.setattr(registry, "_found", {})

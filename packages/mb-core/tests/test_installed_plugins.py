@@ -6,6 +6,7 @@ import errno
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -234,7 +235,7 @@ def test_there_is_one_registry_however_many_threads_ask_first(
         barrier.wait()
         return plugins, plugins.transport("carrier")
 
-    monkeypatch.setattr(registry, "_entry_points", entries)
+    monkeypatch.setattr(registry, "read_entry_points", entries)
     monkeypatch.setattr(registry, "_found", {})
     with ThreadPoolExecutor(4) as pool:
         asked = [task.result() for task in [pool.submit(ask) for _ in range(4)]]
@@ -250,7 +251,7 @@ def test_entry_points_that_can_not_be_read_are_a_connect_error(
     def refused() -> Any:
         raise OSError(errno.EMFILE, "Too many open files", "/site-packages/METADATA")
 
-    monkeypatch.setattr(registry, "_entry_points", refused)
+    monkeypatch.setattr(metadata, "entry_points", refused)
     monkeypatch.setattr(registry, "_found", {})
     with pytest.raises(ConnectError) as caught:
         installed_plugins()

@@ -212,7 +212,7 @@ def test_a_scheme_that_is_not_installed_names_its_package(
 
     transports = metadata.entry_points(group="mb.transports")
     others = [entry for entry in transports if entry.dist is None or entry.dist.name != "mb-ws"]
-    monkeypatch.setattr("mb_core.plugins.registry._entry_points", lambda: others)
+    monkeypatch.setattr("mb_core.plugins.registry.read_entry_points", lambda: others)
     monkeypatch.setattr("mb_core.plugins.registry._found", {})
     result = CliRunner().invoke(main, ["services", "--url", "ws://localhost"], prog_name="mb")
     assert result.exit_code == 3

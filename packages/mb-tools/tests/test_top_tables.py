@@ -12,8 +12,7 @@ from rich.cells import cell_len
 
 from mb_tools.text import one_line
 from mb_tools.top.model import ServiceRow, TopicRow
-from mb_tools.top.pane import cell
-from mb_tools.top.tables import ERRORS, SERVICES, TOPICS, Order, Table
+from mb_tools.top.tables import ERRORS, SERVICES, TOPICS, Order, Table, cell
 from mb_tools.top.traffic import ErrorRow
 
 TABLES: list[Table] = [SERVICES, TOPICS, ERRORS]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import msgspec
 
-from .errors import ConnectError, LocalProtocolError
+from .errors import LocalProtocolError
 from .header import MAX_HEADER, Action, check_timeout
 from .plugins import Plugins, installed_plugins
-from .url import URL, parse_url, redacted
+from .url import redacted
 from .user_code import shown
 from .wire import Limits
 
@@ -24,7 +24,6 @@ __all__ = [
     "LogLevel",
     "OverflowName",
     "actions_of",
-    "broker_url",
     "check_concurrency",
     "check_options",
     "check_priority",
@@ -95,36 +94,6 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     def settling(self) -> float:
         """How long other clients with the same options may need to be back after this one."""
         return self.backoff_max + _RESTORING
-
-
-def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL:
-    """The URL for connect's arguments: a URL, or a host and a port with a default scheme.
-
-    Raises ConnectError for a host and a port that lead nowhere, LocalProtocolError for another
-    type of host or use_tls.
-    """
-    check_options(host=target, use_tls=use_tls)
-    if "://" in target:
-        if port is not None or use_tls:
-            raise ConnectError(
-                f"pass neither port nor use_tls with a URL, which has both: {redacted(target)!r} "
-                "(wss:// and tls:// are the encrypted schemes)",
-                final=True,
-            )
-        return parse_url(target)
-    if not isinstance(port, int):
-        raise ConnectError(
-            f"the host {redacted(target)!r} needs a port: pass one, or a URL such as tcp://localhost:8081",
-            final=True,
-        )
-    host = f"[{target}]" if ":" in target and not target.startswith("[") else target
-    url = parse_url(f"{scheme}://{host}:{port}")
-    if url.port != port or url.path:
-        raise ConnectError(
-            f"invalid host {redacted(target)!r}: expected a name or an address, nothing more",
-            final=True,
-        )
-    return url
 
 
 def check_options(**given: Any) -> None:

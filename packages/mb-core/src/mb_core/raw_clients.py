@@ -29,9 +29,10 @@ from .errors import (
 )
 from .header import MAX_HEADER
 from .link import Link, Turn, checkpoint
-from .options import ClientOptions, broker_url
+from .options import ClientOptions, check_options
 from .plugins import Plugins
 from .transport import WireTransport
+from .url import broker_url
 from .user_code import check_handler
 from .wire import DEFAULT_MAX_PAYLOAD, Wire
 
@@ -91,6 +92,7 @@ class RawClient(CallbackMethods):
         await checkpoint()
         if self._tasks is not None:
             raise LocalProtocolError(CONNECTED_ALREADY)
+        check_options(host=host, use_tls=use_tls)
         url = broker_url(host, port, use_tls, self.secure_scheme if use_tls else self.scheme)
         seconds = self._options.connect_timeout
         tasks = self._tasks = TaskScope(self._callbacks, self._options.close_timeout)

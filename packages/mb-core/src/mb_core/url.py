@@ -13,7 +13,7 @@ import msgspec
 
 from .errors import ConnectError, LocalProtocolError
 
-__all__ = ["URL", "parse_url", "redacted"]
+__all__ = ["URL", "broker_url", "parse_url", "redacted"]
 
 _HIDDEN = re.compile("[?#]")
 _IPV6 = re.compile("[0-9A-Fa-f]*:[0-9A-Fa-f.:]*:.*")
@@ -80,6 +80,34 @@ class URL(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
         return [("url", str(self))]
+
+
+def broker_url(target: str, port: int | None, use_tls: bool, scheme: str) -> URL:
+    """The URL for connect's arguments: a URL, or a host and a port with a default scheme.
+
+    Raises ConnectError for a host and a port that lead nowhere.
+    """
+    if "://" in target:
+        if port is not None or use_tls:
+            raise ConnectError(
+                f"pass neither port nor use_tls with a URL, which has both: {redacted(target)!r} "
+                "(wss:// and tls:// are the encrypted schemes)",
+                final=True,
+            )
+        return parse_url(target)
+    if not isinstance(port, int):
+        raise ConnectError(
+            f"the host {redacted(target)!r} needs a port: pass one, or a URL such as tcp://localhost:8081",
+            final=True,
+        )
+    host = f"[{target}]" if ":" in target and not target.startswith("[") else target
+    url = parse_url(f"{scheme}://{host}:{port}")
+    if url.port != port or url.path:
+        raise ConnectError(
+            f"invalid host {redacted(target)!r}: expected a name or an address, nothing more",
+            final=True,
+        )
+    return url
 
 
 def redacted(text: str) -> str:

@@ -8,9 +8,8 @@ import pytest
 
 from mb_core.dialing import CONNECT_TO, stream_address
 from mb_core.errors import ConnectError
-from mb_core.options import broker_url
 from mb_core.transport import WireTransport
-from mb_core.url import URL, parse_url
+from mb_core.url import URL, broker_url, parse_url
 
 
 def no_wire(*args: Any) -> Any:

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import anyio
@@ -320,7 +321,7 @@ async def test_what_is_installed_and_can_not_be_read_is_a_connect_error(
     def refused() -> Any:
         raise OSError(errno.EMFILE, "Too many open files", "/site-packages/METADATA")
 
-    monkeypatch.setattr(registry, "_entry_points", refused)
+    monkeypatch.setattr(metadata, "entry_points", refused)
     monkeypatch.setattr(registry, "_found", {})
     with pytest.raises(ConnectError, match="can't read the installed plugins") as caught:
         await make()

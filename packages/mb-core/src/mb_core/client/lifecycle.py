@@ -13,10 +13,10 @@ from ..errors import ConnectError, ConnectionLost, LocalProtocolError, MBError
 from ..header import check_timeout
 from ..link import Poster, checkpoint, current_backend
 from ..message import Message
-from ..options import ClientOptions, broker_url
+from ..options import ClientOptions, check_options
 from ..session import Outbox, SessionState
 from ..stats import ClientStats
-from ..url import URL
+from ..url import URL, broker_url
 from ..user_code import check_handler
 from .callbacks import Callbacks, Handlers
 from .observers import Observers
@@ -319,6 +319,8 @@ class Lifecycle(CallbackMethods):
                 final=True,
             )
         scheme = "wss" if use_tls else "ws"
+        for target in targets:
+            check_options(host=target, use_tls=use_tls)
         return [broker_url(target, port, use_tls, scheme) for target in targets]
 
     def _observers(self) -> Observers | None:

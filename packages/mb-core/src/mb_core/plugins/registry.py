@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any, cast
 
@@ -18,13 +16,13 @@ import msgspec
 import pluggy
 
 from ..codec import Codec
-from ..errors import ConnectError, PluginError
+from ..errors import PluginError
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Frontend, Transport
+from .entry_points import EntryPoint, read_entry_points
 from .kinds import (
     CODECS,
     FRONTENDS,
-    GROUPS,
     KINDS,
     NOUNS,
     OBSERVER_HOOKS,
@@ -95,7 +93,7 @@ class Plugins:
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] = ()) -> None:
         # Plugins that can't be used, by name.
         self.failures: dict[str, Exception | SystemExit] = {}
-        self._offers: list[_EntryPoint | _Registered] = [*map(_EntryPoint, entry_points)]
+        self._offers: list[EntryPoint | _Registered] = [*map(EntryPoint, entry_points)]
         # By the distribution and what its entry point names: what importing it raised, or the
         # name under which it was added.
         self._import_errors: dict[tuple[str, str], Exception | SystemExit] = {}
@@ -208,7 +206,7 @@ class Plugins:
 
     # Finding
 
-    def _of(self, group: str) -> list[_EntryPoint | _Registered]:
+    def _of(self, group: str) -> list[EntryPoint | _Registered]:
         return [offer for offer in self._offers if offer.group == group]
 
     def _names(self, kind: Kind) -> list[str]:
@@ -235,7 +233,7 @@ class Plugins:
             raise self._unusable(owners[0], broken, title)
         return values[name]
 
-    def _values_of(self, kind: Kind, offer: _EntryPoint, title: str) -> dict[str, Any]:
+    def _values_of(self, kind: Kind, offer: EntryPoint, title: str) -> dict[str, Any]:
         plugin = self._import(offer, title)
         found = self._values.get((kind, plugin))
         if found is None:
@@ -266,7 +264,7 @@ class Plugins:
 
     # Importing
 
-    def _import(self, offer: _EntryPoint, title: str | None = None) -> str:
+    def _import(self, offer: EntryPoint, title: str | None = None) -> str:
         """Import and add a plugin, once; return the name under which it was added.
 
         Raises PluginError.  An import that failed is not tried again, unless the system refused to
@@ -296,7 +294,7 @@ class Plugins:
                 self._imported[key] = name
             return self._imported[key]
 
-    def _observer(self, offer: _EntryPoint | _Registered) -> str:
+    def _observer(self, offer: EntryPoint | _Registered) -> str:
         """The name under which an observer was added; raises PluginError."""
         if isinstance(offer, _Registered):
             return offer.owner
@@ -362,8 +360,7 @@ def installed_plugins() -> Plugins:
     """
     found = _found.get(_INSTALLED)
     if found is None:
-        with _reading_files():
-            entries = _entry_points()
+        entries = read_entry_points()
         # Several threads may read at once; all of them get what the first one has found.  A lock
         # would be in the wrong hands after a fork.
         found = _found.setdefault(_INSTALLED, Plugins(entries))
@@ -374,11 +371,6 @@ _INSTALLED = "installed"
 _found: dict[str, Plugins] = {}
 
 
-def _entry_points() -> list[metadata.EntryPoint]:
-    found = metadata.entry_points()  # all: looking for one group reads the files of all as well
-    return [entry for group in GROUPS for entry in found.select(group=group)]
-
-
 class _Registered(msgspec.Struct, frozen=True, eq=False):
     """What a plugin that was registered by hand gives."""
 
@@ -387,38 +379,6 @@ class _Registered(msgspec.Struct, frozen=True, eq=False):
     owner: str
     value: object
     version: str = ""
-
-
-class _EntryPoint:
-    """What an installed plugin announces.  Its owner's name is read from a file, when needed."""
-
-    def __init__(self, entry: metadata.EntryPoint) -> None:
-        self.group = entry.group
-        self.name = entry.name
-        self.value = entry.value
-        self.load = entry.load
-        self._distribution = entry.dist
-
-    @cached_property
-    def owner(self) -> str:
-        """The name of the plugin: that of its distribution."""
-        with _reading_files():
-            return self._distribution.name if self._distribution is not None else self.name
-
-    @property
-    def version(self) -> str:
-        return self._distribution.version if self._distribution is not None else ""
-
-
-@contextmanager
-def _reading_files() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        from ..link.sockets import system_error  # not for those that have no trouble
-
-        text = f"can't read the installed plugins: {system_error(error)}"
-        raise ConnectError(text) from error
 
 
 def _with_its_arguments(found: pluggy.HookImpl) -> Callable[..., Any]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
 from ..text import one_line
-from .tables import Column, Order, Row, Table
+from .tables import Column, Order, Row, Table, cell
 
-__all__ = ["Pane", "cell"]
+__all__ = ["Pane"]
 
 # The most rows that are removed one by one, which keeps the others in place.
 _FEW = 10
@@ -164,12 +163,3 @@ class Pane(DataTable[Text]):
             empty = f"nothing has {self.filter!r}" if self._given else self.table.empty
             shown += f": {empty}"
         self.border_title = Text(f"{'▶ ' if self.has_focus else ''}{self.table.title} {shown}")
-
-
-def cell(text: str, width: int, *, right: bool = False) -> str:
-    """Return `text` in exactly `width` columns of the terminal, cut with an ellipsis."""
-    length = cell_len(text)
-    if length > width:
-        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
-    space = " " * (width - length)
-    return space + text if right else text + space

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
+
 from ..text import (
     UNKNOWN,
     milliseconds_text,
@@ -19,7 +21,7 @@ from ..text import (
 from .model import ServiceRow, TopicRow
 from .traffic import ErrorRow
 
-__all__ = ["ERRORS", "SERVICES", "TOPICS", "Column", "Order", "Row", "Table"]
+__all__ = ["ERRORS", "SERVICES", "TOPICS", "Column", "Order", "Row", "Table", "cell"]
 
 
 Row = ServiceRow | TopicRow | ErrorRow
@@ -188,3 +190,12 @@ ERRORS = Table(
     order=Order(0, descending=True),
     details={"time": "time", "topic": "topic", "code": "code", "message": "message", "who": "who"},
 )
+
+
+def cell(text: str, width: int, *, right: bool = False) -> str:
+    """Return `text` in exactly `width` columns of the terminal, cut with an ellipsis."""
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
+    space = " " * (width - length)
+    return space + text if right else text + space
