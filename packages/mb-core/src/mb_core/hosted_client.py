@@ -61,7 +61,7 @@ class HostedClient(MessageBrokerClient):
 
     @property
     def callbacks(self) -> Callbacks:
-        """Calls the client's callbacks, and reports errors."""
+        """Calls the client's `on_*` callbacks, and reports errors."""
         return self._callbacks
 
     @property

@@ -126,16 +126,16 @@ class Kept:
 
 
 class Callbacks:
-    """Calls a client's handlers of events, and reports errors to its log.
+    """Calls a client's callbacks, and reports errors to its log.
 
-    Each handler has a queue of its own: its calls come in the order of events, one at a time, and
-    it waits for no other.  A handler that fails stops no other either: its error goes to the log
-    and to the error handlers; an error handler's own to the log alone.
+    Each callback has a queue: it is called once at a time, in the order of events, and does not
+    wait for others. If one fails, its error goes to the log and to the `on_error` handlers; that of
+    an `on_error` handler only to the log.
 
-    A queue that is full takes no more calls: `dropped` counts them, and the log reports them at
-    most once a second.  When its client is gone, so are the handlers, and only the log is left.
+    If a queue is full, further calls are dropped: `dropped` counts them, and the log reports them
+    at most once a second. When the client is gone, so are its callbacks, and only the log is left.
 
-    `post` calls a function in the event loop, for a front end that uses other threads as well.
+    `post` calls a function in the event loop, for a front end that also uses other threads.
     """
 
     def __init__(

@@ -71,9 +71,9 @@ class MessageBrokerClient(OnMethods):
         backoff_min: Upper bound of the random wait before the first attempt to reconnect. The wait
             doubles with each further attempt, and half of it is random.
         backoff_max: Longest wait between attempts.
-        reconnect_timeout: When to give up reconnecting; None to keep trying forever.
+        reconnect_timeout: How long to try to reconnect; None to keep trying forever.
         heartbeat_interval: How long the broker may be silent before the client asks it for a sign
-            of life. After as long again, the client drops the connection. None: never.
+            of life. After as long again, it drops the connection. None turns this off.
         publish_buffer: How many bytes of publications can wait for a connection.
         buffer_overflow: What happens to a publication that does not fit: with `"error"`, `publish`
             raises `ConnectionLost`; with `"drop_oldest"`, it replaces the oldest ones.
@@ -196,8 +196,8 @@ class MessageBrokerClient(OnMethods):
             timeout: Time limit in milliseconds, from 1 to 3,600,000. In a request handler, it is
                 shortened to the time for which the sender of the handled request still waits.
             version: Version of the topic, a semantic version.
-            parent_id: Id of the message that caused this one; in a handler, that of the handled
-                message by default.
+            parent_id: Id of the message that caused this one; by default, that of the message
+                being handled.
             retry: Whether the request may be sent again, within the same time limit, if the
                 connection is lost or the service has not come back yet after a reconnect. Only for
                 requests that may be handled twice.
@@ -260,8 +260,8 @@ class MessageBrokerClient(OnMethods):
             confirm: Whether to wait for the broker's confirmation. The message is never sent twice.
             timeout: Time limit for the confirmation, in milliseconds.
             version: Version of the topic, a semantic version.
-            parent_id: Id of the message that caused this one; in a handler, that of the handled
-                message by default.
+            parent_id: Id of the message that caused this one; by default, that of the message
+                being handled.
 
         Raises:
             NoRouteFoundError: With `confirm`: nobody is subscribed to the topic.

@@ -168,8 +168,8 @@ class Lifecycle(CallbackMethods):
     async def wait_connected(self, timeout: int | None = None) -> None:
         """Wait until the client is connected.
 
-        Returns at once if it is. Otherwise waits until another task has connected the client, which
-        may not have begun yet, or until a lost connection is restored.
+        Returns at once if it is. Otherwise, waits until another task connects it, even if that has
+        not begun to, or until a lost connection is restored.
 
         Args:
             timeout: Time limit in milliseconds; None to wait forever.
@@ -280,7 +280,7 @@ class Lifecycle(CallbackMethods):
         Signals are left alone outside the main thread, and if the program handles them itself.
 
         Raises:
-            ConnectionLost: The client gave up reconnecting, or must not reconnect.
+            ConnectionLost: The connection is lost for good.
             KeyboardInterrupt: The program received SIGINT (Ctrl-C) or SIGTERM.
             LocalProtocolError: The client is not connected.
         """

@@ -38,15 +38,15 @@ class Overflow(StrEnum):
 
 
 class MessageQueue:
-    """Messages between the reader and consumers, the consumers that wait for one, and the end.
+    """The queue of messages between a connection and a subscription's consumers.
 
-    `size` is in messages and `size_bytes` in bytes of their payloads, None for no bound.  A
-    message that is over `size_bytes` by itself fits into an empty queue.  `overflowed` is set by
-    the policy `error`: the queue takes nothing from then on.
+    `take` returns the oldest message, and raises IndexError if there is none. Consumers look at
+    `waiting`, and `wait` if it is empty and the queue has not `ended`. Messages that were put
+    before the end can still be taken.
 
-    `take` gives the oldest message and raises IndexError where there is none; `waiting` is for
-    consumers to look at, who `wait` where it is empty and the queue has not `ended`.  What was
-    put before the end is still to be taken.
+    `size` limits the number of messages and `size_bytes` the bytes of their payloads; None for no
+    limit. A message that is larger than `size_bytes` fits into an empty queue. With the policy
+    `error`, a full queue sets `overflowed` and takes no more messages.
     """
 
     __slots__ = (

@@ -37,11 +37,11 @@ RunnerFactory = Callable[[MessageQueue, Callable[[Message], Any], str, int, Call
 
 
 class Runner:
-    """Calls a handler with the messages of a queue, `concurrency` of them at a time.
+    """Calls a handler with the messages of a queue, up to `concurrency` at a time.
 
-    It ends behind the last message of a queue that has ended.  `topic` is the pattern that was
-    subscribed to, for reports.  Once started, the client holds the handler: when that is gone, no
-    more messages are handled.
+    It ends after the last message of a queue that has ended. `topic` is the subscription's pattern,
+    for reports. Once it is started, the client holds the handler; when the client is gone, no more
+    messages are handled.
     """
 
     __slots__ = (

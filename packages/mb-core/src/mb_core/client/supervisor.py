@@ -34,9 +34,9 @@ _log = logging.getLogger("mb_core.client")
 
 
 class Supervisor:
-    """Starts and ends a client's connections; subscribes and publishes over the present one.
+    """Opens and closes a client's connections, and uses the current one to subscribe and publish.
 
-    `urls` are those of one broker's addresses, or of brokers that can replace each other.
+    `urls` are those of one broker, or of interchangeable brokers.
     """
 
     def __init__(

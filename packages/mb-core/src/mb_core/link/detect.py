@@ -10,10 +10,10 @@ __all__ = ["current_backend"]
 
 
 def current_backend() -> Backend:
-    """The Backend of the running event loop; raises RuntimeError where none runs.
+    """Return the Backend of the running event loop; raises RuntimeError if none is running.
 
-    The loops' own modules are imported when first needed: trio's users do not pay for asyncio,
-    and trio need not be installed.
+    The modules of an event loop are imported when they are first needed, so trio doesn't have to
+    be installed, and programs on trio don't pay for asyncio.
     """
     # Until another thread has imported all of trio, it has no such attribute and no loop.
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
