@@ -1,0 +1,81 @@
+"""docs/shutdown.md: its program finishes what it was asked, and its files are valid."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mb_sync import MessageBrokerClient
+from mb_testing import FaultyBroker, wait_until
+
+from .pages import ROOT, files, redirected
+
+FILES = files("shutdown.md")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_under_way_is_answered(
+    number: signal.Signals, mb_broker: FaultyBroker, tmp_path: Path
+) -> None:
+    (tmp_path / "service.py").write_text(FILES["service.py"])
+    with (
+        subprocess.Popen(
+            [sys.executable, "service.py"],
+            cwd=tmp_path,
+            env=redirected(mb_broker),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        MessageBrokerClient(mb_broker.url) as client,
+    ):
+        try:
+            wait_until(lambda: "slow.work" in str(client.request("system.topic.list", {}).payload))
+            answers: list[Any] = []
+
+            def ask() -> None:
+                answers.append(client.request("slow.work", {}).payload)
+
+            asking = threading.Thread(target=ask)
+            with client.subscribe("system.message") as messages:  # all that the broker passes on
+                asking.start()
+                while not passed_on(messages.receive(timeout=30_000).payload, "slow.work"):
+                    pass
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+            asking.join()
+        finally:
+            process.kill()
+    status = 0 if number == signal.SIGINT else -signal.SIGTERM
+    assert (answers, process.returncode, out, err) == (["done"], status, "", "")
+
+
+def passed_on(event: dict[str, Any], topic: str) -> bool:
+    return "to" in event and event["message"]["header"]["topic"] == topic
+
+
+def test_the_deployment_can_be_read(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    (tmp_path / "deployment.yaml").write_text(FILES["deployment.yaml"])
+    (tmp_path / "kustomization.yaml").write_text("resources: [deployment.yaml]\n")
+    done = subprocess.run(
+        ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "terminationGracePeriodSeconds: 30" in done.stdout
+
+
+def test_the_files_that_the_page_includes_exist() -> None:
+    text = (ROOT / "docs" / "shutdown.md").read_text()
+    included = [line.split()[1] for line in text.splitlines() if "{literalinclude}" in line]
+    assert len(included) == 2
+    for name in included:
+        assert (ROOT / "docs" / name).is_file()
