@@ -28,7 +28,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 DISTRIBUTIONS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 
 # Seconds.  For a machine that is busy, or fetches what it has not got yet.
-_PATIENCE = 120
+_PATIENCE = 240
 
 _NOT_OURS = ("PYTHON", "COV_", "COVERAGE_", "VIRTUAL_ENV", "UV_CONSTRAINT")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import click
 import msgspec
 import pytest
@@ -326,6 +328,17 @@ async def test_a_program_that_prints_nothing_answers_null() -> None:
 async def test_a_program_that_takes_too_long_is_killed() -> None:
     with pytest.raises(RequestTimeoutError, match="sleep took longer than 50 ms"):
         await output_of("sleep 3600", 50)(question("1"))
+
+
+@anyio_test
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_program_is_not_lost_wherever_its_start_is_cancelled(turns: int) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(output_of("sleep 3600", 60_000), question("1"))
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    gc.collect()  # warnings of what was left are errors
 
 
 @anyio_test

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mb_tools.top.app import head_text, notices
+from mb_tools.top.head import head_text, notices
 from mb_tools.top.model import Audit, Head, Model
 
 URL = "tcp://localhost:8081"

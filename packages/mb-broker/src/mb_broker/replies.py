@@ -1,4 +1,4 @@
-"""The messages that the broker itself writes, and the errors in them."""
+"""The messages that the broker itself writes."""
 
 from __future__ import annotations
 
@@ -6,33 +6,24 @@ from typing import Any
 
 from mb_core.codec import encode_payload
 from mb_core.errors import (
-    InvalidRequestIdError,
     LocalProtocolError,
-    MalformedMessageError,
     ResponseError,
     ServiceUnavailableError,
 )
-from mb_core.header import MAX_HEADER, HeaderPrefix
+from mb_core.header import HeaderPrefix
 
 __all__ = [
     "GREETING",
     "HEARTBEAT",
-    "MAX_SUBJECT",
     "busy_reply",
     "malformed_reply",
-    "payload_error",
     "reply",
     "reply_error",
     "response",
-    "subject_error",
-    "unknown_request_error",
 ]
 
 GREETING = b"publish:system.initialize:1.0.0\n{}"
 HEARTBEAT = b"request:system.heartbeat:1.0.0\n{}"
-
-MAX_SUBJECT = MAX_HEADER - len("response:") - len(":") - 36 - len("\n")
-"""Bytes that topic and version may have together: a response with an id has no room for more."""
 
 
 def reply(prefix: HeaderPrefix, request_id: bytes, payload: Any) -> bytes:
@@ -57,34 +48,6 @@ def malformed_reply(error: ResponseError) -> bytes:
 def busy_reply(text: str) -> bytes:
     """The error for a client that is refused because the broker is full."""
     return malformed_reply(ServiceUnavailableError(text))
-
-
-def unknown_request_error(request_id: bytes | None) -> InvalidRequestIdError:
-    """The error for a response to nothing that its sender was asked."""
-    if request_id is None:
-        return InvalidRequestIdError("a response needs the id of its request")
-    return InvalidRequestIdError(
-        f"this service has no request with the id {request_id.decode()} to answer (any more)"
-    )
-
-
-def subject_error(prefix: HeaderPrefix) -> MalformedMessageError:
-    """The error for a message whose topic and version are too long."""
-    return MalformedMessageError(
-        f"topic and version have {len(prefix.subject)} bytes, the limit is {MAX_SUBJECT}: "
-        f"with an id, the header would have more than {MAX_HEADER}",
-        details={"version": prefix.version},
-    )
-
-
-def payload_error(size: int, max_payload: int) -> MalformedMessageError:
-    """The error for a payload that is too large, or else not UTF-8."""
-    if size <= max_payload:
-        return MalformedMessageError("the message is not valid UTF-8")
-    return MalformedMessageError(
-        f"the payload has {size} bytes, the limit is {max_payload} (max_payload)",
-        details={"payloadLength": size},
-    )
 
 
 def _error_payload(error: ResponseError) -> bytes:

@@ -34,19 +34,9 @@ from .log_feed import LOGGED_MESSAGE_ID, LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
 from .outstanding_requests import Outstanding, OutstandingRequests
+from .refusals import MAX_SUBJECT, payload_error, subject_error, unknown_request_error
 from .registry import Registry, Service, is_system
-from .replies import (
-    GREETING,
-    HEARTBEAT,
-    MAX_SUBJECT,
-    malformed_reply,
-    payload_error,
-    reply,
-    reply_error,
-    response,
-    subject_error,
-    unknown_request_error,
-)
+from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
 from .system_topics import COSTLY_TOPICS, SystemTopics
 
 __all__ = ["Router"]

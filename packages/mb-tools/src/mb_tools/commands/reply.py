@@ -262,7 +262,8 @@ async def _run_program(
 
     The program is killed if this is cancelled, or if it prints more than _MAX_OUTPUT.
     """
-    process = await anyio.open_process(arguments, stderr=None, env=environ)
+    with anyio.CancelScope(shield=True):  # asyncio loses a process whose start is cancelled
+        process = await anyio.open_process(arguments, stderr=None, env=environ)
     async with process:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_write_input, process, stdin)

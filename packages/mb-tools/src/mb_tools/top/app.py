@@ -14,13 +14,14 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Sparkline, Static
 
-from ..text import bytes_text, duration_text, number_text, one_line, rate_text
-from .model import Audit, Head, Model, Rate
+from ..text import one_line, rate_text
+from .head import head_text, notices
+from .model import Model, Rate
 from .pane import Pane
 from .poller import Poller
 from .tables import ERRORS, SERVICES, TOPICS
 
-__all__ = ["Dialog", "TopApp", "head_text", "notices"]
+__all__ = ["Dialog", "TopApp"]
 
 _THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 
@@ -44,14 +45,6 @@ Rates, latencies and errors come from the broker's audit
 feed. While it is on, the broker sends a copy of each
 message that it receives or sends, which slows down a busy
 one. While it is off, rates and latencies are missing."""
-
-# What is missing from the screen if the broker does not answer a system topic.
-_PARTS = {
-    "system.metrics": "totals",
-    "system.service.list": "services",
-    "system.topic.subscriptions": "subscribers",
-    "system.message": "latencies and errors",
-}
 
 
 class TopApp(App[None]):
@@ -262,41 +255,6 @@ class Dialog(ModalScreen[None]):
         box.border_title = self._title
         box.border_subtitle = "esc: close"
         yield box
-
-
-def head_text(url: str, head: Head) -> str:
-    """Return the broker's URL and state; unknown values are left out."""
-    parts = [f"mb top {one_line(url)}"]
-    if head.uptime is not None:
-        parts.append(f"up {duration_text(head.uptime)}")
-    if head.connections is not None:
-        plural = "" if head.connections == 1 else "s"
-        parts.append(f"{number_text(head.connections)} connection{plural}")
-    if head.cpu is not None:
-        parts.append(f"cpu {head.cpu:.0%}")
-    if head.memory is not None:
-        parts.append(f"memory {bytes_text(head.memory)}")
-    return "  ".join(parts)
-
-
-def notices(model: Model, *, paused: bool, wanted: str) -> list[str]:
-    """Return what is unusual, most important first."""
-    found = []
-    if model.trouble:
-        found.append(f"NO CONNECTION, retrying: {model.trouble}")
-    if paused:
-        found.append("PAUSED (p: resume)")
-    if wanted:
-        found.append(f"only {wanted!r} (esc: all)")
-    if model.audit is Audit.OFF:
-        found.append("audit feed off: no rates, no latencies (a: on)")
-    for topic, reason in model.missing.items():
-        found.append(f"no {_PARTS.get(topic, topic)}: {topic} {reason}")
-    if model.skipped:
-        found.append(f"{model.skipped:,} audit messages skipped: figures are too low")
-    if model.unreadable:
-        found.append(f"{model.unreadable:,} audit messages can't be read")
-    return found
 
 
 def _light_terminal() -> bool:
