@@ -50,6 +50,16 @@ def test_systemd_accepts_it(name: str, tmp_path: Path) -> None:
     # It also reads the machine's own units, and may complain about those.
     assert name not in done.stdout + done.stderr
     assert done.returncode == 0, done.stderr
+    # From 0, what can do nothing, to 100, what root may do.
+    threshold = ["--offline=true", "--threshold=25"]
+    done = subprocess.run(
+        ["systemd-analyze", "security", *threshold, unit],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_service_has_time_to_drain() -> None:

@@ -19,7 +19,7 @@ from mb_testing import wait_until
 
 __all__ = ["HOST", "BrokerProcess", "documented", "program", "proxy", "replaced"]
 
-PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
+PAGE = Path(__file__).parents[2] / "docs" / "nginx.md"
 # Seconds after which a process that should have started counts as hanging.
 PATIENCE = 30
 # Where Debian puts servers; not in everyone's PATH.
@@ -27,14 +27,14 @@ _PLACES = "/usr/sbin:/usr/local/sbin"
 
 
 def documented(language: str) -> list[str]:
-    """The blocks of configuration in docs/serve.md in this language, in order."""
+    """The blocks of configuration in docs/nginx.md in this language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:
     """`text` with each key replaced by its value; each has to be there."""
     for old, new in changes.items():
-        assert old in text, f"docs/serve.md has no {old!r} any more"
+        assert old in text, f"docs/nginx.md has no {old!r} any more"
         text = text.replace(old, new)
     return text
 

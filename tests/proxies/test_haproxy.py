@@ -1,4 +1,4 @@
-"""Brokers behind HAProxy, with the configuration that docs/serve.md shows, and its checks."""
+"""Brokers behind HAProxy, with the configuration that docs/nginx.md shows, and its checks."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def haproxy(
 
 
 def configuration(broker: BrokerProcess, certificate: Certificate, running: HAProxy) -> str:
-    """What docs/serve.md shows, with addresses and files of this test, and with more checks."""
+    """What docs/nginx.md shows, with addresses and files of this test, and with more checks."""
     (shown,) = documented("haproxy")
     ports = broker.ports
     shown = replaced(

@@ -1,4 +1,4 @@
-"""Brokers behind nginx, with the configuration that docs/serve.md shows."""
+"""Brokers behind nginx, with the configuration that docs/nginx.md shows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Nginx(NamedTuple):
     host: int  # a host of its own, within TLS
     path: int  # the path /mb/
     idle: int  # the same path, and connections may be idle for IDLE
-    wrong: int  # /closed is closed, /plain does not pass on the Upgrade headers
+    wrong: (
+        int  # /closed is closed, /plain does not pass on the Upgrade headers, /token asks for one
+    )
 
     def url(self, port: int, path: str = "/mb/") -> str:
         return f"ws://{HOST}:{port}{path}"
@@ -66,7 +68,7 @@ def nginx(
 def configuration(
     broker: BrokerProcess, certificate: Certificate, ports: Nginx, folder: Path
 ) -> str:
-    """What docs/serve.md shows, with addresses and files of this test."""
+    """What docs/nginx.md shows, with addresses and files of this test."""
     address = {"127.0.0.1:8080": f"{HOST}:{broker.ports['ws']}"}
     host, path = (replaced(block, address) for block in documented("nginx"))
     host = replaced(
@@ -86,10 +88,13 @@ def configuration(
             "    proxy_set_header Connection upgrade;\n": "",
         },
     )
+    (check,) = documented("text")
+    token = replaced(path, {"/mb/": "/token/", "    proxy_pass": f"    {check}    proxy_pass"})
     temporary = "".join(
         f"{name}_temp_path {folder}/{name};\n"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    wrong = f"{plain} {token} location /closed {{ return 503; }}"
     return f"""
         daemon off;
         worker_processes 1;
@@ -102,7 +107,7 @@ def configuration(
             {host}
             server {{ listen {HOST}:{ports.path}; {path} }}
             server {{ listen {HOST}:{ports.idle}; {idle} }}
-            server {{ listen {HOST}:{ports.wrong}; {plain} location /closed {{ return 503; }} }}
+            server {{ listen {HOST}:{ports.wrong}; {wrong} }}
         }}
     """
 
@@ -276,6 +281,17 @@ async def test_a_broker_that_is_closed_for_maintenance(nginx: Nginx) -> None:
     assert url in str(caught.value)
     assert "HTTP status 503" in str(caught.value)
     assert not caught.value.final
+
+
+async def test_a_token_in_the_url(nginx: Nginx) -> None:
+    url = nginx.url(nginx.wrong, "/token/")
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(f"{url}?token=put-a-long-random-text-here") as client:
+            await talk(client)
+        for wrong in (url, f"{url}?token=a-guess"):
+            with pytest.raises(ConnectError, match="HTTP status 401") as caught:
+                await MessageBrokerClient(wrong, retry_connect=True).connect()
+            assert caught.value.final
 
 
 async def test_upgrade_headers_that_nginx_does_not_pass_on(
