@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -309,30 +311,43 @@ def test_files_for_a_url_that_is_not_encrypted_are_refused_unless_they_are_the_e
     assert mb("services", MB_CAFILE=files["ca"]).returncode == 0
 
 
-PAGE = Path(__file__).parents[3] / "docs/serve.md"
+PAGE = Path(__file__).parents[3] / "docs/certificates.md"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-def test_the_recipe_for_test_certificates_works(mb: Any, tmp_path: Path) -> None:
-    recipe = PAGE.read_text().partition("### Certificates for tests")[2]
-    script = recipe.partition("```sh\n")[2].partition("```")[0]
-    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    ports = ["--tcp-port=off", "--ws-port=off", "--tls-port=0"]
-    tls = [f"--tls-cert={tmp_path / 'broker.pem'}", f"--tls-key={tmp_path / 'broker.key'}"]
-    clients = f"--tls-client-ca={tmp_path / 'ca.pem'}"
-    with mb.started("serve", *ports, *tls, clients) as process:
+def test_the_recipe_for_certificates_works(mb: Any, tmp_path: Path) -> None:
+    create, serve, ping, renew, check = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+    def run(script: str) -> None:
+        subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+
+    def arguments(command: str) -> list[str]:
+        words = shlex.split(command)
+        return [str(tmp_path / word) if word.endswith((".pem", ".key")) else word for word in words]
+
+    run(create)
+    program, command, *options = arguments(serve)
+    assert (program, command) == ("mb", "serve")
+    assert options[4:8] == ["--tls-port", "8444", "--wss-port", "8443"]
+    options[4:8] = ["--tls-port", "0", "--wss-port", "off"]
+    with mb.started("serve", *options) as process:
         assert process.stdout is not None
-        port = process.stdout.readline().strip().rpartition(":")[2]
-        certificate = [
-            "--cert",
-            str(tmp_path / "client.pem"),
-            "--key",
-            str(tmp_path / "client.key"),
-        ]
+        url = process.stdout.readline().strip()
+        port = url.rpartition(":")[2]
         for host in ("localhost", "127.0.0.1"):
-            url = ["--url", f"tls://{host}:{port}", "--cafile", str(tmp_path / "ca.pem")]
-            done = mb("services", *url, *certificate)
+            words = [
+                f"tls://{host}:{port}" if word == "tls://localhost:8444" else word
+                for word in arguments(ping)[1:]
+            ]
+            assert f"tls://{host}:{port}" in words
+            done = mb(*words)
             assert (done.returncode, done.stderr) == (0, "")
+        before = certificate_at(url)
+        run(renew)
+        process.send_signal(signal.SIGHUP)
+        line_with(process, "SIGHUP: reloaded certificates")
+        assert certificate_at(url) != before
+    run(check)
 
 
 # Reloading
