@@ -322,7 +322,7 @@ def test_the_recipe_for_certificates_works(mb: Any, tmp_path: Path) -> None:
         subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
 
     def arguments(command: str) -> list[str]:
-        words = shlex.split(command)
+        words = shlex.split(command.replace("\\\n", " "))
         return [str(tmp_path / word) if word.endswith((".pem", ".key")) else word for word in words]
 
     run(create)
