@@ -36,6 +36,7 @@ nox.options.sessions = [
     "instructions",
     "tests",
     "coverage",
+    "docs",
     "page",
     "browser",
 ]
@@ -174,6 +175,17 @@ def coverage(session: nox.Session) -> None:
     install(session, "coverage")
     session.run("coverage", "combine")
     session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session(python=MEASURED)
+def docs(session: nox.Session) -> None:
+    """The documentation site, into build/docs/html; `-- links` checks its links to other sites."""
+    install(session, "--group", "docs")
+    builder = "linkcheck" if "links" in session.posargs else "html"
+    options = ("--fail-on-warning", "--keep-going", "--fresh-env", "--quiet", "--jobs=auto")
+    session.run("sphinx-build", *options, f"--builder={builder}", "docs", f"build/docs/{builder}")
+    if builder == "html":
+        session.log("open build/docs/html/index.html")
 
 
 @nox.session(python=False)

@@ -1,0 +1,116 @@
+"""From docstrings to the reference: short signatures, links between names and to pages."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
+from reference_links import PACKAGES
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+_PAGE = re.compile(r"`?\bdocs/([\w-]+)\.md\b`?")
+_EXAMPLE = re.compile(r"Examples?:")
+# What explains an indented block below it: `::`, a list, a directive, a section such as `Args:`.
+_EXPLAINED = re.compile(
+    r"::$|^[-*] |^\d+\. |^\.\. |^(Args|Returns|Raises|Yields|Attributes|Note|Warning):$"
+)
+_CONSTANT = re.compile(r"(?<==)[A-Z][A-Z_]{3,}\b|(?<== )[A-Z][A-Z_]{3,}\b")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    _import_types()
+    # Before napoleon's own, which has priority 500.
+    app.connect("autodoc-process-docstring", _prepare, priority=400)
+    app.connect("autodoc-process-signature", _shorten)
+    app.connect("autodoc-skip-member", _skip)
+    app.connect("doctree-read", _dash)
+    return {"parallel_read_safe": True}
+
+
+def _import_types() -> None:
+    """Import what annotations mention, which our modules leave to type checkers."""
+    for package in PACKAGES:
+        importlib.import_module(package)
+    for module in [module for name, module in sys.modules.items() if name.startswith("mb_")]:
+        if module.__file__ is None:
+            continue
+        for node in ast.parse(Path(module.__file__).read_text()).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                code = compile(ast.Module(node.body, []), module.__file__, "exec")
+                exec(code, vars(module))
+
+
+def _prepare(
+    app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
+) -> None:
+    """Mark examples as code, and turn paths of pages into links."""
+    lines[:] = _marked([_PAGE.sub(r":doc:`\1`", line) for line in lines])
+    if what in ("attribute", "data", "property"):
+        # napoleon takes what precedes a colon in the first line of these for their type.
+        ours = GoogleDocstring(lines, app.config, app, "method", name, obj, options)
+        lines[:] = ["..", "", *ours.lines()]  # a comment
+
+
+def _marked(lines: list[str]) -> list[str]:
+    """Put a directive before each indented block that no directive or section explains."""
+    marked: list[str] = []
+    above = "::"  # the last line that is not indented
+    for number, line in enumerate(lines):
+        if not line.startswith(" "):
+            if not _EXAMPLE.fullmatch(line):
+                marked.append(line)
+            above = line or above
+            continue
+        starts = _EXAMPLE.fullmatch(above) or not lines[number - 1].strip()
+        if starts and line.startswith("    ") and not _EXPLAINED.search(above):
+            marked += ["", ".. code-block:: python", ""]
+            above = "::"
+        marked.append(line)
+    return marked
+
+
+def _shorten(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None] | None:
+    """Show a constant's value in place of its name."""
+    if signature is None:
+        return None
+
+    def value(found: re.Match[str]) -> str:
+        module = importlib.import_module(obj.__module__)
+        constant = getattr(module, found[0], None)
+        if isinstance(constant, int):
+            return f"{constant:_}"
+        constant = getattr(constant, "name", constant)  # a codec's
+        return repr(constant) if isinstance(constant, str) else found[0]
+
+    return _CONSTANT.sub(value, signature), returns
+
+
+def _skip(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out the slots of Structs: their class's docstring describes the fields."""
+    return True if isinstance(obj, MemberDescriptorType) else None
+
+
+def _dash(app: Sphinx, document: nodes.document) -> None:
+    """Have a real dash between a parameter and what it is."""
+    for text in list(document.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
