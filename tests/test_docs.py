@@ -16,6 +16,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "packages").glob("*/README.md")),
+    *sorted((ROOT / "examples").glob("**/README.md")),
 ]
 
 
