@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
 from pygments.lexers.special import TextLexer
@@ -20,7 +21,8 @@ _PAGES = {
     "../SECURITY.md": "security-policy.md",
     "../examples": "examples.md",
 }
-_INCLUDE = re.compile(r"^```{include} \.\./([\w.]+)\n```$", re.MULTILINE)
+_INCLUDE = re.compile(r"^```{include} \.\./([\w./]+)\n```$", re.MULTILINE)
+_RELATIVE = re.compile(r"(?<=\]\()(?!#|\w+:)[^)\s]+(?=\))")
 _LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+?)/?(#[^)\s]*)?(?=\))")
 _TITLED = re.compile(r'^(`{3,})([\w-]+) title="([^"]+)"$', re.MULTILINE)
 # Languages of our own, and one that Pygments does not know.
@@ -40,8 +42,11 @@ def _prepare(app: Sphinx, name: str, source: list[str]) -> None:
     def included(found: re.Match[str]) -> str:
         path = ROOT / found[1]
         app.env.note_dependency(str(path))
-        # Its links are relative to the root.
-        return re.sub(r"\]\((?!#|\w+:)", "](../", path.read_text()).replace("](../docs/", "](")
+        # Its links are relative to its own folder.
+        base = Path("..", found[1]).parent.as_posix()
+        return _RELATIVE.sub(
+            lambda link: normpath(f"{base}/{link[0]}").removeprefix("../docs/"), path.read_text()
+        )
 
     def target(link: re.Match[str]) -> str:
         path, anchor = link[1], link[2] or ""
