@@ -7,7 +7,6 @@ import importlib
 import re
 import sys
 from pathlib import Path
-from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -105,8 +104,8 @@ def _shorten(
 def _skip(
     app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out the slots of Structs: their class's docstring describes the fields."""
-    return True if isinstance(obj, MemberDescriptorType) else None
+    """Leave out the fields of Structs: the docstring of their class describes them."""
+    return True if repr(obj) == "SLOTS_ATTR" else None  # Sphinx has no public name for it
 
 
 def _dash(app: Sphinx, document: nodes.document) -> None:
