@@ -179,9 +179,10 @@ class Broker:
             await self._end()
 
     async def drain(self) -> None:
-        """Stop listening, and wait for answers to pending requests, up to `drain_timeout`.
+        """Stop listening, refuse new requests, and wait for answers to pending ones.
 
-        If cancelled, the broker no longer listens; its connections stay.
+        It waits up to `drain_timeout`. If cancelled, connections stay open, and new requests are
+        still refused.
         """
         self._home.check("broker")
         self._router.draining = True

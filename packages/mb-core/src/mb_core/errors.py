@@ -77,8 +77,8 @@ class ConnectError(MBError):
 
     Attributes:
         final: Whether trying again is useless until something is changed, such as the certificate,
-            the credentials or the URL. With `retry_connect`, a client then stops trying to connect
-            for the first time. It never stops trying to restore a lost connection.
+            the credentials or the URL. A client with `retry_connect` then stops trying to connect
+            for the first time. It has no effect on restoring a lost connection.
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:

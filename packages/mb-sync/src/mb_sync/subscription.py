@@ -114,8 +114,6 @@ class Subscription:
                 handler consumes them, or the time limit is invalid.
             ConnectionLost: The connection is lost for good.
             SlowConsumer: The queue was full, with `overflow="error"`.
-
-        If interrupted, no message is lost.
         """
         if timeout is not None and (type(timeout) is not int or timeout != 0):
             check_timeout(timeout)
