@@ -85,7 +85,8 @@ BY_CONSTRAINTS = ["--constraints", "constraints.txt", "--build-constraints", "co
 
 def install(session: nox.Session, *tools: str) -> None:
     """Install the workspace's packages and `tools`, by the constraints."""
-    overrides = Path(session.create_tmp()) / "overrides.txt"
+    # Not in session.create_tmp(), which sets TMPDIR: paths of sockets would be too long there.
+    overrides = Path(session.virtualenv.location) / "overrides.txt"
     # No marker tells a free-threaded Python from the other one.
     missing = WITHOUT_FREE_THREADING if str(session.python).endswith("t") else []
     overrides.write_text("".join(f"{name}; python_version < '3'\n" for name in missing))

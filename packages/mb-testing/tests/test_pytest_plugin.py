@@ -77,7 +77,7 @@ def test_pytest_starts_without_importing_the_library() -> None:
 
 def test_the_fixture_says_what_it_is(tmp_path: Path) -> None:
     said = run_pytest(tmp_path, "", "--fixtures")
-    assert "A broker of the test's own, in a thread" in said
+    assert "A broker for this test, in a thread" in said
 
 
 def test_the_virtual_clock_is_a_fixture_and_a_marker(tmp_path: Path) -> None:
