@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from docutils import nodes
 from reference_links import PACKAGES
 from sphinx.ext.napoleon.docstring import GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -36,12 +37,16 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def _import_types() -> None:
-    """Import what annotations mention, which our modules leave to type checkers."""
+    """Import what our modules import for type checkers only: annotations mention it."""
     for package in PACKAGES:
         importlib.import_module(package)
-    for module in [module for name, module in sys.modules.items() if name.startswith("mb_")]:
-        if module.__file__ is None:
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("mb_") or module.__file__ is None:
             continue
+        # Of an overloaded method, show the one signature that covers all of them.
+        analyzer = ModuleAnalyzer.for_module(name)
+        analyzer.analyze()
+        analyzer.overloads.clear()
         for node in ast.parse(Path(module.__file__).read_text()).body:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 code = compile(ast.Module(node.body, []), module.__file__, "exec")
