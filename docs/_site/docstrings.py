@@ -47,10 +47,28 @@ def _import_types() -> None:
         analyzer = ModuleAnalyzer.for_module(name)
         analyzer.analyze()
         analyzer.overloads.clear()
+        for each in vars(module).values():
+            if isinstance(each, type) and each.__module__ == name:
+                _order_inherited(each, analyzer)
         for node in ast.parse(Path(module.__file__).read_text()).body:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 code = compile(ast.Module(node.body, []), module.__file__, "exec")
                 exec(code, vars(module))
+
+
+def _order_inherited(owner: type, analyzer: ModuleAnalyzer) -> None:
+    """Put what a class inherits behind its own members, in the order of the source, too."""
+    for base in owner.__mro__[1:]:
+        if base.__module__.startswith("mb_"):
+            source = ModuleAnalyzer.for_module(base.__module__)
+            source.analyze()
+            names = sorted(
+                vars(base), key=lambda name: source.tagorder.get(f"{base.__name__}.{name}", 0)
+            )
+            for name in names:
+                analyzer.tagorder.setdefault(
+                    f"{owner.__name__}.{name}", len(analyzer.tagorder) + 10_000
+                )
 
 
 def _prepare(
