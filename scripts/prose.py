@@ -113,7 +113,7 @@ PATTERNS = [
         ("There are so many tests that it takes an hour.",),
     ),
     Pattern(
-        r"(?:at|to|until|till) its end|to the end(?! of)|(?:have|has|had|is|are|be) done with",
+        r"(?:at|to|until|till) its end|to the end(?! of)|(?:have|has|had) done with",
         "'shutdown', 'until it closes', 'drop'",
         "Handlers run to the end.",
         ("appended to the end of the list", "it is done"),

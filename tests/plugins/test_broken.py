@@ -34,7 +34,7 @@ BROKEN = {
     "exits": (EXITS, "acme can't be imported: SystemExit: not on this machine"),
     "no syntax": ("def", "acme can't be imported: SyntaxError: invalid syntax"),
     "registers itself": (REGISTERS_ITSELF, "Plugin already registered"),
-    "gives twice": (GIVES_TWICE, "it gives acme:// twice"),
+    "gives twice": (GIVES_TWICE, "it returned acme:// twice"),
     "wrong hook name": (
         MISSPELLED,
         "unknown hook 'mb_register_transport' in plugin <module 'acme'",
@@ -46,7 +46,7 @@ BROKEN = {
     "wrong signature": (WRONG_SIGNATURE, "Argument(s) {'session'} are declared in the hookimpl"),
     "hook raises": (HOOK_RAISES, "no such device"),
     "hook exits": (HOOK_EXITS, "not here"),
-    "gives what it has not promised": (GIVES_OTHERS, "it promises acme:// and gives tcp://"),
+    "gives what it has not promised": (GIVES_OTHERS, "it promises acme:// but registers tcp://"),
 }
 
 USES_ALL_BUT_THE_BROKEN = """

@@ -96,7 +96,7 @@ def test_the_command_serves_and_asks_as_ever(broken: Environment) -> None:
     [
         ("raises", ["mb-raises", "RuntimeError: broken on purpose"]),
         ("leaves", ["mb-leaves", "SystemExit: broken on purpose"]),
-        ("twice", ["mb-twice", "it gives twice:// twice"]),
+        ("twice", ["mb-twice", "it returned twice:// twice"]),
         ("both", ["mb-one", "mb-other", "uninstall all but one"]),
     ],
 )

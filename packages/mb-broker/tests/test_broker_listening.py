@@ -315,6 +315,6 @@ async def test_a_link_that_can_not_send_does_not_keep_the_rest(
                     assert (await client.receive()).endswith(f"\n{number}".encode())
         handler.link_lost(None)
     assert set(reports()) == {
-        "internal error: the link to somebody is given up",
+        "internal error: dropping the link to somebody",
         "internal error: can't stop listening on ('here', 0)",
     }

@@ -89,7 +89,7 @@ def test_messages_about_entries_get_no_entry(
     assert texts == [
         "published a.b, receivers: 1",
         "nobody is subscribed to publish a.c",
-        f"passing request a.b on to {other.service.id}",
+        f"forwarding request a.b to {other.service.id}",
     ]
     assert len(other.take()) == 4
 
@@ -313,7 +313,7 @@ def test_what_is_passed_on_is_an_entry_of_level_debug(bench: Any) -> None:
     assert texts(follower) == [
         "nobody is subscribed to publish x.y",
         "published a.b, receivers: 1",
-        f"passing request a.b on to {responder.id}",
+        f"forwarding request a.b to {responder.id}",
         "answered a.b",
     ]
     follower.ask("log.unsubscribe", {})

@@ -178,7 +178,7 @@ async def test_a_subscriber_that_does_not_read_is_cut_off_and_its_neighbour_gets
             await neighbour.is_served()
             (text,) = caplog.messages
             found = re.fullmatch(
-                r"127\.0\.0\.1:\d+ does not read: (\d+) bytes wait for it, "
+                r"127\.0\.0\.1:\d+ does not read: (\d+) bytes are waiting for it, "
                 r"the limit is 1000000 \(max_unread\); it is cut off",
                 text,
             )

@@ -166,7 +166,7 @@ async def test_a_link_that_can_not_pause_is_cut_off_for_what_it_sends_without_re
             link.handler.messages_received([publish])
             while not link.aborted:
                 link.handler.messages_received([publish] * 10)
-            assert re.search(r"sender sends too fast: \d+ bytes of it wait", caplog.text)
+            assert re.search(r"sender sends too fast: \d+ bytes from it are waiting", caplog.text)
             assert broker.connections == 0
 
 
@@ -184,7 +184,7 @@ async def test_tiny_messages_that_wait_count_with_the_memory_that_they_take(
             link.handler.messages_received([b"xx"] * count)
             assert broker.connections == 1
             assert re.search(
-                r"sender sends too fast: \d+ bytes of it wait to be handled, of ", caplog.text
+                r"sender sends too fast: \d+ bytes from it are waiting, of ", caplog.text
             )
             assert not reader.aborted
 
@@ -274,7 +274,7 @@ async def test_the_sum_of_what_is_unread_has_a_limit_and_the_worst_is_cut_off(
             assert not {"client 0", "client 1", "client 2", "client 3"} & {*aborted}
             assert sum(link.unsent for link in links if not link.aborted) < 1_100_000
             assert re.search(
-                r"client 9 does not read: \d+ bytes wait for it, of \d+ for all clients, "
+                r"client 9 does not read: \d+ bytes are waiting for it, of \d+ for all clients, "
                 r"the limit is 1000000 \(max_unread_total\); it is cut off",
                 caplog.text,
             )
@@ -411,4 +411,4 @@ async def test_pings_count_as_output_that_is_not_read(caplog: pytest.LogCaptureF
                     flooder.send(ping * 500)
                 except (BlockingIOError, ConnectionError):
                     await anyio.lowlevel.checkpoint()
-            assert re.search(r"does not read: \d+ bytes wait for it", caplog.text)
+            assert re.search(r"does not read: \d+ bytes are waiting for it", caplog.text)

@@ -49,10 +49,10 @@ def test_a_search_finds_a_match_anywhere(expression: str, text: str, found: bool
         pytest.param("((a{100}){100}){100}", "repetition", id="nested repetition"),
         pytest.param("a" * 1025, "it has 1025 characters, the limit is 1024", id="long"),
         pytest.param("\ud800", "surrogates", id="a lone surrogate"),
-        pytest.param(5, "it is a text", id="a number"),
-        pytest.param(["a"], "it is a text", id="a list"),
-        pytest.param({}, "it is a text", id="an object"),
-        pytest.param(True, "it is a text", id="a switch"),
+        pytest.param(5, "it must be a string", id="a number"),
+        pytest.param(["a"], "it must be a string", id="a list"),
+        pytest.param({}, "it must be a string", id="an object"),
+        pytest.param(True, "it must be a string", id="a switch"),
     ],
 )
 def test_what_can_not_be_used_is_refused_with_the_reason(

@@ -65,11 +65,11 @@ async def test_closing_twice_leaves_the_next_listener_of_the_name_alone(ends: En
 async def test_who_asks_for_a_wrong_name_is_told_the_right_ones(ends: Ends) -> None:
     listener = await ends.listen("gone")
     await listener.close()
-    with pytest.raises(ConnectError, match=r"listens at memory://gone \(there: none\)"):
+    with pytest.raises(ConnectError, match=r"listens on memory://gone \(listening: none\)"):
         await ends.connect(listener, ends.end().accept)
     await ends.listen("one")
     await ends.listen("two")
-    with pytest.raises(ConnectError, match=r"\(there: memory://one, memory://two\)"):
+    with pytest.raises(ConnectError, match=r"\(listening: memory://one, memory://two\)"):
         await ends.connect(listener, ends.end().accept)
 
 
@@ -137,7 +137,7 @@ async def test_a_name_whose_loop_has_ended_refuses_at_once_and_is_not_offered_ag
     await anyio.to_thread.run_sync(in_thread, other, listen)
     with pytest.raises(ConnectError, match="the broker at memory://here has ended"):
         await ends.connect(listeners[0], ends.end().accept)
-    with pytest.raises(ConnectError, match=r"listens at memory://here \(there: none\)"):
+    with pytest.raises(ConnectError, match=r"listens on memory://here \(listening: none\)"):
         await ends.connect(listeners[0], ends.end().accept)
 
 
@@ -240,7 +240,7 @@ async def test_what_a_handler_raises_is_logged_and_ends_the_connection(
     assert isinstance(far.error, ConnectionLost)
     assert "KeyError" in str(far.error)
     assert near.error is None
-    assert reports() == [f"internal error: the link to {far.link.peer} is given up"]
+    assert reports() == [f"internal error: dropping the link to {far.link.peer}"]
 
 
 @pytest.mark.anyio
@@ -254,7 +254,7 @@ async def test_what_it_raises_about_the_end_is_logged(ends: Ends, reports: Repor
     with anyio.fail_after(5):
         await near.lost.wait()
         await far.link.wait_closed()
-    assert reports() == [f"internal error: the link to {far.link.peer} is given up"]
+    assert reports() == [f"internal error: dropping the link to {far.link.peer}"]
 
 
 @pytest.mark.anyio
@@ -272,7 +272,7 @@ async def test_a_handler_that_can_not_be_made_ends_the_connection(
     with anyio.fail_after(5):
         await near.lost.wait()
         await links[0].wait_closed()
-    assert reports() == [f"internal error: the link to {links[0].peer} is given up"]
+    assert reports() == [f"internal error: dropping the link to {links[0].peer}"]
 
     with pytest.raises(KeyError, match="mine"):
         await ends.connect(await ends.listen(accept=far.accept), fail)

@@ -128,9 +128,9 @@ def test_a_time_is_at_most_a_day(name: str) -> None:
         ),
         ({"page": 1}, "invalid page 1: must be true or false"),
         ({"page": "true"}, "invalid page 'true': must be true or false"),
-        ({"origins": "https://a.b"}, "invalid origins 'https://a.b': must be a list of texts"),
+        ({"origins": "https://a.b"}, "invalid origins 'https://a.b': must be a list of strings"),
         ({"origins": ["https://a.b", 5]}, "invalid origins ['https://a.b', 5]: must be a list"),
-        ({"origins": None}, "invalid origins None: must be a list of texts"),
+        ({"origins": None}, "invalid origins None: must be a list of strings"),
         ({"max_payload": 1, "drop_after": 0}, "invalid drop_after 0: must be"),
     ],
     ids=repr,
@@ -148,7 +148,7 @@ def test_a_value_that_can_not_be_is_named_with_what_it_must_be(
 def test_a_name_that_is_nearly_an_option_is_a_type_error_with_the_option(name: str) -> None:
     with pytest.raises(TypeError) as refused:
         complete_options({name: 1}, BrokerSettings)
-    assert str(refused.value) == f"there is no option {name!r}; did you mean 'max_connections'?"
+    assert str(refused.value) == f"unknown option {name!r}; did you mean 'max_connections'?"
 
 
 @pytest.mark.parametrize("name", ["colour", "MAX_CONNECTIONS", ""])

@@ -119,8 +119,8 @@ def test_an_event_without_listeners_is_no_error(browser: Browser, bus: Bus) -> N
         ("", "{}", "5000", "topic", "1 to 5 words"),
         ("a.b.c.d.e.f", "{}", "5000", "topic", "1 to 5 words"),
         ("a b", "{}", "5000", "topic", "1 to 5 words"),
-        ("a.b", "{", "5000", "payload", "This is no JSON: "),
-        ("a.b", '{"a": 1}\n{"b": 2}', "5000", "payload", "This is no JSON: "),
+        ("a.b", "{", "5000", "payload", "This is not valid JSON: "),
+        ("a.b", '{"a": 1}\n{"b": 2}', "5000", "payload", "This is not valid JSON: "),
         ("a.b", '"' + "é" * 8192 + '"', "5000", "payload", "16,386 bytes; the limit is 16,384"),
         ("a.b", "{}", "0", "timeout", "from 1 to 3,600,000"),
         ("a.b", "{}", "3600001", "timeout", "from 1 to 3,600,000"),
@@ -189,7 +189,7 @@ def test_messages_are_found_by_word_error_and_system_topic(browser: Browser, bus
     shown.fill("#filter", "Needle")
     until(lambda: topics.all_inner_texts() == ["good.one"], shown)
     shown.fill("#filter", "no such word")
-    browser.wait_for(shown, "#nothing", "No message is like that.")
+    browser.wait_for(shown, "#nothing", "No matching messages.")
 
 
 def test_the_charts_move(browser: Browser, bus: Bus) -> None:
@@ -243,7 +243,7 @@ def test_the_form_is_used_with_the_keyboard_alone(browser: Browser, bus: Bus) ->
     press("Control+A")
     shown.keyboard.type('{"typed": ')
     press("Control+Enter")
-    browser.wait_for(shown, "#send-payload-fault", "This is no JSON")
+    browser.wait_for(shown, "#send-payload-fault", "This is not valid JSON")
     assert focused() == "send-payload"
     shown.keyboard.type("true}")
     press("Tab")

@@ -58,7 +58,7 @@ def test_following_stops_by_itself_where_nobody_could_read(browser: Browser, bus
         return not shown.is_checked("#follow")
 
     until(has_stopped, shown)
-    browser.wait_for(shown, "#notice", "Following has stopped")
+    browser.wait_for(shown, "#notice", "Follow was turned off")
     browser.wait_for(shown, "#status", "Connected to")
     shown.check("#follow")
     until(lambda: shown.inner_text("#notice") == "", shown)

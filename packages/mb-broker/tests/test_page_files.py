@@ -226,7 +226,9 @@ def test_a_page_with_a_file_missing_says_which(get: Get, monkeypatch: pytest.Mon
         page = get("/")
         assert page is not None
         assert page.status == 501
-        assert page.body.endswith(b"installed without a file of its page, index.html\n")
+        assert page.body.endswith(
+            b"a file of the page is missing from the installed package: index.html\n"
+        )
         assert get("/page-0/main.js") is None
     assert served(get)[0]
 

@@ -262,7 +262,7 @@ def test_it_starts_with_other_options_where_they_are_given() -> None:
 def test_while_it_runs_it_is_not_started_again() -> None:
     with (
         running() as broker,
-        pytest.raises(LocalProtocolError, match=r"stop\(\) or kill\(\) comes before start\(\)"),
+        pytest.raises(LocalProtocolError, match=r"call stop\(\) or kill\(\) before start\(\)"),
     ):
         broker.start()
 

@@ -38,11 +38,15 @@ def test_a_codec_and_a_front_end_are_found_by_their_names() -> None:
     [
         ("mb_register_codecs", [object()], "is not a codec: it has no method encode"),
         ("mb_register_codecs", [Plain("")], "'' is not a name for a codec"),
-        ("mb_register_codecs", [Plain(), Plain()], "it gives the codec 'plain' twice"),
-        ("mb_register_codecs", "plain", "mb_register_codecs gave 'plain', not a list of codecs"),
+        ("mb_register_codecs", [Plain(), Plain()], "it returned the codec 'plain' twice"),
+        (
+            "mb_register_codecs",
+            "plain",
+            "mb_register_codecs returned 'plain', not a list of codecs",
+        ),
         ("mb_register_frontends", [object()], "is not a Frontend"),
         ("mb_register_frontends", [Frontend("", print)], "'' is not a name for a front end"),
-        ("mb_register_frontends", None, "mb_register_frontends gave None, not a list of front"),
+        ("mb_register_frontends", None, "mb_register_frontends returned None, not a list of front"),
     ],
 )
 def test_what_is_no_codec_or_front_end_is_refused(hook: str, given: Any, fault: str) -> None:
@@ -95,11 +99,13 @@ def test_what_can_t_be_called_as_a_hook_is_refused() -> None:
 
     with pytest.raises(PluginError, match=r"mb_disconnected takes arguments behind a \*: take the"):
         Plugins().register(ByKeyword(), "acme")
-    with pytest.raises(PluginError, match="Wrapper is a class: a plugin is an instance of it"):
+    with pytest.raises(PluginError, match="Wrapper is a class: register an instance of it"):
         Plugins().register(Wrapper, "acme")
     with pytest.raises(PluginError, match="mb_disconnected is not marked with @mb_core"):
         Plugins().register(Unmarked(), "acme")
-    with pytest.raises(PluginError, match="mb_disconnected is a wrapper: here it has nothing to"):
+    with pytest.raises(
+        PluginError, match="mb_disconnected is a hook wrapper, which is not supported"
+    ):
         Plugins().register(Wrapper(), "acme")
 
 

@@ -103,7 +103,7 @@ def test_a_known_scheme_whose_package_is_broken_says_why() -> None:
     with pytest.raises(PluginError):
         plugins.register(giving(failing), "mb-ws")
     with pytest.raises(
-        PluginError, match="mb-ws, which is installed and can't be used: no carrier"
+        PluginError, match="mb-ws, which is installed but can't be used: no carrier"
     ):
         plugins.transport("wss")
     with pytest.raises(PluginError, match="pip install mb-tcp"):
@@ -177,12 +177,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "wrong hook name": (wrong_name(), "unknown hook 'mb_register_transport'"),
     "one hook too many": (one_hook_too_many(), "unknown hook 'mb_unknown'"),
     "wrong signature": (wrong_signature(), "session"),
-    "None": (giving(None), "gave None, not a list of transports"),
-    "a string": (giving("tcp"), "gave 'tcp', not a list of transports"),
+    "None": (giving(None), "returned None, not a list of transports"),
+    "a string": (giving("tcp"), "returned 'tcp', not a list of transports"),
     "a number": (giving(5), "not a list of transports"),
     "one transport, not a list": (giving(wire_transport("x")), "not a list of transports"),
-    "objects": (giving([object()]), "gave <object .*, which is not a transport"),
-    "None in a list": (giving([None]), "gave None, which is not a transport"),
+    "objects": (giving([object()]), "returned <object .*, which is not a transport"),
+    "None in a list": (giving([None]), "returned None, which is not a transport"),
     "a class": (giving([WireTransport]), "which is not a transport"),
     "half a transport": (giving([Half()]), "which is not a transport"),
     "one that is right and one that is not": (giving([Carrier(), object()]), "is not a transport"),
@@ -225,7 +225,7 @@ def test_a_second_plugin_of_one_name_does_not_end_the_first() -> None:
     first = Carrier("first")
     plugins.register(giving([first]), "acme")
     for _ in range(2):
-        with pytest.raises(PluginError, match="named acme is registered already"):
+        with pytest.raises(PluginError, match="named acme is already registered"):
             plugins.register(giving([Carrier("second")]), "acme")
     assert plugins.schemes() == ["first"]
     assert plugins.transport("first") is first

@@ -57,7 +57,7 @@ def test_a_closed_client_is_not_entered_or_connected_again(mb_broker: RunningBro
     client = MessageBrokerClient(mb_broker.url)
     with client:
         pass
-    text = "this client was closed, and can't be used again: make a new one"
+    text = "this client was closed and can't be used again: create a new one"
     with pytest.raises(LocalProtocolError, match=text), client:
         raise AssertionError("entered")
     with pytest.raises(LocalProtocolError, match=text):

@@ -145,7 +145,7 @@ def test_an_unknown_key_is_one_line_with_the_nearest_name(mb: Any, tmp_path: Pat
     assert mb("serve", "--config", str(file)) == (
         2,
         "",
-        f"mb serve: {file}: there is no option 'max-payload'; did you mean 'max_payload'?\n",
+        f"mb serve: {file}: unknown option 'max-payload'; did you mean 'max_payload'?\n",
     )
 
 

@@ -152,8 +152,8 @@ def test_a_bad_value_is_told_as_it_was_written_and_what_it_must_be(
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("origins = 'a'", "origins 'a': must be a list of texts"),
-        ("origins = [1]", "origins [1]: must be a list of texts"),
+        ("origins = 'a'", "origins 'a': must be a list of strings"),
+        ("origins = [1]", "origins [1]: must be a list of strings"),
         ("host = 3", "host 3: must be a host name or an IP address, without a port and without"),
         ("tls_cert = ''", "tls_cert '': must be the name of a file"),
         ("max_payload = true", "max_payload true: must be a whole number of bytes, 1 or more"),
@@ -162,9 +162,9 @@ def test_a_bad_value_is_told_as_it_was_written_and_what_it_must_be(
         ('page = "false"', "page 'false': must be true or false"),
         ("max_payload = 2020-01-01", "max_payload 2020-01-01: must be a whole"),
         ("[broker]\nmax_payload = 1", "unknown section [broker]: options go at the top level"),
-        ("max_payloda = 1", "there is no option 'max_payloda'; did you mean 'max_payload'?"),
-        ("tcp-port = 1", "there is no option 'tcp-port'; did you mean 'tcp_port'?"),
-        ("zzz = 1", "there is no option 'zzz'; there are: max_connections, max_payload, "),
+        ("max_payloda = 1", "unknown option 'max_payloda'; did you mean 'max_payload'?"),
+        ("tcp-port = 1", "unknown option 'tcp-port'; did you mean 'tcp_port'?"),
+        ("zzz = 1", "unknown option 'zzz'; options are: max_connections, max_payload, "),
     ],
 )
 def test_what_only_a_file_can_say_wrong(line: str, told: str, file: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_variable_that_is_nearly_an_option_is_a_warning() -> None:
             {"drop_after": 10, "heartbeat_after": 10},
             (
                 "drop_after (10 ms) must be longer than heartbeat_after (10 ms): "
-                "clients need time for a sign of life"
+                "clients need time to answer a heartbeat request"
             ),
         ),
         ({"tls_port": 0}, "tls_port needs tls_cert and tls_key"),

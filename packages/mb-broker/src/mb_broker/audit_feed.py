@@ -37,7 +37,7 @@ def received_event(service_id: str, data: bytes, default_timeout: float) -> byte
 def sent_event(service_id: str, data: bytes, masked_id: bytes | None) -> bytes:
     """Return the event for a message to a client.
 
-    `masked_id` is the sender's id of a message that was forwarded under one of the broker's.
+    `masked_id` is the sender's id if the message was forwarded under an id of the broker's.
     """
     event: dict[str, Any] = {"to": service_id, "message": _shown(_read(data))}
     if masked_id is not None:
@@ -69,9 +69,9 @@ def _shown(message: Message) -> dict[str, Any]:
 
 
 def _payload(message: Message) -> Any:
-    """Return the payload as it is: JSON as JSON, anything else as a text.
+    """Return the payload as it is: JSON as JSON, anything else as a string.
 
-    An error that has its prefix is shown in the shape that is JSON.
+    An error with the prefix is shown in its JSON form.
     """
     raw = message.raw_payload
     if raw.startswith(ERROR_PREFIX):
@@ -80,25 +80,25 @@ def _payload(message: Message) -> Any:
         value = message.payload
     except RemoteProtocolError:
         return raw.decode(errors="replace")
-    # Not encoded again: numbers keep their spelling, and there is no depth that is too much.  In
-    # JSON a line break is a space.
+    # Not encoded again, so numbers keep their spelling and any depth is allowed. In JSON a line
+    # break equals a space.
     return msgspec.Raw(raw.replace(b"\n", b" ")) if raw else value
 
 
 def _error(raw: bytes) -> Any:
-    """Show an error that has the prefix as an object, or else as a text."""
+    """Return an error with the prefix as an object if possible, otherwise as a string."""
     error = raw.removeprefix(ERROR_PREFIX).replace(b"\n", b" ")
     shown = b'{"error":%b}' % error
     if error_in(shown) is not None:
         return msgspec.Raw(shown)
     known = error_in(raw)
-    assert known is not None  # its prefix says so
+    assert known is not None  # the prefix implies it
     try:
         fields = decode_payload(error)
     except RemoteProtocolError:
         fields = None
     if isinstance(fields, dict) and isinstance(fields.get("code"), str):
-        # Not its details, which may be nested too deep to be written again.
+        # Without its details, which may be nested too deep to encode.
         return {
             "error": {"code": known.code, "message": known.message, "timestamp": known.timestamp}
         }

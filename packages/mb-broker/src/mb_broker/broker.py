@@ -41,8 +41,8 @@ __all__ = ["Broker", "WrapAccept", "url_of"]
 
 _log = logging.getLogger("mb_broker")
 
-# What puts something between the broker and its connections, such as faults in tests.  It is given
-# what handles a new Link, and starts tasks that last as long as the broker.
+# Wraps the function that handles new Links, for example to inject faults in tests; the tasks it
+# starts run as long as the broker.
 WrapAccept = Callable[[Accept, Backend, Spawn], Accept]
 
 
@@ -145,7 +145,7 @@ class Broker:
 
     async def __aenter__(self) -> Broker:
         if self.urls:
-            raise LocalProtocolError("a Broker is entered once: make another one")
+            raise LocalProtocolError("a Broker can be entered only once: create a new one")
         backend = current_backend()
         self._home = Home(backend)
         self._tasks = anyio.create_task_group()
@@ -171,7 +171,7 @@ class Broker:
         traceback: TracebackType | None,
     ) -> None:
         if self._home.forked:
-            return  # the connections are those of the process before the fork
+            return  # the connections belong to the process before the fork
         try:
             if kind is None:
                 await self.drain()
@@ -225,7 +225,7 @@ class Broker:
             try:
                 await listener.close()
             except Exception:
-                # A bug in its transport; the others are to be closed.
+                # A bug in its transport; still close the others.
                 _log.exception("internal error: can't stop listening on %s", listener.address)
 
     async def _end(self) -> None:

@@ -1,7 +1,7 @@
-"""The broker's connections: what clients send goes to the Router, and its outboxes go out.
+"""The broker's connections: pass received messages to the Router, and send its outboxes.
 
-Each client gets its turn, however much the others send at once, and one that takes more than its
-share of memory is cut off.
+Clients take turns, however much each of them sends, and a client that uses more than its share of
+memory is disconnected.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = ["Connection", "Connections"]
 
 _log = logging.getLogger("mb_broker")
 
-# Messages of one client that are handled without checking the time, and the seconds that may be
-# spent on those that came together; the others wait for their turn.
+# How many messages of one client are handled without checking the time, and the seconds spent on
+# messages that arrived together; the rest wait for the client's next turn.
 _BATCH = 64
 _BATCH_SECONDS = 0.002
-# Bytes of memory that a message takes beside its own, and its place in a list.
+# Bytes of memory overhead per message, and of its slot in a list.
 _MESSAGE_OVERHEAD = sys.getsizeof(b"") + 8
-# Bytes that a stream reads at once, at most.
+# The most bytes that a stream reads at once.
 _READ_SIZE = 256 * 1024
 
 
 class Connections:
-    """The connections of all clients, by the Service that each is to the Router.
+    """The connections of all clients, by their Service in the Router.
 
     `start` is called before the first is accepted.
     """
@@ -57,9 +57,9 @@ class Connections:
         self.by_service: dict[Service, Connection] = {}
         self._router = router
         self._settings = settings
-        # Those that have not sent a message yet, the oldest first.
+        # Connections that have not sent a message yet, oldest first.
         self._newcomers: OrderedDict[Service, Connection] = OrderedDict()
-        # Read no more from a client that has left so many bytes unread: it has to read first.
+        # Stop reading from a client with this many unread bytes until it has read them.
         self._pause_at = settings.max_unread // 4
         # Bytes that were buffered since the total was computed.
         self._unchecked = 0
@@ -82,10 +82,10 @@ class Connections:
             connection.link.close("the broker is shutting down")
         for connection in connections:
             await connection.link.wait_closed()
-        # Those that had sent much before they left: nobody is there to receive the answers.
+        # Messages of clients that have left are dropped: nobody is there to receive the answers.
         for connection in list(self.by_service.values()):
             self._remove(connection)
-        # They have been refused, and only have to close their side: don't wait for that.
+        # They were refused and only have to close their side; don't wait for that.
         for link in list(self._rejected):
             link.abort()
             await link.wait_closed()
@@ -114,7 +114,7 @@ class Connections:
         return connection
 
     def _reject(self, link: Link) -> LinkHandler:
-        """Refuse a client in words that it can show its user."""
+        """Refuse a client with an error that it can show to its user."""
         text = f"the broker is full: max_connections is {self._settings.max_connections}"
         self._router.metrics.rejected.add(int(self.clock()))
         self.write_log("warn", f"{link.peer} refused: {text}", cause="max_connections")
@@ -125,7 +125,7 @@ class Connections:
         return _RejectedHandler(self._rejected, link)
 
     def handshake_failed(self, peer: str, reason: MBError | None) -> None:
-        """A connection ended before it was open."""
+        """Log a connection that ended before it was open."""
         if reason is None:
             text = f"{peer} left without a handshake: a probe, or a page over HTTP"
             self.write_log("debug", text, cause="probe")
@@ -137,22 +137,22 @@ class Connections:
 
     def link_lost(self, connection: Connection, error: MBError | None) -> None:
         connection.ended, connection.error = True, error
-        # What it sent before it left is handled, in its turn; not if it had more than its share.
+        # Handle what it sent before it left, in its turn, unless it exceeded its share.
         if connection.queue and not connection.cut_off:
             self._turns.add(connection)
         else:
             self._remove(connection)
 
     def _remove(self, connection: Connection) -> None:
-        """Remove a client that has left, and whose messages are handled."""
+        """Remove a client that has left, after its messages were handled."""
         service, peer, error = connection.service, connection.link.peer, connection.error
         del self.by_service[service]
         connection.queue.clear()
         connection.queue_size = 0
         self._router.disconnect(service, self.clock())
         newcomer = self._newcomers.pop(service, None) is not None
-        # A probe does not read the greeting, so it resets the connection, or says no farewell.  One
-        # that speaks another protocol is a client.
+        # A probe does not read the greeting, so it resets the connection or closes it without a
+        # handshake. A connection that sends something else is a client.
         if newcomer and (error is None or isinstance(error, ConnectionLost)):
             level, text, cause = "debug", f"{peer} left without a message: a probe", "probe"
         elif error is None:
@@ -166,11 +166,11 @@ class Connections:
         self.flush()
 
     def _log_connected(self, connection: Connection) -> None:
-        """Write that a client has connected.
+        """Log that a client has connected.
 
-        Not when it connects: load balancers open a connection every few seconds, only to close it.
-        A client sends something soon; one that does not is logged when it is asked for a sign of
-        life.
+        This is done with its first message, because load balancers open and close a connection
+        every few seconds. A client that sends nothing is logged when it is sent a heartbeat
+        request.
         """
         text = f"{connection.link.peer} connected"
         self.write_log("info", text, cause="connected", serviceId=connection.service.id)
@@ -185,7 +185,8 @@ class Connections:
             connection.queue_size += _memory(messages)
             size, limit = connection.queue_size, self._settings.max_unread
             if size > limit and not connection.can_pause:
-                text = f"sends too fast: {size} bytes of it wait, the limit is {limit} (max_unread)"
+                waiting = f"{size} bytes from it are waiting"
+                text = f"sends too fast: {waiting}, the limit is {limit} (max_unread)"
                 self._cut_off(connection.link, text)
             return
         few = len(messages) <= _BATCH
@@ -203,7 +204,7 @@ class Connections:
         self.timer.reschedule()
 
     def _receive_many(self, service: Service, messages: list[bytes]) -> list[bytes]:
-        """Handle messages for a few milliseconds; return those that are left."""
+        """Handle messages for a few milliseconds; return the rest."""
         now = self.clock()
         end = time.perf_counter() + _BATCH_SECONDS
         size = self._batch_size
@@ -218,16 +219,16 @@ class Connections:
 
     @property
     def _batch_size(self) -> int:
-        """Messages that are handled without checking the time.
+        """Return how many messages are handled without checking the time.
 
-        If each is an event for those who follow the messages or the log, one may take long.
+        If they are also sent to followers of the messages or the log, a single one may take long.
         """
         return 1 if self._router.followed else _BATCH
 
     def _take_turn(self, connection: Connection) -> bool:
-        """Handle a batch of the client's messages; return whether there is more to do now."""
+        """Handle a batch of the client's messages; return whether more are ready."""
         if not connection.ready:
-            return False  # it has ended meanwhile, or has to read first
+            return False  # it has disconnected, or has to read first
         queue, size = connection.queue, self._batch_size
         batch = queue[:size]
         del queue[:size]
@@ -235,7 +236,7 @@ class Connections:
         costly = 0 if connection.ended else 1
         rest = self._router.receive(connection.service, batch, self.clock(), costly=costly)
         if connection.ended:
-            del rest[:1]  # a long answer, for nobody
+            del rest[:1]  # don't prepare a long answer for nobody
         if rest:
             queue[:0] = rest
             connection.queue_size += _memory(rest)
@@ -249,8 +250,8 @@ class Connections:
     # From the Router to the clients
 
     def flush(self) -> None:
-        """Send what the Router has put into the outboxes."""
-        # Again for what was written meanwhile: that a client was cut off.
+        """Send the contents of the Router's outboxes."""
+        # Repeat, because disconnecting a client adds to the outboxes.
         while services := self._router.take_output():
             for service in services:
                 self._send_outbox(service)
@@ -265,10 +266,10 @@ class Connections:
             if link.congested:
                 self.check_unread(link, service, sum(map(len, messages)))
         except ConnectionLost:
-            pass  # link_lost will say so
+            pass  # link_lost reports it
         except Exception:
-            # Of one link, a bug in its transport; the other outboxes are to go out.
-            _log.exception("internal error: the link to %s is given up", link.peer)
+            # A bug in this link's transport; still send the other outboxes.
+            _log.exception("internal error: dropping the link to %s", link.peer)
             link.abort()
 
     async def _wait_until_read(self, connection: Connection) -> None:
@@ -277,7 +278,7 @@ class Connections:
             await link.drain()
         except Exception:
             # A bug in its transport, as in `_send_outbox`.
-            _log.exception("internal error: the link to %s is given up", link.peer)
+            _log.exception("internal error: dropping the link to %s", link.peer)
             link.abort()
         connection.stalled = False
         connection.resume()
@@ -289,29 +290,31 @@ class Connections:
     def check_unread(
         self, link: Link, service: Service | None = None, added: int = _READ_SIZE
     ) -> None:
-        """Check how much waits for a client that does not read, after `added` bytes more."""
+        """Check how many bytes wait for a client that does not read, including `added` more."""
         unread, limit = link.unsent, self._settings.max_unread
         if unread > limit:
-            text = f"does not read: {unread} bytes wait for it, the limit is {limit} (max_unread)"
+            waiting = f"{unread} bytes are waiting for it"
+            text = f"does not read: {waiting}, the limit is {limit} (max_unread)"
             self._cut_off(link, text)
             return
         if service is not None and unread > self._pause_at:
             connection = self.by_service.get(service)
             if connection is not None and not connection.stalled:
                 connection.stall(unread)
-                # Most often in a callback of the loop, when messages have arrived.
+                # Usually called in a callback of the loop, when messages have arrived.
                 self._backend.start_in(self._tasks, partial(self._wait_until_read, connection))
         self._count_buffered(added)
 
     def _count_buffered(self, added: int) -> None:
-        """Check the total now and then, as computing it takes a little time."""
+        """Check the total only occasionally, because computing it takes some time."""
         self._unchecked += added
         if self._unchecked * 64 > self._settings.max_unread_total:
             self._unchecked = 0
             self._check_total()
 
     def _check_total(self) -> None:
-        """Cut off those for which most is buffered, as many as it takes."""
+        """Disconnect the clients with the most buffered bytes until the total is below the
+        limit."""
         limit = self._settings.max_unread_total
         sizes = {each: size for each in self.by_service.values() if (size := each.buffered)}
         total = sum(sizes.values())
@@ -319,9 +322,9 @@ class Connections:
             return
         for connection, size in sorted(sizes.items(), key=lambda item: -item[1]):
             if connection.queue_size * 2 > size:
-                text = f"sends too fast: {size} bytes of it wait to be handled"
+                text = f"sends too fast: {size} bytes from it are waiting"
             else:
-                text = f"does not read: {size} bytes wait for it"
+                text = f"does not read: {size} bytes are waiting for it"
             text += f", of {total} for all clients, the limit is {limit} (max_unread_total)"
             self._cut_off(connection.link, text)
             total -= size
@@ -329,14 +332,14 @@ class Connections:
                 return
 
     def _cut_off(self, link: Link, why: str) -> None:
-        """End the connection of a client that takes more than its share."""
+        """Disconnect a client that takes more than its share."""
         about = {}
         for connection in list(self.by_service.values()):
             if connection.link is link:
                 if connection.cut_off:
                     return
                 connection.cut_off = True
-                if connection.ended:  # its link has no messages any more
+                if connection.ended:  # its link has no more messages
                     self._remove(connection)
                 about["serviceId"] = connection.service.id
         link.abort()
@@ -361,7 +364,7 @@ class Connections:
             service.link.close("no sign of life")
 
     def _log_silent_newcomers(self, now: float) -> None:
-        """Log those that stay though they have not sent a message."""
+        """Log clients that stay connected although they have not sent a message."""
         patience = self._settings.heartbeat_after / 1000
         while self._newcomers:
             service = next(iter(self._newcomers))
@@ -370,7 +373,7 @@ class Connections:
             self._log_connected(self._newcomers.pop(service))
 
     def _has_read(self, service: Service, now: float) -> bool:
-        """Whether a client from which we do not read has itself read something since then."""
+        """Return whether a client that we paused has read something since."""
         connection = self.by_service.get(service)
         if connection is None or not connection.stalled:
             return False
@@ -382,7 +385,7 @@ class Connections:
 
 
 class Connection:
-    """One client's Link, and the Service that it is to the Router; handles the Link's events."""
+    """One client's Link and its Service in the Router; handles the Link's events."""
 
     def __init__(self, connections: Connections, link: Link, service: Service) -> None:
         self.link = link
@@ -391,23 +394,23 @@ class Connection:
         service.progress = link_progress(service)
         self._connections = connections
         self.queue: list[bytes] = []  # messages that are not handled yet
-        self.queue_size = 0  # bytes that they take: too many to count again and again
-        self.stalled = False  # it has to read before anything more is read from it
+        self.queue_size = 0  # their size in bytes, kept because counting is expensive
+        self.stalled = False  # it has to read before we read more from it
         self.cut_off = False
-        self.ended = False  # it has left; what it sent before is still being handled
+        self.ended = False  # it has left; its earlier messages are still being handled
         self.error: MBError | None = None  # why
-        self.unread = 0  # bytes that it had not read at the last check
+        self.unread = 0  # unread bytes at the last check
         # Links of other packages may be older than pause_reading.
         self.can_pause = hasattr(link, "pause_reading")
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait to be sent to it, or to be handled."""
+        """Bytes waiting to be sent to it or to be handled."""
         return self.queue_size + (0 if self.cut_off else self.link.unsent)
 
     @property
     def ready(self) -> bool:
-        """Whether messages wait that may be handled."""
+        """Whether messages are waiting that may be handled."""
         return bool(self.queue) and (self.ended or not self.stalled)
 
     def pause(self) -> None:
@@ -415,7 +418,7 @@ class Connection:
             self.link.pause_reading()
 
     def resume(self) -> None:
-        """Read again, if everything was handled and it may be."""
+        """Resume reading if everything was handled and the client is not paused."""
         if self.can_pause and not self.queue and not self.stalled:
             self.link.resume_reading()
 
@@ -446,5 +449,5 @@ class _RejectedHandler:
 
 
 def _memory(messages: list[bytes]) -> int:
-    """Bytes that messages which wait take: tiny ones many times what they have."""
+    """Return the memory that waiting messages take, which is many times the length of tiny ones."""
     return sum(map(len, messages)) + _MESSAGE_OVERHEAD * len(messages)

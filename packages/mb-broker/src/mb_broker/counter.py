@@ -1,4 +1,4 @@
-"""A number that only grows, and how fast it does."""
+"""A number that only grows, and its rate."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["Counter"]
 
 
 class Counter:
-    """A number that only grows, and how much it grew within the last whole second.
+    """A number that only grows, and its growth in the last whole second.
 
-    Seconds are whole numbers of the caller's clock; nothing has to happen at their ends.
+    Seconds are whole numbers from the caller's clock; no timer is needed.
     """
 
     __slots__ = ("_before", "_count", "_second", "total")
@@ -28,7 +28,7 @@ class Counter:
         self._count += count
 
     def rate(self, second: int) -> int:
-        """What was added in the second before `second`."""
+        """Return what was added in the second before `second`."""
         if second == self._second:
             return self._before
         return self._count if second == self._second + 1 else 0

@@ -1,4 +1,4 @@
-"""Metrics of this process and this machine, read through psutil where it is installed."""
+"""Metrics of this process and this machine, read with psutil if it is installed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .metrics import Metric, MetricType
 
 __all__ = ["host_metrics"]
 
-# Seconds for which the metrics are kept: shares of processor time need a while to be meaningful,
-# and reading takes milliseconds.
+# Seconds for which the metrics are cached: CPU shares over a short time are meaningless, and
+# reading takes milliseconds.
 _KEEP_SECONDS = 1.0
 
 
@@ -29,7 +29,7 @@ def host_metrics() -> Callable[[], Iterable[Metric]]:
         return lambda: (uptime(),)
 
     process = psutil.Process()
-    process.cpu_percent()  # shares count from the call before
+    process.cpu_percent()  # shares are counted from the previous call
     psutil.cpu_percent(percpu=True)
     kept: list[Metric] = []
     read_at = float("-inf")
@@ -38,7 +38,7 @@ def host_metrics() -> Callable[[], Iterable[Metric]]:
         nonlocal kept, read_at
         now = time.monotonic()
         if now - read_at >= _KEEP_SECONDS:
-            # Reading opens files; if the process has too many open, the last figures stay.
+            # Reading opens files; if the process has too many open, keep the last figures.
             with contextlib.suppress(OSError, psutil.Error):
                 kept = list(_read(process))
             read_at = now

@@ -1,6 +1,6 @@
-"""What the broker serves over HTTP, on its WebSocket ports: the page, health and metrics.
+"""What the broker serves over HTTP on its WebSocket ports: the page, health and metrics.
 
-And whom it serves: which web pages may connect, and which names of hosts are its own.
+Also decides which web pages may connect, and which host names are the broker's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PROMETHEUS_TYPE", "OriginPolicy", "broker_pages", "is_loopback", "pr
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:\d*)?")
-# What browsers leave out of an origin.
+# The default ports, which browsers leave out of an origin.
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
@@ -39,7 +39,7 @@ def broker_pages(
 ) -> Callable[[str], Page | None]:
     """Return a function that finds the page of a path: `/` and its files, `/health`, `/metrics`.
 
-    `clock` is the clock of the times that the Router gets.
+    `clock` is the Router's clock.
     """
 
     metrics = _CachedPage(lambda: _metrics(router, clock()))
@@ -55,10 +55,10 @@ def broker_pages(
 
 
 class _CachedPage:
-    """A page that is kept for nine times as long as it took to make.
+    """A page that is cached for nine times as long as it took to generate.
 
-    So no more than a tenth of the time goes into it, even if hundreds of connections ask for it in
-    one turn of the event loop.
+    So it takes no more than a tenth of the time, even if hundreds of connections request it in one
+    turn of the event loop.
     """
 
     def __init__(self, make: Callable[[], Page]) -> None:
@@ -67,7 +67,7 @@ class _CachedPage:
         self._good_until = 0.0
 
     def get(self) -> Page:
-        # Real time, whatever the clock of the loop says: it is about the processor's.
+        # Real time, not the loop's clock, because this limits the use of the processor.
         began = time.perf_counter()
         if self._page is None or began >= self._good_until:
             self._page = self._make()
@@ -77,14 +77,14 @@ class _CachedPage:
 
 
 class OriginPolicy:
-    """Decides which web pages may connect, and under which names the broker serves its own.
+    """Decides which web pages may connect, and under which host names the broker serves its page.
 
-    A web page in a browser of the broker's network can send requests to the broker, so programs
-    are let in (they send no Origin), and pages only if they are the broker's own, come from the
-    browser's own machine, or are listed.  A page becomes "the broker's own" for the browser if its
-    owner lets the name of its site lead to the broker's address (DNS rebinding).  So a host counts
-    as the broker's only if nobody else can own it: an IP address, localhost, a name that the
-    broker listens by, or that of a listed origin.
+    Any web page that is open in a browser on the broker's network can send requests to the broker.
+    So programs (which send no Origin) may connect, and web pages only if they are the broker's own,
+    come from the browser's machine, or are listed. The owner of another site can make its pages
+    look like the broker's own to the browser, by pointing the site's name to the broker's address
+    (DNS rebinding). So a host counts as the broker's only if nobody else can own it: an IP address,
+    localhost, a name that the broker listens on, or that of a listed origin.
 
     `origins` are those of BrokerOptions, `hosts` the hosts of the URLs that the broker listens on.
     Raises LocalProtocolError for an invalid origin.
@@ -99,13 +99,14 @@ class OriginPolicy:
             self._hosts |= _own_names() if host in ("0.0.0.0", "::") else {host.lower()}
 
     def forbid(self, visit: Visit) -> str | None:
-        """Return why a request is refused, None if it is welcome."""
+        """Return why a request is refused, or None if it is allowed."""
         if self._any:
             return None
         if visit.path is None:
             return self._forbid_handshake(visit)
         host = visit.host
-        # Probes use any name, and scrapers often one without a dot, which no web site has.
+        # Probes use any name, and scrapers often a name without a dot, which no public web site
+        # has.
         checked = visit.path == "/" or (visit.path == "/metrics" and "." in (host or ""))
         if not checked or host is None or self._is_ours(host):
             return None
@@ -131,7 +132,7 @@ class OriginPolicy:
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it."""
+    """Return an origin as browsers send it."""
     scheme, _, where = text.lower().partition("://")
     if not _ORIGIN.fullmatch(text.lower()):
         raise LocalProtocolError(
@@ -142,7 +143,7 @@ def _origin(text: str) -> str:
 
 
 def _host_of(where: str) -> str:
-    """The host of `host:port`, in lower case, without brackets and without the root's dot."""
+    """Return the host of `host:port` in lower case, without brackets and final dot."""
     found = _HOST.fullmatch(where.lower())
     return found[1].strip("[]").rstrip(".") if found is not None else ""
 
@@ -156,14 +157,14 @@ def _is_address(name: str) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or an address is one that only this machine reaches."""
+    """Return whether a host name or address can be reached only from this machine."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return _is_address(name) and ip_address(name).is_loopback
 
 
 def _own_names() -> set[str]:
-    """The names of this machine, under which its other addresses are known."""
+    """Return the names of this machine, which resolve to its other addresses."""
     name = socket.gethostname().lower()
     short = name.partition(".")[0]
     return {name, short, f"{short}.local"}
@@ -178,14 +179,14 @@ def _page_file(path: str) -> Page | None:
 
 
 def _health(router: Router) -> Page:
-    # A broker that is ending accepts no connection: it is not reached, which says enough.
+    # A broker that is shutting down accepts no connections, so it need not report that here.
     body = encode_payload({"status": "ok", "connections": len(router.registry.services)})
     return Page(body, _JSON)
 
 
 def _metrics(router: Router, now: float) -> Page:
     try:
-        # Each connection has an id of its own: as a label, it would be new series without end.
+        # Connection ids are left out: as a label, each would create a new time series.
         body = prometheus_text(router.metrics.snapshot(now, of_services=False))
     except ImportError:
         text = "metrics need prometheus-client: pip install 'mb-broker[server]'\n"
@@ -194,10 +195,10 @@ def _metrics(router: Router, now: float) -> Page:
 
 
 def prometheus_text(metrics: Iterable[Metric]) -> bytes:
-    """Return the metrics in the text format of Prometheus, written by prometheus-client.
+    """Return the metrics in Prometheus's text format, written by prometheus-client.
 
-    Each has its name with `mb_` before it and `_` for dots; parameters are labels.  Totals are
-    counters, everything else gauges.  Raises ImportError without prometheus-client.
+    Names get the prefix `mb_`, and `_` instead of dots; parameters become labels. Totals are
+    counters, everything else gauges. Raises ImportError without prometheus-client.
     """
     from prometheus_client.core import CollectorRegistry
     from prometheus_client.exposition import generate_latest
@@ -214,7 +215,7 @@ def prometheus_text(metrics: Iterable[Metric]) -> bytes:
 
 
 def _families(metrics: list[Metric]) -> Iterator[Any]:
-    """The metrics by name: those that differ only in their parameters together."""
+    """Group the metrics by name, ignoring parameters."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     families: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""The lists that clients can ask for: services, topics, and subscriptions, whole or in pages.
+"""The lists that clients can request: services, topics, and subscriptions, complete or in pages.
 
-A question has 80 bytes, and its answer may have millions.  So an entry is encoded once until it
-changes, whoever asks, and a list costs the joining of what is there.
+A request has 80 bytes, and its answer may have millions. So each entry is encoded only when it
+changes, and a list costs only joining the encoded entries.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .registry import Registry, Service, Subscription
 
 __all__ = ["BrokerLists", "JsonList", "PageRequest", "read_page_request"]
 
-K = TypeVar("K", bound=Any)  # hashable, and with an order
+K = TypeVar("K", bound=Any)  # hashable and orderable
 
-# Finding an entry takes as long as encoding so many bytes.
+# Finding an entry takes as long as encoding this many bytes.
 _ENTRY_COST = 200
 
-# With more new keys than this, sorting all costs less than finding the place of each.
+# With more new keys than this, sorting all keys is cheaper than inserting each.
 _MAX_INSERTS = 64
 
-# Services whose lists of subscriptions are kept.
+# The most services whose lists of subscriptions are kept.
 _KEPT_SERVICES = 16
 
 
 class PageRequest(msgspec.Struct, frozen=True):
-    """The part of a list that is asked for: at most `limit` entries behind the cursor `after`."""
+    """The requested part of a list: at most `limit` entries after the cursor `after`."""
 
     limit: int | None = None
     after: str | None = None
@@ -48,10 +48,10 @@ ALL = PageRequest()
 class JsonList(Generic[K]):
     """The entries of a list by their keys, in the order of the keys.
 
-    `keys` returns the present ones when the list is first asked for; from then on, `invalidate`
-    has to be called with each key whose entry was added, removed or changed.  `read` returns the
-    entry of a key, None if it was removed.  `write_cursor` turns a key into text and `read_cursor`
-    turns it back, raising ValueError for an invalid one.
+    `keys` returns the present keys when the list is first requested; from then on, call
+    `invalidate` with each key whose entry was added, removed or changed. `read` returns the entry
+    of a key, or None if it was removed. `write_cursor` turns a key into text and `read_cursor`
+    turns it back, raising ValueError if it is invalid.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class JsonList(Generic[K]):
         self._read = read
         self._write_cursor = write_cursor
         self._read_cursor = read_cursor
-        self._asked = False  # before, nothing is kept
+        self._asked = False  # nothing is kept before that
         self._changed_keys: set[K] = set()
         self._entries: dict[K, bytes] = {}
         self._order: list[K] = []
-        self._new: set[K] = set()  # have an entry, and no place in the order yet
+        self._new: set[K] = set()  # have an entry, but are not in the order yet
         self._size = 0  # bytes of all entries, each with a comma
         self._all: bytes | None = None
 
@@ -78,15 +78,15 @@ class JsonList(Generic[K]):
             self._changed_keys.add(key)
 
     def answer(self, name: str, page: PageRequest, max_size: int) -> bytes:
-        """Return the JSON of an object that has the list, or a page of it, under `name`.
+        """Return a JSON object with the list, or a page of it, under `name`.
 
-        A page ends before `max_size` bytes are exceeded; if more entries follow, the object has
-        the cursor for the next question under `next`.
+        A page ends before it exceeds `max_size` bytes; if more entries follow, `next` has the
+        cursor for the next request.
 
         Raises InvalidRequestError if the answer would be larger, or if `after` is invalid.
         """
         self.update()
-        room = max_size - len(name) - 200  # for all that is not an entry
+        room = max_size - len(name) - 200  # for everything except entries
         if page == ALL:
             if self._size > room:
                 raise _too_large(self._size, max_size)
@@ -124,9 +124,9 @@ class JsonList(Generic[K]):
         return b'{"%b":[%b],"next":%b}' % (name, b",".join(chosen), cursor)
 
     def update(self, budget: float = math.inf) -> bool:
-        """Encode the entries that have changed; return whether that was all of them.
+        """Encode the entries that have changed; return whether all are done.
 
-        It stops after about `budget` bytes: if every entry has changed, encoding them all can take
+        Stop after about `budget` bytes: if every entry has changed, encoding them all can take
         hundreds of milliseconds, which callers may split up.
         """
         if not self._asked:
@@ -169,25 +169,25 @@ class JsonList(Generic[K]):
 
 
 class BrokerLists:
-    """The lists that clients can ask for, each kept up to date from its first question on."""
+    """The lists that clients can request, each kept up to date from its first request on."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.topics = JsonList(self._topic_keys, self._topic, " ".join, _topic_key)
         self._services = JsonList(self._service_numbers, self._service, str, int)
         self._listed: dict[int, tuple[Service, float]] = {}
-        self._epoch = 0.0  # what the clock of the Router's driver says is 0, as a time of day
-        # Of the few services whose own lists were asked for last.
+        self._epoch = 0.0  # the time of day at 0 of the clock of the Router's driver
+        # Only for the few services whose lists were requested last.
         self._of_services: OrderedDict[Service, JsonList[tuple[str, str]]] = OrderedDict()
         registry.changed = self._changed
 
     def services(self, now: float) -> JsonList[int]:
-        """All services, in the order in which they connected."""
+        """Return all services in the order in which they connected."""
         epoch = time.time() - now
         if abs(epoch - self._epoch) > 1:  # the clock was set, or the machine was suspended
             self._epoch = epoch
             self._listed.clear()
-        # Clients that have sent something since have another `lastHeartbeat`.
+        # The `lastHeartbeat` of clients that have sent something has changed.
         listed, services = self._listed, self._registry.services
         for service in services.values():
             known = listed.get(service.number)
@@ -201,7 +201,7 @@ class BrokerLists:
         return self._services
 
     def subscriptions(self, service: Service) -> JsonList[tuple[str, str]]:
-        """The subscriptions of one service, by topic, then action."""
+        """Return the subscriptions of one service, by topic, then action."""
         listing = self._of_services.get(service)
         if listing is None:
             listing = JsonList(
@@ -219,7 +219,7 @@ class BrokerLists:
         return listing
 
     def service_changed(self, service: Service) -> None:
-        """Its name or description changed."""
+        """Note that its name or description changed."""
         self._listed.pop(service.number, None)
 
     def _changed(self, subscription: Subscription) -> None:
@@ -292,7 +292,7 @@ def _priority(entry: Subscription) -> dict[str, Any]:
 
 
 def read_page_request(payload: dict[str, Any]) -> PageRequest:
-    """The page that a question asks for; raises InvalidRequestError."""
+    """Return the requested page; raises InvalidRequestError."""
     limit, after = payload.get("limit"), payload.get("after")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InvalidRequestError(
@@ -301,7 +301,7 @@ def read_page_request(payload: dict[str, Any]) -> PageRequest:
         )
     if after is not None and not isinstance(after, str):
         raise InvalidRequestError(
-            "invalid after: expected the value of next in the answer before",
+            "invalid after: expected the value of next from the previous answer",
             details={"after": after},
         )
     return PageRequest(limit, after) if limit is not None or after is not None else ALL
@@ -309,7 +309,7 @@ def read_page_request(payload: dict[str, Any]) -> PageRequest:
 
 def _too_large(size: int, max_size: int) -> InvalidRequestError:
     return InvalidRequestError(
-        f"the answer would have {size} bytes, the limit is {max_size}: ask for a page of it "
-        "with limit, the number of entries, and after, the value of next in the page before",
+        f"the answer would have {size} bytes, the limit is {max_size}: request it in pages, "
+        "with limit (a number of entries) and after (the value of next from the previous page)",
         details={"size": size, "maxSize": max_size},
     )

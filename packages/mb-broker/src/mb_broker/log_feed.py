@@ -1,4 +1,4 @@
-"""The broker's log: in the standard library's logging, and as the feed `system.log`."""
+"""The broker's log: written to the standard library's logging and to the feed `system.log`."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ __all__ = ["LOGGED_MESSAGE_ID", "LogFeed"]
 _HEADER = b"response:system.log:1.0.0\n"
 
 LOGGED_MESSAGE_ID = IdSource().next()
-"""The parent id of messages that are sent while an entry about a single message is written."""
+"""The parent id of messages that are sent while logging an entry about a single message."""
 _LOGGED_MESSAGE = parse_message(b"publish:mb.logged:1.0.0:%b\n" % LOGGED_MESSAGE_ID)
 
 
 class LogFeed:
-    """Writes entries to the log `mb_broker.MODULE`, and sends them to the services that follow.
+    """Writes entries to the logger `mb_broker.MODULE`, and sends them to the services that follow.
 
-    Services get what they asked for, whatever the log's own level is.  Entries that a client can
-    cause by the thousand have a `cause`: of each, the log gets one in a second, and the next one
-    says how many were left out.
+    Services get the levels that they asked for, independent of the logger's level. Entries that a
+    client can cause by the thousand have a `cause`: for each cause, one entry per second is logged,
+    and the next one says how many were left out.
     """
 
     def __init__(self, send: Callable[[Service, bytes], None]) -> None:
         self._send = send
-        # By cause: the second in which the log got an entry, and how many it did not get since.
+        # By cause: the second of the last entry, and how many were left out since.
         self._causes: dict[str, tuple[int, int]] = {}
         self._filters: dict[Service, LogFilter] = {}
-        self._follows_debug = False  # whether somebody follows debug entries
+        self._follows_debug = False  # whether any service follows debug entries
         self._logs_debug = logging.getLogger("mb_broker.router").isEnabledFor
 
     @property
     def wants_debug(self) -> bool:
-        """Whether entries of level debug are wanted: one for each message that is passed on."""
+        """Whether debug entries are wanted; there is one for each forwarded message."""
         return self._follows_debug or self._logs_debug(logging.DEBUG)
 
     @property
     def followed(self) -> bool:
-        """Whether any service follows."""
+        """Whether any service follows the log."""
         return bool(self._filters)
 
     def follow(self, service: Service, levels: Any, regex: Any) -> None:
-        """Send entries to `service` from now on, by this filter in place of an earlier one.
+        """Start sending entries to `service`; the filter replaces an earlier one.
 
-        Raises InvalidRequestError, whose details have what is wrong.
+        Raises InvalidRequestError, with the reason in its details.
         """
         self._filters[service] = read_log_filter(levels, regex)
         self._update_debug()
 
     def unfollow(self, service: Service) -> None:
-        """Send nothing more to `service`."""
+        """Stop sending entries to `service`."""
         if self._filters.pop(service, None) is not None:
             self._update_debug()
 
@@ -74,11 +74,12 @@ class LogFeed:
     ) -> None:
         """Write one entry.
 
-        `fields` are what it is about, for machines; the text is for people.  `cause` is the name
-        of what happened, one of a few; `second` goes with it, and is when, by any clock.
+        `fields` describe it for programs; the text is for people. `cause` names the kind of event;
+        there are only a few. `second` is the current second of any clock, and is needed with
+        `cause`.
         """
         number = LEVELS[level]
-        if not text.isascii():  # what services say may contain halves of surrogate pairs
+        if not text.isascii():  # text from services may contain lone surrogates
             text = text.encode(errors="backslashreplace").decode()
         logger = logging.getLogger(f"mb_broker.{module}")
         if logger.isEnabledFor(number):
@@ -94,10 +95,10 @@ class LogFeed:
                 self._send(service, message)
 
     def write_debug(self, service: Service, text: str) -> None:
-        """Write an entry of level debug about a single message, which `service` has sent.
+        """Write a debug entry about a single message, which `service` has sent.
 
-        A logging handler in this process may publish the entry.  That message has
-        LOGGED_MESSAGE_ID as its parent, and gets no entry of its own, which would be endless.
+        A logging handler in this process may publish the entry. That message has LOGGED_MESSAGE_ID
+        as its parent, and is not logged, because that would never end.
         """
         before = handling.set(_LOGGED_MESSAGE)
         try:
@@ -109,7 +110,7 @@ class LogFeed:
         self._follows_debug = any(logging.DEBUG in each.levels for each in self._filters.values())
 
     def _left_out(self, cause: str, second: int) -> int | None:
-        """How many entries the log was spared before this one; None where it is spared this one."""
+        """Return how many entries were left out before this one; None if this one is left out."""
         last, left_out = self._causes.get(cause, (None, 0))
         if last == second:
             self._causes[cause] = (second, left_out + 1)
@@ -122,5 +123,5 @@ def _entry(level: str, module: str, text: str, fields: dict[str, Any]) -> bytes:
     entry = {"level": level, "module": module, "message": text, "timestamp": timestamp_now()}
     try:
         return _HEADER + encode_payload({**fields, **entry})
-    except LocalProtocolError:  # what a client sent may be nested too deep to be written again
+    except LocalProtocolError:  # what a client sent may be nested too deep to encode
         return _HEADER + encode_payload(entry)

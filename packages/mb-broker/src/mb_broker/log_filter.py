@@ -1,8 +1,8 @@
-"""Which entries of the broker's log a client wants: by level, and by a regular expression.
+"""Filter the entries of the broker's log for a client: by level, and by a regular expression.
 
-A pathological expression keeps Python's `re` busy for hours, so those of untrusted clients run in
-RE2, which takes time in proportion to the text, or are refused where it is not installed.  RE2 has
-no look-around and no back-references.
+A pathological expression keeps Python's `re` busy for hours. So expressions of untrusted clients
+run in RE2, whose time is proportional to the text; without RE2 they are refused. RE2 has no
+look-around and no back-references.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mb_core.errors import InvalidRequestError
 
 __all__ = ["LEVELS", "LogFilter", "compile_search", "read_log_filter"]
 
-# The protocol's names of levels, and the standard library's numbers.
+# The protocol's names of levels, with the standard library's numbers.
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -30,7 +30,7 @@ _MAX_MEMORY = 1024 * 1024
 
 
 class LogFilter(msgspec.Struct, frozen=True):
-    """Lets entries of these levels through if their text has a match."""
+    """Passes entries of these levels whose text matches."""
 
     levels: frozenset[int]
     search: Callable[[str], bool] | None
@@ -40,20 +40,20 @@ class LogFilter(msgspec.Struct, frozen=True):
 
 
 def read_log_filter(levels: Any, regex: Any) -> LogFilter:
-    """Return the filter that a client asks for; raises InvalidRequestError."""
+    """Return the filter that a client requests; raises InvalidRequestError."""
     if not isinstance(levels, list):
-        raise InvalidRequestError("levels are a list", details={"levels": levels})
+        raise InvalidRequestError("levels must be a list", details={"levels": levels})
     for level in levels:
         if not isinstance(level, str) or level not in LEVELS:
             raise InvalidRequestError(
-                f"a level is one of {', '.join(LEVELS)}", details={"level": level}
+                f"a level must be one of {', '.join(LEVELS)}", details={"level": level}
             )
     search = None
     if regex is not None:
         try:
             search = compile_search(regex)
         except ValueError as error:
-            text = f"the regex can't be used: {error}"
+            text = f"invalid regex: {error}"
             raise InvalidRequestError(text, details={"regex": regex}) from error
     return LogFilter(frozenset(LEVELS[level] for level in levels), search)
 
@@ -61,7 +61,7 @@ def read_log_filter(levels: Any, regex: Any) -> LogFilter:
 def compile_search(expression: object) -> Callable[[str], bool]:
     """Return a function that searches a text for a match; raises ValueError with a reason."""
     if not isinstance(expression, str):
-        raise ValueError("it is a text")
+        raise ValueError("it must be a string")
     if len(expression) > _MAX_LENGTH:
         raise ValueError(f"it has {len(expression)} characters, the limit is {_MAX_LENGTH}")
     try:

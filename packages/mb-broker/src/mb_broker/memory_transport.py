@@ -1,4 +1,4 @@
-"""memory://NAME: Links within one process, between threads and event loops if need be."""
+"""memory://NAME: Links within one process, also between threads and event loops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["MemoryTransport"]
 class MemoryTransport:
     """A LinkTransport whose addresses are names in this process.
 
-    It may be used from any thread: event loops share nothing but its table.
+    It may be used from any thread: its table is the only thing that event loops share.
     """
 
     scheme = "memory"
@@ -31,19 +31,19 @@ class MemoryTransport:
         _transports.add(self)
 
     def clear_after_fork(self) -> None:
-        """Drop the listeners, which belong to the process that this one was forked from."""
-        self._changing = threading.Lock()  # another thread of the parent may have held the old one
+        """Drop the listeners, which belong to the parent process."""
+        self._changing = threading.Lock()  # another thread of the parent may have held the old lock
         self._listeners.clear()
 
     async def connect(self, url: URL, accept: Accept, *, backend: Backend, limits: Limits) -> Link:
         listener = self._listeners.get(url.host)
         if listener is None:
             known = ", ".join(f"memory://{name}" for name in list(self._listeners)) or "none"
-            raise ConnectError(f"no broker in this process listens at {url} (there: {known})")
+            raise ConnectError(f"no broker in this process listens on {url} (listening: {known})")
         near = MemoryLink(loop_poster(backend), limits, str(url))
         far = MemoryLink(listener.post, listener.limits, f"client of {url}")
         near.other, far.other = far, near
-        # The far end first: it must be open when `accept` sends something.
+        # Open the far end first, because `accept` may send something.
         if not listener.admit(far):
             self.remove(listener)
             raise ConnectError(f"the broker at {url} has ended")
@@ -53,9 +53,9 @@ class MemoryTransport:
     async def listen(
         self, url: URL, accept: Accept, *, backend: Backend, limits: Limits
     ) -> Listener:
-        """Listen at the URL's name, or at a new one if it has none.
+        """Listen on the URL's name, or on a new name if it has none.
 
-        A listener whose event loop was closed does not keep its name.
+        A listener whose event loop was closed loses its name.
         """
         names = (url.host,) if url.host else (f"broker{number}" for number in self._names)
         for name in names:
@@ -88,17 +88,18 @@ class _MemoryListener:
         self.limits = limits
         self._accept = accept
         self._transport = transport
-        # Our ends of connections that clients in other threads have made; None when closed.
+        # Our ends of connections from clients in other threads; None when closed.
         self._arriving: set[MemoryLink] | None = set()
         self._lock = threading.Lock()
 
     @property
     def alive(self) -> bool:
-        """Whether its event loop can still run something.  For any thread."""
+        """Whether its event loop still runs. Can be called from any thread."""
         return self.post(lambda: None)
 
     def admit(self, link: MemoryLink) -> bool:
-        """Open our end of a connection soon; return False if closed.  For any thread."""
+        """Schedule opening our end of a connection; return False if closed. Can be called from any
+        thread."""
         with self._lock:
             if self._arriving is None:
                 return False

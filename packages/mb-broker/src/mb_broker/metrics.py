@@ -1,6 +1,6 @@
-"""What the broker counts about itself, by the protocol's names (docs/protocol.md, "Metrics").
+"""The broker's metrics, by their names in the protocol (docs/protocol.md, "Metrics").
 
-The Router and the Broker add to counters; rates and averages are computed when somebody asks.
+The Router and the Broker add to counters; rates and averages are computed on request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BrokerMetrics", "Metric", "MetricType"]
 
 
 class MetricType(StrEnum):
-    """How a value is to be read."""
+    """The meaning of a value."""
 
     GAUGE = "gauge"
     RATE = "rate"  # per second, over the last whole second
@@ -30,7 +30,7 @@ class MetricType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One value at one moment.  `parameters` are those in the braces of its name."""
+    """One value at one moment. `parameters` are those in braces in its name."""
 
     name: str
     type: MetricType
@@ -38,7 +38,7 @@ class Metric:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-# The counters, and the metrics that show them: the total's name, then the rate's.
+# The counters and their metrics: the name of the total, then of the rate.
 _COUNTERS: dict[str, tuple[str | None, str]] = {
     "message": ("router.message.count", "router.message.rate"),
     "message_error": ("router.message.count.error", "router.message.rate.error"),
@@ -99,28 +99,28 @@ class BrokerMetrics:
         }
 
     def count_sizes(self, second: int, messages: list[bytes], factor: int = 1) -> None:
-        """Count a batch of received messages; with factor -1, uncount one."""
+        """Count a batch of received messages; with factor -1, undo that for one."""
         self.message.add(second, factor * len(messages))
         size = sum(map(len, messages))
         self._size_sum += factor * size
-        if size > self._size_max:  # else none of them is
+        if size > self._size_max:  # if one is missing, so are all
             self._size_max = max(self._size_max, *map(len, messages))
 
     def counter_of(self, action: Action) -> Counter:
-        """The counter of messages with this action."""
+        """Return the counter of messages with this action."""
         return self._by_action[action][0]
 
     def count_error(self, second: int, service: Service, action: Action | None) -> None:
-        """Count a message that was answered with an error; None for one that can't be read."""
+        """Count a message that was answered with an error; None for an unreadable message."""
         self.message_error.add(second)
         service.errors.add(second)
         if action is not None:
             self._by_action[action][1].add(second)
 
     def snapshot(self, now: float, *, of_services: bool = True) -> Iterator[Metric]:
-        """All metrics as of `now`, in the clock of the counters' seconds.
+        """Return all metrics as of `now`, by the clock of the counters.
 
-        Without `of_services`, those of single connections are left out.
+        Without `of_services`, leave out those of single connections.
         """
         yield from self.host()
         second = int(now)

@@ -1,5 +1,5 @@
-"""The broker's options: one table, from which `Broker(...)`, `mb serve`, the environment and the
-configuration file take their names, defaults and bounds.
+"""The broker's options: one table with the names, defaults and bounds for `Broker(...)`, `mb
+serve`, environment variables and the configuration file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = [
 ]
 
 _DAY = 86_400_000
-# What a Link buffers before it is congested: less would not be noticed.
+# A Link buffers this much before it reports congestion, so smaller limits would have no effect.
 _LINK_BUFFER = 256 * 1024
-# Clients receive 16 MiB, header included.
+# Clients accept 16 MiB, including the header.
 _MAX_ANSWER = 16 * 1024 * 1024 - 1024
 
 Count = Annotated[int, Meta(ge=1)]
@@ -37,7 +37,7 @@ Bytes = Annotated[int, Meta(ge=1, extra={"unit": "bytes"})]
 Buffer = Annotated[int, Meta(ge=_LINK_BUFFER, extra={"unit": "bytes"})]
 Milliseconds = Annotated[int, Meta(ge=1, le=_DAY, extra={"unit": "ms"})]
 MillisecondsOr0 = Annotated[int, Meta(ge=0, le=_DAY, extra={"unit": "ms"})]
-# Requests to system topics, with their ids, have to fit.
+# Requests to system topics with ids must fit.
 HeaderBytes = Annotated[int, Meta(ge=128, le=MAX_HEADER, extra={"unit": "bytes"})]
 
 
@@ -66,7 +66,7 @@ class BrokerSettings(msgspec.Struct, kw_only=True):
         ),
     ] = 256 * 1024 * 1024
     max_subscriptions: Annotated[Count, about("Most subscriptions of one client.")] = 10_000
-    # Each takes some 600 bytes.
+    # Each takes about 600 bytes.
     max_subscriptions_total: Annotated[
         Count,
         about("Most subscriptions of all clients; then only clients below their share get more."),
@@ -209,7 +209,7 @@ class RouterOptions(msgspec.Struct, frozen=True):
 
 
 class Option(msgspec.Struct, frozen=True):
-    """One line of the table: `kind` is the type of its values."""
+    """One row of the table; `kind` is the type of the values."""
 
     name: str
     kind: Any
@@ -222,7 +222,7 @@ S = TypeVar("S", bound=BrokerSettings)
 
 
 def option_table(settings: type[BrokerSettings] = BrokerSettings) -> Iterator[Option]:
-    """All options of BrokerSettings, or of a Struct that extends it, in their order."""
+    """Return all options of BrokerSettings, or of a Struct that extends it, in order."""
     for field in msgspec.structs.fields(settings):
         kind, metas = _parts(field.type)
         default = field.default if field.default is not NODEFAULT else field.default_factory()
@@ -237,18 +237,19 @@ def complete_options(
     lax: bool = False,
     together: bool = True,
 ) -> S:
-    """Return the given options, checked, with the defaults of the others.
+    """Check the given options, and return them with the defaults of the others.
 
-    `together` is whether options are also checked against each other, which takes all of them.
-    `lax` also takes numbers and switches as texts, as the environment has them.  Raises TypeError
-    for an unknown name, and LocalProtocolError that names the option for an invalid value.
+    `together` is whether options are also checked against each other, which requires all of them.
+    `lax` also accepts numbers and switches as strings, as in environment variables. Raises
+    TypeError for an unknown name, and LocalProtocolError that names the option for an invalid
+    value.
     """
     hints = {field.name: field.type for field in msgspec.structs.fields(settings)}
     for name in given:
         if name not in hints:
             near = get_close_matches(name, hints, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(hints)}"
-            raise TypeError(f"there is no option {name!r}; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"options are: {', '.join(hints)}"
+            raise TypeError(f"unknown option {name!r}; {hint}")
     try:
         complete = msgspec.convert(given, settings, strict=not lax)
     except msgspec.ValidationError as error:
@@ -261,14 +262,14 @@ def complete_options(
 
 
 def _check_together(options: BrokerSettings) -> None:
-    """Raise LocalProtocolError for values that are valid alone, but not beside each other."""
+    """Raise LocalProtocolError for values that are valid by themselves but conflict."""
     if options.drop_after <= options.heartbeat_after:
         raise LocalProtocolError(
             f"drop_after ({options.drop_after} ms) must be longer than heartbeat_after "
-            f"({options.heartbeat_after} ms): clients need time for a sign of life"
+            f"({options.heartbeat_after} ms): clients need time to answer a heartbeat request"
         )
     message = options.max_payload + options.max_header
-    # What transports add: TLS 29 bytes to each record of 16 KiB, the others less.
+    # Overhead of transports: TLS adds 29 bytes to each record of 16 KiB, the others less.
     wanted = message + message // 256 + 64
     for name in ("max_unread", "max_unread_total"):
         if getattr(options, name) < wanted:
@@ -283,7 +284,7 @@ _UNITS = {"ms": " of milliseconds", "bytes": " of bytes"}
 
 
 def _wanted(hint: Any) -> str:
-    """What the values of this type are, in words; a Meta may bring its own as `form`."""
+    """Describe the values of this type in words; a Meta may override them with `form`."""
     kind, metas = _parts(hint)
     extra = _extra(metas)
     if "form" in extra:
@@ -293,7 +294,7 @@ def _wanted(hint: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_wanted(part) for part in get_args(kind) if part is not NoneType)
     if kind is not int:
-        return {bool: "true or false", str: "a text"}.get(kind, "a list of texts")
+        return {bool: "true or false", str: "a text"}.get(kind, "a list of strings")
     least = max((meta.ge for meta in metas if meta.ge is not None), default=0)
     most = min((meta.le for meta in metas if meta.le is not None), default=None)
     bounds = f", {least} or more" if most is None else f" from {least} to {most}"
@@ -301,7 +302,7 @@ def _wanted(hint: Any) -> str:
 
 
 def _parts(hint: Any) -> tuple[Any, list[Meta]]:
-    """A type without its metadata, and the metadata."""
+    """Return a type without its metadata, and the metadata."""
     if get_origin(hint) is not Annotated:
         return hint, []
     kind, *metas = get_args(hint)

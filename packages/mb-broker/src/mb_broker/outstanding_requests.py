@@ -1,4 +1,4 @@
-"""The requests that were passed on and wait for their responders."""
+"""The requests that were forwarded and wait for their responders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Outstanding", "OutstandingRequests"]
 
 
 class Outstanding(msgspec.Struct, eq=False):
-    """A request that was passed on.  `requester` is None once it has disconnected."""
+    """A request that was forwarded. `requester` is None once it has disconnected."""
 
     id: bytes
     prefix: HeaderPrefix
@@ -28,21 +28,21 @@ class Outstanding(msgspec.Struct, eq=False):
 
 
 class OutstandingRequests:
-    """Outstanding requests by id and by deadline; each leaves by `remove`, whatever the reason.
+    """Outstanding requests by id and by deadline; `remove` is the only way out.
 
-    Keeps the services' own tables, `asked` and `answering`, in step.  Its length is the number
-    of requests whose requester is still connected.  The others stay until they are answered, so
-    that their answers are not refused, but they are the first to make room.
+    Also updates the services' tables `asked` and `answering`. Its length is the number of requests
+    whose requester is still connected. The others stay until they are answered, so that their
+    answers are not refused, but they are removed first to make room.
     """
 
     def __init__(self, max_requests: int) -> None:
         self._max_requests = max_requests
         self._by_id: dict[bytes, Outstanding] = {}
         self._timeouts: Deadlines[Outstanding] = Deadlines()
-        # When `take_due` is due next, if at all: asked for after each batch of messages.
+        # When `take_due` is due next, if at all; read after each batch of messages.
         self.next_deadline = self._timeouts.next
         self._abandoned: OrderedDict[Outstanding, None] = OrderedDict()
-        # Made when there is no more room, and dropped when there is plenty.
+        # Created when there is no more room, and dropped when there is plenty.
         self._ranking: _Ranking | None = None
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class OutstandingRequests:
 
     @property
     def full(self) -> bool:
-        """Whether `make_room` is due before the next request is added."""
+        """Whether `make_room` must be called before the next request is added."""
         return len(self._by_id) >= self._max_requests
 
     def add(self, request: Outstanding, deadline: float) -> None:
@@ -64,15 +64,16 @@ class OutstandingRequests:
         request.responder.answering[request] = None
 
     def find(self, request_id: bytes | None, responder: Service) -> Outstanding | None:
-        """The request of this id, if it is this service that was asked."""
+        """Return the request with this id if it was forwarded to this service."""
         request = self._by_id.get(request_id) if request_id is not None else None
         return request if request is not None and request.responder is responder else None
 
     def make_room(self, asker: Service) -> Outstanding:
-        """Remove a request in favor of the next one, which `asker` makes; return it.
+        """Remove a request to make room for the next one, by `asker`, and return it.
 
-        It is one whose requester has disconnected, or else the oldest of the client that waits
-        for most answers, so that whoever floods the broker pays for it.  A tie is the asker's.
+        It is one whose requester has disconnected, or else the oldest of the client that waits for
+        the most answers, so that flooding the broker hurts only the client that does it. In a tie,
+        it is the asker's.
         """
         if self._abandoned:
             request = next(iter(self._abandoned))
@@ -99,14 +100,14 @@ class OutstandingRequests:
             self._ranking = None
 
     def requester_left(self, requester: Service) -> None:
-        """Keep the requests of a client that has disconnected; their answers go to nobody."""
+        """Keep the requests of a client that has disconnected; their answers are dropped."""
         for request in requester.asked:
             request.requester = None
             self._abandoned[request] = None
         requester.asked.clear()
 
     def take_due(self, now: float) -> list[Outstanding]:
-        """Remove and return the requests whose time limit has come."""
+        """Remove and return the requests whose time limit has passed."""
         due = self._timeouts.pop_due(now)
         for request in due:
             self.remove(request)
@@ -114,14 +115,14 @@ class OutstandingRequests:
 
 
 class _Ranking:
-    """Services by how many requests they wait for, the one with most first.
+    """Services by the number of requests they wait for, most first.
 
-    Only growth is entered.  An entry whose count has shrunk since then is corrected when it comes
-    to the top, so each costs the logarithm of their number, and those below the top nothing.
+    Only growth is recorded. An entry whose count has shrunk is corrected when it reaches the top,
+    so a change costs at most the logarithm of their number.
     """
 
     def __init__(self, services: Iterable[Service]) -> None:
-        self._order = itertools.count()  # services are not compared
+        self._order = itertools.count()  # so that services are not compared
         self._heap = [
             (-len(service.asked), next(self._order), service) for service in dict.fromkeys(services)
         ]
@@ -131,7 +132,7 @@ class _Ranking:
         heapq.heappush(self._heap, (-len(service.asked), next(self._order), service))
 
     def first(self) -> Service:
-        """The service that waits for most; there has to be one that waits for any."""
+        """Return the service that waits for the most; at least one must be waiting."""
         heap = self._heap
         while True:
             counted, order, service = heap[0]

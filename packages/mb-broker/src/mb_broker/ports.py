@@ -1,4 +1,4 @@
-"""TCP ports that stay reserved while nobody listens on them."""
+"""Reserve TCP ports while nobody listens on them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def reserved_port(host: str = HOST) -> Iterator[int]:
         reserved.bind(address)
         port: int = reserved.getsockname()[1]
         if sys.platform != "linux":
-            # Elsewhere a socket that is only bound would keep the broker from listening.
+            # On other systems, a bound socket would keep the broker from listening.
             reserved.close()
         yield port

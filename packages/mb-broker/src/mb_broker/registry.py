@@ -21,7 +21,7 @@ AUDIT_TOPIC = "system.message"
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """A service's subscription; `priority` is None for publications, which have none."""
+    """A service's subscription; `priority` is None for publications."""
 
     service: Service
     action: Action
@@ -69,7 +69,7 @@ class Service:
     progress: int = 0
     outbox: list[bytes] = field(default_factory=list)
     subscriptions: dict[tuple[Action, str], Subscription] = field(default_factory=dict)
-    # Not a dict, which walks over removed items to find the first one.
+    # Not a dict, which has to skip removed items to find the first one.
     asked: OrderedDict[Any, None] = field(default_factory=OrderedDict)
     answering: dict[Any, None] = field(default_factory=dict)
     errors: Counter = field(default_factory=Counter)
@@ -79,9 +79,9 @@ class Service:
 class Registry:
     """Services by id, and their subscriptions by topic.
 
-    `generation` changes with every subscription, so that routes can be cached.  `auditors`
-    are the services that follow the feed `system.message`.  `changed` is called with each
-    subscription that is added, removed or gets another priority.  `total` is their number.
+    `generation` changes with every subscription, so that routes can be cached. `auditors` are the
+    services that follow the feed `system.message`. `changed` is called with each subscription that
+    is added or removed or gets another priority. `total` is the number of subscriptions.
     """
 
     def __init__(self) -> None:
@@ -139,23 +139,24 @@ class Registry:
         return True
 
     def receivers(self, topic: str) -> tuple[Service, ...]:
-        """Return the receivers of a publication: each service once, however many patterns match."""
+        """Return the receivers of a publication; each service once, even if several patterns
+        match."""
         found = self._tables[Action.PUBLISH].match(topic)
         return tuple(dict.fromkeys(subscription.service for subscription in found))
 
     def responders(self, topic: str) -> tuple[Service, ...]:
-        """Return the candidates for a request: those that share the highest priority."""
+        """Return the candidates for a request: those with the highest priority."""
         found = list(self._tables[Action.REQUEST].match(topic))
         top = max((subscription.rank for subscription in found), default=0)
         return tuple(dict.fromkeys(entry.service for entry in found if entry.rank == top))
 
     def subscriptions(self) -> Iterator[Subscription]:
-        """All subscriptions, in no particular order."""
+        """Yield all subscriptions in no particular order."""
         for service in self.services.values():
             yield from service.subscriptions.values()
 
     def subscribers(self, action: Action, pattern: str) -> list[Subscription]:
-        """The subscriptions to exactly this pattern, the highest priority first."""
+        """Return the subscriptions to exactly this pattern, highest priority first."""
         found = self._tables[action].filed(pattern)
         return sorted(found, key=lambda entry: (-entry.rank, entry.service.number))
 
@@ -165,5 +166,5 @@ class Registry:
 
 
 def is_system(topic: str) -> bool:
-    """Whether a lower-case topic is the broker's own."""
+    """Return whether a topic, in lower case, is the broker's own."""
     return topic.startswith("system.")

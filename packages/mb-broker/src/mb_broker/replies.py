@@ -27,12 +27,12 @@ HEARTBEAT = b"request:system.heartbeat:1.0.0\n{}"
 
 
 def reply(prefix: HeaderPrefix, request_id: bytes, payload: Any) -> bytes:
-    """Return a response with the topic and version of what it answers."""
+    """Return a response with the topic and version of the message that it answers."""
     return response(prefix, request_id, encode_payload(payload))
 
 
 def response(prefix: HeaderPrefix, request_id: bytes, payload: bytes) -> bytes:
-    """Return a response whose payload is encoded already."""
+    """Return a response with an encoded payload."""
     return b"response:%b:%b\n%b" % (prefix.subject, request_id, payload)
 
 
@@ -41,17 +41,17 @@ def reply_error(prefix: HeaderPrefix, request_id: bytes, error: ResponseError) -
 
 
 def malformed_reply(error: ResponseError) -> bytes:
-    """The answer to a message whose header can't be read: it has no topic and no id."""
+    """Return the answer to a message with an invalid header: it has no topic and no id."""
     return b"response:error:1.0.0\n" + _error_payload(error)
 
 
 def busy_reply(text: str) -> bytes:
-    """The error for a client that is refused because the broker is full."""
+    """Return the error for a client that is refused because the broker is full."""
     return malformed_reply(ServiceUnavailableError(text))
 
 
 def _error_payload(error: ResponseError) -> bytes:
-    """Encode an error; without details if they repeat something that is nested too deep."""
+    """Encode an error; without its details if they quote something that is nested too deep."""
     try:
         return encode_payload({"error": error.as_json()})
     except LocalProtocolError:

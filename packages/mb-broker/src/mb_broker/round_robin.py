@@ -1,4 +1,4 @@
-"""Clients take turns: none holds up the others, however much it asks at once."""
+"""Let clients take turns, so that none delays the others, however much it requests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["RoundRobin"]
 
 T = TypeVar("T")
 
-# Seconds of each turn of the event loop that are spent on the items.
+# Seconds that are spent on the items in each turn of the event loop.
 _SHARE = 0.004
 
 
 class RoundRobin(Generic[T]):
-    """Items with more work than fits into one go, each in its turn.
+    """Items with more work than can be done at once, handled in turns.
 
-    `take` does a little of the work, and returns whether there is more.  All items together get a
-    few milliseconds in each turn of the event loop, however many there are.
+    `take` does some of the work, and returns whether there is more. All items together get a few
+    milliseconds in each turn of the event loop, however many there are.
     """
 
     def __init__(self, post: Poster, take: Callable[[T], bool]) -> None:
@@ -42,7 +42,7 @@ class RoundRobin(Generic[T]):
     def _run(self) -> None:
         self._posted = False
         queue = self._queue
-        # Real time, whatever the clock of the loop says: it is about the processor's.
+        # Real time, not the loop's clock, because this limits the use of the processor.
         end = time.perf_counter() + _SHARE
         try:
             while queue:

@@ -42,11 +42,11 @@ from .system_topics import COSTLY_TOPICS, SystemTopics
 __all__ = ["Router"]
 
 
-# The route of topics that the broker answers itself.
+# The route for topics that the broker answers itself.
 _SYSTEM = object()
-# The route of messages that are refused because their header, with an id, is over the limit.
+# The route for messages whose header would be over the limit with an id.
 _TOO_LONG = object()
-# Bytes of action, topic and version that leave room for an id and a time limit in the header.
+# The most bytes of action, topic and version that leave room for an id and a time limit.
 _LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n")
 
 
@@ -64,7 +64,7 @@ class Router:
         self.metrics = BrokerMetrics(self.registry, host_metrics)
         self.log = LogFeed(self._send)
         self.draining = False
-        self._log_this = False  # whether the message that is being handled gets a debug entry
+        self._log_this = False  # whether the current message gets a debug entry
         self._system = SystemTopics(self.registry, self.metrics, self.log, self.options)
         self._reader = HeaderReader(self.options.max_header)
         self._ids = IdSource()
@@ -74,7 +74,7 @@ class Router:
         )
         self._with_output: list[Service] = []
         self._dropped: list[Service] = []
-        self._second = 0  # of the driver's clock, for the counters
+        self._second = 0  # by the driver's clock, for the counters
 
     @property
     def outstanding(self) -> int:
@@ -156,7 +156,7 @@ class Router:
                 log_this = self._log_this = parent_id != LOGGED_MESSAGE_ID
             route = prefix.route
             if route is _SYSTEM:
-                if published:  # the request may ask how many
+                if published:  # the request may ask for this number
                     self.metrics.publish.add(self._second, published)
                     published = 0
                 if costly is not None and prefix.key in COSTLY_TOPICS:
@@ -200,7 +200,7 @@ class Router:
                     responder = route[0] if len(route) == 1 else random.choice(route)
                     seconds = timeout / 1000 if timeout is not None else default_timeout
                     if log_this:
-                        text = f"passing request {prefix.topic} on to {responder.id}"
+                        text = f"forwarding request {prefix.topic} to {responder.id}"
                         self.log.write_debug(service, text)
                     self._forward_request(
                         service, prefix, request_id, data[end:], responder, now, seconds
@@ -334,14 +334,15 @@ class Router:
             self._send(request.requester, response(request.prefix, requester_id, payload))
 
     def _answer_error(self, request: Outstanding, error: ResponseError) -> None:
-        """End a request with an error of the broker's; one without an id expects no answer."""
+        """Answer a request with an error of the broker; without an id, it expects no answer."""
         if request.requester is not None and request.requester_id is not None:
             self._send(request.requester, reply_error(request.prefix, request.requester_id, error))
 
     def _no_route(self, service: Service, prefix: HeaderPrefix, request_id: bytes | None) -> None:
         error = NoRouteFoundError(f"nobody is subscribed to {prefix.action.value} {prefix.topic}")
         if prefix.action is Action.PUBLISH:
-            # Normal as long as nobody is subscribed to an event: dropped, and not an error.
+            # It is normal for an event to have no subscribers: count it as dropped, not as an
+            # error.
             self.metrics.publish_dropped.add(self._second)
             if self._log_this:
                 self.log.write_debug(service, error.message)
@@ -356,13 +357,13 @@ class Router:
         request_id: bytes | None,
         error: ResponseError,
     ) -> None:
-        """Answer with an error; where the message had no id, under a new one."""
+        """Answer with an error, under a new id if the message had none."""
         self.metrics.count_error(self._second, service, prefix.action)
         self._log_refusal(service, error)
         self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
 
     def _refuse_unread(self, service: Service, error: MalformedMessageError) -> None:
-        """Answer a message whose header can't be read: the error names no request."""
+        """Answer a message with an invalid header; the error can't name the request."""
         self.metrics.count_error(self._second, service, None)
         self._log_refusal(service, error)
         self._send(service, malformed_reply(error))
@@ -385,7 +386,7 @@ class Router:
         end: int,
         now: float,
     ) -> None:
-        """Refuse a message for its payload, unless something else is wrong as well.
+        """Refuse a message because of its payload, unless something else is wrong as well.
 
         The reference broker checks payloads last.
         """
@@ -424,7 +425,7 @@ class Router:
         self.log.write(level, "router", text, cause=cause, second=self._second, **fields)
 
     def _send(self, service: Service, message: bytes, masked_id: bytes | None = None) -> None:
-        """Put a message into an outbox; `masked_id` is its sender's id, if that was replaced."""
+        """Put a message into an outbox; `masked_id` is the sender's id if it was replaced."""
         if not service.outbox:
             self._with_output.append(service)
         service.outbox.append(message)

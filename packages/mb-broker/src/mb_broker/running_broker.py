@@ -40,12 +40,12 @@ def running(*urls: str, **options: Any) -> RunningBroker:
         return RunningBroker(*urls, **options)
     text = "mb_broker.running(faults=faults) is deprecated: use mb_testing.running(faults=faults)"
     warnings.warn(text, DeprecationWarning, stacklevel=2)
-    # By name: mb_broker doesn't depend on mb_testing, which is where the faults come from.
+    # Imported by name, because mb_broker doesn't depend on mb_testing, where faults come from.
     try:
         testing = importlib.import_module("mb_testing")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mb_testing":
-            raise  # it is installed, and something that it needs is missing
+            raise  # it is installed, but one of its dependencies is missing
         text = "mb_broker.running(faults=faults) is now mb_testing.running: pip install mb-testing"
         raise ImportError(text) from error
     broker: RunningBroker = testing.running(*urls, faults=faults, **options)
@@ -74,7 +74,7 @@ class RunningBroker:
         self._process = os.getpid()
         self._broker: Broker
         self._loop: asyncio.AbstractEventLoop
-        self._end: asyncio.Future[bool]  # whether it is to be killed
+        self._end: asyncio.Future[bool]  # whether to kill it
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as reserved:
@@ -97,7 +97,7 @@ class RunningBroker:
         def __getattr__(self, name: str) -> Any:
             text = f"{type(self).__name__!r} object has no attribute {name!r}"
             if name == "faults":
-                text = "this broker has no faults, which cost time: use mb_testing.running"
+                text = "this broker can't inject faults: use mb_testing.running"
             raise AttributeError(text, name=name, obj=self)
 
     @property
@@ -132,7 +132,9 @@ class RunningBroker:
         if not self._is_ours:
             raise forked_error("broker")
         if self._thread is not None:
-            raise LocalProtocolError("the broker is running: stop() or kill() comes before start()")
+            raise LocalProtocolError(
+                "the broker is already running: call stop() or kill() before start()"
+            )
         options = self._options | options
         broker = Broker(*self.urls, **options)
         started: Future[None] = Future()
@@ -175,7 +177,7 @@ class RunningBroker:
             if not self._end.done():
                 self._end.set_result(kill)
 
-        with contextlib.suppress(RuntimeError):  # the loop has failed; its thread has said how
+        with contextlib.suppress(RuntimeError):  # the loop has failed; its thread has reported how
             self._loop.call_soon_threadsafe(end)
         thread.join()
 
@@ -197,7 +199,7 @@ class RunningBroker:
 
 
 def _with_reserved_port(url: str, options: dict[str, Any], reserved: contextlib.ExitStack) -> str:
-    """`url` with a port of our own in place of 0, where it has one."""
+    """Return `url` with a reserved port instead of port 0, if it has one."""
     parsed = parse_url(url)
     if parsed.port != 0:
         return url
@@ -208,5 +210,5 @@ def _with_reserved_port(url: str, options: dict[str, Any], reserved: contextlib.
     try:
         port = reserved.enter_context(reserved_port(parsed.host))
     except OSError:
-        return url  # listening there will fail, and say why
+        return url  # listening there will fail with a reason
     return URL(parsed.scheme, parsed.host, port, parsed.path).full

@@ -42,16 +42,16 @@ COSTLY_TOPICS = frozenset(
         "system.metrics",
     }
 )
-"""Topics whose answers grow with what there is in the broker."""
+"""Topics whose answers grow with the number of services and subscriptions."""
 
-# Those whose answers can take hundreds of milliseconds to make, and how many bytes at a time.
+# Those whose answers can take hundreds of milliseconds, and how many bytes to encode at a time.
 _TOPIC_LISTS = frozenset({"system.topic.list", "system.topic.subscriptions"})
 _STEP_BYTES = 100_000
 
 _HEARTBEAT = "system.heartbeat"
 _LOG = "system.log"
 
-# The feeds that a client may subscribe to by system.topic.subscribe.
+# The feeds that a client may subscribe to with system.topic.subscribe.
 _FEEDS = frozenset(
     {
         _LOG,
@@ -62,7 +62,7 @@ _FEEDS = frozenset(
     }
 )
 
-# Topics that need no payload: they are answered whatever it is, as the reference broker does.
+# Topics that ignore their payload, as in the reference broker.
 _WITHOUT_PAYLOAD = frozenset(
     {
         _HEARTBEAT,
@@ -77,7 +77,7 @@ _ACTIONS: dict[object, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
     "request": (Action.REQUEST,),
     "both": (Action.PUBLISH, Action.REQUEST),
-    "response": (),  # there is nothing to subscribe to: the answer is a failure
+    "response": (),  # there is nothing to subscribe to, so the answer is a failure
 }
 
 Answer = dict[str, Any]
@@ -114,7 +114,7 @@ class SystemTopics:
         }
 
     def prepare(self, topic: str) -> bool:
-        """Prepare a part of the answer to a costly topic; return whether it is ready."""
+        """Prepare part of the answer to a costly topic; return whether it is ready."""
         if topic in _TOPIC_LISTS:
             return self._lists.topics.update(_STEP_BYTES)
         return True
@@ -126,16 +126,16 @@ class SystemTopics:
         payload: bytes | ResponseError,
         now: float,
     ) -> Answer | bytes | None:
-        """Return the payload of the answer, encoded if it is a list; None if there is no answer.
+        """Return the payload of the answer (encoded, for lists), or None for no answer.
 
-        `payload` is an error if the payload must not be read.  Raises ResponseError: the first
-        of several in the order in which the reference broker checks.
+        `payload` is an error if the payload is invalid. Raises ResponseError: of several, the first
+        in the order in which the reference broker checks.
         """
         if prefix.action is not Action.REQUEST:
             if prefix.action is Action.RESPONSE and prefix.key == _HEARTBEAT:
-                return None  # a sign of life, as any message is
+                return None  # as any message, it shows that the client is alive
             raise InvalidRequestError(
-                f"{prefix.topic} takes requests, not a {prefix.action.value}",
+                f"{prefix.topic} accepts requests, not a {prefix.action.value}",
                 details={"action": prefix.action.value, "topic": prefix.topic},
             )
         handler = self._handlers.get(prefix.key)
@@ -171,7 +171,7 @@ class SystemTopics:
                 )
             if not is_text(text.encode(errors="surrogatepass")):
                 raise InvalidRequestError(
-                    f"the {key} contains half of a surrogate pair, which can't be shown"
+                    f"the {key} contains a lone surrogate, which can't be shown"
                 )
         known, service.name, service.description = bool(service.name), name, description
         self._metrics.registration.add(int(now))
@@ -208,11 +208,14 @@ class SystemTopics:
         pattern = _read_pattern(payload)
         if is_system(pattern) and (pattern not in _FEEDS or Action.REQUEST in actions):
             raise InvalidRequestError(
-                f"{topic} is the broker's own: it can't be subscribed to", details={"topic": topic}
+                f"{topic} belongs to the broker and can't be subscribed to",
+                details={"topic": topic},
             )
         priority = payload.get("priority", 0)
         if isinstance(priority, bool) or not isinstance(priority, int | float):
-            raise InvalidRequestError("a priority is a number", details={"priority": priority})
+            raise InvalidRequestError(
+                "the priority must be a number", details={"priority": priority}
+            )
         added = [each for each in actions if (each, pattern) not in service.subscriptions]
         self._check_room(service, len(added), payload, now)
         for each in actions:
@@ -223,7 +226,7 @@ class SystemTopics:
         return _SUCCESS if actions else _FAILURE
 
     def _check_room(self, service: Service, added: int, payload: Answer, now: float) -> None:
-        """Raise ServiceUnavailableError if a client may not have so many more subscriptions."""
+        """Raise ServiceUnavailableError if a client may not have this many more subscriptions."""
         registry = self._registry
         has = len(service.subscriptions)
         if has + added > self._options.max_subscriptions:
@@ -234,7 +237,7 @@ class SystemTopics:
             cause, limit = "max_subscriptions_total", self._options.max_subscriptions_total
             share = limit // len(registry.services)
             if has + added <= share:
-                return  # those with many are no reason to refuse those with few
+                return  # clients with many must not keep those with few from subscribing
             state = f"all clients have {registry.total} subscriptions, {_named(service)} has {has}"
             text = (
                 f"all clients together have {limit} subscriptions ({cause}), and this one would "
@@ -251,7 +254,7 @@ class SystemTopics:
         if is_system(pattern) and (pattern not in _FEEDS or pattern == _LOG):
             topic = payload.get("topic")
             raise InvalidRequestError(
-                f"{topic} is the broker's own: it can't be unsubscribed", details={"topic": topic}
+                f"{topic} belongs to the broker and can't be unsubscribed", details={"topic": topic}
             )
         answer = _FAILURE
         for each in actions:
@@ -284,7 +287,7 @@ class SystemTopics:
         show_all, wanted = payload.get("showAll"), payload.get("paramFilter")
         if wanted is not None and not isinstance(wanted, dict):
             raise InvalidRequestError(
-                "paramFilter is an object of parameters and their values",
+                "paramFilter must be an object with parameters and their values",
                 details={"paramFilter": wanted},
             )
         found = [
@@ -315,7 +318,7 @@ class SystemTopics:
 
 
 def _read(payload: bytes, required: bool) -> Answer:
-    """Return a request's payload as an object: without any keys if it is another kind of value.
+    """Return a request's payload as an object; an empty one if it is another kind of value.
 
     A payload that is not `required` may also be empty, null or not JSON at all.
     """
@@ -329,7 +332,7 @@ def _read(payload: bytes, required: bool) -> Answer:
             "the payload is not valid JSON", details={"payload": text}
         ) from error
     if value is None and required:
-        raise InvalidRequestError("a payload is required; {} will do")
+        raise InvalidRequestError("a payload is required; it may be {}")
     return value if isinstance(value, dict) else {}
 
 
@@ -348,7 +351,7 @@ def _read_pattern(payload: Answer) -> str:
     if not isinstance(topic, str) or not is_pattern(topic):
         raise InvalidRequestError(
             "topic is required: 1 to 5 segments of letters and digits joined by '.', "
-            "with + for any segment and a closing # for any number",
+            "with + for exactly one segment and a final # for any number",
             details=_given(payload, "topic"),
         )
     return topic.lower()
@@ -359,7 +362,7 @@ def _given(payload: Answer, *keys: str) -> Answer:
 
 
 def _has_parameters(metric: Metric, wanted: Answer) -> bool:
-    """Whether the metric has all wanted parameters; their names in any case, as topics."""
+    """Return whether the metric has all wanted parameters; names ignore case, like topics."""
     return all(
         metric.parameters.get(str(name).lower()) == str(value) for name, value in wanted.items()
     )

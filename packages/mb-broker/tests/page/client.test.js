@@ -94,7 +94,7 @@ test("a broker that does not greet within five seconds is given up", () => {
   assert.equal(client.state, "connecting");
   mock.timers.tick(1);
   assert.equal(client.state, "waiting");
-  assert.equal(client.reason, "the broker did not greet");
+  assert.equal(client.reason, "the broker did not send its greeting");
   assert.ok(socket().closed);
 });
 

@@ -189,7 +189,7 @@ test("it stops following what nobody can read", (context) => {
     feed("a");
   }
   assert.equal(model.following, false);
-  assert.match(model.notice, /^Following has stopped: 5,00\d messages a second are too many/);
+  assert.match(model.notice, /^Follow was turned off: 5,00\d messages a second are too many/);
   assert.ok(client.asked.includes("system.topic.unsubscribe"));
 });
 

@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class BoundedCache(dict[K, V]):
-    """A dictionary that is emptied when it is full: no bookkeeping, and memory has a bound."""
+    """A dictionary that is emptied when it is full: memory is bounded without bookkeeping."""
 
     __slots__ = ("_limit",)
 

@@ -1,4 +1,4 @@
-"""Many deadlines, one timer: their owner asks for the next time and for what is due."""
+"""Many deadlines with one timer: the owner asks for the next time and for the items due."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Deadlines"]
 
 T = TypeVar("T")
 
-# Below this many entries, sweeping out cancelled ones is not worth the pass.
+# Below this many entries, removing cancelled ones is not worth a pass.
 _SWEEP_FROM = 64
 
 
@@ -20,7 +20,7 @@ _Slot = tuple[float, int, T]
 
 
 class Deadlines(Generic[T]):
-    """Items by the time at which they are due, in the units of its owner's clock.
+    """Items by the time at which they are due, by the owner's clock.
 
     Most deadlines are set in the order in which they are due, since time limits are alike: these
     wait in a queue, and the others in a heap.  Most never pass, as the answer arrives first: so

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["CONNECT_TO", "MAX_ANSWERS", "dial", "stream_address"]
 
 MAX_ANSWERS = 1024 * 1024
-"""Bytes of a client's own answers, which nobody waits for, that a broker may leave unread."""
+"""The most unread bytes of answers that a client generates by itself."""
 
 CONNECT_TO = "MB_CONNECT_TO"
-"""The environment variable that sends connections elsewhere: `HOST:PORT=HOST:PORT`, several
+"""The environment variable that redirects connections: `HOST:PORT=HOST:PORT`, several
 joined by commas.  Only the address that is dialled changes, as with curl's --connect-to: URL,
 Host header and the name in the certificate stay what the program said."""
 
@@ -31,9 +31,9 @@ Host header and the name in the certificate stay what the program said."""
 async def dial(
     url: URL, accept: Accept, options: ClientOptions, *, backend: Backend, spawn: Spawn
 ) -> Link:
-    """Connect to `url`; raises ConnectError, or PluginError where no plugin speaks the scheme.
+    """Connect to `url`; raises ConnectError, or PluginError if no plugin supports the scheme.
 
-    The caller limits the time: its error says more than this function knows.
+    The caller limits the time, because it can raise a more specific error.
     """
     transport = options.plugins.transport(url.scheme)
     ssl_context = options.ssl_context
@@ -66,30 +66,30 @@ async def dial(
 
 
 async def _default_ssl_context() -> ssl.SSLContext:
-    """Make a context in a thread: it reads the system's certificates, at each connect.
+    """Create a context in a thread, because it reads the system's certificates at each connect.
 
-    That takes 20 ms, for which other tasks should not have to wait.  When cancelled, the thread
-    finishes by itself.
+    That takes 20 ms, and must not block other tasks. When cancelled, the thread finishes in the
+    background.
     """
-    # Programs without TLS do not pay for these.
+    # Imported here so that programs without TLS need not load it.
     import anyio.to_thread
 
     from .link.tls import client_ssl_context
 
-    one_more = anyio.CapacityLimiter(1)  # however many threads the program has busy
+    one_more = anyio.CapacityLimiter(1)  # however many threads the program uses
     try:
         return await anyio.to_thread.run_sync(
             client_ssl_context, abandon_on_cancel=True, limiter=one_more
         )
-    except RuntimeError:  # the system has no thread left, or the interpreter is shutting down
+    except RuntimeError:  # the system can't start a thread, or the interpreter is shutting down
         return client_ssl_context()
 
 
 @contextmanager
 def _blaming(url: URL) -> Iterator[None]:
-    """Turn what a transport raises into a ConnectError, or a PluginError that says it is at fault.
+    """Turn errors of a transport into a ConnectError, or a PluginError if the transport is broken.
 
-    What the network or the system refuses may work at the next try, so an OSError is the former.
+    An OSError becomes a ConnectError, because the next attempt may succeed.
     """
     try:
         yield
@@ -104,7 +104,7 @@ def _blaming(url: URL) -> Iterator[None]:
 
 
 def _is_of_system(error: Exception) -> bool:
-    """Whether it is an OSError, or a group of nothing else, as task groups raise them."""
+    """Return whether it is an OSError, or a group of only OSErrors, as task groups raise them."""
     if isinstance(error, ExceptionGroup):
         return error.split(OSError)[1] is None
     return isinstance(error, OSError)
@@ -113,7 +113,7 @@ def _is_of_system(error: Exception) -> bool:
 def stream_address(
     url: URL, transport: WireTransport, environ: Mapping[str, str] = os.environ
 ) -> Address | SocketAddress:
-    """Where to open a stream to."""
+    """Return the address to open a stream to."""
     if transport.sockets is not None:
         return transport.sockets.address(url)
     if not url.host:

@@ -62,11 +62,12 @@ __all__ = [
 class MBError(Exception):
     """Base class of all errors of this library. Their attributes survive copying and pickling."""
 
-    # The received Message that the error is about, where there is one (see message.is_about).
+    # The received Message that the error is about, if any (see message.is_about).
     _about: Any = None
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        # Exception's own way calls the constructor with the text alone, which most refuse.
+        # Exception's own implementation calls the constructor with only the text, which most
+        # reject.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -195,7 +196,7 @@ class ResponseError(MBError):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # A subclass that names no code inherits its parent's, whose class stays.
+        # A subclass without a code inherits its parent's; the parent stays the class for that code.
         ResponseError._by_code.setdefault(cls.code, cls)
 
     def __init__(

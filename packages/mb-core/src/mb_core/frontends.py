@@ -1,4 +1,4 @@
-"""Front ends: the ways to use the client, by name, and those that come with this package."""
+"""Front ends: the ways to use the client, by name, including those in this package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def connect(
             frontend = current_backend().name
         except RuntimeError:
             raise LocalProtocolError(
-                'no event loop runs here: name a front end, frontend="sync" for one without'
+                'no event loop is running here: pass a front end, such as frontend="sync"'
             ) from None
     found = plugins if plugins is not None else installed_plugins()
     return found.frontend(frontend).client(url, plugins=plugins, **options)
@@ -70,7 +70,7 @@ def frontends(plugins: Plugins | None = None) -> list[InstalledPlugin]:
 
 
 class _Asyncio:
-    """The client on asyncio, and JSON."""
+    """Provides the client on asyncio, and JSON."""
 
     @hookimpl
     def mb_register_frontends(self) -> list[Frontend]:
@@ -82,7 +82,7 @@ class _Asyncio:
 
 
 class _Trio:
-    """The client on trio, where that is installed: the same one, which finds out its loop."""
+    """Provides the client on trio, if installed; it is the same client, which detects its loop."""
 
     @hookimpl
     def mb_register_frontends(self) -> list[Frontend]:
@@ -91,6 +91,6 @@ class _Trio:
         return [Frontend("trio", MessageBrokerClient)]
 
 
-# What this distribution's entry points name.
+# The entry points of this distribution refer to these.
 asyncio_plugin = _Asyncio()
 trio_plugin = _Trio()

@@ -44,7 +44,7 @@ MAX_TIMEOUT = 3_600_000
 
 DEFAULT_VERSION = "1.0.0"
 
-# What the reference broker's semver package accepts, which is semver.org's grammar and a `v`.
+# The reference broker's semver package accepts semver.org's grammar and a leading `v`.
 _NUMBER = r"(?:0|[1-9]\d*)"
 _PRERELEASE = rf"(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(
@@ -54,7 +54,7 @@ _VERSION = re.compile(
 )
 _MAX_VERSION = 256  # characters
 _MAX_NUMBER = 2**53 - 1
-# Spaces as JavaScript sees them: the reference broker ignores those around a version.
+# JavaScript's white space, which the reference broker ignores around a version.
 _SPACES = (
     "\t\v\f\r \xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\ufeff"
@@ -133,7 +133,7 @@ class HeaderPrefix:
         self.generation = -1
 
 
-# The prefix, request id, parent id, time limit in milliseconds, and where the newline stands.
+# The prefix, request id, parent id, time limit in milliseconds, and the index of the newline.
 ReadHeader = tuple[HeaderPrefix, bytes | None, bytes | None, int | None, int]
 
 

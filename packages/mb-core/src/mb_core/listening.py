@@ -1,4 +1,4 @@
-"""Listening at a URL, over the transport of its scheme: what a broker does."""
+"""Listen on a URL, over the transport of its scheme, as a broker does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .wire import Limits, Site, Wire
 __all__ = ["LOOPBACK", "listen"]
 
 LOOPBACK = "127.0.0.1"
-"""Where a URL without a host listens."""
+"""The address for URLs without a host."""
 
 
 async def listen(
@@ -29,7 +29,7 @@ async def listen(
     spawn: Spawn,
     site: Site | None = None,
 ) -> tuple[URL, Listener]:
-    """Accept connections at `url`; gives the URL to connect to, with the port that it got.
+    """Accept connections on `url`; yields the URL to connect to, with the actual port.
 
     A URL without a host listens on this machine's loopback address: only a URL that names an
     address such as 0.0.0.0 opens the port to other machines.
@@ -77,7 +77,7 @@ def _socket(sockets: Sockets, url: URL) -> socket.socket:
 
 
 class _Released:
-    """A Listener on a socket that leaves something behind."""
+    """A Listener on a socket that needs cleaning up."""
 
     def __init__(self, listener: Listener, sockets: Sockets, url: URL) -> None:
         self.address = listener.address

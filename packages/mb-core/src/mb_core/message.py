@@ -196,7 +196,7 @@ class Message(msgspec.Struct, eq=False):
         )
 
     def __reduce__(self) -> tuple[Callable[..., Message], tuple[Any, ...]]:
-        # What was received, but not the prefix's route or the responder: they belong to a
+        # The received data, without the prefix's route and the responder, which belong to a
         # connection.
         prefix = self.prefix
         fields = (prefix.action, prefix.topic, prefix.version, prefix.codec, self.request_key)

@@ -1,4 +1,4 @@
-"""Every option of clients and brokers: what is valid, what it stands for, and its errors."""
+"""All options of clients and brokers: valid values, conversion, and errors."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _ACTIONS: dict[str, tuple[Action, ...]] = {
     "request": (Action.REQUEST,),
     "both": (Action.PUBLISH, Action.REQUEST),
 }
-# The largest message that a client takes: lists of a broker's services and topics grow with it.
+# The largest message that a client accepts: lists of services and topics may be long.
 _MAX_RECEIVED = 16 * 1024 * 1024
 _RESTORING = 3.0
-"""Seconds for a try that has begun: a busy broker restores many clients at once."""
+"""Seconds for an attempt in progress: a busy broker restores many clients at once."""
 
 
 class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def checked(cls, *, max_payload: int, plugins: Plugins | None, **given: Any) -> Self:
-        """From a client's arguments, with times in milliseconds.
+        """Create from a client's arguments, with times in milliseconds.
 
         Raises LocalProtocolError for invalid values.
         """
@@ -87,26 +87,26 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def plugins(self) -> Plugins:
-        """Those that were given, or those that are installed, which are looked for now."""
+        """Return the given plugins, or find the installed ones."""
         return self.given_plugins if self.given_plugins is not None else installed_plugins()
 
     @property
     def settling(self) -> float:
-        """How long other clients with the same options may need to be back after this one."""
+        """How much longer other clients with the same options may need to reconnect."""
         return self.backoff_max + _RESTORING
 
 
 def check_options(**given: Any) -> None:
-    """Raise LocalProtocolError for options of clients and brokers that can't be meant.
+    """Raise LocalProtocolError for invalid options of clients and brokers.
 
-    Each option that a constructor takes has its line in the table, whoever takes it.
+    The table has a line for each option of any constructor.
     """
     for name, value in given.items():
         _CHECKS[name](value, name)
 
 
 def _instance(kind: Callable[[], Any], wanted: str) -> Callable[[Any, str], None]:
-    """A check for None or an instance of `kind()`."""
+    """Return a check for None or an instance of `kind()`."""
 
     def check(value: Any, name: str) -> None:
         if value is not None and not isinstance(value, kind()):
@@ -155,13 +155,13 @@ def _check_timeout_or_0(value: Any, name: str) -> None:
 
 def _check_codec(codec: Any, name: str) -> None:
     if isinstance(codec, str):
-        return  # the plugins know which there are
+        return  # only the plugins know the valid names
     if not all(callable(getattr(codec, method, None)) for method in ("encode", "decode")):
         raise _invalid(name, codec, "a codec's name, or an object with encode() and decode()")
 
 
 def _ssl_context() -> Any:
-    import ssl  # programs without TLS do not pay for it
+    import ssl  # imported here so that programs without TLS need not load it
 
     return ssl.SSLContext
 
@@ -192,7 +192,7 @@ _TIMES = {name for name in _CHECKS if name.endswith(("_timeout", "_interval", "_
 
 
 def actions_of(action: str) -> tuple[Action, ...]:
-    """Return what `action` stands for; raises LocalProtocolError for an unknown one."""
+    """Return the actions of `action`; raises LocalProtocolError for an unknown one."""
     actions = _ACTIONS.get(action) if isinstance(action, str) else None
     if actions is None:
         raise LocalProtocolError(f"invalid action {action!r}: one of 'publish', 'request', 'both'")

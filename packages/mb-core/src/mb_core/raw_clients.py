@@ -43,7 +43,7 @@ __all__ = ["RawClient", "TCPSocketClient", "WebSocketClient"]
 
 # Milliseconds.
 _CLOSE_TIMEOUT = 5_000
-# How many messages wait for the first handler.
+# The most messages that wait for the first handler.
 _WAITING = 1_000
 
 
@@ -233,7 +233,7 @@ class RawClient(CallbackMethods):
         return encoded
 
     def _wire(self) -> Wire:
-        """A Wire of this client's transport that has no connection."""
+        """Return a Wire of this client's transport without a connection."""
         transport = self._options.plugins.transport(self.scheme)
         if not isinstance(transport, WireTransport):
             raise PluginError(f"{self.scheme}:// is not a byte stream")
@@ -254,7 +254,7 @@ class _Receiver:
         return self
 
     def handler_added(self) -> None:
-        """Give the first handler what waits for it."""
+        """Pass waiting messages to the first handler."""
         while self._waiting:
             self._callbacks.post(self._callbacks.message, self._waiting.popleft())
 

@@ -8,7 +8,7 @@ import msgspec
 
 __all__ = ["ClientStats", "Latencies", "Latency", "Traffic"]
 
-# Requests whose latency is remembered.
+# The number of requests whose latency is kept.
 _REMEMBERED = 1000
 
 

@@ -1,4 +1,4 @@
-"""Reports that could come by the thousand, once in a while."""
+"""Limit the rate of reports."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .cache import BoundedCache
 
 __all__ = ["Tally", "Throttle"]
 
-# Seconds between two reports of one thing.
+# Seconds between two reports of the same thing.
 _EVERY = 1.0
-# Things that are told apart; forgotten together when there are more.
+# The most things that are distinguished; all are forgotten when there are more.
 _REMEMBERED = 1024
-# Reports of a Tally in a second.
+# Reports of a Tally per second.
 _AT_ONCE = 32
 
 
 class Throttle:
-    """Lets one report of each thing through in a second."""
+    """Allows one report of each thing per second."""
 
     __slots__ = ("_reported",)
 
@@ -38,13 +38,12 @@ class Throttle:
 
 
 class Tally:
-    """Counts what may happen by the thousand, and reports how often it has, once in a while.
+    """Counts things that may happen very often, and reports the counts at a limited rate.
 
-    The first of a kind is reported at once, the following ones at most once a second, so that the
-    last report has the whole count.  Of all kinds together no more than `_AT_ONCE` are reported in
-    a second; the others wait for their turn.  When there are too many kinds to tell them apart,
-    those that come on top are one: some of it is reported, each as if it were alone.
-    Times are those of its owner's clock, in seconds.
+    The first of a kind is reported at once, later ones at most once a second, so that the last
+    report has the total. At most `_AT_ONCE` reports are made per second for all kinds; the others
+    wait. If there are too many kinds, the extra ones share one entry: some of them are reported,
+    each as if it were the only one. Times are from the owner's clock, in seconds.
     """
 
     def __init__(self) -> None:
@@ -53,10 +52,10 @@ class Tally:
         self._others = _Kind(counts=False)
         self._second = float("-inf")  # when the present one began
         self._told = 0  # reports in it
-        self._forgot = float("-inf")  # when it last looked what may be forgotten
+        self._forgot = float("-inf")  # when it last checked what to forget
 
     def add(self, kind: Hashable, report: Callable[[int], object], now: float) -> None:
-        """Count one more of `kind`; `report` is called with the number of them so far."""
+        """Count one more of `kind`; `report` is called with their number so far."""
         entry = self._kinds.get(kind)
         if entry is None:
             if len(self._kinds) >= _REMEMBERED and not self._forget(now):
@@ -73,18 +72,18 @@ class Tally:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is to be reported."""
+        """Whether something has to be reported."""
         return bool(self._untold)
 
     def next(self) -> float | None:
-        """When something is to be reported next, if at all."""
+        """When the next report is due, if at all."""
         due = min((entry.due for entry in self._untold.values()), default=None)
         if due is not None and self._told >= _AT_ONCE:
             return max(due, self._second + _EVERY)
         return due
 
     def report(self, now: float) -> None:
-        """Report what is due."""
+        """Make the reports that are due."""
         for kind, entry in list(self._untold.items()):
             if now >= entry.due and self._may_tell(now):
                 del self._untold[kind]
@@ -93,14 +92,14 @@ class Tally:
     # Within
 
     def _may_tell(self, now: float) -> bool:
-        """Whether one more report fits into this second; counts it."""
+        """Return whether one more report fits into this second, and count it."""
         if now - self._second >= _EVERY:
             self._second, self._told = now, 0
         self._told += 1
         return self._told <= _AT_ONCE or now == float("inf")
 
     def _forget(self, now: float) -> bool:
-        """Make room for other kinds, where the last time is a second ago; whether there is some."""
+        """Forget kinds whose last report is a second old; return whether there is room."""
         if now - self._forgot < _EVERY:
             return False
         self._forgot = now
@@ -114,12 +113,12 @@ _OTHERS = object()
 
 
 class _Kind(msgspec.Struct):
-    """How often it has happened, and from when on that may be reported again."""
+    """How often it happened, and when it may be reported again."""
 
     count: int = 0
     due: float = float("-inf")
     report: Callable[[int], object] | None = None
-    counts: bool = True  # whether its reports are of one thing, so that the number says something
+    counts: bool = True  # whether its reports are about one thing, so that the number is meaningful
 
     def tell(self, now: float) -> None:
         self.due = now + _EVERY

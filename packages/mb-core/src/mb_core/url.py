@@ -17,7 +17,7 @@ __all__ = ["URL", "broker_url", "parse_url", "redacted"]
 
 _HIDDEN = re.compile("[?#]")
 _IPV6 = re.compile("[0-9A-Fa-f]*:[0-9A-Fa-f.:]*:.*")
-# Shorter values in a query are no secrets, and may be part of ordinary words.
+# Shorter values in a query are not secrets, and may be part of ordinary words.
 _SECRET = 6
 _LONGEST_REST = 4_096
 
@@ -116,7 +116,7 @@ def redacted(text: str) -> str:
     before = _HIDDEN.split(rest, maxsplit=1)[0]
     behind = rest[len(before) :]
     if "@" in behind:
-        # It may belong to a password or to the query, so it is not known where either ends.
+        # It may belong to a password or to the query, so their ends are unknown.
         return f"{start}{slashes}***"
     host = before.rpartition("@")[2]
     shown = before if host == before else f"***@{host}"
@@ -138,7 +138,7 @@ def parse_url(text: str) -> URL:
     try:
         parts: SplitResult = urlsplit(text)
     except ValueError as error:
-        # Its text has a piece of the URL, which may be one of a password.
+        # Its text quotes part of the URL, possibly of a password.
         why = "" if "@" in text else f": {error}"
         raise ConnectError(f"invalid URL {shown!r}{why}", final=True) from None
     if not parts.scheme or not text.lstrip().lower().startswith(f"{parts.scheme}://"):
@@ -161,6 +161,6 @@ def parse_url(text: str) -> URL:
         ) from None
     host = parts.hostname or ""
     if any(character.isspace() or not character.isprintable() for character in host):
-        raise ConnectError(f"invalid URL {shown!r}: there is no host {host!r}", final=True)
+        raise ConnectError(f"invalid URL {shown!r}: invalid host {host!r}", final=True)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return URL(parts.scheme, host, port, path)

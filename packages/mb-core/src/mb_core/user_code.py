@@ -1,4 +1,4 @@
-"""Functions that users give: checking, calling and naming them, and what they raise."""
+"""Users' functions: checking, calling and naming them, and their errors."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ __all__ = [
 
 
 async def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a plain or an async function; give what it returns."""
+    """Call a plain or an async function, and return its result."""
     result = function(*args)
-    if hasattr(type(result), "__await__"):  # of the class, as Python's own await has it
+    if hasattr(type(result), "__await__"):  # looked up on the class, as `await` does
         return await result
     return result
 
 
 def failure(error: BaseException) -> Exception:
-    """What user code raised, to be reported; raises it if it is not a failure of that code.
+    """Return an error of user code to report; raise it if it is not a failure of that code.
 
-    On asyncio a task that awaits what somebody else has cancelled gets a CancelledError, though
-    nobody cancels the task: that must not end it.  Nor must a BaseException of a library's own,
-    such as pytest's of a test that has failed.
+    On asyncio, a task that awaits something that was cancelled elsewhere gets a CancelledError
+    although the task itself is not cancelled: that must not end it. Neither must a library's own
+    BaseException, such as pytest's for a failed test.
     """
     if isinstance(error, Exception):
         return error
-    # Not imported for this: the one that does not run may never be.
+    # Not imported just for this: only one of them may be in use.
     asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
     if asyncio is not None and isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is not None and not task.cancelling():
-            fault = RuntimeError("something that was awaited has been cancelled")
+            fault = RuntimeError("something awaited was cancelled")
             fault.__cause__ = error
             return fault
     ends = [GeneratorExit, KeyboardInterrupt, SystemExit]
@@ -56,10 +56,10 @@ def failure(error: BaseException) -> Exception:
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an error, or what it is where it has none."""
+    """Return the text of an error, or its type if it has none."""
     try:
         return str(error) or type(error).__name__
-    except Exception:  # of an exception whose own code fails
+    except Exception:  # for an exception whose own code fails
         return type(error).__name__
 
 
@@ -70,7 +70,7 @@ def _includes(error: BaseException, kinds: tuple[type[BaseException], ...]) -> b
 
 
 def name_of(handler: Callable[..., Any]) -> str:
-    """What a handler is called in reports."""
+    """Return the name of a handler for reports."""
     name = getattr(handler, "__qualname__", None)
     return name if isinstance(name, str) else repr(handler)
 
@@ -97,7 +97,7 @@ def check_response_handler(handler: Any) -> None:
 
 
 def shown(value: object) -> str:
-    """What a value is called in an error: functions by their names."""
+    """Return how an error shows a value: functions by name."""
     name = getattr(value, "__name__", None)
     text = name if callable(value) and isinstance(name, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

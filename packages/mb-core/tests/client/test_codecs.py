@@ -163,8 +163,8 @@ class Writing:
         (ZeroDivisionError("by what?"), LocalProtocolError, "can't be written as writing: by what"),
         ("text", LocalProtocolError, "the codec 'writing' wrote str, not bytes"),
         (None, LocalProtocolError, "the codec 'writing' wrote NoneType, not bytes"),
-        (b"two\nlines", LocalProtocolError, "a payload is one line"),
-        (b"\xff", LocalProtocolError, "a payload is UTF-8"),
+        (b"two\nlines", LocalProtocolError, "the payload contains a line break"),
+        (b"\xff", LocalProtocolError, "the payload is not valid UTF-8"),
         (b"x" * 20_000, MessageTooLarge, "the payload has 20000 bytes, the limit is 16384"),
     ],
 )

@@ -63,7 +63,7 @@ async def test_those_of_event_loops_are_one_client(name: str, url: str) -> None:
 
 
 def test_without_an_event_loop_it_has_to_be_named() -> None:
-    with pytest.raises(LocalProtocolError, match="no event loop runs here: name a front end, fron"):
+    with pytest.raises(LocalProtocolError, match="no event loop is running here: pass a front end"):
         connect("tcp://localhost")
 
 

@@ -244,9 +244,13 @@ def test_removing_from_a_queue_that_takes_nothing_any_more_loses_nothing() -> No
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "5", [1], True, False], ids=repr)
 def test_a_bound_is_a_number_from_one(size: Any) -> None:
-    with pytest.raises(LocalProtocolError, match=r"invalid queue_size .*: a number of messages"):
+    with pytest.raises(
+        LocalProtocolError, match=r"invalid queue_size .*: expected a whole number of messages"
+    ):
         MessageQueue(size, "drop_newest")
-    with pytest.raises(LocalProtocolError, match=r"invalid queue_bytes .*: a number of bytes"):
+    with pytest.raises(
+        LocalProtocolError, match=r"invalid queue_bytes .*: expected a whole number of bytes"
+    ):
         MessageQueue(1, "drop_newest", size)
 
 

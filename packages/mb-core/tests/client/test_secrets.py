@@ -98,6 +98,6 @@ async def test_with_several_urls_each_error_names_its_url() -> None:
         await MessageBrokerClient(urls).connect()
     text = str(raised.value)
     assert text.startswith("no broker was reached: ws://127.0.0.1:1/a?***: nobody listens on ")
-    assert "; memory://nobody: no broker in this process listens at " in text
+    assert "; memory://nobody: no broker in this process listens on " in text
     assert "; tcp://127.0.0.1:1: nobody listens on 127.0.0.1:1" in text
     assert "SECRET" not in text

@@ -273,7 +273,7 @@ async def test_a_fault_in_a_task_ends_the_connection_and_not_the_program(
         lifetime.spawn(fail)
         await ended.wait()
         await lifetime.end()
-    assert "the connection is given up" in caplog.text
+    assert "dropping the connection" in caplog.text
     assert "RuntimeError: a bug" in caplog.text
     caplog.clear()
 

@@ -172,7 +172,7 @@ async def test_a_closed_client_is_not_entered_or_connected_again(mb_broker: Runn
     client = MessageBrokerClient(mb_broker.url)
     async with client:
         pass
-    text = "this client was closed, and can't be used again: make a new one"
+    text = "this client was closed and can't be used again: create a new one"
     with pytest.raises(LocalProtocolError, match=text):
         async with client:
             raise AssertionError("entered")

@@ -320,7 +320,7 @@ async def test_a_handler_that_raises_is_logged_and_ends_its_connection_only(
             assert error is None
         await other.end()
         (line,) = logged()
-        assert line.startswith("internal error: the link to 127.0.0.1:")
+        assert line.startswith("internal error: dropping the link to 127.0.0.1:")
         bystander.link.send(b"still here")
         assert await server.handlers[0].receive() == [b"still here"]
         await net.connect(server.address)
@@ -352,7 +352,7 @@ async def test_an_accept_that_raises_is_logged_and_ends_its_connection_only(
                 await (await net.connect(server.address)).end()
         await calls[0].wait_closed()
         assert len(calls) == 1
-        assert logged()[0].startswith("internal error: the link to 127.0.0.1:")
+        assert logged()[0].startswith("internal error: dropping the link to 127.0.0.1:")
         client = await net.connect(server.address, bad if side == "client" else tools.Handler)
         assert await client.receive() == [b"hello"]
 

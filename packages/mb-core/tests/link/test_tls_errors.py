@@ -122,8 +122,8 @@ def test_of_a_certificate_for_another_host_the_remedy_is_another_url(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
     remedy = (
-        r" \(the host in the URL has to be one of the certificate's alternative names, "
-        r"subjectAltName\)$"
+        r" \(the host in the URL must be one of the certificate's alternative names "
+        r"\(subjectAltName\)\)$"
     )
     for name, kind in [("other.example", "Hostname"), ("192.0.2.1", "IP address")]:
         error, _ = failure(dialled(client_context, name), server_context)
@@ -226,7 +226,7 @@ def test_a_client_with_a_certificate_of_an_unknown_authority_is_told_to_load_ano
         ),
         (
             {"not_before": TOMORROW},
-            f"refuses the client certificate, or got none: {LOAD_ANOTHER}",
+            f"refuses the client certificate, or did not get one: {LOAD_ANOTHER}",
             "certificate is not yet valid",
         ),
     ],
@@ -249,13 +249,13 @@ def test_a_client_with_a_certificate_at_another_time_is_told_to_load_another(
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (42, f"refuses the client certificate, or got none: {LOAD_ANOTHER}"),
+        (42, f"refuses the client certificate, or did not get one: {LOAD_ANOTHER}"),
         (43, f"can't use the client certificate: {LOAD_ANOTHER}"),
         (44, f"says that the client certificate is revoked: {LOAD_ANOTHER}"),
         (45, f"says that the client certificate has expired: {LOAD_ANOTHER}"),
         (46, f"refuses the client certificate: {LOAD_ANOTHER}"),
         (48, f"does not trust the CA of the client certificate: {LOAD_ANOTHER}"),
-        (49, f"lets in nobody with this client certificate: {LOAD_ANOTHER}"),
+        (49, f"denies access with this client certificate: {LOAD_ANOTHER}"),
         (112, r"has no certificate for the host in the URL \("),
         (116, f"asks for a client certificate: {LOAD_ONE}"),
     ],

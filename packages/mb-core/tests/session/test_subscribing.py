@@ -189,7 +189,7 @@ def test_an_entry_is_in_force_once(
 ) -> None:
     entry = subscribe(session, "a.b", action)
     before = picture(session)
-    with pytest.raises(LocalProtocolError, match="in force already"):
+    with pytest.raises(LocalProtocolError, match="already active"):
         session.subscribe(entry, now=0.0, timeout=1000)
     assert picture(session) == before
 

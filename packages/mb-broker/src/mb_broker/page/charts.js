@@ -123,7 +123,7 @@ class Chart {
       const value = values[name] ?? null;
       if (value === null) continue;
       const place = `${x.toFixed(1)} ${y(value).toFixed(1)}`;
-      // A point on its own is a line of no length, which is not drawn: give it one.
+      // A single point is a line without length, which is not drawn: give it some length.
       d += time - before > gap ? `M${place}h.1` : `L${place}`;
       before = time;
     }
@@ -219,7 +219,7 @@ export class ChartsView {
     const points = samples.since(to - span, step);
     const gap = Math.max(step, 1000) * 3.5;
     this.#rates.draw(points, to - span, to, gap);
-    // A request now and then is a point; only neighbours are joined.
+    // Isolated measurements are drawn as points; only adjacent ones are joined.
     this.#latency.draw(points, to - span, to, gap);
   }
 }

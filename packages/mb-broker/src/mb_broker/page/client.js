@@ -16,7 +16,7 @@ const FIRST_DELAY = 100;
 const LAST_DELAY = 2_000;
 const STABLE_AFTER = 1_000;
 
-/** One WebSocket, from its opening to its end. */
+/** One WebSocket, from opening to closing. */
 class Connection {
   #socket;
   #handler;
@@ -45,7 +45,10 @@ class Connection {
     this.#socket = new WebSocket(url);
     this.#socket.onmessage = ({ data }) => this.#receive(decode(String(data)));
     this.#socket.onclose = ({ reason }) => this.end(reason || "the broker can't be reached");
-    this.#greeting = setTimeout(() => this.end("the broker did not greet"), GREETING_LIMIT);
+    this.#greeting = setTimeout(
+      () => this.end("the broker did not send its greeting"),
+      GREETING_LIMIT,
+    );
   }
 
   /**
@@ -70,7 +73,7 @@ class Connection {
   }
 
   /**
-   * Give the connection up, without waiting for the other side.
+   * Drop the connection without waiting for the other side.
    *
    * @param {string} reason
    */
@@ -130,7 +133,7 @@ function noAnswer(topic, timeout) {
   );
 }
 
-/** A connection that comes back by itself. */
+/** A connection that reconnects automatically. */
 export class Client {
   /** @type {"connecting" | "connected" | "waiting"} */
   state = "connecting";
@@ -195,7 +198,7 @@ export class Client {
   }
 
   /**
-   * Publish, and wait until the broker confirms that it did.
+   * Publish, and wait for the broker to confirm.
    *
    * @param {string} topic
    * @param {string} payload
@@ -206,7 +209,10 @@ export class Client {
 
   #connected() {
     if (this.state === "connected" && this.#connection) return this.#connection;
-    throw new Failure("NOT_CONNECTED", "there is no connection now: try again when it is back");
+    throw new Failure(
+      "NOT_CONNECTED",
+      "not connected to the broker: try again when the connection is back",
+    );
   }
 
   #greeted() {
@@ -235,7 +241,7 @@ export class Client {
 }
 
 /**
- * How long to wait before an attempt, in ms: twice as long each time, and spread by chance.
+ * How long to wait before an attempt, in ms: doubled each time, with random jitter.
  *
  * @param {number} attempts
  * @param {number} random from 0 to 1

@@ -17,10 +17,10 @@ FILES = (
     *("main.js", "protocol.js", "client.js", "model.js", "ring.js", "trace.js", "monitor.js"),
     *("text.js", "dom.js", "status.js", "charts.js", "tables.js", "messages.js", "form.js"),
 )
-"""What index.html loads, and what that imports.  Nothing else is served."""
+"""The files that index.html loads, and those they import. Nothing else is served."""
 
 # `'self'` covers a WebSocket to the page's own host and port (Chromium, Firefox, Safari 15.4).
-# Trusted types make an assignment of text to innerHTML and the like raise, whatever is in it.
+# Trusted types make any assignment of text to innerHTML and similar properties raise.
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -37,20 +37,20 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
-# Browsers ask for the page each time, for a newer broker has a newer one, and keep all that it
-# loads: the names say by which contents it was made.
+# Browsers request the page each time, because a newer broker has a newer one, and cache what it
+# loads: those names change with the contents.
 _ASK = {"Cache-Control": "no-cache"}
 _KEEP = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 @functools.cache
 def page_files() -> Mapping[str, Page]:
-    """Return what is served for the page, by path: itself at `/`, its files in a folder.
+    """Return what is served for the page, by path: the page itself at `/`, its files in a folder.
 
-    The folder is named by a digest of all files, and the page refers to it by relative URLs.  So
-    a page is never shown with modules of another version, and it works behind any path.  Read
-    once.  Raises OSError where a file is missing: a frozen program that was built without the
-    package's data, for example.
+    The folder is named after a digest of all files, and the page refers to it by relative URLs. So
+    a page never gets modules of another version, and works behind any path. The files are read
+    once. Raises OSError if a file is missing, for example in a frozen program that was built
+    without the package's data.
     """
     index = _read("index.html")
     contents = {name: _read(name) for name in FILES}
@@ -69,5 +69,5 @@ def page_files() -> Mapping[str, Page]:
 def _read(name: str) -> bytes:
     data = pkgutil.get_data(__package__, name)
     if data is None:
-        raise FileNotFoundError(f"the package was installed without a file of its page, {name}")
+        raise FileNotFoundError(f"a file of the page is missing from the installed package: {name}")
     return data

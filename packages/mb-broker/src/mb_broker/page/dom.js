@@ -1,4 +1,4 @@
-// Elements of the page.  Text that came from outside is only ever text.
+// Elements of the page. Untrusted text is only ever inserted as text.
 
 /**
  * The element of index.html with this id.
@@ -32,7 +32,7 @@ export function make(tag, className = "", ...children) {
 }
 
 /**
- * Write a text only if it changed: selections and screen readers notice each write.
+ * Write text only if it changed, because every write affects selections and screen readers.
  *
  * @param {Node} node
  * @param {string} text
@@ -52,7 +52,7 @@ export function setText(node, text) {
 const rowsOf = new WeakMap();
 
 /**
- * Draw each item in a row of its own, which lives as long as its key: focus stays where it was.
+ * Draw each item in its own row, which is kept as long as its key exists, so focus stays in place.
  *
  * @template T
  * @param {Element} parent

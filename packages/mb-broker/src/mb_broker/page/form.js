@@ -1,4 +1,4 @@
-// The form that sends, and what came of what it sent.
+// The form that sends messages, and the outcome of what it sent.
 
 import { find, make, setText } from "./dom.js";
 import { Failure, MAX_PAYLOAD, TOPIC } from "./protocol.js";
@@ -94,7 +94,7 @@ export class FormView {
   }
 
   /**
-   * Say what is wrong at each field; returns the fields that are wrong.
+   * Show what is wrong at each field; returns the invalid fields.
    *
    * @param {Action} action
    */
@@ -114,7 +114,7 @@ export class FormView {
 }
 
 /**
- * JSON on one line, as the protocol wants it: within a JSON string there are no line ends.
+ * JSON on one line, as the protocol requires; JSON strings contain no line breaks.
  *
  * @param {string} json
  */
@@ -125,7 +125,7 @@ export function oneLine(json) {
 /** @param {string} topic */
 export function topicFault(topic) {
   if (TOPIC.test(topic) && topic.length <= 255) return "";
-  return "A topic is 1 to 5 words joined by dots, each a letter followed by letters and digits.";
+  return "A topic has 1 to 5 segments joined by dots; each is a letter followed by letters and digits.";
 }
 
 /** @param {string} text */
@@ -133,12 +133,12 @@ export function payloadFault(text) {
   const payload = oneLine(text);
   const size = new TextEncoder().encode(payload).length;
   if (size > MAX_PAYLOAD)
-    return `These are ${formatCount(size)} bytes; the limit is ${formatCount(MAX_PAYLOAD)}.`;
+    return `The payload has ${formatCount(size)} bytes; the limit is ${formatCount(MAX_PAYLOAD)}.`;
   try {
     if (payload) JSON.parse(payload);
     return "";
   } catch (error) {
-    return `This is no JSON: ${/** @type {SyntaxError} */ (error).message}`;
+    return `This is not valid JSON: ${/** @type {SyntaxError} */ (error).message}`;
   }
 }
 
@@ -146,5 +146,5 @@ export function payloadFault(text) {
 export function timeoutFault(text) {
   const timeout = Number(text);
   const valid = Number.isInteger(timeout) && timeout >= 1 && timeout <= 3_600_000;
-  return valid ? "" : "A time limit is a whole number of milliseconds from 1 to 3,600,000.";
+  return valid ? "" : "The time limit must be a whole number of milliseconds from 1 to 3,600,000.";
 }

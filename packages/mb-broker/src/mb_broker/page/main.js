@@ -1,5 +1,5 @@
-// This page is a client of the broker that serves it (docs/page.md).  Here its parts are put
-// together: the client feeds the monitor, the monitor fills the model, the views draw it.
+// This page is a client of the broker that serves it (docs/page.md).  This module connects its
+// parts: the client feeds the monitor, the monitor fills the model, the views draw the model.
 
 import { ChartsView } from "./charts.js";
 import { Client } from "./client.js";
@@ -43,12 +43,12 @@ function start() {
   window.addEventListener("online", () => client.retryNow());
   document.addEventListener("visibilitychange", () => document.hidden || client.retryNow());
   client.connect();
-  // For the browser's console.
+  // For use in the browser's console.
   Object.assign(globalThis, { mb: Object.freeze({ client, model }) });
 }
 
 /**
- * A function that draws soon: once for many calls, and never while the page is hidden.
+ * Return a function that draws soon: once for many calls, and never while the page is hidden.
  *
  * @param {() => void} drawAll
  */

@@ -12,7 +12,7 @@ import { formatClock, formatDuration, payloadIn, plural } from "./text.js";
 const MAX_ROOTS = 100; // exchanges that are shown, each with its effects
 const MAX_NAMES = 5; // of services that received one
 
-/** One exchange: a line, what is inside when it is opened, and its effects below. */
+/** One exchange: a line, its details when opened, and its effects below. */
 class ExchangeRow {
   #directory;
   #action = make("span");
@@ -91,7 +91,7 @@ class ExchangeRow {
 }
 
 /**
- * A list of those facts that are known.
+ * A list of the known facts.
  *
  * @param {Record<string, string>} facts
  */
@@ -117,13 +117,13 @@ function resultOf({ status, action, error, duration, targets }) {
     case "waiting":
       return "waiting…";
     case "unknown":
-      return "not followed to its end";
+      return "outcome not seen";
     default:
       return action === "publish" ? plural(targets.length, "listener") : "";
   }
 }
 
-/** The messages, by the switches above them. */
+/** The messages, filtered by the switches above them. */
 export class MessagesView {
   #follow = find("follow", HTMLInputElement);
   #onlyErrors = find("only-errors", HTMLInputElement);
@@ -196,7 +196,7 @@ export class MessagesView {
    * @param {boolean} following
    */
   #nothing(taken, following) {
-    if (taken) return "No message is like that.";
-    return following ? "Nothing was sent so far." : "Switch Follow on to see messages.";
+    if (taken) return "No matching messages.";
+    return following ? "No messages yet." : "Turn on Follow to see messages.";
   }
 }

@@ -1,4 +1,4 @@
-// All that the views draw, in bounded memory.
+// Everything that the views draw, in bounded memory.
 
 import { Ring } from "./ring.js";
 import { Trace } from "./trace.js";
@@ -25,7 +25,7 @@ import { Trace } from "./trace.js";
 
 const HOUR = 3600; // seconds of samples that are kept
 
-/** What was measured, a sample a second. */
+/** Measurements, one sample per second. */
 export class Samples {
   /** @type {Ring<Sample>} */
   #ring = new Ring(HOUR);
@@ -44,7 +44,7 @@ export class Samples {
   }
 
   /**
-   * The samples since `from`, oldest first; of each `step` milliseconds the highest values.
+   * The samples since `from`, oldest first; the highest values of each `step` milliseconds.
    *
    * @param {number} from
    * @param {number} step
@@ -64,7 +64,7 @@ export class Samples {
 }
 
 /**
- * Raise `values` to those of `others` that are higher.
+ * Replace each of `values` by the one of `others` if that is higher.
  *
  * @param {Values} values
  * @param {Values} others
@@ -125,7 +125,7 @@ export class Directory {
     const me = services.find(({ name }) => name === ownName);
     if (me === undefined) return;
     this.own = me.id;
-    // The broker last heard of us by the question that these services answer.
+    // The request that these services answer is the last message the broker received from us.
     this.clockAhead = Date.parse(me.lastHeartbeat) - Date.now();
   }
 

@@ -1,4 +1,4 @@
-// Asks the broker, follows its audit feed, and fills the model.
+// Polls the broker, follows its audit feed, and fills the model.
 
 import { Failure, isSystem, newId, parseJson } from "./protocol.js";
 import { formatCount } from "./text.js";
@@ -15,12 +15,12 @@ const FEED_PATIENCE = 2; // seconds above it
 const CHANGES = /"system\.(service\.register|topic\.(un)?subscribe)"/i;
 
 /**
- * Notices when there are more than `limit` a second, for `patience` seconds on end.
+ * Detects more than `limit` messages a second for `patience` seconds in a row.
  *
- * It goes by what it counts: in a browser that has too much to do, timers are late.
+ * It does so while counting, because timers are late in a busy browser.
  */
 export class Flood {
-  /** How many there were a second. */
+  /** Messages per second. */
   rate = 0;
   #since = 0;
   #counted = 0;
@@ -36,7 +36,7 @@ export class Flood {
   }
 
   /**
-   * Count one; returns whether it is too much by now.
+   * Count a message; returns whether there are too many now.
    *
    * @param {number} now in milliseconds
    */
@@ -52,7 +52,7 @@ export class Flood {
   }
 }
 
-/** Asks every second for what the broker does not send by itself, and follows what it sends. */
+/** Polls the broker every second, and follows its feed. */
 export class Monitor {
   #client;
   #model;
@@ -75,7 +75,7 @@ export class Monitor {
   async connected() {
     this.#model.notice = "";
     this.#model.directory.own = null;
-    await this.#attempt("to register us", async () => {
+    await this.#attempt("registration", async () => {
       const description = "The broker's own page, open in a browser";
       await this.#ask("system.service.register", {
         name: this.#name,
@@ -106,7 +106,7 @@ export class Monitor {
     this.#model.notice = "";
     if (!following) trace.interrupt();
     if (this.#client.state !== "connected") return;
-    await this.#attempt("its messages", () =>
+    await this.#attempt("the audit feed", () =>
       following ? this.#subscribe() : this.#unsubscribe(),
     );
   }
@@ -135,7 +135,7 @@ export class Monitor {
       message: rate("message.rate"),
       publish: rate("publish.rate"),
       request: rate("request.rate"),
-      // Refused by the broker, answered with an error, not answered.
+      // Refused by the broker, answered with an error, or not answered.
       error: rate(
         "message.rate.error",
         "response.rate.error",
@@ -154,16 +154,16 @@ export class Monitor {
     this.#model.directory.topics = subscriptions;
   }
 
-  /** Stop following a feed that is too fast to read, before the browser does nothing else. */
+  /** Stop following a feed that is too fast, before it keeps the browser busy. */
   #giveUpFollowing() {
     this.follow(false);
     this.#model.notice =
-      `Following has stopped: ${formatCount(this.#flood.rate)} messages a second are too many ` +
-      "to show. Switch it on again when there are fewer.";
+      `Follow was turned off: ${formatCount(this.#flood.rate)} messages a second are too many ` +
+      "to show. Turn it on again when there are fewer.";
   }
 
   /**
-   * Whether a message of the feed is about this page's own questions: not worth showing.
+   * Whether a message of the feed is about this page's own requests, which are not shown.
    *
    * @param {string} text
    */
@@ -200,7 +200,7 @@ export class Monitor {
   }
 
   /**
-   * Do something that the broker may refuse; a broker that does not answer is treated as dead.
+   * Do something that the broker may refuse; treat a broker that does not answer as dead.
    *
    * @param {string} what the broker refused, in words
    * @param {() => Promise<void>} action

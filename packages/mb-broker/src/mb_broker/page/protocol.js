@@ -20,7 +20,7 @@ const VERSION = "1.0.0";
 export const MAX_PAYLOAD = 16_384;
 export const TOPIC = /^[a-z][a-z0-9]*(\.[a-z][a-z0-9]*){0,4}$/i;
 
-/** How a request ends without an answer: a code of the protocol, or one of the page's own. */
+/** Why a request failed: a code of the protocol, or one that only this page uses. */
 export class Failure extends Error {
   /** Milliseconds since the request was sent. */
   elapsed = 0;
@@ -98,9 +98,9 @@ export function isObject(value) {
 }
 
 /**
- * The error that a payload stands for, or null.
+ * The error that a payload represents, or null.
  *
- * The broker sends {"error":{...}}, a service error:{...}; a key `error` beside others is data.
+ * The broker sends {"error":{...}}, a service error:{...}; with other keys, `error` is data.
  *
  * @param {string} text the payload
  * @param {unknown} value the payload as JSON, undefined if it is not valid

@@ -18,7 +18,7 @@ export class Ring {
   }
 
   /**
-   * Add an item; returns the oldest, which made room for it, if there was none left.
+   * Add an item; returns the oldest one if it was removed to make room.
    *
    * @param {T} item
    * @returns {T | undefined}

@@ -1,9 +1,9 @@
-// Whether there is a connection, and the figures of this second.
+// The state of the connection, and the current figures.
 
 import { find, setText } from "./dom.js";
 import { formatAge, formatBytes, formatCount, formatDuration } from "./text.js";
 
-/** Whether there is a connection, in the head of the page and in its title. */
+/** The state of the connection, in the head of the page and in its title. */
 export class ConnectionView {
   #client;
   #wasConnected = false;
@@ -27,7 +27,7 @@ export class ConnectionView {
   }
 
   /**
-   * The same words for every attempt: they are read out when they change.
+   * The same words for every attempt, because screen readers read them out when they change.
    *
    * @param {string} state
    * @param {string} reason
@@ -35,13 +35,11 @@ export class ConnectionView {
   #words(state, reason) {
     if (state === "connected") return `Connected to ${location.host}`;
     if (!reason) return `Connecting to ${location.host}…`;
-    return this.#wasConnected
-      ? "Connection lost: connecting again…"
-      : "Not connected: trying again…";
+    return this.#wasConnected ? "Connection lost: reconnecting…" : "Not connected: retrying…";
   }
 }
 
-/** The figures of this second. */
+/** The current figures. */
 export class FiguresView {
   /** @param {import("./model.js").Model} model */
   draw({ directory, samples, metrics }) {

@@ -72,7 +72,7 @@ class TopicRow {
 }
 
 /**
- * Whether something that is subscribed to can be sent to: it is no pattern and no feed.
+ * Whether one can send to a subscribed topic: not to patterns and feeds.
  *
  * @param {string} topic
  */
@@ -81,7 +81,7 @@ function isUsable(topic) {
 }
 
 /**
- * A topic that may go on in a new line behind each dot.
+ * A topic that may wrap after each dot.
  *
  * @param {string} topic
  */

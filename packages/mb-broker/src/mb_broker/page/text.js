@@ -57,7 +57,7 @@ export function plural(count, one) {
 }
 
 /**
- * JSON for people; numbers keep all the digits that came, where the browser can.
+ * JSON for people; numbers keep all their digits if the browser supports that.
  *
  * @param {string} text
  */
@@ -67,8 +67,8 @@ export function prettyJson(text) {
 }
 
 /**
- * The value of a JSON text, for JSON.stringify to write its numbers as they came; undefined if it
- * is not valid.
+ * The value of a JSON text, for JSON.stringify to keep the spelling of numbers; undefined if it
+is not valid.
  *
  * @param {string} text
  */

@@ -4,7 +4,7 @@ import { errorIn, isObject, isSystem, parseJson } from "./protocol.js";
 import { Ring } from "./ring.js";
 
 /**
- * A message of the audit feed.  It has `from` if a service sent what it tells of, and `to` if the
+ * A message of the audit feed. It has `from` if a service sent the message, and `to` if the
  * broker did.
  *
  * @typedef {object} FeedEntry
@@ -29,7 +29,7 @@ const MAX_DEPTH = 16;
 const MAX_TARGETS = 100; // services that are named as having received a message
 const MAX_TEXT = 65_536; // characters of a message that are kept
 
-/** A message and what became of it. */
+/** A message and its outcome. */
 export class Exchange {
   /** @type {"waiting" | "sent" | "unheard" | "answered" | "failed" | "unknown"} */
   status = "waiting";
@@ -51,7 +51,7 @@ export class Exchange {
    * @type {string[]}
    */
   targets = [];
-  /** The id by which the broker passed it on. */
+  /** The id under which the broker forwarded it. */
   brokerId = "";
 
   /**
@@ -70,7 +70,7 @@ export class Exchange {
     this.timeout = timeout;
     this.startedAt = toMillis(timestamp);
     this.question = shorten(text);
-    /** The one that caused it. */
+    /** The exchange that caused it. */
     this.parent = parent;
     this.depth = depthBelow(parent);
     parent?.effects.push(this);
@@ -82,7 +82,7 @@ export class Exchange {
 }
 
 /**
- * How many causes an effect of `parent` has above it.
+ * How many levels of causes are above an effect of `parent`.
  *
  * @param {{depth: number} | null} parent
  */
@@ -90,11 +90,11 @@ function depthBelow(parent) {
   return parent ? parent.depth + 1 : 0;
 }
 
-/** The exchanges of the last time, each with its cause and its effects. */
+/** Recent exchanges, each with its cause and effects. */
 export class Trace {
-  /** Messages of the feed, ever. */
+  /** All messages of the feed so far. */
   taken = 0;
-  /** Exchanges that failed, ever. */
+  /** All failed exchanges so far. */
   failed = 0;
   #measured;
   /** @type {Ring<Exchange>} */
@@ -114,7 +114,7 @@ export class Trace {
     this.#measured = measured;
   }
 
-  /** Those without a cause that is shown, the newest first. */
+  /** Exchanges whose cause is not shown, newest first. */
   *roots() {
     for (const ring of [this.#recent, this.#olderFailed]) {
       for (const exchange of ring) {
@@ -125,7 +125,7 @@ export class Trace {
   }
 
   /**
-   * Take one message of the feed.
+   * Process one message of the feed.
    *
    * @param {string} text its payload
    */
@@ -146,7 +146,7 @@ export class Trace {
     }
   }
 
-  /** Say that the feed has a gap here: what waits for an answer will not be seen to get it. */
+  /** Mark a gap in the feed: answers to pending requests will not be seen. */
   interrupt() {
     for (const exchange of this.#recent) {
       if (exchange.status === "waiting") exchange.status = "unknown";
@@ -189,7 +189,7 @@ export class Trace {
   }
 
   /**
-   * The broker passed a message on to a subscriber.
+   * The broker forwarded a message to a subscriber.
    *
    * @param {FeedEntry} entry
    */
@@ -214,19 +214,19 @@ export class Trace {
     const exchange = this.#byId.get(header.requestId);
     if (exchange?.status === "waiting" && exchange.targets.includes(entry.from ?? "")) {
       exchange.answer = shorten(text);
-      // The broker can't pass on the answer to a request without an id.
+      // The broker can't forward the answer to a request without an id.
       if (!exchange.requestId) this.#finish(exchange, entry);
     } else {
       const stray = this.#record(entry, text, exchange ?? null);
       this.#fail(stray, {
         code: "INVALID_REQUEST_ID",
-        message: "nobody waits for this response",
+        message: "nobody is waiting for this response",
       });
     }
   }
 
   /**
-   * The broker sent a response to the service that had asked.
+   * The broker sent a response to the requester.
    *
    * @param {FeedEntry} entry
    * @param {string} text
@@ -278,7 +278,7 @@ export class Trace {
   }
 
   /**
-   * Keep an exchange that is no longer recent while it waits, and for some time if it failed.
+   * Keep an older exchange while it waits, and for some time if it failed.
    *
    * @param {Exchange} exchange
    */
@@ -331,7 +331,7 @@ function shorten(text) {
 }
 
 /**
- * A timestamp as milliseconds; digits behind the third, which Date.parse ignores, count.
+ * A timestamp in milliseconds, with the digits beyond the third, which Date.parse ignores.
  *
  * @param {string} timestamp
  */

@@ -7,16 +7,15 @@ import random
 __all__ = ["Backoff"]
 
 _STABLE = 1.0
-"""Seconds after which a connection counts as a good one."""
+"""Seconds after which a connection counts as stable."""
 
 
 class Backoff:
-    """Waits of a random length, in seconds, whose bound doubles from `shortest` to `longest`.
+    """Random waits in seconds, whose upper bound doubles from `shortest` to `longest`.
 
-    The first wait is anything up to `shortest`, so most losses are over before anybody notices.
-    From the second on, half the bound is fixed and half is random: clients that lost one broker
-    are still spread out, and none of them uses up its tries in the first moments of an outage, as
-    it may with full jitter.
+    The first wait is up to `shortest`, so most losses are short. From the second wait on, half the
+    bound is fixed and half is random. This spreads out the clients of a broker, and none of them
+    uses up its tries at the start of an outage, as could happen with full jitter.
     """
 
     def __init__(self, shortest: float, longest: float) -> None:
@@ -33,9 +32,8 @@ class Backoff:
         return random.uniform(self._bound / 2, self._bound)
 
     def lasted(self, seconds: float) -> None:
-        """Take into account how long a connection lasted: after a good one, the waits start over.
-
-        A broker that accepts connections and ends them at once is tried less and less often.
+        """Take into account how long a connection lasted: after a stable one, the waits start over.
+        A broker that accepts connections and closes them at once is tried less and less often.
         """
         if seconds >= _STABLE:
             self._bound = 0.0

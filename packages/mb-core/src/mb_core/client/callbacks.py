@@ -1,4 +1,4 @@
-"""The on_* callbacks: user code, each in order in a task of its own, never in the reader."""
+"""The on_* callbacks: user code, which runs in order in its own task, never in the reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Callbacks", "Handlers", "Kept", "Registration", "Run", "running", "u
 
 _log = logging.getLogger("mb_core.client")
 
-# How many calls wait for one handler: events are rare, messages are not.
+# How many calls may wait for one handler: events are rare, messages are not.
 _CALLS = 1_000
 _MESSAGES = 65_536
 
@@ -33,9 +33,8 @@ Callback = Callable[..., Any]
 
 
 class Run(NamedTuple):
-    """One call of an on_connect callback, by which what it sets up is known.
-
-    A new call sets it up again, so that replaces what an earlier call of `callback` has set up.
+    """One call of an on_connect callback, which identifies what it sets up. A new call of
+    `callback` sets things up again, so they replace those of its earlier calls.
     """
 
     callback: int
@@ -46,7 +45,7 @@ class Run(NamedTuple):
 
 
 running: ContextVar[Run | None] = ContextVar("mb_running", default=None)
-"""The call of an on_connect callback that the code belongs to; None elsewhere."""
+"""The call of an on_connect callback that is running; None elsewhere."""
 
 
 class Registration:
@@ -94,15 +93,14 @@ _numbers = itertools.count(1)
 
 
 def unwrapped(handler: Callback) -> Callback:
-    """The function itself, where one decorator `@client.on_*` stands under another."""
+    """The function itself, if decorators `@client.on_*` are stacked."""
     return handler.handler if isinstance(handler, Registration) else handler
 
 
 class Handlers:
-    """The functions that user code has given to a client, which only the client itself holds.
-
-    Its tasks refer to them weakly.  So a client to which only its own handlers refer, as closures
-    and bound methods do, is garbage.
+    """The functions that user code has passed to a client. Only the client itself holds them; its
+    tasks refer to them weakly. So a client that only its own handlers refer to (as closures and
+    bound methods do) can be garbage-collected.
     """
 
     __slots__ = ("__weakref__", "connect", "disconnect", "error", "kept", "message", "workers")
@@ -117,7 +115,7 @@ class Handlers:
 
 
 class Kept:
-    """The handler of a subscription; whoever may outlive the client refers to this weakly."""
+    """The handler of a subscription; objects that may outlive the client refer to this weakly."""
 
     __slots__ = ("__weakref__", "handler")
 
@@ -143,7 +141,7 @@ class Callbacks:
     ) -> None:
         self._handlers = weakref.ref(handlers)
         self._post = post or _call
-        # What was posted and is in no handler's queue yet.
+        # Calls that were posted, but are in no handler's queue yet.
         self._posted: deque[tuple[list[Registration], tuple[Any, ...]]] = deque()
         self.late_answers = 0
         self._dropped = 0  # of handlers that were removed
@@ -171,17 +169,17 @@ class Callbacks:
 
     @property
     def dropped(self) -> int:
-        """How many calls did not fit into their handler's queue and were not made."""
+        """How many calls were dropped because their handler's queue was full."""
         return self._dropped + sum(worker.dropped for worker in self._held().workers.values())
 
     def keep(self, handler: Callback) -> weakref.ref[Kept]:
-        """Have the client hold the handler of a subscription until it is released."""
+        """Make the client hold the handler of a subscription until it is released."""
         kept = Kept(handler)
         self._held().kept.add(kept)
         return weakref.ref(kept)
 
     def release(self, kept: Kept | None) -> None:
-        """No message comes any more for what was kept."""
+        """Release what was kept: it gets no more messages."""
         if kept is not None:
             self._held().kept.discard(kept)
 
@@ -193,8 +191,8 @@ class Callbacks:
     ) -> Registration:
         """Add a handler to one of the lists.
 
-        In an on_connect callback, it replaces those that an earlier call has added.  `removed` is
-        called when it is removed, with the index that it had in the list.
+        In an on_connect callback, it replaces those that an earlier call has added. `removed` is
+        called with its index in the list when it is removed.
         """
         handler = unwrapped(handler)
         registration = Registration(handler, functools.partial(self._remove, handlers, removed))
@@ -206,32 +204,33 @@ class Callbacks:
         return registration
 
     def post(self, handlers: list[Registration], *args: Any) -> None:
-        """Have `handlers` called soon, each behind what was posted for it before."""
+        """Schedule calls of `handlers`, each after those that were posted for it before."""
         if handlers:
             self._posted.append((handlers, args))
             self._wake()
 
     def report(self, error: Exception, what: str, *, level: int = logging.ERROR) -> None:
-        """An error that no caller of ours can get goes to the log and to the error handlers.
+        """Log an error that no caller can get, and pass it to the error handlers.
 
-        With its traceback only from the level of an error on: what is below that is foreseen.
+        The traceback is logged only from level ERROR on; anything below that is expected.
         """
-        raised = error.__traceback__ or error.__cause__  # the latter where user code raised that
+        raised = error.__traceback__ or error.__cause__  # the latter if user code raised it
         traceback = error if raised and level >= logging.ERROR else None
         _log.log(level, "%s: %s", what, text_of(error), exc_info=traceback)
         self.post(self.error, error)
 
     def count(self, kind: Hashable, report: Callable[[int], object]) -> None:
-        """Count what may happen by the thousand: `report(number so far)` is called once a second.
+        """Count something that may happen very often: `report(number so far)` is called once a
+        second.
 
-        The first time, it is called at once; the last report has the whole number.
+        The first time, it is called at once; the last report has the total.
         """
         self._post(functools.partial(self._count, kind, report))
 
     def late_answer(self, message: Message) -> None:
         """Count and report an answer to `message` that its requester no longer waits for.
 
-        Either it was not sent, or it is the one that the broker refused.
+        Either it was not sent, or the broker refused it.
         """
         self.late_answers += 1
         topic = message.topic
@@ -245,19 +244,20 @@ class Callbacks:
         self.count(("late", topic.lower()), report)
 
     async def run(self, backend: Backend) -> None:
-        """Make the calls that are due, until `finish` was called and none is left.
+        """Make calls as they become due, until `finish` was called and none is left.
 
-        What was posted before waits for it.  When cancelled, the calls that are being made are
-        cancelled, and the others wait for the next `run`.
+        Calls posted earlier wait for it. When cancelled, running calls are cancelled, and the
+        others wait for the next `run`.
         """
         self._finishing = False
         self._clock = backend.time
-        # Whoever connects may be a handler: callbacks are not part of its work.
+        # The connecting code may be a handler of another message: callbacks do not belong to that
+        # one.
         handling.set(None)
         await uninterrupted(lambda: self._dispatch(backend))()
 
     def finish(self) -> None:
-        """No more calls will be posted: let `run` return behind the last."""
+        """Note that no more calls will be posted: let `run` return after the last one."""
         self._tally.report(float("inf"))
         self._finishing = True
         self._wake()
@@ -265,7 +265,7 @@ class Callbacks:
     async def run_due(self) -> None:
         """Make the calls that are due now, one handler after the other.
 
-        Those of a handler that is being called are left to its caller.
+        Calls of a handler that is running are left to its caller.
         """
         while workers := self._with_calls():
             for worker in workers:
@@ -298,7 +298,7 @@ class Callbacks:
             try:
                 await self._work(worker, backend.checkpoint)
             except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
-                # On trio Ctrl-C ends whatever runs; here, no more than one call.
+                # On trio, Ctrl-C interrupts whatever runs; here it must end only one call.
                 pass_exit_on(error)
             finally:
                 started.discard(worker)
@@ -322,11 +322,11 @@ class Callbacks:
                     self._tally.report(self._clock())
 
     def _with_calls(self) -> list[_Worker]:
-        """The workers that have something to do, and that nobody runs."""
+        """The workers that have work and are not running."""
         while self._posted:
             handlers, args = self._posted.popleft()
             limit = _MESSAGES if handlers is self.message else _CALLS
-            for registration in tuple(handlers):  # other threads may add to them
+            for registration in tuple(handlers):  # other threads may add to it
                 worker = self._worker(registration.handler)
                 if len(worker.calls) < limit:
                     worker.calls.append((registration, args, handlers))
@@ -364,7 +364,7 @@ class Callbacks:
     async def _work(
         self, worker: _Worker, checkpoint: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Make a handler's calls, one after the other, until none is left."""
+        """Make a handler's calls one by one until none is left."""
         until = time.monotonic() + SLICE
         try:
             while worker.calls:
@@ -401,9 +401,8 @@ async def _call_in(run: Run, handler: Callback, *args: Any) -> None:
 
 
 def _key(handler: Callback) -> Hashable:
-    """What tells a handler from others.
-
-    Not its identity where it can be hashed: each look at a bound method makes another one of it.
+    """Return a key that identifies a handler. If it is hashable, the key is not its identity: each
+    access to a bound method creates a new object.
     """
     try:
         hash(handler)
@@ -417,13 +416,13 @@ def _call(function: Callable[[], object]) -> object:
 
 
 class _Worker:
-    """The calls of one handler, or of several that are equal."""
+    """The calls of one handler, or of several equal ones."""
 
     __slots__ = ("_reported", "_throttle", "busy", "calls", "dropped", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Each with the list that its handler is in.
+        # Each call with the list that contains its handler.
         self.calls: deque[tuple[Registration, tuple[Any, ...], list[Registration]]] = deque()
         self.busy = False
         self.dropped = 0
@@ -431,13 +430,13 @@ class _Worker:
         self._throttle = Throttle()
 
     def drop(self) -> None:
-        """Count a call that is not made."""
+        """Count a dropped call."""
         self.dropped += 1
         if self._throttle.allow():
             self.report_dropped()
 
     def report_dropped(self) -> None:
-        """Have the log know of all that were dropped."""
+        """Log how many were dropped."""
         if self._reported != self.dropped:
             self._reported = self.dropped
             _log.error(

@@ -1,4 +1,4 @@
-"""Calls: what is asked of services and of the broker, from the request to its outcome."""
+"""Calls: requests to services and to the broker, from sending to the outcome."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Calls", "check_status"]
 
 
 class Calls:
-    """Sends requests of a Session's over the present connection, and waits for their outcomes.
+    """Sends a Session's requests over the current connection, and waits for their outcomes.
 
-    `timer` keeps their time limits.  With `inherit_deadlines`, a request made in the handler of
-    another has no more time than is left to that.
+    `timer` enforces their time limits. With `inherit_deadlines`, a request made in a handler has at
+    most the time that is left for the handled request.
     """
 
     connection: Connection
-    """The last one that came about, alive or not."""
+    """The last established connection, open or not."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Calls:
         parent_id: str | None,
         retry: bool,
     ) -> PendingRequest:
-        """A request to be completed, which inherits what it can from the one being handled."""
+        """Return a request that inherits time limit and parent from the one being handled."""
         now = self.clock()
         current = handling.get()
         if current is not None:
@@ -79,7 +79,7 @@ class Calls:
         )
 
     async def complete(self, request: PendingRequest) -> Message:
-        """Send a request, or let it wait for a connection, and wait for its outcome.
+        """Send a request (or queue it until there is a connection) and wait for its outcome.
 
         Raises ResponseError or ConnectionLost.  When cancelled, the request may have been sent,
         and its response is ignored.
@@ -87,7 +87,7 @@ class Calls:
         waiter = self._backend.waiter()
         try:
             self.begin(request, waiter)
-            if waiter.done():  # awaiting it gives the loop no turn
+            if waiter.done():  # awaiting it does not yield to the loop
                 await self._backend.checkpoint()
             outcome = await waiter
         except BaseException:
@@ -99,14 +99,14 @@ class Calls:
         raise outcome
 
     def begin(self, request: PendingRequest, waiter: Waker) -> None:
-        """The first half of `complete`: `waiter` is given a Message or an MBError, once.
+        """The first half of `complete`: sets `waiter` to a Message or an MBError, once.
 
-        Then comes `finish`, or `cancel` if the caller does not wait for that.
+        Call `finish` afterwards, or `cancel` if the caller stops waiting.
         """
         request.waiter = waiter
         self.timer.reschedule_if_earlier(request.given_up_at)
         if request.outbox_key is None:
-            # A caller that waits for its answer needs no back-pressure, and has a deadline.
+            # The caller waits for its answer, with a deadline, so no back-pressure is needed.
             self.connection.send(request.message)
 
     def finish(self, request: PendingRequest, outcome: Message | MBError) -> None:
@@ -117,7 +117,7 @@ class Calls:
             self.latencies.add(self.clock() - request.began)
 
     def cancel(self, request: PendingRequest) -> None:
-        """Nobody waits for this request any more; its response is ignored."""
+        """Stop waiting for this request; its response is ignored."""
         self._session.cancel(request)
         if self._observers is not None:
             self._observers.finished(request, None, self.clock())
@@ -125,7 +125,7 @@ class Calls:
     async def confirm(self, request: PendingRequest) -> None:
         """Complete a request to the broker itself, whose answer is a status.
 
-        Raises ResponseError where the status is not success, besides what `complete` raises.
+        Raises ResponseError if the status is not success, and what `complete` raises.
         """
         error = check_status(request, await self.complete(request))
         if error is not None:
@@ -148,7 +148,7 @@ class Calls:
 
 
 def check_status(request: PendingRequest, outcome: Message | MBError) -> MBError | None:
-    """The error in the answer of the broker itself, which is a status; None where there is none."""
+    """Return the error in a status answer of the broker itself; None for success."""
     if isinstance(outcome, MBError):
         return outcome
     try:

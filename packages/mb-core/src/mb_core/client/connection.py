@@ -1,4 +1,4 @@
-"""One connection: a Link from its dialling to its end, under a Session that outlives it."""
+"""One connection: a Link from dialling to closing, driving a Session that outlives it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ __all__ = ["Connection", "Responder", "broken", "is_final"]
 class Connection:
     """Drives a Session over one Link.
 
-    `accepted` is called when there is a Link, `lost` when it is over, after the Session was told.
-    What the Session reports goes to `handle_events`.
+    `accepted` is called when there is a Link, `lost` when it has ended, after the Session was
+    notified. The Session's events go to `handle_events`.
     """
 
     link: Link
@@ -58,9 +58,9 @@ class Connection:
         accepted: Callable[[Connection], None],
         lost: Callable[[Connection], None],
     ) -> None:
-        # How it ended; None while it has not.
+        # How it ended; None while it is open.
         self.error: EndError | None = None
-        self.broken = False  # whether that was not in order
+        self.broken = False  # whether that was not an orderly close
         self._session = session
         self._callbacks = callbacks
         self._options = options
@@ -71,10 +71,10 @@ class Connection:
         self._reschedule = reschedule
         self._on_accepted = accepted
         self._on_lost = lost
-        self._accepted = self._up = False  # whether there is a Link, and the Session has it
+        self._accepted = self._up = False  # whether there is a Link and the Session knows it
         self._messages = self._bytes = 0  # received
         self._over = anyio.Event()
-        self._fault: MBError | None = None  # why we have ended it
+        self._fault: MBError | None = None  # why we ended it
         self._refused: list[bytes] = []  # what the Link took no more
         # Bytes of answers of our own that wait behind what was unsent when the count began: until
         # the Link has sent `_mark` bytes, all of them do.
@@ -93,15 +93,15 @@ class Connection:
         )
 
     async def wait_greeted(self) -> MBError | None:
-        """Wait for the broker's greeting; returns the error that came instead of it."""
+        """Wait for the broker's greeting; return the error that arrived instead, if any."""
         failure: MBError | None = await self._greeting
         return failure
 
     async def end_at_once(self) -> None:
-        """End the Link, if there is one, without waiting for a farewell: nothing was sent yet."""
+        """End the Link, if there is one, without a closing handshake: nothing was sent yet."""
         if self._accepted:
             await abort_and_wait(self.link, self._options.close_timeout)
-            self.link_lost(None)  # if its transport has not said so
+            self.link_lost(None)  # if its transport has not reported it
 
     @property
     def over(self) -> bool:
@@ -114,35 +114,34 @@ class Connection:
 
     @property
     def progress(self) -> int:
-        """How far the Link has come; 0 for one that does not say."""
+        """The progress of the Link; 0 if it does not provide it."""
         return getattr(self.link, "progress", 0)
 
     def traffic(self) -> Traffic:
-        """What went over the Link so far."""
+        """The traffic of the Link so far."""
         link = self.link
         return Traffic(link.messages_sent, link.bytes_sent, self._messages, self._bytes)
 
     # Sending
 
     def send(self, message: bytes) -> None:
-        """Send a message; one that the Link takes no more is as one that never left."""
+        """Send a message; if the Link no longer accepts it, it counts as not sent."""
         try:
             self._send(message)
         except ConnectionLost:
             self._refused.append(message)
             if not self._tasks.ending:
-                # The broker has said goodbye, and may take its time to hang up.  Everything sent
-                # until then would wait here, whatever the limit of the buffer.
+                # The broker has closed its side, but may take a while to disconnect. Until then,
+                # messages would pile up here, beyond the limit of the buffer.
                 abort(self.link)
-                self._turn.over = 0.0  # so that the Link can say that it has ended
+                self._turn.over = 0.0  # so that the Link can report that it has ended
         except Exception as error:
             self._refused.append(message)
             self._give_up_broken(error)
 
     def answer(self, message: bytes) -> None:
-        """Send an answer of the client's own: nobody here waits for it, so nothing slows it down.
-
-        The connection is given up when too many bytes of such answers wait to be read.
+        """Send an answer that the client itself generates, without back-pressure. The connection is
+        dropped when too many bytes of such answers are unread.
         """
         if self._fault is None:
             if self.link.congested:
@@ -153,7 +152,7 @@ class Connection:
             self.send(message)
 
     async def drain(self) -> None:
-        """Wait until the Link takes more; raises ConnectionLost where it can't say."""
+        """Wait until the Link accepts more; raises ConnectionLost if it fails."""
         try:
             await uninterrupted(self.link.drain)()
         except MBError:
@@ -174,7 +173,7 @@ class Connection:
             await self._turn.take()
 
     def _respond(self, message: Message, payload: Any) -> bool:
-        """Send an answer that is still wanted; whether it was."""
+        """Send an answer if its requester still waits; return whether it did."""
         home = self._tasks.home
         if home.running() is not home.loop:
             raise home.error()
@@ -200,7 +199,7 @@ class Connection:
         return True
 
     def answer_now(self, message: Message, payload: Any) -> None:
-        """Answer a request from the reader: without back-pressure, if it still can."""
+        """Answer a request from the reader: without back-pressure, if the Link is still open."""
         deadline, message.responder = message.deadline, None
         if deadline is not None and self._clock() >= deadline:
             return
@@ -236,15 +235,15 @@ class Connection:
         except Exception as bug:  # the Link could only log it
             self._tasks.fail(bug)
 
-    # What the Session reports about this connection
+    # Events of the Session about this connection
 
     def greeted(self) -> None:
-        """The broker has sent its greeting."""
+        """Handle the broker's greeting."""
         if not self._greeting.done():
             self._greeting.set_result(None)
 
     def refused(self, error: MBError) -> bool:
-        """The broker reports an error; whether that is in place of its greeting."""
+        """Handle an error that the broker reports; return whether it replaces the greeting."""
         if self._greeting.done():
             return False
         self._greeting.set_result(error)
@@ -258,21 +257,23 @@ class Connection:
     # Within
 
     def _count_unread(self, size: int) -> None:
-        """Count an answer of the client's own while the broker is not reading."""
+        """Count a generated answer while the broker is not reading."""
         link = self.link
-        if link.bytes_sent >= self._mark:  # what waited when the count began is gone
+        if (
+            link.bytes_sent >= self._mark
+        ):  # everything that waited when the count began has been sent
             self._unread, self._mark = 0, link.bytes_sent + link.unsent + 1
         self._unread += size
         if self._unread > MAX_ANSWERS:
             text = (
                 f"the broker does not read: {self._unread} bytes of answers to its own requests "
-                f"wait for it, the limit is {MAX_ANSWERS}; see whether it hangs, or what else "
-                "listens there"
+                f"wait for it, the limit is {MAX_ANSWERS}; check whether it hangs, or whether "
+                "another program listens there"
             )
             self.give_up(RemoteProtocolError(text))
 
     def _give_up_broken(self, error: Exception) -> ConnectionLost:
-        """Give up a Link that has raised the network's error, or a bug of its transport."""
+        """Drop a Link that has raised a network error, or because of a bug in its transport."""
         lost = broken(self.link, error)
         self.give_up(lost)
         return lost
@@ -310,7 +311,7 @@ class Responder(msgspec.Struct, eq=False):
 
 
 def broken(link: Link, error: Exception) -> ConnectionLost:
-    """The error for callers when a Link raises what it must not, such as a plain OSError."""
+    """Return the error for callers when a Link raises something it must not, such as OSError."""
     lost = ConnectionLost(f"the connection to {link.peer} broke: {error!r}", sent=True)
     lost.__cause__ = error
     return lost
@@ -324,7 +325,7 @@ def _unanswerable(message: Message) -> ConnectionLost:
 
 
 def is_final(error: MBError) -> bool:
-    """Whether another try to connect would fail in the same way."""
+    """Return whether another attempt to connect would fail in the same way."""
     if isinstance(error, ConnectError):
         return error.final
     return isinstance(error, UnauthorizedError | ForbiddenError)

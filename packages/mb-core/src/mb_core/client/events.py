@@ -1,4 +1,4 @@
-"""Handles what a Session reports: wakes waiting callers, fills queues, sends replies."""
+"""Handles the Session's events: wakes waiting callers, fills queues, sends replies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger("mb_core.client")
 
 
 class EventHandler:
-    """Acts on events, in order; called from the event loop, and never blocks."""
+    """Handles events in order; called from the event loop, and never blocks."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class EventHandler:
                 for entry in event.subscriptions:
                     entry.consumer.deliver(messages)
                     if entry is not event.subscriptions[-1]:
-                        # Each consumer decodes a payload of its own, which it may change.
+                        # Each consumer decodes its own copy of the payload, which it may change.
                         messages = list(map(copy, messages))
             elif isinstance(event, ResponseReceived):
                 _wake(event.request.waiter, event.message)
@@ -102,7 +102,7 @@ class EventHandler:
         if isinstance(event, PublicationUnheard):
             self.unroutable += 1
             if self._throttle.allow(event.topic):
-                # Usual where events have no listeners yet: no warning for each of them.
+                # Common when events have no subscribers yet, so this is not a warning.
                 what = f"a publication of {event.topic!r} reached nobody"
                 self._callbacks.report(event.error, what, level=logging.DEBUG)
         elif isinstance(event, Unmatched):
@@ -120,7 +120,7 @@ class EventHandler:
                 self.handle_events(self._session.retry_later(event.request, event.error, now=now))
                 self._timer.reschedule()
             else:
-                text = "the other side gives no sign of life (heartbeat_interval)"
+                text = "no reply to the heartbeat from the other side (heartbeat_interval)"
                 self._connection.give_up(ConnectionLost(text, sent=True))
 
     def _unmatched(self, event: Unmatched) -> None:
@@ -133,7 +133,7 @@ class EventHandler:
             self._report(error, message)
 
     def _report(self, error: MBError, message: Message | None) -> None:
-        """Report an error that the broker sends, or, without `message`, one that can't be read."""
+        """Report an error from the broker or, without `message`, an unreadable one."""
         if message is None:
             kind, what = "", "ignored"
         else:

@@ -36,9 +36,9 @@ __all__ = [
     "Lifecycle",
 ]
 
-CONNECTING = "this client is being connected already: client.wait_connected() waits for that"
-CONNECTED_ALREADY = "this client was connected already: make a new one"
-CLOSED = "this client was closed, and can't be used again: make a new one"
+CONNECTING = "this client is already connecting: wait with client.wait_connected()"
+CONNECTED_ALREADY = "this client was already connected: create a new one"
+CLOSED = "this client was closed and can't be used again: create a new one"
 ENTERED = (
     "this client is in a 'with' block already, whose end closes it: use it there as it is, "
     "without another block"
@@ -49,7 +49,7 @@ _CALLBACKS = frozenset({"on_message", "on_connect", "on_disconnect", "on_error"}
 class CallbackMethods:
     """Base class of clients whose `on_*` methods register callbacks and can't be assigned to."""
 
-    if not TYPE_CHECKING:  # or type checkers would accept any attribute
+    if not TYPE_CHECKING:  # otherwise type checkers would accept any attribute
 
         def __setattr__(self, name: str, value: object) -> None:
             if name in _CALLBACKS:
@@ -105,7 +105,7 @@ class Host:
 
 
 class Lifecycle(CallbackMethods):
-    """The part of MessageBrokerClient that is about its connection."""
+    """The methods of MessageBrokerClient about its connection."""
 
     _host = Host()
 
@@ -120,7 +120,7 @@ class Lifecycle(CallbackMethods):
         self._callbacks = Callbacks(self._handlers, self._host.post)
         self._supervisor: Supervisor | None = None
         self._entered = False  # whether a block will close it
-        # Those that wait for a connect to begin, maybe on event loops of their own.
+        # Tasks that wait for a connect to begin, perhaps on other event loops.
         self._waiting: list[tuple[Poster, anyio.Event]] = []
         self._gave_up = False  # whether it was closed since the last connect
 
@@ -302,7 +302,7 @@ class Lifecycle(CallbackMethods):
             if self._supervisor is not None:
                 await self._supervisor.close(drain=drain)
         finally:
-            # Closing is over, or goes on by itself: so this may be cancelled.
+            # Closing has finished, or continues in the background, so this may be cancelled.
             await checkpoint()
 
     def _where_to(self, host: str | None, port: int | None, use_tls: bool) -> list[URL]:
@@ -328,8 +328,8 @@ class Lifecycle(CallbackMethods):
         return Observers(found, self, self._callbacks, self._codec) if found else None
 
     async def _wait_connecting(self) -> None:
-        """Let another task begin to connect, if it is about to."""
-        for _ in range(2):  # on trio, one turn may not be enough for it to be called
+        """Let another task start connecting, if it is about to."""
+        for _ in range(2):  # on trio, one turn may not be enough for the call
             await checkpoint()
 
     async def _wait_begun(self) -> None:
@@ -338,7 +338,7 @@ class Lifecycle(CallbackMethods):
         waiting = (current_backend().poster(), event)
         self._waiting.append(waiting)
         try:
-            # Not before: they may be called in another thread.
+            # Not earlier: they may be called in another thread.
             if self._supervisor is None and not self._gave_up:
                 await event.wait()
             else:

@@ -1,4 +1,4 @@
-"""Observers: what plugins are told about a client.  Without any, none of this is called."""
+"""Notify observing plugins about a client. Without observers, none of this is called."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ __all__ = ["Observers"]
 
 
 class Observers:
-    """Calls the hooks of those that observe `client`, each by itself.
+    """Calls the hooks of the plugins that observe `client`, independently of each other.
 
-    One that raises is reported, once a second for each hook, and stops neither the others nor the
-    client.  The client is referred to weakly, so that it can be dropped; `keep` it then.
+    If one raises, that is reported at most once a second for each hook, and affects neither the
+    others nor the client. The client is referred to weakly, so that it can be garbage-collected;
+    `keep` it then.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Observers:
         self._throttle = Throttle()
 
     def keep(self, client: object) -> None:
-        """Tell the observers that a client ended that user code has dropped."""
+        """Notify the observers of the end of a client that user code has dropped."""
         self._kept = client
 
     def connected(self, url: URL, peer: str, *, again: bool) -> None:
@@ -61,7 +62,7 @@ class Observers:
         self._call("mb_request_finished", topic=request.topic, duration=duration, outcome=outcome)
 
     def watch_sending(self, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        """`send`, or if an observer wants messages, one that passes each to it first."""
+        """Return `send`, or, if an observer wants messages, a function that notifies it first."""
         if "mb_message_sending" not in self._hooks:
             return send
 
@@ -72,7 +73,7 @@ class Observers:
         return tell_and_send
 
     def watch_receiving(self, handler: LinkHandler) -> LinkHandler:
-        """`handler`, or if an observer wants messages, one that passes each to it first."""
+        """Return `handler`, or, if an observer wants messages, one that notifies it first."""
         if "mb_message_received" not in self._hooks:
             return handler
         return _Watched(handler, lambda data: self._tell("mb_message_received", data))
@@ -81,14 +82,14 @@ class Observers:
         try:
             prefix, request_id, parent_id, timeout, end = self._reader.read(data)
         except RemoteProtocolError:
-            return  # no message: the client reports it
+            return  # not a valid message: the client reports it
         message = Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
         self._call(hook, message=message)
 
     def _call(self, hook: str, **arguments: Any) -> None:
         client = self._kept or self._client()
         for name, function in self._hooks.get(hook, ()):
-            # Messages are copied, so that what one observer decodes and changes is seen by nobody.
+            # Messages are copied, so that changes to a decoded payload stay local to the observer.
             own = {k: copy(v) if isinstance(v, Message) else v for k, v in arguments.items()}
             try:
                 function(client=client, **own)
@@ -101,7 +102,7 @@ class Observers:
 
 
 class _Watched:
-    """A LinkHandler that is told after somebody else."""
+    """A LinkHandler that is called after another function."""
 
     def __init__(self, handler: LinkHandler, tell: Callable[[bytes], None]) -> None:
         self._handler = handler

@@ -94,7 +94,7 @@ class OnMethods(Lifecycle):
 
 
 def _stop_consuming_with(client: ref[OnMethods], index: int) -> None:
-    """An on_message handler was removed; its Registration does not keep the client alive."""
+    """Handle the removal of an on_message handler, without keeping the client alive."""
     alive = client()
     if alive is not None and alive._supervisor is not None:
         for entry in alive._supervisor.session.subscriptions:

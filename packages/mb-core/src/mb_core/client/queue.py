@@ -1,4 +1,4 @@
-"""A subscription's queue: bounded, with a policy for what does not fit, and those who wait."""
+"""A subscription's queue: bounded, with an overflow policy and waiting consumers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..message import Message
 __all__ = ["DEFAULT_QUEUE_BYTES", "EndError", "MessageQueue", "Overflow", "refuse"]
 
 DEFAULT_QUEUE_BYTES = 64 * 1024 * 1024
-"""Bytes of payloads that wait for a slow consumer."""
+"""The most bytes of payloads that wait for a slow consumer."""
 
 
 EndError = Callable[[], MBError]
-"""Makes the error with which something ended: a new one for each that raises it."""
+"""Creates the error with which something ended: a new one each time it is raised."""
 
 
 class Overflow(StrEnum):
@@ -88,9 +88,9 @@ class MessageQueue:
         self.ended = False
         self.error: EndError | None = None
         self._idle: list[Waker] = []  # of consumers
-        # Taking is told to nobody, so that it costs nothing.  So these are the bytes that wait or
-        # more; and the lengths of those that were counted when they did not seem to fit, with
-        # their sum and the place of the first among all that were ever added.
+        # Consumers pop from the deque directly, so `_bytes` is an upper bound. The others are the
+        # lengths that were counted when messages did not seem to fit, their sum, and the index of
+        # the first of them among all messages ever added.
         self._bytes = 0
         self._lengths: deque[int] = deque()
         self._counted = 0
@@ -101,7 +101,7 @@ class MessageQueue:
         return len(self.waiting)
 
     def like(self) -> MessageQueue:
-        """An empty queue with the same bounds and the same policy."""
+        """Return an empty queue with the same bounds and policy."""
         return type(self)(self.size, self.overflow, self.size_bytes)
 
     def put(self, messages: list[Message]) -> list[Message]:
@@ -127,24 +127,24 @@ class MessageQueue:
         return []
 
     def end(self, error: EndError | None) -> None:
-        """Nothing more will come, because of `error` or in order; only the first call counts."""
+        """End the queue, because of `error` or in an orderly way; only the first call counts."""
         if not self.ended:
             self.ended = True
             self.error = error
             self._wake(len(self._idle))
 
     def refuse_requests(self) -> None:
-        """Answer the requests that wait with SERVICE_UNAVAILABLE: nobody will take them."""
+        """Answer waiting requests with SERVICE_UNAVAILABLE, because nobody will take them."""
         for message in self.remove(Action.REQUEST):
             refuse(message, "the service has just stopped answering this topic")
 
     def discard(self) -> None:
-        """Drop all that waits, as nobody will take it, and answer the requests."""
+        """Drop all waiting messages, because nobody will take them, and answer the requests."""
         self.refuse_requests()
         self.waiting.clear()
 
     def remove(self, action: Action) -> list[Message]:
-        """Take out the messages of one action; the others keep their order."""
+        """Remove and return the messages of one action; the others keep their order."""
         found = [message for message in self.waiting if message.action is action]
         kept = [message for message in self.waiting if message.action is not action]
         self.waiting.clear()
@@ -170,11 +170,11 @@ class MessageQueue:
     # For consumers in other threads: these two, and a look at `waiting` and `ended` between them.
 
     def add_waiter(self, waiter: Waker) -> None:
-        """Have `waiter` woken by what comes from now on, or by the end."""
+        """Wake `waiter` at the next message, or at the end."""
         self._idle.append(waiter)
 
     def remove_waiter(self, waiter: Waker) -> bool:
-        """Take `waiter` back; False where it is woken already."""
+        """Remove `waiter`; return False if it was already woken."""
         try:
             self._idle.remove(waiter)
         except ValueError:
@@ -182,7 +182,7 @@ class MessageQueue:
         return True
 
     def wake_another(self) -> None:
-        """A consumer that was woken takes no message: another may."""
+        """Wake another consumer, because one that was woken takes no message."""
         self._wake(1)
 
     def _wake(self, count: int) -> None:
@@ -197,7 +197,7 @@ class MessageQueue:
                 count -= 1
 
     def put_one_by_one(self, messages: list[Message]) -> list[Message]:
-        """Add messages of which not all may fit; returns those that were dropped."""
+        """Add messages that may not all fit; return those that were dropped."""
         waiting, lengths = self.waiting, self._lengths
         dropped: list[Message] = []
         self._count()
@@ -225,7 +225,7 @@ class MessageQueue:
         return count == 0 or (count < self._most and self._counted + length <= self._most_bytes)
 
     def _count(self) -> None:
-        """Forget the lengths of what was taken, and learn those of what was added since."""
+        """Forget the lengths of taken messages, and count those added since."""
         waiting, lengths = self.waiting, self._lengths
         first = self._added - len(waiting)
         for _ in range(min(first - self._first, len(lengths))):
@@ -242,12 +242,13 @@ def _bound(name: str, bound: int | None, of: str) -> int:
         return sys.maxsize
     if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
         raise LocalProtocolError(
-            f"invalid {name} {bound!r}: a number of {of} from 1, or None for no bound"
+            f"invalid {name} {bound!r}: expected a whole number of {of}, at least 1, "
+            "or None for no limit"
         )
     return bound
 
 
 def refuse(message: Message, reason: str) -> None:
-    """Answer a request with SERVICE_UNAVAILABLE; does nothing with a publication."""
+    """Answer a request with SERVICE_UNAVAILABLE; ignore publications."""
     if message.responder is not None:
         message.responder.answer_now(message, ServiceUnavailableError(reason))

@@ -1,4 +1,4 @@
-"""Reconnecting: one Connection after the other, with a back-off, each restored to what was."""
+"""Reconnecting: one Connection after another, with back-off; each restores subscriptions."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _PERMANENT = frozenset(
         "VERSION_NOT_SUPPORTED",
     }
 )
-"""What a broker answers to a request that it will never accept as it is."""
+"""Errors of a broker for a request that it will never accept."""
 
 
 class Reconnector:
-    """Opens a Connection, and another one when it is lost.
+    """Opens a Connection, and a new one when it is lost.
 
-    `urls` are those of one broker's addresses, or of brokers that can replace each other: each
-    round tries them all, the last good one first, and waits before the next.  `give_up` is called
-    with the error of a client that will not be connected again.
+    `urls` are the addresses of one broker, or of interchangeable brokers: each round tries them
+    all, the last good one first, and then waits. `give_up` is called with an error if the client
+    will not connect again.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Reconnector:
         *,
         give_up: Callable[[EndError], None],
     ) -> None:
-        self.turn = Turn()  # of those that send without waiting
+        self.turn = Turn()  # for those that send without waiting
         self.live: Connection | None = None
-        self.count = 0  # of connections that came about
+        self.count = 0  # of established connections
         self.why: MBError | None = None
-        """Why there is no connection: how it was lost, then how the last try failed."""
+        """Why there is no connection: how it was lost, then how the last attempt failed."""
         self.scope = anyio.CancelScope()
-        """Cancelled when there is to be no other connection."""
+        """Cancelled when no other connection is wanted."""
         self._restored = anyio.Event()  # replaced by the next connection's
         self._urls = list(urls)
         self._several = len(urls) > 1
-        # Those that the first connection is not tried at again: their errors are final.
+        # URLs that are not tried again for the first connection: their errors are final.
         self._hopeless: set[URL] = set()
         self._session = session
         self._calls = calls
@@ -81,7 +81,7 @@ class Reconnector:
         self._tasks = tasks
         self._observers = observers
         self._give_up = give_up
-        self._past_traffic = Traffic()  # of the connections that are over
+        self._past_traffic = Traffic()  # of closed connections
 
     @property
     def url(self) -> URL:
@@ -89,17 +89,17 @@ class Reconnector:
         return self._urls[0]
 
     def traffic(self) -> Traffic:
-        """What went over all connections so far."""
+        """The traffic of all connections so far."""
         if self.live is None:
             return self._past_traffic
         return self._past_traffic + self.live.traffic()
 
     async def wait_restored(self) -> None:
-        """Wait for the next connection, or for the end."""
+        """Wait for the next connection or the end."""
         await self._restored.wait()
 
     def end(self) -> None:
-        """There will be no other connection: wake all that wait for one."""
+        """Stop connecting, and wake all that wait for a connection."""
         self._restored.set()
 
     async def open_first(self) -> None:
@@ -137,7 +137,7 @@ class Reconnector:
                     self._give_up(_not_restored(f"within {limit:g} s", self.why))
                     return
                 except PluginError as error:
-                    self._callbacks.report(error, "the connection is given up")
+                    self._callbacks.report(error, "dropping the connection")
                     self._give_up(given_up(str(error), error))
                     return
 
@@ -145,10 +145,9 @@ class Reconnector:
         return Backoff(self._options.backoff_min, self._options.backoff_max)
 
     async def _connect(self, backoff: Backoff) -> None:
-        """Wait and try until there is a connection.
-
-        A first connection is not tried any more after an error that is final, which is raised.
-        One that is lost is: what an operator has broken since, an operator can repair.
+        """Wait and try until there is a connection. For a first connection, a final error is
+        raised. A lost connection is tried again even after final errors: an operator may fix what
+        another one broke.
         """
         first = not self.count
         while True:
@@ -159,7 +158,7 @@ class Reconnector:
             try:
                 await self._try_each(again=True)
             except (ConnectError, PluginError) as error:
-                # A transport that is at fault stays so.
+                # A broken transport stays broken.
                 if isinstance(error, PluginError) or (first and error.final):
                     raise
                 self._report_failure(error)
@@ -167,7 +166,7 @@ class Reconnector:
                 return
 
     async def _try_each(self, *, again: bool) -> None:
-        """Try each URL once; raises ConnectError or PluginError where none has connected."""
+        """Try each URL once; raises ConnectError or PluginError if none has connected."""
         first = not self.count
         failures: list[tuple[URL, ConnectError | PluginError]] = []
         for url in [url for url in self._urls if url not in self._hopeless]:
@@ -190,13 +189,13 @@ class Reconnector:
         raise ConnectError(f"no broker was reached: {text}", final=final)
 
     async def _open(self, url: URL, *, again: bool) -> Connection:
-        """Connect, wait for the broker's greeting, and tell it what the Session has to tell.
+        """Connect, wait for the broker's greeting, and send what the Session has to restore.
 
-        `again` says that this follows an outage, after which other clients may still be on their
-        way back.  Raises ConnectError or PluginError.  When it fails or is cancelled, the Link is
-        gone.
+        `again` says that this follows an outage, after which other clients may still be
+        reconnecting. Raises ConnectError or PluginError. If it fails or is cancelled, the Link is
+        closed.
         """
-        # Known before it is ready: other threads may send as soon as it is.
+        # Set before it is ready, because other threads may send as soon as it is.
         connection = self._calls.connection = Connection(
             self._session,
             self._callbacks,
@@ -214,18 +213,18 @@ class Reconnector:
         try:
             with anyio.fail_after(seconds):
                 await connection.dial(url)
-                step = "accepted the connection and sent no system.initialize"
+                step = "accepted the connection but did not send system.initialize"
                 failure = await connection.wait_greeted()
                 if failure is not None:
                     text = f"{url} ended the connection before its greeting: {failure}"
                     raise ConnectError(text, final=is_final(failure))
-                step = "sent its greeting and did not answer the client's requests"
+                step = "sent its greeting but did not answer the client's requests"
                 failure = await self._restore(connection, again=again)
                 if failure is not None:
                     raise ConnectError(f"{url} ended the connection at once: {failure}")
         except TimeoutError:
             await connection.end_at_once()
-            # The Link may have found a fault, and was waiting for the end of an endless stream.
+            # The Link may have found an error while waiting for the end of an endless stream.
             found = connection.error().__cause__ if connection.error is not None else None
             if isinstance(found, MBError):
                 text = f"the connection to {url} failed: {found}"
@@ -239,10 +238,10 @@ class Reconnector:
             raise
         return connection
 
-    # What a new connection has to know
+    # Restoring subscriptions and the registration
 
     async def _restore(self, connection: Connection, *, again: bool) -> MBError | None:
-        """Tell the broker what it is to know; the error where the connection did not last."""
+        """Restore everything; return the error if the connection did not last."""
         session, clock = self._session, self._calls.clock
         if (end := self._end_of(connection)) is not None:
             return end
@@ -264,9 +263,8 @@ class Reconnector:
         return None
 
     async def _restore_refused(self, connection: Connection, refused: list[Any]) -> None:
-        """Ask for what the broker has refused for now until it is accepted, or the Link is gone.
-
-        The rest of the client works meanwhile.
+        """Repeat what the broker has temporarily refused until it accepts it or the Link is gone.
+        The rest of the client works in the meantime.
         """
         backoff = self._backoff()
         while refused:
@@ -282,9 +280,8 @@ class Reconnector:
                 return
 
     async def _ask_to_restore(self, requests: list[PendingRequest]) -> list[Any]:
-        """Send requests that restore something; return the subjects that are refused for now.
-
-        What is refused for good is dropped.  Raises ConnectionLost.
+        """Send requests that restore something; return the subjects that are temporarily refused.
+        What is refused permanently is dropped. Raises ConnectionLost.
         """
         outcomes = await self._calls.complete_all(requests)
         refused: list[Any] = []
@@ -301,7 +298,7 @@ class Reconnector:
         return refused
 
     def _drop(self, subject: Any, error: MBError) -> None:
-        """The broker refuses for good to restore this: report it and carry on with the rest."""
+        """The broker permanently refused to restore this: report it and carry on."""
         session = self._session
         self._callbacks.report(error, f"{_name_of(subject)} could not be restored")
         if not isinstance(subject, SubscriptionEntry):
@@ -316,12 +313,12 @@ class Reconnector:
         return round(self._options.connect_timeout * 1000)
 
     def _end_of(self, connection: Connection) -> MBError | None:
-        """Why there is nothing to restore any more, if so: it was lost, or closed."""
+        """Return why there is nothing left to restore, if so: it was lost, or closed."""
         if self._session.state is SessionState.RESTORING:
             return None
         return connection.error() if connection.error is not None else ConnectError("it was closed")
 
-    # What becomes of connections
+    # The outcome of connections
 
     def _connected(self, connection: Connection, url: URL) -> None:
         self.live = connection
@@ -336,7 +333,7 @@ class Reconnector:
     def _lost(self, connection: Connection) -> None:
         self._past_traffic += connection.traffic()
         if connection is not self.live:
-            return  # a failed try, which its caller is told by an error
+            return  # a failed attempt, which the caller gets as an error
         self.live = None
         assert connection.error is not None
         self.why = connection.error() if connection.broken else None
@@ -345,7 +342,7 @@ class Reconnector:
         self._callbacks.post(self._callbacks.disconnect)
         if self._tasks.ending:
             if connection.broken:
-                # What was published last may not have arrived, and no call is left to say so.
+                # The last publications may not have arrived, and no call is left to report it.
                 what = "closing was cut short"
                 self._callbacks.report(connection.error(), what, level=logging.WARNING)
             return
@@ -362,12 +359,12 @@ class Reconnector:
 
 
 def given_up(reason: str, cause: BaseException | None) -> EndError:
-    """The error of a connection that is given up."""
-    return _lost_because(f"the connection was given up: {reason}", cause, sent=True)
+    """Return the error for a connection that is dropped."""
+    return _lost_because(f"the connection was dropped: {reason}", cause, sent=True)
 
 
 def never_connected(why: BaseException) -> EndError:
-    """The error of a client whose first connection failed, or was cancelled."""
+    """Return the error for a client whose first connection failed or was cancelled."""
     cause = why if isinstance(why, MBError) else None
     reason = cause if cause is not None else "connect() was cancelled"
     return _lost_because(f"no connection was made: {reason}", cause, sent=False)
@@ -389,7 +386,7 @@ def _lost_because(text: str, cause: BaseException | None, *, sent: bool) -> EndE
 
 
 def _named(url: URL, error: MBError) -> str:
-    """The error of one URL among several."""
+    """Return the error for one of several URLs."""
     text = str(error)
     return text if text.startswith(str(url)) else f"{url}: {text}"
 
@@ -401,7 +398,7 @@ def _name_of(subject: Any) -> str:
 
 
 def _is_bug(cause: BaseException | None) -> bool:
-    """Whether what has ended a connection is a bug, of ours or of its transport's."""
+    """Return whether a connection ended because of a bug, in this library or its transport."""
     if isinstance(cause, ConnectionLost):
         cause = cause.__cause__
     return cause is not None and not isinstance(cause, MBError | OSError)

@@ -1,4 +1,4 @@
-"""Calling a handler with one message after the other, and sending what it answers."""
+"""Calling a handler with messages one by one, and sending its answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Runner", "RunnerFactory", "with_header"]
 _log = logging.getLogger("mb_core.client")
 
 RunnerFactory = Callable[[MessageQueue, Callable[[Message], Any], str, int, Callbacks], "Runner"]
-"""Makes a Runner: takes what Runner takes."""
+"""Creates a Runner, with the same arguments."""
 
 
 class Runner:
@@ -74,7 +74,7 @@ class Runner:
         self._callbacks = callbacks
 
     def start(self, backend: Backend, spawn: Spawn) -> None:
-        """Start to call the handler, in tasks that see the context variables of the caller."""
+        """Start calling the handler, in tasks with the context variables of the caller."""
         self.backend = backend
         assert self._handler is not None
         self._kept = self._callbacks.keep(self._handler)
@@ -88,13 +88,16 @@ class Runner:
         return kept.handler if kept is not None else None
 
     async def _run(self) -> None:
-        running.set(None)  # a handler's own subscriptions do not belong to the one that called it
+        running.set(
+            None
+        )  # subscriptions made by a handler do not belong to the message that it handles
         try:
             while True:
                 try:
                     await self.consume()
                 except (KeyboardInterrupt, SystemExit, BaseExceptionGroup) as error:
-                    # On trio Ctrl-C ends whatever runs; what comes still has a consumer.
+                    # On trio, Ctrl-C interrupts whatever runs; later messages still need a
+                    # consumer.
                     pass_exit_on(error)
                 else:
                     return
@@ -118,8 +121,8 @@ class Runner:
                     continue
                 while waiting:
                     message = take()
-                    # Never reset: what runs behind the handler, in this task, is the next
-                    # message's.
+                    # Never reset: whatever runs after the handler in this task belongs to the next
+                    # message.
                     begin(message)
                     if message.responder is not None:
                         await self._answer(handler, message)
@@ -149,13 +152,12 @@ class Runner:
                 result = await result
         except BaseException as raised:
             result = self.answer_to_failure(failure(raised), message)
-        if message.responder is not None:  # it has not responded itself
+        if message.responder is not None:  # it has not called `respond` itself
             await self.send_answer(message, result)
 
     async def send_answer(self, message: Message, result: Any) -> None:
-        """Send a handler's answer.
-
-        If nobody can receive it any more, the handler has not failed.
+        """Send a handler's answer. If nobody can receive it any more, that is not the handler's
+        fault.
         """
         lost = result.error if isinstance(result, _Lost) else None
         try:
@@ -173,7 +175,7 @@ class Runner:
                 self._failed(lost)
 
     def answer_to_failure(self, error: Exception, message: Message) -> ResponseError | _Lost:
-        """Report what the handler raised; returns its answer to a request."""
+        """Report what the handler raised; return the answer to a request."""
         alone = error
         while isinstance(alone, ExceptionGroup) and len(alone.exceptions) == 1:
             alone = alone.exceptions[0]
@@ -186,7 +188,7 @@ class Runner:
             if isinstance(error, RemoteProtocolError):
                 report_unreadable(self._callbacks, error, message, self._name)
                 return _bad_payload(error)
-            _log.debug("not answered: %s", error)  # by its own `respond`
+            _log.debug("not answered: %s", error)  # by its call of `respond`
         elif isinstance(error, ResponseError) and message.responder is not None:
             return error
         elif isinstance(error, ConnectionLost) and message.responder is not None:
@@ -200,9 +202,9 @@ class Runner:
 
 
 def with_header(registration: Registration, callbacks: Callbacks) -> Callable[[Message], Any]:
-    """A handler that takes a header and a payload, as one that takes a Message.
+    """Wrap a handler that takes a header and a payload as one that takes a Message.
 
-    A message that can't be read is reported instead.
+    An unreadable message is reported instead.
     """
     handler = registration.handler
 
@@ -223,7 +225,7 @@ def with_header(registration: Registration, callbacks: Callbacks) -> Callable[[M
 def report_unreadable(
     callbacks: Callbacks, error: RemoteProtocolError, message: Message, handler: str
 ) -> None:
-    """Report that a handler can't read a message: its sender's fault, not the handler's."""
+    """Report that a handler can't read a message, which is the sender's fault."""
     topic = message.topic
     noun = "request" if message.action is Action.REQUEST else "message"
 
@@ -236,10 +238,10 @@ def report_unreadable(
 
 
 class _Lost(msgspec.Struct):
-    """In place of an answer: the handler failed because a connection was lost.
+    """Return the answer if the handler failed because a connection was lost.
 
-    If that is the one over which the request came, there is nobody left to answer either, and
-    nothing is wrong with the handler.
+    If it is the connection of the request, nobody is left to answer, and the handler did nothing
+    wrong.
     """
 
     error: ConnectionLost
@@ -250,7 +252,7 @@ def _internal_error() -> InternalError:
 
 
 def _bad_payload(error: RemoteProtocolError) -> InvalidRequestError:
-    """What the sender of an unreadable payload is told."""
+    """Return the error for the sender of an unreadable payload."""
     if error.path is None:
         return InvalidRequestError(f"the payload can't be read: {error.reason}")
     return InvalidRequestError(f"{error.reason} at {error.path}", details={"path": error.path})

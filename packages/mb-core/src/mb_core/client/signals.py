@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and sys.exit(), while a client waits and in user code that its tasks run."""
+"""Handle Ctrl-C, SIGTERM and sys.exit() while a client waits, and in user code that it runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _AGAIN = 0.01
 
 
 class Terminated(SystemExit, KeyboardInterrupt):
-    """SIGTERM: programs catch it as they catch Ctrl-C, and need not, as with SystemExit."""
+    """SIGTERM. Programs may catch it like Ctrl-C, but need not, as with SystemExit."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -46,19 +46,19 @@ class Terminated(SystemExit, KeyboardInterrupt):
 async def interruptible(
     function: Callable[[], Awaitable[None]], close: Callable[[], Awaitable[None]]
 ) -> None:
-    """Await `function()`; at SIGINT and SIGTERM cancel it and raise KeyboardInterrupt here.
+    """Await `function()`; on SIGINT and SIGTERM, cancel it and raise KeyboardInterrupt here.
 
     SIGINT: trio does that by itself, in the main task.  asyncio.run() cancels its main task
     instead, and raises KeyboardInterrupt where no coroutine can catch it.  Only that handling and
     Python's own are replaced, only in the main task and while it waits here.
 
-    SIGTERM, where nobody handles it, raises Terminated in the main task, if that waits here.
-    Otherwise the tasks that do each `close` their client first: on asyncio, the error breaks out
-    of the loop, and whatever closes behind it is cancelled.
+    SIGTERM, if nobody handles it, raises Terminated in the main task if that waits here.
+    Otherwise, each task that waits here calls `close` first: on asyncio, the error breaks out of
+    the loop, and everything that closes after that is cancelled.
 
-    A program's own handler of either signal stays, and so does everything outside the main
-    thread.  A second signal ends the program at once: as Python does for SIGINT (which is raised
-    at once where the loop is blocked), and without more ado for SIGTERM.
+    A program's own handler of either signal stays in place, and outside the main thread nothing
+    changes. A second signal ends the program at once: as Python does for SIGINT (which is raised at
+    once if the loop is blocked), and immediately for SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         await function()
@@ -69,7 +69,7 @@ async def interruptible(
             with run.scope:
                 await function()
         finally:
-            # Whatever else has ended the wait at the same time.
+            # Even if something else ended the wait at the same time.
             if run.number == signal.SIGINT:
                 raise KeyboardInterrupt
             if run.number is not None:
@@ -83,7 +83,7 @@ async def interruptible(
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated within the block at SIGTERM, in the main thread, if nobody handles it."""
+    """Raise Terminated in the block on SIGTERM, in the main thread, if nobody handles it."""
     if threading.current_thread() is not threading.main_thread() or not _is_default():
         yield
         return
@@ -101,13 +101,13 @@ def terminable() -> Iterator[None]:
 
 
 class _Run:
-    """A `run` that waits in the main thread."""
+    """A `run` call that waits in the main thread."""
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.number: int | None = None  # the signal that has ended it
         self.others: _Others
-        self.trio_handler: object = None  # of SIGINT, where that is trio's own
+        self.trio_handler: object = None  # of SIGINT, if that is trio's own
         if current_backend().name == "asyncio":
             import asyncio
 
@@ -138,14 +138,14 @@ class _Run:
 
 
 class _Others:
-    """The runs that one signal has ended."""
+    """The `run` calls that a signal has ended."""
 
     def __init__(self, count: int) -> None:
         self.left = count
         self.closed = anyio.Event()
 
 
-# Those that SIGTERM ends; while there are any, _terminate is its handler.
+# The calls that SIGTERM ends; while there are any, _terminate is its handler.
 _runs: list[_Run] = []
 
 
@@ -170,7 +170,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     _end_by(signal.SIGTERM)
     interrupting = signal.getsignal(signal.SIGINT)
     if interrupting is not None and any(run.trio_handler is interrupting for run in _runs):
-        # trio would raise KeyboardInterrupt in whatever runs, which may be half of a client's end.
+        # trio would raise KeyboardInterrupt in whatever runs, possibly while a client is closing.
         signal.signal(signal.SIGINT, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     runs = [run for run in _runs if run.in_main_task] or list(_runs)
     others = _Others(len(runs))
@@ -199,7 +199,7 @@ def _handling_interrupt(run: _Run) -> Iterator[None]:
 
 
 def _handles_interrupts_by_default() -> bool:
-    """Whether SIGINT is Python's own to handle, or asyncio.run()'s whose main task this is."""
+    """Return whether SIGINT is handled by Python, or by asyncio.run() with this main task."""
     handler: Any = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         return True
@@ -217,13 +217,13 @@ def _is_default() -> bool:
 
 
 def _stop_handling(handler: Callable[..., None]) -> None:
-    """Have the next SIGTERM end the program at once, unless somebody else handles it."""
+    """Make the next SIGTERM end the program at once, unless the program handles it."""
     if signal.getsignal(signal.SIGTERM) is handler:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_by(number: int) -> None:
-    """Have the program end as one that the signal has killed, whatever it does until then."""
+    """Make the program exit as if killed by the signal, whatever it does until then."""
     atexit.unregister(_kill)
     atexit.register(_kill, number, os.getpid())  # registered last, called first
 
@@ -237,17 +237,17 @@ def _kill(number: int, process: int) -> None:
                 stream.flush()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
-        os._exit(128 + number)  # process 1 of a container, whom such a signal doesn't end
+        os._exit(128 + number)  # process 1 of a container, which such a signal doesn't end
 
 
 def uninterrupted(function: AsyncFunction) -> AsyncFunction:
     """Return `function` so that Ctrl-C never raises KeyboardInterrupt in the middle of it.
 
-    trio raises KeyboardInterrupt in whichever task runs.  In a system task, or below it, that
-    counts as a bug of trio's.  In the main task it may come just before a wait, such as that of
-    trio.Event, which then refers to a task that waits no more, and waking it breaks trio.
-    Protected so, the main task gets it where it waits, at once; other tasks never do.
-    asyncio.run() has nothing of the kind.
+    trio raises KeyboardInterrupt in whichever task is running. In a system task or its children,
+    trio treats that as a bug of its own. In the main task it may come just before a wait, such as
+    trio.Event's, which then refers to a task that no longer waits, and waking it breaks trio. With
+    this protection, the main task gets it immediately where it waits, and other tasks never get it.
+    asyncio.run() does not have this problem.
     """
     if current_backend().name != "trio":
         return function
@@ -261,11 +261,11 @@ def uninterrupted(function: AsyncFunction) -> AsyncFunction:
 
 
 def pass_exit_on(error: BaseException) -> None:
-    """Have a KeyboardInterrupt or SystemExit of user code end the program, as in the main task.
+    """Make a KeyboardInterrupt or SystemExit of user code end the program, as in the main task.
 
-    asyncio's loop lets both out by itself, from whatever task; trio has to be told.  Raises
-    `error` where it is neither, and on asyncio, unless it is a group: then the task in which it
-    was raised has let it out already.
+    asyncio's loop lets both out by itself, from any task; trio needs help. Raises `error` if it is
+    neither, and on asyncio, unless it is a group: then the task that raised it has already let it
+    out.
     """
     is_group = isinstance(error, BaseExceptionGroup)
     group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
@@ -294,7 +294,7 @@ def _interrupt_trio() -> None:
 
 
 def _exit_trio(error: BaseException) -> None:
-    """Raise `error` in the main task, which trio itself does with KeyboardInterrupt only."""
+    """Raise `error` in the main task, which trio itself does only with KeyboardInterrupt."""
     import trio
 
     delivered = False
@@ -307,7 +307,7 @@ def _exit_trio(error: BaseException) -> None:
         raise error
 
     async def deliver() -> None:
-        # What the main task waits for may not be possible to abort, such as a thread.
+        # The main task may wait for something that can't be aborted, such as a thread.
         while not delivered:
             task = trio_main_task()
             if task is None:
@@ -320,10 +320,10 @@ def _exit_trio(error: BaseException) -> None:
 
 
 def exit_from_groups(error: SystemExit) -> None:
-    """Have `error`, when nobody catches it, end the program as it does outside of task groups.
+    """Make an uncaught `error` end the program as it does outside of task groups.
 
-    trio's and anyio's task groups raise a group of it, for which Python prints a traceback and
-    exits with status 1.
+    trio's and anyio's task groups wrap it in a group, for which Python prints a traceback and exits
+    with status 1.
     """
     before = sys.excepthook
 
@@ -331,16 +331,18 @@ def exit_from_groups(error: SystemExit) -> None:
         kind: type[BaseException], raised: BaseException, traceback: TracebackType | None
     ) -> None:
         if isinstance(raised, BaseExceptionGroup) and raised.split(lambda e: e is error)[1] is None:
-            raise error.with_traceback(None)  # which Python takes as if it was raised without group
+            raise error.with_traceback(
+                None
+            )  # which Python treats as if it was raised without a group
         before(kind, raised, traceback)
 
     sys.excepthook = hook
 
 
 def interrupted_twice(error: BaseException | None) -> bool:
-    """Whether this is a KeyboardInterrupt that took the place of another one.
+    """Return whether this is a KeyboardInterrupt that replaced another one.
 
-    trio raises the second in whatever the main task does, which may be the end of its block.
+    trio raises the second one in whatever the main task does, possibly the end of its block.
     """
     if not isinstance(error, KeyboardInterrupt):
         return False
@@ -351,7 +353,7 @@ def interrupted_twice(error: BaseException | None) -> bool:
 
 
 def trio_main_task() -> Any:
-    """The task that runs what was given to trio.run(); None when it has ended."""
+    """Return the task of the function passed to trio.run(); None when it has ended."""
     import trio
 
     root = trio.lowlevel.current_root_task()
@@ -360,7 +362,7 @@ def trio_main_task() -> Any:
 
 
 def trio_interrupt_handler() -> object:
-    """The handler of SIGINT that trio.run() has installed to raise KeyboardInterrupt, if any.
+    """Return the SIGINT handler that trio.run() has installed to raise KeyboardInterrupt, if any.
 
     trio has no public name for it.  Any other handler, even one of trio's own code such as that of
     trio.open_signal_receiver, is the program's.

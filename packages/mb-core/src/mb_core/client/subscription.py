@@ -26,7 +26,7 @@ from .supervisor import Supervisor
 __all__ = ["Consumer", "Subscription"]
 
 
-# What event loops and debuggers look at.
+# Read by event loops and debuggers.
 _OF_COROUTINES = frozenset({"cr_await", "cr_code", "cr_frame", "cr_running"})
 
 
@@ -54,13 +54,13 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
     def __init__(self, connected: Callable[[], Awaitable[Supervisor]], consumer: Consumer) -> None:
         self.topic = consumer.topic
-        # It refers to the client, which lives as long as user code holds this.
+        # This keeps the client alive as long as user code holds the subscription.
         self._connected = connected
         self._consumer = consumer
-        self._awaited = False  # from then on it is that task's, though it may not be connected yet
+        self._awaited = False  # from then on it belongs to that task, even before it is connected
         self._supervisor: Supervisor | None = None
         self._home: Home
-        self._coroutine: Any = None  # from the moment when an event loop runs it as one
+        self._coroutine: Any = None  # set when an event loop runs it as a task
         self._queue: MessageQueue | None = None  # from the first iteration on
         self._turn = Turn()
 
@@ -83,7 +83,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     def __await__(self) -> Generator[Any, Any, Subscription]:
         return self._start().__await__()
 
-    # A coroutine, for those who run it as a task
+    # The coroutine protocol, for running it as a task
 
     def send(self, value: Any) -> Any:
         """Continue the coroutine; called by event loops."""
@@ -138,7 +138,7 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
         except MBError as failure:
             if error is None:
                 raise
-            # What has ended the block is raised, and must not be replaced.
+            # The error that ended the block is raised, and must not be replaced.
             what = f"{self.topic!r} could not be unsubscribed"
             self._consumer.callbacks.report(failure, what, level=logging.WARNING)
         finally:
@@ -260,10 +260,10 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
 
 
 class Consumer:
-    """Queues a subscription's messages for an iterator or for handlers; called by the reader.
-
-    The connection refers to this, and only user code to the Subscription, which refers to the
-    client: so a subscription keeps its client alive only as long as user code keeps it.
+    """Queues a subscription's messages for an iterator or for handlers; called by the reader. The
+    connection refers to this; only user code refers to the Subscription, which refers to the
+    client. So a subscription keeps its client alive only as long as user code keeps the
+    subscription.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class Consumer:
         self.callbacks = callbacks
         self.topic = topic
         self.actions = actions
-        # What the broker sends for this subscription: empty once it is unsubscribed.
+        # The entries in the Session's table; empty once it is unsubscribed.
         self.entries = [
             SubscriptionEntry(topic, action, priority, self, log_filter) for action in actions
         ]
@@ -296,9 +296,9 @@ class Consumer:
         self._handler = handler  # until it is prepared
         self._supervisor: Supervisor | None = None
         self._concurrency = concurrency
-        # The first is the iterator's, or the handler's; each further on_message handler has one.
+        # The first is for the iterator or the handler; each further on_message handler has its own.
         self._queues = [queue]
-        # Those of them that still get what comes.
+        # Those that still get messages.
         self._receiving = [queue]
         self._make_runner = make_runner
         self._runners: list[Runner] = []
@@ -315,16 +315,16 @@ class Consumer:
 
     @property
     def handled(self) -> bool:
-        """Whether its messages go to handlers: there is nothing to iterate."""
+        """Whether its messages go to handlers, so that there is nothing to iterate."""
         return self.has_handler or bool(self._runners)
 
     def iterate(self) -> MessageQueue:
-        """Have the messages for iteration: they are taken from this queue."""
+        """Return the queue for iteration; from now on, messages are only taken from there."""
         self.iterated = True
         return self._queues[0]
 
     def prepare(self, supervisor: Supervisor) -> None:
-        """Be ready for the first message: the handler or the on_message handlers get all."""
+        """Prepare for the first message, so that the handler or on_message handlers get all."""
         self._supervisor = supervisor
         handler, self._handler = self._handler, None
         if handler is not None:
@@ -333,48 +333,47 @@ class Consumer:
             self.consume_with_on_message()
 
     def start(self) -> None:
-        """Start to call the handlers: the subscription is in force."""
+        """Start calling the handlers, because the subscription is active."""
         self.in_force = True
         for runner in self._runners:
             self._start_runner(runner)
 
     def refuse_queued(self) -> None:
-        """Nobody will take them: answer the requests among them, so that nobody waits in vain."""
+        """Drop the messages, and answer the requests among them so that nobody waits."""
         self._queues[0].refuse_requests()
 
     def unsubscribe_nowait(self) -> None:
-        """Tell the broker that nothing more is wanted, and don't wait for its confirmation."""
+        """Unsubscribe without waiting for the broker's confirmation."""
         entries, self.entries = self.entries, []
         if self._supervisor is not None:
             for entry in entries:
                 self._supervisor.unsubscribe_nowait(entry)
 
     def deliver(self, messages: list[Message]) -> None:
-        """Queue messages in order; no other consumer has the same objects."""
+        """Queue messages in order; the objects are not shared with other consumers."""
         receiving = self._receiving
         for queue in receiving:
-            # Each on_message handler decodes a payload of its own, which it may change.
+            # Each on_message handler decodes its own copy of the payload, which it may change.
             own = messages if queue is receiving[0] else list(map(copy, messages))
             dropped = queue.put(own)
             if dropped:
                 self._overflow(queue, dropped)
 
     def remove(self, entry: SubscriptionEntry, error: EndError | None = None) -> None:
-        """Nothing more will come for `entry`, because of `error` or in order."""
+        """End `entry`, because of `error` or in an orderly way."""
         self.entries = [other for other in self.entries if other is not entry]
         if not self.entries:
             self.end(error)
 
     def end(self, error: EndError | None) -> None:
-        """Nothing more will come at all."""
+        """End all entries."""
         self.ended = True
         for queue in self._queues:
             queue.end(error)
 
     def consume_with_on_message(self) -> None:
-        """The client may have a new on_message handler: it takes what has no other consumer.
-
-        The first one takes over what waits; a later one gets what comes from now on.
+        """Start new on_message handlers of the client on messages without another consumer. The
+        first one takes over waiting messages; later ones get only new messages.
         """
         if (
             not self.has_handler
@@ -386,9 +385,8 @@ class Consumer:
                 self._add_runner(with_header(registration, self.callbacks))
 
     def stop_consuming_with(self, index: int) -> None:
-        """The client's on_message handler at `index` among them was removed.
-
-        What waits for it waits for the next one where there is no other.
+        """Handle the removal of the client's on_message handler at `index`. If there is no other,
+        waiting messages wait for the next one.
         """
         if self.has_handler or index >= len(self._runners):
             return
@@ -437,7 +435,7 @@ class Consumer:
             queue.end(lambda: SlowConsumer(topic, count))
             others = [each for each in self._receiving if not each.ended]
             if others:
-                # Each on_message handler goes on as long as it keeps up.
+                # Each on_message handler continues as long as it keeps up.
                 self._receiving = others
             else:
                 self.ended = True

@@ -1,4 +1,4 @@
-"""What a connected client is made of: its Session, its tasks, its connections and its calls."""
+"""The parts of a connected client: its Session, tasks, connections and calls."""
 
 from __future__ import annotations
 
@@ -102,9 +102,8 @@ class Supervisor:
     # Opening and closing
 
     async def open(self) -> None:
-        """Connect, for the first time.
-
-        Raises ConnectError or PluginError.  When it fails or is cancelled, nothing is left.
+        """Connect for the first time. Raises ConnectError or PluginError. If it fails or is
+        cancelled, nothing is left.
         """
 
         async def opening() -> None:
@@ -120,7 +119,7 @@ class Supervisor:
         await self._tasks.begin(opening)
 
     def is_ready(self) -> bool:
-        """Whether there is a connection; raises what has ended the client."""
+        """Return whether there is a connection; raises the error that ended the client."""
         if self.session.state is SessionState.READY:
             return True
         if self._over.is_set():
@@ -128,18 +127,18 @@ class Supervisor:
         return False
 
     async def wait_ready(self) -> None:
-        """Wait until there is a connection; raises what ends the client instead."""
+        """Wait until there is a connection; raises the error that ends the client instead."""
         while not self.is_ready():
             await self._reconnector.wait_restored()
 
     @property
     def connection(self) -> Connection:
-        """The last one that came about, alive or not."""
+        """The last established connection, open or not."""
         return self.calls.connection
 
     @property
     def link(self) -> Link | None:
-        """The last Link that came about, if any."""
+        """The last established Link, if any."""
         return self._tasks.link
 
     @property
@@ -149,11 +148,11 @@ class Supervisor:
 
     @property
     def why(self) -> MBError | None:
-        """Why there is no connection, where that is known."""
+        """Why there is no connection, if that is known."""
         return self._reconnector.why
 
     async def close(self, *, drain: bool = True) -> None:
-        """End in order and wait until it is over; see TaskScope.end."""
+        """Shut down cleanly and wait until that is done; see TaskScope.end."""
         await self._tasks.end(drain=drain)
 
     @property
@@ -162,7 +161,7 @@ class Supervisor:
         return self._tasks.unclosed
 
     def drop(self, client: object) -> None:
-        """Close by itself, as nobody refers to `client` any more; in any thread, at any time."""
+        """Close because nothing refers to `client` any more; called in any thread, at any time."""
         if self._observers is not None:
             self._observers.keep(client)
         self._tasks.drop(self._count_forgotten)
@@ -173,7 +172,7 @@ class Supervisor:
         return f"client{name} of {self._reconnector.url}"
 
     def check_home(self) -> None:
-        """Raise LocalProtocolError if the caller runs elsewhere, unless all is over."""
+        """Raise LocalProtocolError if the caller is on another loop, unless it has ended."""
         if not self._tasks.ended:
             self.home.check()
 
@@ -193,11 +192,11 @@ class Supervisor:
 
     @property
     def closing(self) -> bool:
-        """Whether it was asked to close, or has ended."""
+        """Whether closing was requested, or has finished."""
         return self._tasks.closing
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
-        """Start a consumer's task; closing waits for it a while, then cancels it."""
+        """Start a consumer's task; closing waits for it for a limited time, then cancels it."""
         self._tasks.spawn_consumer(function)
 
     # Publishing, subscribing, registering
@@ -205,7 +204,7 @@ class Supervisor:
     def ask_to_publish(
         self, topic: str, payload: Any, timeout: int, version: str, parent_id: str | None
     ) -> PendingRequest:
-        """A publication with confirmation, to be completed as a request to the broker itself."""
+        """Return a publication with confirmation, to be completed like a request to the broker."""
         request = self.session.publish_confirmed(
             topic,
             payload,
@@ -229,7 +228,7 @@ class Supervisor:
         return encoded is not None
 
     def report_dropped_publishes(self) -> None:
-        """A publication waits in the outbox: did it take the place of others?"""
+        """Report publications that were dropped from the outbox to make room for another."""
         dropped = self.session.outbox.dropped
         if dropped != self._dropped_publishes and self._throttle.allow():
             count, self._dropped_publishes = dropped - self._dropped_publishes, dropped
@@ -238,7 +237,7 @@ class Supervisor:
             self._callbacks.report(ConnectionLost(text, sent=False), "there is no connection")
 
     async def register(self, name: str, description: str) -> None:
-        """Register, and remember it for the next connection; raises what Calls.confirm raises."""
+        """Register, and remember it for later connections; raises what Calls.confirm raises."""
         session = self.session
         await self.calls.confirm(
             session.register(name, description, now=self.calls.clock(), timeout=self._system_limit)
@@ -246,8 +245,8 @@ class Supervisor:
         session.registration = (name, description)
 
     async def subscribe(self, entry: SubscriptionEntry) -> None:
-        """Subscribe; when it fails or is cancelled, the entry is gone."""
-        await checkpoint()  # of the running loop, which may be another one when all is over
+        """Subscribe; if it fails or is cancelled, the entry is removed."""
+        await checkpoint()  # of the running loop, which may be a different one after closing
         if self._tasks.closing:
             raise ConnectionLost("not subscribed: the client is being closed", sent=False)
         self._replace_earlier(entry)
@@ -260,9 +259,9 @@ class Supervisor:
             raise
 
     async def unsubscribe(self, entries: Iterable[SubscriptionEntry]) -> None:
-        """Unsubscribe; when cancelled, the entries are gone here, and the broker was told.
+        """Unsubscribe; when cancelled, the entries are removed, and the request has been sent.
 
-        Raises the first error of those that the broker answers.
+        Raises the first error that the broker answers with.
         """
         requests = [(entry, request) for entry in entries if (request := self._remove(entry))]
         if not requests:
@@ -303,15 +302,14 @@ class Supervisor:
     # Closing
 
     def _give_up(self, error: EndError) -> None:
-        """There will be no other connection."""
+        """Prevent any further connection."""
         self._error = error
         self._end_session(error)
 
     async def _drain(self) -> None:
-        """Let what has begun come to its end: handlers, their answers, what waits to be sent.
-
-        The broker is told first that nothing more is wanted, so that it asks others from now on;
-        what has crossed that is handled as well.
+        """Let handlers finish, and send their answers and buffered messages. First unsubscribe, so
+        that the broker sends new requests to other services; requests that were already on their
+        way are still handled.
         """
         entries = list(self.session.subscriptions)
         if self.session.state is SessionState.READY:
@@ -330,7 +328,7 @@ class Supervisor:
         self._forgotten = len({id(entry.consumer) for entry in self.session.subscriptions})
 
     def _warn_forgotten(self) -> None:
-        """A service that stops must not do so in silence: Python hides ResourceWarnings."""
+        """Log it, so that a service never stops silently: Python hides ResourceWarnings."""
         count = self._forgotten
         if count:
             _log.warning(
@@ -362,11 +360,11 @@ class Supervisor:
     # Within
 
     async def _unsubscribe(self, requests: list[tuple[SubscriptionEntry, PendingRequest]]) -> None:
-        """Tell the broker together what is no longer wanted; raises the first error.
+        """Unsubscribe several entries together; raises the first error.
 
-        A status of failure is not one: the broker did not know the subscription.  Nor is a lost
-        connection, which ends the subscriptions as well, nor that the broker refuses to end a
-        feed of its own: what it still sends is ignored.
+        A failure status is not an error: the broker did not know the subscription. Neither is a
+        lost connection, which ends the subscriptions as well, nor a broker that refuses to end one
+        of its feeds: what it still sends is ignored.
         """
         outcomes = await self.calls.complete_all([request for _, request in requests])
         error: MBError | None = None
@@ -379,7 +377,7 @@ class Supervisor:
             raise error
 
     def _replace_earlier(self, entry: SubscriptionEntry) -> None:
-        """End what an earlier call of the same on_connect callback has subscribed to."""
+        """End the subscriptions of an earlier call of the same on_connect callback."""
         run: Run | None = entry.consumer.made_by
         if run is not None:
             for other in self.session.subscriptions.of(entry.action, entry.pattern):
@@ -388,7 +386,7 @@ class Supervisor:
                     other.consumer.remove(other)
 
     def _remove(self, entry: SubscriptionEntry) -> PendingRequest | None:
-        """Remove a subscription; the request that tells the broker, where it has to know."""
+        """Remove a subscription; return the request for the broker, if it needs one."""
         session = self.session
         alone = session.subscriptions.of(entry.action, entry.pattern) == [entry]
         ready = session.state is SessionState.READY

@@ -1,4 +1,4 @@
-"""A client's tasks: one root task that holds all others, from the start to the end."""
+"""A client's tasks: one root task contains all others."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ _NOT_ENDED = "internal error: the connection could not be ended"
 
 
 class TaskScope:
-    """Runs a connection's tasks, and ends them in order.
+    """Runs a connection's tasks, and shuts them down cleanly. The root task belongs to the event
+    loop, not to a scope of the user. So a client can be connected in one function and closed in
+    another, on trio and on asyncio, and an error in one does not cancel the other.
 
-    The root task belongs to the event loop, not to a scope of the user's: so a client can be
-    connected in one function and closed in another, on trio as on asyncio, and an error in one
-    place cancels nothing in another.
-
-    Its end has three steps, each within a limit in seconds: `draining`, in which what has begun
-    may come to its end; then consumers are cancelled, `ending` is called and the Link is closed;
-    `ended` is called when it is over, whatever the reason.
+    Shutdown has three steps, each with a time limit in seconds: `draining` lets running work
+    finish; then consumers are cancelled, `ending` is called and the Link is closed; finally `ended`
+    is called, whatever the reason.
     """
 
     def __init__(
@@ -53,12 +51,12 @@ class TaskScope:
         self._close_timeout = close_timeout
         self._drain_timeout = drain_timeout
         self._draining = draining
-        self.fault: ConnectionLost | None = None  # the bug that has ended it
-        self._refuses_links = False  # whether no Link is taken any more
+        self.fault: ConnectionLost | None = None  # the bug that ended it
+        self._refuses_links = False  # whether new Links are rejected
         self.ending = False  # whether the Link is about to be closed, or was
         self._on_ending = ending
         self._on_ended = ended
-        # The callbacks' task, with its context variables, belongs to the caller of connect.
+        # The callbacks' task has the context variables of the caller of connect.
         self._context = copy_context()
         self._opening = anyio.CancelScope()
         self._end_requested = anyio.Event()
@@ -73,20 +71,19 @@ class TaskScope:
 
     @property
     def closing(self) -> bool:
-        """Whether the end was asked for."""
+        """Whether shutdown was requested."""
         return self._end_requested.is_set()
 
     @property
     def ended(self) -> bool:
-        """Whether it is all over."""
+        """Whether shutdown is complete."""
         return self._finished.is_set()
 
     @property
     def in_own_task(self) -> bool:
-        """Whether the caller is one of the connection's own tasks: a handler, or a callback.
-
-        So is a task in a task group of theirs, for which they wait; one that they have started
-        and go on without is not.
+        """Whether the caller is one of the connection's tasks: a handler or a callback. Tasks in
+        their task groups, which they wait for, count as well; background tasks that they started do
+        not.
         """
         if not self.in_handler:
             return False
@@ -98,13 +95,12 @@ class TaskScope:
 
     @property
     def in_handler(self) -> bool:
-        """Whether the caller is a handler or a callback, or something that one has started."""
+        """Whether the caller is a handler or a callback, or was started by one."""
         return _own.get() is self
 
     async def begin(self, opening: AsyncFunction) -> None:
-        """Start the root task and await `opening`; if that fails, end everything at once.
-
-        Raises ConnectError where the end was asked for meanwhile.
+        """Start the root task and await `opening`; if that fails, end everything at once. Raises
+        ConnectError if shutdown was requested in the meantime.
         """
         await uninterrupted(lambda: self._begin(opening))()
 
@@ -119,9 +115,9 @@ class TaskScope:
             if self._opening.cancelled_caught or self.fault is not None:
                 raise _closed_meanwhile(self.fault)
         except BaseException as error:
-            fault = self.fault  # and not what the Link's end may raise
+            fault = self.fault  # and not an error from closing the Link
             if self.link is not None:
-                abort(self.link)  # nothing was sent yet, so no farewell is due
+                abort(self.link)  # nothing was sent yet, so no closing handshake is needed
             self._drain_scope.cancel()
             self._end_requested.set()
             with anyio.CancelScope(shield=True):
@@ -131,13 +127,12 @@ class TaskScope:
             raise
 
     async def end(self, *, drain: bool = True) -> None:
-        """End in order, and wait until it is over; safe to call twice.
+        """Shut down cleanly, and wait until that is complete; safe to call twice.
 
-        Raises LocalProtocolError elsewhere than on the event loop of `begin`, unless it is over.
-
-        Without `drain` the first step is left out, or cut short, and so it is when this is
-        cancelled; the end goes on by itself.  The connection's own tasks, which run the user's
-        handlers and callbacks, do not wait for what waits for them.
+        Raises LocalProtocolError on another event loop than that of `begin`, unless it is complete.
+        Without `drain`, or if this is cancelled, the first step is skipped or cut short, and
+        shutdown continues in the background. If called from one of the connection's tasks, which
+        run the user's handlers and callbacks, it does not wait, because shutdown waits for them.
         """
         if self.ended:
             return
@@ -157,11 +152,12 @@ class TaskScope:
 
     @property
     def unclosed(self) -> bool:
-        """Whether the end has still to be asked for, in this process."""
+        """Whether shutdown still has to be requested, in this process."""
         return not self.closing and not self.home.forked
 
     def drop(self, before: Callable[[], object] = lambda: None) -> None:
-        """End in order, as nobody can ask for it any more; in any thread and at any time.
+        """Shut down cleanly because nobody can request it any more; called in any thread, at any
+        time.
 
         `before` is called first, on the event loop.
         """
@@ -173,7 +169,7 @@ class TaskScope:
         self._post(end)
 
     def adopt(self, link: Link) -> bool:
-        """Take a Link, in place of the one before; False where it has come too late."""
+        """Take a new Link; return False if it is too late."""
         self.link = link
         if self.ending or self._refuses_links:
             abort(link)
@@ -181,13 +177,13 @@ class TaskScope:
         return True
 
     def refuse_links(self) -> None:
-        """Abort each Link that still comes up: what waited for one has its error already."""
+        """Abort Links that are still being opened: those who waited for one already have the
+        error."""
         self._refuses_links = True
 
     def spawn(self, function: AsyncFunction) -> None:
-        """Start a task that lives until the very end.
-
-        Raises ConnectError once the tasks are being cancelled.
+        """Start a task that lives until shutdown is complete. Raises ConnectError once tasks are
+        being cancelled.
         """
 
         async def run() -> None:
@@ -202,7 +198,8 @@ class TaskScope:
         self._tasks.start_soon(self._running.counted(uninterrupted(run)))
 
     def fail(self, bug: Exception) -> None:
-        """End because of a bug that its finder, such as a callback of the loop, can't raise."""
+        """Shut down because of a bug that was found where it can't be raised, such as in a
+        callback."""
 
         async def raise_bug() -> None:
             self._record_fault(bug)
@@ -214,7 +211,8 @@ class TaskScope:
             self.backend.start_in(self._tasks, raise_bug)
 
     def spawn_consumer(self, function: AsyncFunction) -> None:
-        """Start a task that runs user code: the end waits for it a while, then cancels it."""
+        """Start a task that runs user code; shutdown waits for it for a limited time, then cancels
+        it."""
         if not self.ending:
             self._consumers.start_soon(
                 self._consuming.counted(lambda: self._run_user_code(function))
@@ -260,8 +258,8 @@ class TaskScope:
         await self._end(called_back)
 
     async def _run_consumers(self, started: anyio.Event) -> None:
-        # In a task of its own: a consumer that can't be cancelled, as it waits for a thread,
-        # keeps this group from ending, and nothing else.
+        # In a separate task: a consumer that can't be cancelled because it waits for a thread keeps
+        # only this group from ending.
         try:
             async with anyio.create_task_group() as self._consumers:
                 started.set()
@@ -270,14 +268,14 @@ class TaskScope:
             pass_exit_on(error)
 
     async def _wait_for_cancelled(self) -> None:
-        """Wait for tasks that were cancelled; then be over, though some may be left."""
+        """Wait for cancelled tasks; then finish, even if some are left."""
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(self._close_timeout) as limit:
                 await self.wait_consumed()
                 await self._running.wait_none()
             if limit.cancelled_caught:
                 _log.warning(
-                    "closed, though a handler or a callback still runs: it can't be cancelled "
+                    "closed while a handler or a callback is still running: it can't be cancelled "
                     "(does it wait for a thread?)"
                 )
                 self._finish()
@@ -292,7 +290,7 @@ class TaskScope:
             self._finished.set()
 
     def _record_fault(self, bug: Exception) -> ConnectionLost:
-        """Tell all that wait of a bug, the first one, before tasks are cancelled because of it."""
+        """Report the first bug to all waiting calls, before tasks are cancelled because of it."""
         if self.fault is None:
             while isinstance(bug, ExceptionGroup):
                 bug = bug.exceptions[0]
@@ -304,8 +302,9 @@ class TaskScope:
         return self.fault
 
     async def _end_because_of(self, bug: Exception) -> None:
-        """End because of a bug, ours or a plugin's: with an error, and the program goes on."""
-        _log.error("internal error: the connection is given up", exc_info=bug)
+        """Shut down with an error because of a bug, in this library or a plugin; the program
+        continues."""
+        _log.error("internal error: dropping the connection", exc_info=bug)
         fault = self._record_fault(bug)
         self._callbacks.post(self._callbacks.error, fault)
         with anyio.move_on_after(self._close_timeout):
@@ -322,13 +321,14 @@ class TaskScope:
             with self._drain_scope, anyio.move_on_after(self._drain_timeout):
                 await self._draining()
         self.ending = True
-        self._opening.cancel()  # not before: what waits for the first connection may go out
+        # Not earlier: messages that wait for the first connection may still be sent.
+        self._opening.cancel()
 
     async def _end(self, called_back: anyio.Event) -> None:
         self._on_ending()
         if self.link is not None:
             self.link.close()
-            # The Link keeps a limit of its own; this one is for Links that do not.
+            # The Link has its own limit; this one is for Links that do not.
             with anyio.move_on_after(2 * self._close_timeout):
                 await self.link.wait_closed()
         self._callbacks.finish()
@@ -348,7 +348,7 @@ class TaskScope:
 
 
 def abort(link: Link) -> None:
-    """End a Link at once; what it raises is a bug of its transport, which must stop nothing."""
+    """Abort a Link; an error here is a bug in its transport, and is only logged."""
     try:
         link.abort()
     except Exception:
@@ -356,7 +356,7 @@ def abort(link: Link) -> None:
 
 
 async def abort_and_wait(link: Link, limit: float) -> None:
-    """End a Link at once and wait for that, at most `limit` seconds; can't be cancelled."""
+    """Abort a Link and wait for that, at most `limit` seconds; can't be cancelled."""
     with anyio.move_on_after(limit, shield=True):
         abort(link)
         try:
@@ -366,7 +366,7 @@ async def abort_and_wait(link: Link, limit: float) -> None:
 
 
 def warn_unclosed(client: object, name: str, remedy: str) -> None:
-    """Warn of a client that is dropped though it is connected; for its __del__."""
+    """Warn about a client that is dropped while it is connected; for its __del__."""
     warnings.warn(
         f"unclosed {name}: nothing refers to it any more, so it is disconnected; use {remedy}",
         ResourceWarning,
@@ -376,7 +376,7 @@ def warn_unclosed(client: object, name: str, remedy: str) -> None:
 
 
 def _closed_meanwhile(fault: ConnectionLost | None) -> ConnectError:
-    """What connecting raises if the client has ended before."""
+    """Return the error for connecting if the client has ended."""
     if fault is None:
         return ConnectError("the client was closed while it was connecting")
     error = ConnectError(str(fault), final=True)
@@ -385,14 +385,14 @@ def _closed_meanwhile(fault: ConnectionLost | None) -> ConnectError:
 
 
 class _Running:
-    """Counts the tasks that run."""
+    """Counts running tasks."""
 
     def __init__(self) -> None:
         self._count = 0
         self._none = anyio.Event()
 
     def counted(self, function: AsyncFunction) -> AsyncFunction:
-        """`function`, which counts from now on until it has run."""
+        """Return `function` wrapped so that it counts from now on until it has finished."""
         self._count += 1
 
         async def run() -> None:
@@ -412,5 +412,5 @@ class _Running:
             await self._none.wait()
 
 
-# The TaskScope of which the running code is a handler or a callback, or was started by one.
+# The TaskScope whose handler or callback is running, or has started the running code.
 _own: ContextVar[TaskScope | None] = ContextVar("mb_task_scope", default=None)

@@ -1,4 +1,5 @@
-"""Payloads: values as text on one line, and back. JSON, unless services agree on another codec.
+"""Payloads: convert values to text on one line, and back. JSON, unless services agree on another
+codec.
 
 The rules are those of the protocol (docs/protocol.md, "Payload").
 """

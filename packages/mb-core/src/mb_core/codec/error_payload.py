@@ -13,7 +13,7 @@ __all__ = ["ERROR_PREFIX", "encode_error", "error_in", "may_be_error"]
 
 ERROR_PREFIX = b"error:"
 
-# How the two shapes begin; most responses are no errors, and not looked at any further.
+# How the two shapes begin; most responses are not errors, and are not checked any further.
 may_be_error = re.compile(ERROR_PREFIX + rb'|\{[ \t\r\n]*"error"').match
 
 
@@ -24,7 +24,7 @@ def encode_error(error: ResponseError) -> bytes:
     than hide the error that they belong to.
     """
     try:
-        # Without these two as texts, its receiver would take it for data.
+        # If these two are not strings, its receiver treats it as data.
         if isinstance(error.code, str) and isinstance(error.message, str):
             return encode_payload({"error": error.as_json()})
     except LocalProtocolError:

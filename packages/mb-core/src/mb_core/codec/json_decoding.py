@@ -1,4 +1,4 @@
-"""Reading JSON: into plain values, or into types, msgspec's own and pydantic's."""
+"""Decode JSON into plain values, or into types of msgspec and pydantic."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .json_encoding import encode
 __all__ = ["NOT_JSON", "decode", "decode_any", "decode_rest", "decoder_of", "unreadable"]
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for bytes that somebody else chose; a RecursionError for deep nesting."""
+"""The errors of decoding untrusted bytes; a RecursionError means deep nesting."""
 
-# Characters of a received value that an error shows.
+# The most characters of a received value that an error shows.
 _SHOWN = 60
 
 decode = msgspec.json.Decoder().decode
 
-# The escape of half a surrogate pair, perhaps: JavaScript writes and reads these, msgspec does not.
+# Possibly the escape of a lone surrogate: JavaScript writes and reads these, msgspec does not.
 _surrogate = re.compile(rb"\\u[dD][89a-fA-F]").search
 
 
 def decode_any(raw: bytes) -> Any:
-    """Decode JSON, halves of surrogate pairs too; raises one of NOT_JSON."""
+    """Decode JSON, including lone surrogates; raises one of NOT_JSON."""
     try:
         return decode(raw)
     except msgspec.DecodeError:
@@ -40,10 +40,10 @@ def decode_any(raw: bytes) -> Any:
 
 
 def decode_rest(raw: bytes, kind: Any, error: Exception) -> Any:
-    """Decode what `decode` or a decoder of `kind` has refused with `error`.
+    """Decode what `decode` or a decoder of `kind` rejected with `error`.
 
-    That may still be right if it contains halves of surrogate pairs.  Otherwise raises
-    RemoteProtocolError that says what is wrong and where.
+    It may still be valid if it contains lone surrogates. Otherwise raises RemoteProtocolError that
+    says what is wrong and where.
     """
     if type(error) is msgspec.DecodeError and _surrogate(raw):
         try:
@@ -59,7 +59,7 @@ def decode_rest(raw: bytes, kind: Any, error: Exception) -> Any:
 
 
 def _decode_surrogates(raw: bytes) -> Any:
-    """Decode JSON that contains halves of surrogate pairs; raises msgspec.DecodeError."""
+    """Decode JSON that contains lone surrogates; raises msgspec.DecodeError."""
     try:
         return json.loads(raw.decode(), parse_constant=_refuse_number, parse_float=_finite)
     except ValueError as error:
@@ -79,11 +79,11 @@ def _make_decoder(kind: Any) -> Callable[[bytes], Any]:
     if _is_pydantic(kind):
         try:
             validate = _validator_of(kind)
-        except Exception:  # it contains what only msgspec knows, such as a Struct
+        except Exception:  # it contains something that only msgspec knows, such as a Struct
             return msgspec.json.Decoder(kind, dec_hook=_convert).decode
 
         def decode_checked(data: bytes) -> Any:
-            decode(data)  # pydantic takes NaN for JSON
+            decode(data)  # pydantic accepts NaN as JSON
             return validate(data)
 
         return decode_checked
@@ -94,10 +94,10 @@ _remembered_decoder_of = lru_cache(maxsize=256)(_make_decoder)
 
 
 def decoder_of(kind: Any) -> Callable[[bytes], Any]:
-    """What decodes to a type; raises LocalProtocolError if JSON can't be decoded to it."""
+    """Return the decoder of a type; raises LocalProtocolError if JSON can't be decoded to it."""
     try:
         return _remembered_decoder_of(kind)
-    except TypeError:  # it can't be hashed, or decoded to: then this says so
+    except TypeError:  # it is not hashable, or can't be decoded to, which the next call reports
         pass
     except Exception as error:
         raise _undecodable(kind, error) from error
@@ -108,7 +108,7 @@ def decoder_of(kind: Any) -> Callable[[bytes], Any]:
 
 
 def _undecodable(kind: Any, error: Exception) -> LocalProtocolError:
-    # A name in a type that is not defined, for instance, or a value instead of a type.
+    # For example, an undefined name in a type, or a value instead of a type.
     shown = _name_of(kind) if isinstance(kind, type) or get_args(kind) else _shown(kind)
     return LocalProtocolError(f"can't decode to {shown}: {error}")
 
@@ -120,12 +120,12 @@ def _validator_of(kind: Any) -> Callable[[bytes], Any]:
 
 
 def _is_pydantic(kind: Any) -> bool:
-    """Whether pydantic is to read it: a model, a type of pydantic's, a list of them, ..."""
+    """Return whether pydantic has to read it: a model, a pydantic type, a list of them, ..."""
     if isinstance(kind, type) and (
         hasattr(kind, "__pydantic_validator__") or hasattr(kind, "__get_pydantic_core_schema__")
     ):
         return True
-    # PositiveInt and the like: msgspec would take the constraint for a comment.
+    # PositiveInt and similar types: msgspec would ignore the constraint.
     if any(_module_of(mark) in _PYDANTIC for mark in getattr(kind, "__metadata__", ())):
         return True
     kind = getattr(kind, "__value__", kind)  # of a type alias
@@ -143,7 +143,7 @@ _cached_validator_of = lru_cache(maxsize=256)(_validator_of)
 
 
 def _convert(kind: Any, value: Any) -> Any:
-    """Convert what msgspec can't: models of pydantic's within other types."""
+    """Convert what msgspec can't: pydantic models within other types."""
     if _is_pydantic(kind):
         return _cached_validator_of(kind)(encode(value))
     if isinstance(value, get_origin(kind) or kind):
@@ -152,7 +152,7 @@ def _convert(kind: Any, value: Any) -> Any:
 
 
 def unreadable(raw: bytes, fault: str, error: Exception) -> RemoteProtocolError:
-    """The error for a payload that can't be decoded: what is wrong, where, and what is there."""
+    """Return the error for an invalid payload: what is wrong, where, and the value."""
     reason, path = _reason_and_path(error)
     where = f" at {path}" if path is not None else ""
     found = _value_at(raw, path) if path is not None else _NOTHING
@@ -163,7 +163,7 @@ def unreadable(raw: bytes, fault: str, error: Exception) -> RemoteProtocolError:
 
 
 def _reason_and_path(error: Exception) -> tuple[str, str | None]:
-    """What is wrong and where, `$.items[0].price`; None where an error does not say."""
+    """Return what is wrong and where (`$.items[0].price`); None if the error does not say."""
     if isinstance(error, msgspec.ValidationError):
         reason, _, path = str(error).rpartition(" - at `")
         reason, path = (reason, path.removesuffix("`").replace("`", "")) if reason else (path, "$")
@@ -176,7 +176,7 @@ def _reason_and_path(error: Exception) -> tuple[str, str | None]:
 
 
 def _pydantic_reason(error: BaseException | None) -> tuple[str, str] | None:
-    """What is wrong and where, of the first of pydantic's errors; None for any other error."""
+    """Return what is wrong and where, for the first of pydantic's errors; None for other errors."""
     if not hasattr(type(error), "error_count"):
         return None
     found: list[dict[str, Any]] = error.errors(include_url=False)  # type: ignore[union-attr]
@@ -192,7 +192,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 def _value_at(raw: bytes, path: str) -> Any:
-    """The value at `path` in a payload; _NOTHING where the path does not lead to one."""
+    """Return the value at `path` in a payload, or _NOTHING if there is none."""
     try:
         value = decode(raw or b"null")
         position = 1
@@ -208,7 +208,7 @@ def _value_at(raw: bytes, path: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value of the other side's, made harmless and short."""
+    """Return a received value, escaped and shortened."""
     if isinstance(value, bytes):
         shown = repr(value[: _SHOWN + 1].decode(errors="backslashreplace"))
     else:

@@ -1,4 +1,4 @@
-"""Writing JSON: what msgspec knows, pydantic's models, and errors for what JSON has no form for."""
+"""Encode JSON: types that msgspec knows, pydantic's models, and errors for everything else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 __all__ = ["encode", "encode_checked"]
 
-# Characters of a key that an error shows.
+# The most characters of a key that an error shows.
 _SHOWN = 60
 
 _BINARY = (bytes, bytearray, memoryview)
@@ -19,53 +19,53 @@ _INSTEAD_OF_BYTES = (
     "(send text instead: data.decode(), or base64.b64encode(data).decode() for binary data; "
     "msgspec.Raw(data) if it is JSON already)"
 )
-# Of these, only keys are msgspec's not to know.
+# msgspec does not support these as keys.
 _VALUES_ONLY = (bool, type(None), tuple, frozenset)
 
 
 def _plain(value: Any) -> Any:
-    """Give msgspec what it does not know: pydantic's models, without importing pydantic."""
+    """Convert for msgspec what it does not know: pydantic's models, without importing pydantic."""
     kind = type(value)
     if not hasattr(kind, "__pydantic_serializer__"):
         if issubclass(kind, _BINARY):
             raise TypeError(f"{kind.__qualname__} {_INSTEAD_OF_BYTES}")
         use = "keys" if kind in _VALUES_ONLY else "objects"
         raise TypeError(f"{use} of type {kind.__qualname__} are not supported")
-    # By alias, since that is what the same model reads.
+    # By alias, because that is what the same model reads.
     by_alias = kind.model_config.get("serialize_by_alias", True)
     return value.model_dump(mode="json", by_alias=by_alias)
 
 
 encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
-# msgspec writes bytes as base64 and NaN as null, and can't be told not to.  A walk over each
-# payload would cost more than encoding it; but in MessagePack, which takes msgspec less time than
-# JSON, both are what they are: so a few bytes of that say which payloads are to be looked at.
+# msgspec writes bytes as base64 and NaN as null, and has no option against it. Walking over each
+# payload would cost more than encoding it. But MessagePack, which msgspec writes faster than JSON,
+# has both types, so a few bytes in its output say which payloads to check.
 _pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 # How msgspec packs bytes: C4 to C6 and their length; and floats that are not finite: CB, and 7F or
-# FF.  Now and then these are parts of other numbers.  In text a byte of 80 to BF follows the first
-# three; as a length it stands for at least 128 bytes.  Text in Polish and others has many of them.
+# FF. Sometimes these are parts of other numbers. In text (common in Polish, for example), the first
+# three are followed by a byte of 80 to BF; as a length, that means at least 128 bytes.
 _BYTE_KINDS = bytes(
     ord("c" if 0xC4 <= byte <= 0xC6 else "t" if 0x80 <= byte <= 0xBF else ".")
     for byte in range(256)
 )
-# What 128 bytes have become in the JSON.
+# The length of 128 bytes in JSON.
 _long_base64 = re.compile(rb'"[A-Za-z0-9+/]{170}').search
 
 
 def encode_checked(payload: Any) -> bytes:
-    """Encode a payload; raises TypeError or ValueError that says what in it is not JSON."""
+    """Encode a payload; raises TypeError or ValueError that says which value is not valid JSON."""
     try:
         encoded = encode(payload)
     except TypeError:
-        _check(payload)  # says where
+        _check(payload)  # names the place
         raise
     try:
         packed = _pack(payload)
     except Exception:  # an integer of more than 64 bits
         _check(payload)
         return encoded
-    # To look for a byte takes 15 ns, and few payloads have any of these.
+    # Searching for a byte takes 15 ns, and few payloads contain any of these.
     if (
         0xC4 in packed
         or 0x7F in packed
@@ -89,7 +89,7 @@ def _is_suspect(packed: bytes, encoded: bytes) -> bool:
 
 
 def _check(payload: Any) -> None:
-    """Raise for what JSON has no form for, and msgspec writes all the same."""
+    """Raise for values that JSON can't represent but msgspec writes anyway."""
     unknown: list[bytes] = []
 
     def plain_or_marked(value: Any) -> Any:
@@ -129,9 +129,9 @@ def _check(payload: Any) -> None:
 
 
 def _is_writable(plain: Any) -> bool:
-    """Whether a payload of built-in types certainly is one that JSON has a form for.
+    """Return whether a payload of built-in types certainly is valid JSON.
 
-    Most payloads that are looked at are, so this looks at whole containers at a time.
+    Most checked payloads are, so this checks whole containers at a time.
     """
     containers: list[Any] = [[plain]]
     for container in containers:
@@ -158,7 +158,7 @@ _BUILT_IN = _LEAVES | _CONTAINERS | {float}
 # A Message is a Struct, and this is the first of its fields.
 _INSTEAD = {b"HeaderPrefix": "send the payload of the Message, message.payload"}
 
-# Where something is: the path of what it is in, and its key or index there.
+# The place of a value: the path of its container, and its key or index there.
 _Path = tuple[Any, ...]
 
 

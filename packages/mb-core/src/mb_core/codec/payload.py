@@ -1,4 +1,4 @@
-"""What is written on one line as a payload, and read from it, by whichever codec."""
+"""Write and read payloads on one line, with any codec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .json_encoding import encode_checked
 
 __all__ = ["JSON", "Codec", "check_kind", "decode_payload", "encode_payload", "is_text"]
 
-_NEWLINE = ord("\n")  # a number: to look for the bytes b"\n" takes ten times as long
+_NEWLINE = ord("\n")  # a number: searching for the bytes b"\n" takes ten times as long
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Codec(Protocol):
 
 
 class _Json:
-    """The protocol's own codec."""
+    """The default codec of the protocol."""
 
     name = "json"
     encode = staticmethod(encode_checked)
@@ -69,7 +69,7 @@ def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) 
     """
     try:
         encoded = codec.encode(payload)
-    except Exception as error:  # msgspec's, or whatever the payload's own code raises
+    except Exception as error:  # errors of msgspec, or of the payload's own code
         name = "JSON" if codec is JSON else codec.name
         raise LocalProtocolError(f"the payload can't be written as {name}: {error}") from error
     if codec is not JSON and not isinstance(encoded, bytes):
@@ -83,18 +83,18 @@ def encode_payload(payload: Any, limit: int | None = None, codec: Codec = JSON) 
             size=len(encoded),
             limit=limit,
         )
-    # Of JSON, only msgspec.Raw can bring these in.  Clients in other languages split at newlines,
-    # and a WebSocket that gets anything but UTF-8 closes.
+    # In JSON, only msgspec.Raw can cause these. Clients in other languages split at newlines, and a
+    # WebSocket closes if it receives anything but UTF-8.
     if _NEWLINE in encoded:
-        raise LocalProtocolError("a payload is one line: this one contains a line break")
+        raise LocalProtocolError("the payload contains a line break: it must be a single line")
     if not encoded.isascii() and not is_text(encoded):
-        raise LocalProtocolError("a payload is UTF-8: this one is not")
+        raise LocalProtocolError("the payload is not valid UTF-8")
     return encoded
 
 
 def check_kind(kind: Any, codec: Codec = JSON) -> None:
     """Raise LocalProtocolError unless JSON can be decoded to this type."""
-    if codec is JSON:  # others know what they decode to
+    if codec is JSON:  # other codecs know what they decode to
         decoder_of(kind)
 
 
@@ -121,7 +121,7 @@ def decode_payload(raw: bytes, kind: Any = Any, codec: Codec = JSON) -> Any:
 
 
 def is_text(data: bytes) -> bool:
-    """Whether `data` is UTF-8."""
+    """Return whether `data` is valid UTF-8."""
     if data.isascii():
         return True
     try:
@@ -136,5 +136,5 @@ def _decode_with(codec: Codec, raw: bytes, kind: Any) -> Any:
         return None
     try:
         return codec.decode(raw, kind)
-    except Exception as error:  # whatever third-party code raises
+    except Exception as error:  # any error of third-party code
         raise unreadable(raw, f"can't be read by the codec {codec.name!r}", error) from error

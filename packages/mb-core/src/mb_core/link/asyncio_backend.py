@@ -1,4 +1,4 @@
-"""What core needs of asyncio: streams that are dialled and accepted, waiters, root tasks."""
+"""What the core needs from asyncio: dialled and accepted streams, waiters, root tasks."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from .tls import dialled_wire, wire_factory
 
 __all__ = ["AsyncioBackend"]
 
-_Found = tuple[Any, ...]  # what getaddrinfo gives of an address
+_Found = tuple[Any, ...]  # an address from getaddrinfo
 
-# Seconds after which the next address of a host is tried beside the one before; as on trio.
+# Seconds after which the next address of a host is tried in parallel, as on trio.
 _NEXT_ADDRESS = 0.25
 
 
@@ -48,7 +48,7 @@ class AsyncioBackend:
     def __init__(self) -> None:
         self.time = asyncio.get_running_loop().time
         self.running = asyncio._get_running_loop
-        self._starting: asyncio.Future[None] | None = None  # the last task that starts another
+        self._starting: asyncio.Future[None] | None = None  # the last task that started another one
 
     def waiter(self) -> Waiter:
         return asyncio.get_running_loop().create_future()
@@ -83,7 +83,7 @@ class AsyncioBackend:
             group.start_soon(function)
             return
 
-        # anyio knows the event loop by the task that runs, unless anyio.run() has begun it.
+        # anyio detects the event loop by the running task, unless anyio.run() started it.
         async def start() -> None:
             if not group.cancel_scope.cancel_called:
                 with contextlib.suppress(RuntimeError):  # it has ended
@@ -149,7 +149,7 @@ async def _connected(address: SocketAddress) -> socket.socket:
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address.address)
-        # A Unix socket whose queue is full refuses with EAGAIN, which asyncio takes for progress.
+        # A Unix socket whose queue is full fails with EAGAIN, which asyncio treats as progress.
         sock.getpeername()
     except BaseException:
         sock.close()
@@ -158,7 +158,7 @@ async def _connected(address: SocketAddress) -> socket.socket:
 
 
 def _is_numeric(host: str) -> bool:
-    """Whether there is nothing to look up."""
+    """Return whether there is nothing to look up."""
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError, UnicodeError):
             socket.inet_pton(family, host)
@@ -167,11 +167,11 @@ def _is_numeric(host: str) -> bool:
 
 
 async def _first_connected(address: Address) -> socket.socket:
-    """A socket that is connected to whichever address of a host answers first.
+    """Return a socket that is connected to the address of a host that answers first.
 
-    Each is tried when the one before has failed, or has not answered for a little while (happy
-    eyeballs).  The loop's own way leaves a socket open when it is cancelled as it connects, and
-    uvloop has none.  Raises the error of the first address; when cancelled, nothing is left.
+    Each is tried when the previous one has failed, or has not answered for a short while (happy
+    eyeballs). The loop's own implementation leaves a socket open when cancelled while connecting,
+    and uvloop has none. Raises the error of the first address; when cancelled, nothing is left.
     """
     loop = asyncio.get_running_loop()
     host, port = address
@@ -206,7 +206,8 @@ async def _first_connected(address: Address) -> socket.socket:
 
 
 def _by_turns(found: list[_Found]) -> list[_Found]:
-    """Addresses with their families in turn: where one does not work, none of it does."""
+    """Return addresses with alternating families: if a family does not work, all its addresses
+    fail."""
     families: dict[int, list[_Found]] = {}
     for each in found:
         families.setdefault(each[0], []).append(each)

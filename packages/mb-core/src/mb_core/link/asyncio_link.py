@@ -14,7 +14,7 @@ from .stream_link import Handshakes, StreamLink
 
 __all__ = ["AsyncioLink"]
 
-# Bytes of one turn that do not wait for its end: the other side can work on them meanwhile.
+# Bytes that are written before the end of a turn, so that the other side can start working.
 _EARLY = 8_192
 
 
@@ -35,14 +35,14 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False  # whether `_turn_ended` will be called
-        self._several_sends = False  # whether there was more than one call to send in this turn
-        self._turn = 0  # bytes that were written early in it
-        self._write_at = _EARLY  # bytes in the outbox that do not wait for its end
-        self._paused = False  # whether the system has not taken all that was written
-        self._waited = 0  # bytes that it has not taken at once
-        self._answers = 0  # bytes of the Wire's own since then
+        self._several_sends = False  # whether `send` was called more than once in this turn
+        self._turn = 0  # bytes that were written early in this turn
+        self._write_at = _EARLY  # bytes in the outbox at which they are written early
+        self._paused = False  # whether the system has not accepted everything written
+        self._waited = 0  # bytes that it did not accept immediately
+        self._answers = 0  # bytes of the Wire's own output since then
         self._can_hold_back = hasattr(wire, "held_back")
-        self._holding_back = False  # whether the Wire has more to read before it may get more
+        self._holding_back = False  # whether the Wire has to process more before it gets new data
         self._reading_paused = False  # by `pause_reading`
 
     # The Link
@@ -87,7 +87,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        # Not for nothing: uvloop's transport may be closed, see _end_stream.
+        # Only if something changed: uvloop's transport may be closed, see _end_stream.
         if self._reading_paused:
             self._reading_paused = False
             if not self._holding_back:
@@ -105,7 +105,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._transport.abort()
 
     def fileno(self) -> int:
-        """The socket's descriptor, or -1 where there is none; see `protect_from_forks`."""
+        """The socket's descriptor, or -1 if there is none; see `protect_from_forks`."""
         if self._transport is None:
             return -1
         descriptor: int = self._transport.get_extra_info("socket").fileno()
@@ -115,7 +115,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # Paused until all is taken: what the transport holds can't be taken back.
+        # Paused until everything is accepted: the transport's buffer can't be taken back.
         self._transport.set_write_buffer_limits(high=0)
         protect_from_forks(self)
         self.peer = peer_name(transport.get_extra_info("socket"))
@@ -142,7 +142,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._give_up(bug)
 
     def _read_on_later(self) -> None:
-        """Have the Wire process what it holds back, after others had their turn."""
+        """Let the Wire process its remaining data after others had their turn."""
         if self._takes_output():
             assert self._transport is not None
             self._holding_back = True
@@ -167,14 +167,14 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._answers = 0
-        # Not from within: asyncio reports the end twice when a write fails in here.
+        # Not from here: asyncio reports the end twice if a write fails here.
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn_ended)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._over:
-            # A transport that was closed while it had output can't stand an abort after that.
+            # A transport that was closed while it had output must not be aborted afterwards.
             self._transport = None
             self._paused = self.congested = False
             self._lost(exc)
@@ -182,7 +182,8 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
     # Writing
 
     def _write_early(self) -> None:
-        """Write before the turn ends, each time twice as much: a long turn takes few writes."""
+        """Write before the turn ends, doubling the amount each time: a long turn needs few
+        writes."""
         self._turn += self._queued
         left = FLUSH_AT - self._turn
         if left > 0:
@@ -204,7 +205,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._wake_draining()
 
     def _flush(self) -> None:
-        """Write the Wire's own output, and messages as long as the system takes them all."""
+        """Write the Wire's own output, and messages as long as the system accepts them."""
         transport = self._transport
         if transport is None:
             return
@@ -213,7 +214,8 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
                 messages = self._feed()
                 transport.write(self._wire.data_to_send())
                 if transport.is_closing():
-                    # Nothing was before it, so it was tried at once, and refused whole.
+                    # Nothing was queued before it, so it was tried at once, and none of it was
+                    # accepted.
                     self._put_back(messages)
                     self._open = False
                     return
@@ -229,10 +231,10 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
             self._give_up(bug)
 
     def _end_stream(self) -> None:
-        """End our half of the stream, and the rest when the other side has ended its own.
+        """End our half of the stream, and close it when the other side has ended its half.
 
-        Closing with input unread would reset the connection: the other side might not read what
-        it was sent, nor why it was refused.
+        Closing with unread input would reset the connection: the other side might not be able to
+        read what it was sent, or why it was refused.
         """
         if not self._takes_output():
             return
@@ -247,8 +249,8 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
                 self._fault = error
                 self.abort()
             except RuntimeError:
-                # uvloop has closed the transport, and does not say so: connecting was cancelled
-                # right behind connection_made.
+                # uvloop has closed the transport without notification: connecting was cancelled
+                # right after connection_made.
                 self.abort()
 
     def _takes_output(self) -> bool:
@@ -256,7 +258,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
 
     @property
     def _buffered(self) -> int:
-        """Bytes that were written and that the system has not taken."""
+        """Bytes that were written but not accepted by the system."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def _set_time_limit(self, seconds: float | None) -> None:

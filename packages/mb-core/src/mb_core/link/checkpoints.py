@@ -1,4 +1,4 @@
-"""Turns of the event loop: giving others theirs, where nothing was waited for."""
+"""Yield to the event loop in code that did not wait for anything."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .detect import current_backend
 __all__ = ["SLICE", "Turn", "checkpoint"]
 
 SLICE = 0.005
-"""User code that never waits gives the event loop a turn after this many seconds."""
+"""User code that never waits yields to the event loop after this many seconds."""
 
 
 async def checkpoint() -> None:
-    """Give the event loop a turn, and raise if the task was cancelled. Works without a loop."""
+    """Yield to the event loop, and raise if the task was cancelled. Works without a loop."""
     try:
         backend = current_backend()
     except RuntimeError:
@@ -22,10 +22,10 @@ async def checkpoint() -> None:
 
 
 class Turn:
-    """When a task that works without waiting has to let others run.
+    """Decides when a task that works without waiting has to let others run.
 
-    For paths that are too hot for a checkpoint each time: `take` it when `over` has passed, on the
-    clock `time.monotonic()`.
+    For hot paths, where a checkpoint each time is too expensive: `take` one when `time.monotonic()`
+    has passed `over`.
     """
 
     __slots__ = ("over",)
@@ -34,6 +34,6 @@ class Turn:
         self.over = 0.0
 
     async def take(self) -> None:
-        """Give the event loop a turn, and begin the next one."""
+        """Yield to the event loop, and start the next slice of time."""
         await checkpoint()
         self.over = monotonic() + SLICE

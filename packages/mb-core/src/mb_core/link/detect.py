@@ -1,4 +1,4 @@
-"""Which event loop is running."""
+"""Detect the running event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def current_backend() -> Backend:
     The modules of an event loop are imported when they are first needed, so trio doesn't have to
     be installed, and programs on trio don't pay for asyncio.
     """
-    # Until another thread has imported all of trio, it has no such attribute and no loop.
+    # While another thread is importing trio, it has no such attribute and no loop.
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
     if lowlevel is not None and lowlevel.in_trio_task():
         from .trio_backend import TrioBackend

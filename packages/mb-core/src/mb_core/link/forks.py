@@ -1,4 +1,4 @@
-"""A connection belongs to one event loop and one process: errors elsewhere, safety after forks."""
+"""Bind a connection to one event loop and one process: errors elsewhere, safety after forks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class _File(Protocol):
 
 
 class Home:
-    """The event loop and the process in which something was connected and may be used.
+    """The event loop and process in which something was connected and may be used.
 
-    For each message the caller compares `running()` with `loop` itself and raises `error` if they
-    differ: that costs less than a call.
+    For each message, the caller compares `running()` with `loop` and raises `error` if they differ:
+    that is cheaper than a call.
     """
 
     __slots__ = ("__weakref__", "loop", "running")
@@ -36,16 +36,16 @@ class Home:
 
     @property
     def forked(self) -> bool:
-        """Whether this process is a fork of the one in which this was made."""
+        """Return whether this process is a fork of the one that created this."""
         return self.loop is _FORKED
 
     def check(self, what: str = "client") -> None:
-        """Raise `error` if the caller runs elsewhere."""
+        """Raise `error` if the caller is on another loop or in another process."""
         if self.running() is not self.loop:
             raise self.error(what)
 
     def error(self, what: str = "client") -> LocalProtocolError:
-        """The error for using `what` from where the caller runs."""
+        """Return the error for using `what` from the caller's loop or process."""
         if self.forked:
             return forked_error(what)
         return LocalProtocolError(
@@ -56,10 +56,10 @@ class Home:
 
 
 def forked_error(what: str = "client") -> LocalProtocolError:
-    """The error for using `what` in a forked process."""
+    """Return the error for using `what` in a forked process."""
     return LocalProtocolError(
-        f"this {what} belongs to the process that this one was forked from, and can't be shared: "
-        f"make a new {what} here, or fork before it connects"
+        f"this {what} belongs to the parent process, and can't be used after a fork: "
+        f"create a new {what} here, or fork before it connects"
     )
 
 
@@ -75,7 +75,7 @@ def protect_from_forks(file: _File) -> None:
 
 
 def process_token() -> object:
-    """Return an object that identifies this process: a fork gets another one."""
+    """Return an object that identifies this process; a fork gets a different one."""
     return _process
 
 
@@ -94,7 +94,7 @@ def _after_fork() -> None:
     descriptors = [descriptor for file in list(_guarded) if (descriptor := file.fileno()) >= 0]
     _guarded.clear()
     if descriptors:
-        # Without a free descriptor they can't be replaced; the checks still work.
+        # Without a free descriptor, they can't be replaced; the checks still work.
         with contextlib.suppress(OSError):
             dead, other = socket.socketpair()
             other.close()

@@ -1,4 +1,4 @@
-"""Accepting streams, on whichever event loop."""
+"""Accept streams on any event loop."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["StreamListener"]
 
 _log = logging.getLogger("mb_core.link")
 
-# Streams that are accepted in one turn of the loop.
+# The most streams that are accepted in one turn of the loop.
 _ACCEPTS = 64
-# Seconds until accepting is tried again after the system refused one more stream.
+# Seconds until the next attempt after the system refused to accept a stream.
 _PAUSE = 0.2
-# Seconds between two lines of the log that say so.
+# Seconds between two log entries about that.
 _LOG_AGAIN = 1.0
 
 
 class StreamListener:
     """Accepts streams on `sockets`, and runs `serve` for each, until it is closed.
 
-    The event loops' own servers log a traceback for each stream that the system refuses.
+    The event loops' own servers would log a traceback for each stream that the system refuses.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StreamListener:
             raise
 
     async def close(self) -> None:
-        self._handshakes.close()  # also those of streams that are accepted just now
+        self._handshakes.close()  # also the tasks of streams that are just being accepted
         self._scope.cancel()
         await self._closed.wait()
 

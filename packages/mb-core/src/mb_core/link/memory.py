@@ -1,4 +1,4 @@
-"""A pair of Links in memory, which may be on two event loops in two threads."""
+"""A pair of Links in memory, possibly on two event loops in two threads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MemoryLink:
     """
 
     other: MemoryLink
-    # These belong to the event loop of this end, which may not be the one that creates it.
+    # These belong to the event loop of this end, which may differ from the one that creates it.
     _handler: LinkHandler
     _relieved: anyio.Event
     _closed: anyio.Event
@@ -51,18 +51,18 @@ class MemoryLink:
         self.output: deque[bytes | None] = deque()
         self.lock = threading.Lock()
         self.post = post
-        # Whether the other end was notified that there is output.  It resets this before it looks,
-        # so it is notified again of what is added meanwhile.
+        # Whether the other end was notified of output. It resets this before it checks, so it is
+        # notified again of later additions.
         self.notified = False
         self._limits = limits
         self._queued = 0
         self._paused = False
         self._state = _State.NEW
-        self._ends_in_order = False  # the other end takes all that was sent
+        self._ends_in_order = False  # the other end receives everything that was sent
         self._unsent: list[bytes] = []
 
     def open(self, accept: Accept) -> None:
-        """Begin; raises what `accept` raises, after which the other end gets the farewell."""
+        """Open this end; raises what `accept` raises, and then closes the other end."""
         self._relieved = anyio.Event()
         self._closed = anyio.Event()
         self._state = _State.OPEN
@@ -74,7 +74,7 @@ class MemoryLink:
             raise
 
     def refuse(self) -> None:
-        """Accept nothing: the other end gets the farewell."""
+        """Refuse the connection: closes the other end."""
         self._state = _State.LOST
         self._say_farewell()
 
@@ -153,7 +153,7 @@ class MemoryLink:
     def _notify(self) -> None:
         self.notified = True
         if not self.other.post(self.other.take) and self._state is _State.OPEN:
-            # Its event loop has ended.  Not reported at once: this is the user's call.
+            # Its event loop has ended. Not reported here, because this is the user's call.
             self._state = _State.CLOSING
             error = ConnectionLost(f"{self.peer} has ended", sent=True)
             self.post(lambda: self._lose(error))
@@ -163,7 +163,7 @@ class MemoryLink:
         other = self.other
         other.notified = False
         if self._state is _State.LOST:
-            return  # the other end takes it back
+            return  # the other end took it back
         if self._paused and not other.has_ended:
             return
         messages: list[bytes] = []
@@ -194,7 +194,7 @@ class MemoryLink:
                 error.__cause__ = bug
         if ended:
             if error is None:
-                self.abort()  # the other end takes no more
+                self.abort()  # the other end accepts no more
             else:
                 self.close()
             self._lose(error)
@@ -210,7 +210,7 @@ class MemoryLink:
                 self.output.append(None)
 
     def relieve(self, taken: int) -> None:
-        """The other end has taken so many bytes."""
+        """Note that the other end has taken this many bytes."""
         if self._state is _State.LOST:
             return
         self._queued -= taken
@@ -244,7 +244,7 @@ def loop_poster(backend: Backend) -> Poster:
 
 
 def log_bug(peer: str, error: Exception) -> None:
-    _log.error("internal error: the link to %s is given up", peer, exc_info=error)
+    _log.error("internal error: dropping the link to %s", peer, exc_info=error)
 
 
 def _too_large(size: int, limit: int) -> MessageTooLarge:

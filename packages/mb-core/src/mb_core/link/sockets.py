@@ -1,4 +1,4 @@
-"""Stream sockets: listening, their names, and the system's errors in words."""
+"""Stream sockets: listening, addresses, and readable system errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 _REUSE_ADDRESS = os.name == "posix"
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted: after a restart, all clients come back at once."""
+"""Connections that may wait to be accepted: after a restart, all clients reconnect at once."""
 
 
 class _Socket(Protocol):
@@ -52,7 +52,7 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        # Not anyio's own, which leaves out the scope that link-local addresses need.
+        # Not anyio's function, which drops the scope that link-local addresses need.
         find = functools.partial(
             socket.getaddrinfo, host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
@@ -62,22 +62,22 @@ async def listening_sockets(given: Address | socket.socket) -> list[socket.socke
                 sock = socket.socket(family, kind, protocol)
             except OSError as error:
                 missing = error
-                continue  # the machine has no such family (IPv6 switched off)
+                continue  # the machine does not support this family (IPv6 is disabled)
             sockets.append(sock)
             sock.setblocking(False)
             if _REUSE_ADDRESS:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                # "::" alone takes IPv4 as well; beside a socket for IPv4, it must not.
+                # "::" by itself accepts IPv4 as well; next to a socket for IPv4, it must not.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
             try:
-                # Port 0: the first socket gets a free one, the others the same.
+                # Port 0: the first socket gets a free port, and the others use the same.
                 sock.bind((target[0], port, *target[2:]))
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
-                # The family is there and its address is not (localhost where IPv6 is switched
-                # off): the host's other addresses do.
+                # The family is supported but not this address (localhost with IPv6 disabled): use
+                # the host's other addresses.
                 missing = error
                 sockets.pop().close()
                 continue
@@ -131,7 +131,7 @@ def peer_name(sock: _Socket) -> str:
     if not isinstance(name, tuple):
         return _text(name)
     host, port = name[:2]
-    host = host.removeprefix("::ffff:")  # an IPv4 client of a socket that takes both
+    host = host.removeprefix("::ffff:")  # an IPv4 client of a socket for both families
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -151,6 +151,6 @@ def system_error(error: BaseException) -> str:
 def reason_of(error: BaseException) -> str:
     """Return the text of an error, without the number of a system's error."""
     if isinstance(error, OSError) and error.errno == errno.ENOTCONN:
-        # What a stream says that is closed here and was reset by the other side just before.
+        # The error of a stream that is closed here just after the other side reset it.
         return os.strerror(errno.ECONNRESET)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

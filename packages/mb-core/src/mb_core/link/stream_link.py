@@ -1,11 +1,10 @@
-"""What Links over byte streams have in common; those of asyncio and trio are subclasses.
+"""The common parts of Links over byte streams; those of asyncio and trio are subclasses.
 
-It drives a Wire, keeps what waits to be sent, and knows how the connection came about and how it
-ended.  The subclass reads and writes.
+This drives a Wire, queues output, and manages how the connection is established and closed. The
+subclass reads and writes.
 
-Messages wait in an outbox before the Wire.  The Wire gets them when they are about to be written,
-and no more of them than one write takes: messages in the outbox can be taken back, those that the
-Wire was given can't.
+Messages wait in an outbox. The Wire gets them only when they are about to be written, and only as
+many as fit into one write: messages in the outbox can be taken back, those given to the Wire can't.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _log = logging.getLogger("mb_core.link")
 
 
 class StreamLink(Link):
-    """What the Links of all event loops have in common; see `Link`.
+    """The common parts of the Links on all event loops; see `Link`.
 
-    `handshakes` are those of the Listener that has accepted the stream, None if it was dialled.
-    `opened` is given None when the handshake is complete, or the error that ended it.
+    `handshakes` are those of the Listener that accepted the stream; None if it was dialled.
+    `opened` is set to None when the handshake is complete, or to the error that ended it.
     """
 
     peer = "peer"
@@ -52,20 +51,20 @@ class StreamLink(Link):
         self._options = options
         self._handshakes = handshakes
         self._handler: LinkHandler | None = None
-        # A list is cheapest where all leaves in one write; a deque, where there is a backlog.
+        # A list is cheapest if everything fits into one write, a deque if there is a backlog.
         self._outbox: list[bytes] | deque[bytes] = []
         self._queued = 0  # bytes in the outbox
         self._received = 0  # bytes
         self._established = False  # whether the handshake is complete
-        # Whether it is only a probe if it ends before the first byte comes.
+        # Whether the stream is only a probe if it ends before the first byte arrives.
         self._may_be_probe = handshakes is not None
         self._open = False  # whether messages may be sent
         self._eof = False  # whether the other side has ended its half of the stream
         self._aborted = False
-        self._fault: Exception | None = None  # why it was aborted, where that is an error
+        self._fault: Exception | None = None  # the error because of which it was aborted, if any
         self._over = False
         self._make_waiter = make_waiter
-        # What tasks wait for in `drain` and in `wait_closed`.
+        # The waiters of `drain` and `wait_closed`.
         self._draining: dict[Waiter, None] = {}
         self._closing: dict[Waiter, None] = {}
 
@@ -94,44 +93,44 @@ class StreamLink(Link):
         if not self._over:
             await self._wait_among(self._closing)
 
-    # What a subclass supplies
+    # Implemented by subclasses
 
     @abstractmethod
     def _flush(self) -> None:
-        """Write the Wire's output, and messages, or have a task write them."""
+        """Write the Wire's output and messages, or let a task do it."""
 
     @abstractmethod
     def _end_stream(self) -> None:
-        """End our half of the stream behind the output: the Wire is CLOSED."""
+        """End our half of the stream after the output, because the Wire is CLOSED."""
 
     @abstractmethod
     def _set_time_limit(self, seconds: float | None) -> None:
-        """Call `_timed_out` in so many seconds; replaces an earlier limit, None removes it."""
+        """Call `_timed_out` after this many seconds; replaces an earlier limit, None removes it."""
 
     def _takes_output(self) -> bool:
-        """Whether the stream can still be written to, as far as is known."""
+        """Whether the stream can still be written to, as far as we know."""
         return True
 
     # Reading
 
     def _receive(self, data: bytes) -> None:
-        """Give the Wire what has arrived, and the handler the messages."""
+        """Pass received data to the Wire, and its messages to the handler."""
         messages = self._wire.receive_data(data)
         if not self._established or self._wire.state is not WireState.OPEN:
-            self._after_wire()  # what came with the farewell can't be answered any more
+            self._after_wire()  # messages that arrived with the close can't be answered any more
         if messages and self._handler is not None:
             self._handler.messages_received(messages)
 
     def _receive_eof(self) -> None:
-        """The other side has ended its half of the stream."""
+        """Handle that the other side has ended its half of the stream."""
         self._eof = True
         if self._handshakes is not None:
-            self._feed_rest()  # it may have ended its half only: a server's end is that of both
+            self._feed_rest()  # only a client may end just its half: a server's end closes both
         self._wire.receive_eof()
         self._after_wire()
 
     def _check_unread(self, answers: int) -> None:
-        """Call `unread`, and limit the Wire's own answers, as the other side does not read."""
+        """Call `unread`, and limit the Wire's own answers, because the other side does not read."""
         options = self._options
         if options.unread is not None:
             options.unread(self)
@@ -145,9 +144,9 @@ class StreamLink(Link):
     # Writing
 
     def _feed(self, limit: float = FLUSH_AT) -> Collection[bytes]:
-        """Give the Wire, which is OPEN, messages for one write, and return them.
+        """Pass the Wire, which is OPEN, messages for one write, and return them.
 
-        They are as many as it takes to fill `limit` bytes.  There has to be at least one.
+        Takes as many messages as fill `limit` bytes. There must be at least one.
         """
         messages, size = self._outbox, self._queued
         if size < limit or size - len(messages[-1]) < limit:
@@ -163,7 +162,7 @@ class StreamLink(Link):
         return messages
 
     def _take_first(self, limit: float) -> tuple[list[bytes], int]:
-        """Take messages from a backlog; return them and how many bytes they have."""
+        """Take messages from a backlog; return them and their size in bytes."""
         backlog = self._outbox if isinstance(self._outbox, deque) else deque(self._outbox)
         self._outbox = backlog
         messages: list[bytes] = []
@@ -175,22 +174,22 @@ class StreamLink(Link):
         return messages, size
 
     def _feed_rest(self) -> None:
-        """Give the Wire, which is about to close, all messages."""
+        """Pass all messages to the Wire, which is about to close."""
         if self._outbox and self._open and self._takes_output():
             self._feed(math.inf)
 
     def _put_back(self, messages: Collection[bytes]) -> None:
-        """Undo `_feed`: nothing of what the Wire made of them was written, or will be."""
+        """Undo `_feed`: none of the Wire's output for these messages was or will be written."""
         size = sum(map(len, messages))
         self._outbox = [*messages, *self._outbox]
         self._queued += size
         self.messages_sent -= len(messages)
         self.bytes_sent -= size
 
-    # Beginning and end
+    # Opening and closing
 
     def _after_wire(self) -> None:
-        """Handle the Wire's output and changes of its state; call this after every call of it."""
+        """Handle the Wire's output and changes of its state; call this after every call to it."""
         state = self._wire.state
         if state is WireState.OPEN:
             if not self._established:
@@ -206,7 +205,7 @@ class StreamLink(Link):
             self._end_stream()
 
     def _establish(self) -> None:
-        """The handshake is complete."""
+        """Handle the completed handshake."""
         self._set_time_limit(None)
         if self._handshakes is not None:
             self._handshakes.discard(self)
@@ -231,7 +230,7 @@ class StreamLink(Link):
         self.abort()
 
     def _timed_out(self) -> None:
-        """The handshake, or closing, takes too long."""
+        """Handle a handshake or close that takes too long."""
         options = self._options
         if self._established:
             limit = f"{options.close_timeout:g} s"
@@ -248,10 +247,10 @@ class StreamLink(Link):
         self.abort()
 
     def _log_bug(self, bug: BaseException) -> None:
-        _log.error("internal error: the link to %s is given up", self.peer, exc_info=bug)
+        _log.error("internal error: dropping the link to %s", self.peer, exc_info=bug)
 
     def _lost(self, fault: BaseException | None) -> None:
-        """The stream is over; `fault` is what broke it."""
+        """Handle the end of the stream; `fault` is the error that broke it."""
         self._open = False
         self._set_time_limit(None)
         if self._handshakes is not None:
@@ -271,7 +270,7 @@ class StreamLink(Link):
             _wake(self._closing)
 
     def _wake_draining(self) -> None:
-        """More may be sent, or nothing any more."""
+        """Wake tasks in `drain`: more may be sent, or the connection has ended."""
         _wake(self._draining)
 
     async def _wait_among(self, waiting: dict[Waiter, None]) -> None:
@@ -280,7 +279,7 @@ class StreamLink(Link):
         try:
             await waiter
         finally:
-            waiting.pop(waiter, None)  # it is there still if it was cancelled
+            waiting.pop(waiter, None)  # it is still in the list if it was cancelled
 
 
 def _wake(waiting: dict[Waiter, None]) -> None:
@@ -291,16 +290,16 @@ def _wake(waiting: dict[Waiter, None]) -> None:
 
 
 class Handshakes:
-    """A Listener's accepted streams whose handshake is under way, the oldest first."""
+    """A Listener's accepted streams with handshakes in progress, oldest first."""
 
     def __init__(self, limit: int) -> None:
         self.closed = False
         self._limit = limit
-        # Not a dict: to find its first item, that walks over all that were taken from before it.
+        # Not a dict, which has to skip all removed items to find its first one.
         self._links: OrderedDict[StreamLink, None] = OrderedDict()
 
     def add(self, link: StreamLink) -> None:
-        """Add a stream; at the limit, the oldest ends, and when the Listener is closed, this one.
+        """Add a stream; at the limit, drop the oldest; if the Listener is closed, drop this one.
 
         If new ones were refused instead, a few silent streams could keep everyone out.
         """
@@ -317,7 +316,7 @@ class Handshakes:
         self._links.pop(link, None)
 
     def close(self) -> None:
-        """End all of them, and those that are added from now on."""
+        """Drop all of them, and those that are added later."""
         self.closed = True
         for link in list(self._links):
             link.abort()

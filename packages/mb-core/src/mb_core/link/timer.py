@@ -1,4 +1,4 @@
-"""One timer for many deadlines, for a machine that has a next deadline and a handler."""
+"""One timer for many deadlines of a state machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["DeadlineTimer"]
 
 
 class DeadlineTimer:
-    """Calls `handle(now)` when the time of `next_deadline()` has come, by the Backend's clock.
+    """Calls `handle(now)` when `next_deadline()` is reached, by the Backend's clock.
 
-    It is not moved when the deadline that it was set for is discarded: it fires once for nothing,
-    where moving it would cost each request.
+    It is not moved when its deadline is discarded: it then fires once for nothing, while moving it
+    would cost time for each request.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class DeadlineTimer:
         self._set_for = float("inf")
 
     def reschedule_if_earlier(self, deadline: float) -> None:
-        """Call this after a deadline was added: it may be the next one."""
+        """Call this after a deadline was added, which may be the next one."""
         if deadline < self._set_for and self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
@@ -51,7 +51,7 @@ class DeadlineTimer:
             self._wakeup = self._backend.waiter()
             with anyio.move_on_after(self._set_for - self._clock()):
                 await self._wakeup
-            # If the loop was busy or the process was stopped, what has arrived meanwhile is read
-            # first.  asyncio notices it in the first turn, and calls its readers after this task.
+            # If the loop was busy or the process was stopped, read what has arrived in the meantime
+            # first. asyncio notices it in the first turn, and calls its readers after this task.
             await self._backend.checkpoint()
             await self._backend.checkpoint()

@@ -1,8 +1,8 @@
-"""TLS as a Wire around another one, and safe settings for it.
+"""TLS as a Wire around another Wire, and its secure settings.
 
-The event loops' own TLS differs in what reports a failed handshake, in how long one may take, and
-in what closing does while data is under way.  Without I/O it is the same everywhere, with the
-time limits, the log and the closing of every Wire.
+The TLS implementations of the event loops differ in how they report a failed handshake, in time
+limits, and in how they close while data is in transit. Without I/O, it is the same everywhere, with
+the time limits, logging and closing of every Wire.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .tls_errors import accepted_error, dialled_error, early_end
 
 __all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "received_nothing", "wire_factory"]
 
-# No TLS record holds more than 16 KiB.
+# A TLS record holds at most 16 KiB.
 _RECORD = 16_384
 
 
@@ -58,17 +58,17 @@ def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[
     def make_secure() -> Wire:
         return TlsWire(make(), secure, server_side=True)
 
-    make_secure()  # invalid settings raise now, and not for each stream
+    make_secure()  # raises for invalid settings now, not for each stream
     return make_secure
 
 
 def received_nothing(wire: Wire, received: int) -> bool:
-    """Whether none of the `received` bytes was for the Wire: they were TLS's own handshake."""
+    """Return whether none of the `received` bytes was for the Wire, only for TLS's handshake."""
     return received == 0 or (isinstance(wire, TlsWire) and wire.only_handshake)
 
 
 class TlsWire:
-    """A Wire that carries the stream of another Wire, encrypted.
+    """A Wire that encrypts the stream of another Wire.
 
     Its handshake comes first, its close_notify last.  A stream may end without one, since the
     inner Wire has a framing of its own.  Raises ConnectError (final) for settings with which TLS
@@ -91,7 +91,7 @@ class TlsWire:
         self._where = where  # the address of a server, for errors
         self._fault: MBError | None = None
         self._established = False  # whether the handshake is complete
-        self._began = False  # whether anything of the Wire within has come
+        self._began = False  # whether any data for the inner Wire has arrived
         self._close_notify_sent = False  # whether close_notify was sent
         self._unsent = b""
         self._incoming = ssl.MemoryBIO()
@@ -106,7 +106,7 @@ class TlsWire:
                 server_hostname=server_hostname,
             )
             with contextlib.suppress(ssl.SSLWantReadError):
-                self._tls.do_handshake()  # a client's first words
+                self._tls.do_handshake()  # the client's first message
         except (TypeError, ValueError, ssl.SSLError) as error:
             raise ConnectError(f"no TLS with these settings: {error}", final=True) from error
 
@@ -123,12 +123,12 @@ class TlsWire:
 
     @property
     def only_handshake(self) -> bool:
-        """Whether the handshake is complete, and nothing else has come."""
+        """Whether the handshake is complete, and nothing else has arrived."""
         return self._established and not self._began and self._fault is None
 
     @property
     def held_back(self) -> bool:
-        """Whether the inner Wire has more to read, and with it perhaps this one."""
+        """Whether the inner Wire has more to read, and therefore perhaps this one."""
         return self._fault is None and is_held_back(self._wire)
 
     def receive_data(self, data: bytes) -> list[bytes]:
@@ -175,7 +175,7 @@ class TlsWire:
             self._encrypt(self._wire.data_to_send())
             if self._wire.state is WireState.CLOSED and not self._unsent:
                 self._close_notify_sent = True
-                # Sends ours; that the other side's has not come is what it then complains of.
+                # Sends ours; the exception only says that the other side's has not arrived.
                 with contextlib.suppress(ssl.SSLError):
                     self._tls.unwrap()
         return self._outgoing.read()
@@ -183,7 +183,7 @@ class TlsWire:
     def _encrypt(self, data: bytes) -> None:
         data = self._unsent + data
         rest = memoryview(data)
-        # A handshake within the connection, which TLS 1.2 allows, makes output wait for input.
+        # During a renegotiation, which TLS 1.2 allows, output waits for input.
         with contextlib.suppress(ssl.SSLWantReadError):
             while rest:
                 rest = rest[self._tls.write(rest) :]

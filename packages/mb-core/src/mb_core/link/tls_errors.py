@@ -1,4 +1,4 @@
-"""Errors of TLS connections: what is wrong, what helps, and whether trying again may."""
+"""Errors of TLS connections: what is wrong, what helps, and whether a retry may help."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["accepted_error", "dialled_error", "early_end"]
 _TRUST = (
     "trust its CA: pass ssl_context=ssl.create_default_context(cafile=...), or set SSL_CERT_FILE"
 )
-_NAME = "the host in the URL has to be one of the certificate's alternative names, subjectAltName"
+_NAME = "the host in the URL must be one of the certificate's alternative names (subjectAltName)"
 _REISSUE = "the server needs another certificate"
 _STRICT = f"{_REISSUE}; ssl.VERIFY_X509_STRICT in ssl_context.verify_flags insists on this"
-# What helps where a server's certificate is not verified, by OpenSSL's X509_V_ERR numbers.
+# Remedies if a server's certificate can't be verified, by OpenSSL's X509_V_ERR numbers.
 _REMEDIES = {
     9: "is this machine's clock right?",
     10: f"{_REISSUE}; or is this machine's clock wrong?",
-    **dict.fromkeys((2, 18, 19, 20, 21, 27), _TRUST),  # no way from it to a trusted CA
-    **dict.fromkeys((23, 26, 66, 67, 68, 79), _REISSUE),  # revoked, wrong purpose, weak, no CA
+    **dict.fromkeys((2, 18, 19, 20, 21, 27), _TRUST),  # no chain to a trusted CA
+    **dict.fromkeys((23, 26, 66, 67, 68, 79), _REISSUE),  # revoked, wrong purpose, weak, not a CA
     **dict.fromkeys((62, 64), _NAME),
     **dict.fromkeys(range(80, 94), _STRICT),
 }
 
-# What a server's alerts say of our certificate, by the names that RFC 8446, 6 has for them.
+# What a server's alerts say about our certificate, by their names in RFC 8446, 6.
 _REFUSALS = {
-    "ACCESS_DENIED": "lets in nobody with this client certificate",
-    "BAD_CERTIFICATE": "refuses the client certificate, or got none",
+    "ACCESS_DENIED": "denies access with this client certificate",
+    "BAD_CERTIFICATE": "refuses the client certificate, or did not get one",
     "CERTIFICATE_EXPIRED": "says that the client certificate has expired",
     "CERTIFICATE_REQUIRED": "asks for a client certificate",
     "CERTIFICATE_REVOKED": "says that the client certificate is revoked",
@@ -39,17 +39,17 @@ _REFUSALS = {
 # OpenSSL puts the protocol that brought an alert before its name, as in
 # TLSV13_ALERT_CERTIFICATE_REQUIRED and TLSV1_UNRECOGNIZED_NAME.
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(\w+)")
-# What to look at after a handshake that failed for other reasons.
+# Hints after a handshake that failed for other reasons.
 _HINTS = {
     "HANDSHAKE_FAILURE": " (no cipher in common?)",
     "PROTOCOL_VERSION": " (no TLS version in common)",
-    "UNSUPPORTED_PROTOCOL": " (no TLS version in common)",  # ours, where there was no alert
+    "UNSUPPORTED_PROTOCOL": " (no TLS version in common)",  # our own error, without an alert
 }
 _TLS_PORT = " (is this a TLS port?)"
 
 
 def accepted_error(error: ssl.SSLError, *, established: bool) -> MBError:
-    """Why a connection from a client failed; `established` if its handshake was complete."""
+    """Return why a connection from a client failed; `established` if its handshake was complete."""
     if established:
         return _broken(error)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -59,10 +59,10 @@ def accepted_error(error: ssl.SSLError, *, established: bool) -> MBError:
 
 
 def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, established: bool) -> MBError:
-    """Why a connection to the server at `where` failed: about certificates, a final ConnectError.
+    """Return why a connection to the server at `where` failed; final for certificates.
 
-    `agreed` says that ciphers were agreed on, `established` that the handshake was complete on
-    our side: about our certificate, a TLS 1.3 server answers after that.
+    `agreed` says that ciphers were agreed on, `established` that the handshake was complete on our
+    side: a TLS 1.3 server rejects our certificate only after that.
     """
     reason = _reason(error)
     alert = _ALERT.fullmatch(reason)
@@ -83,7 +83,7 @@ def dialled_error(error: ssl.SSLError, where: str, *, agreed: bool, established:
 
 
 def early_end(where: str | None, *, agreed: bool) -> ConnectError:
-    """The error of a stream that ended within the handshake.
+    """Return the error for a stream that ended during the handshake.
 
     `where` is the server that was dialled, None for an accepted connection.  `agreed` says that
     ciphers were agreed on before.
@@ -95,11 +95,11 @@ def early_end(where: str | None, *, agreed: bool) -> ConnectError:
 
 
 def _refusal(alert: str, *, agreed: bool) -> str | None:
-    """What an alert says about the certificates; None if it says nothing about them."""
+    """Return what an alert says about the certificates; None if it is about something else."""
     if alert == "UNRECOGNIZED_NAME":
         return "has no certificate for the host in the URL"
     if alert == "HANDSHAKE_FAILURE" and agreed:
-        # What TLS 1.2 has to say of a certificate that is missing.
+        # TLS 1.2's alert for a missing certificate.
         alert = "CERTIFICATE_REQUIRED"
     refusal = _REFUSALS.get(alert)
     if refusal is None:

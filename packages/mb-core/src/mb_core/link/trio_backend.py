@@ -1,4 +1,4 @@
-"""What core needs of trio: streams that are dialled and accepted, waiters, root tasks."""
+"""What the core needs from trio: dialled and accepted streams, waiters, root tasks."""
 
 from __future__ import annotations
 
@@ -174,6 +174,6 @@ async def _connected(address: SocketAddress) -> trio.SocketStream:
 
 
 def _first_of(error: OSError | UnicodeError) -> BaseException:
-    """The first error where trio has joined those of several addresses into a group."""
+    """Return the first error if trio has grouped those of several addresses."""
     cause = error.__cause__
     return cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else error

@@ -20,7 +20,7 @@ _STREAM_FAULTS = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 class TrioLink(StreamLink):
-    """A Link over a trio stream; `run` is its life."""
+    """A Link over a trio stream; `run` drives it."""
 
     def __init__(
         self,
@@ -34,11 +34,11 @@ class TrioLink(StreamLink):
         super().__init__(wire, accept, options, handshakes, make_waiter)
         self.peer = peer_name(stream.socket)
         self._stream = stream
-        self._written = 0  # bytes of messages, of those that the Wire was given
-        self._waited = 0  # bytes that the system has taken, and had not taken at once
+        self._written = 0  # bytes of messages that were given to the Wire
+        self._waited = 0  # bytes that the system accepted, but not immediately
         self._answers: list[bytes] = []  # the Wire's own output, not written yet
-        self._answer_bytes = 0  # of those, and of the write under way
-        self._resumed: trio.Event | None = None  # what the reader waits for while it is paused
+        self._answer_bytes = 0  # bytes of that, and of the current write
+        self._resumed: trio.Event | None = None  # the reader waits for this while paused
         self._has_output = trio.Event()
         self._scope = trio.CancelScope()
         protect_from_forks(self)
@@ -86,7 +86,7 @@ class TrioLink(StreamLink):
         self._scope.cancel()
 
     def fileno(self) -> int:
-        """The socket's descriptor, or -1 where it is closed; see `protect_from_forks`."""
+        """The socket's descriptor, or -1 if it is closed; see `protect_from_forks`."""
         return self._stream.socket.fileno()
 
     # Its tasks
@@ -94,7 +94,7 @@ class TrioLink(StreamLink):
     async def run(self) -> None:
         """Read and write until the connection ends."""
         fault: BaseException | None = None
-        cancelled = True  # by whoever holds the tasks, unless it turns out otherwise
+        cancelled = True  # by the owner of the tasks, unless something else turns out
         self._set_time_limit(self._options.handshake_timeout)
         if self._handshakes is not None:
             self._handshakes.add(self)
@@ -113,7 +113,7 @@ class TrioLink(StreamLink):
             cancelled = False
         finally:
             self._aborted = self._aborted or cancelled
-            # Nothing is owed to the other side any more: the farewell, if any, is written.
+            # Nothing is left to send: the closing handshake, if any, is written.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
             self._answer_bytes, self._written = 0, self.bytes_sent
@@ -123,21 +123,21 @@ class TrioLink(StreamLink):
         try:
             await function()
         finally:
-            self._open = False  # whichever of the two ends: nothing more will be written
+            self._open = False  # when either of the two ends, nothing more will be written
 
-    # Ctrl-C is for the program's main task, not for the one that happens to run.
+    # Ctrl-C is for the program's main task, not for the task that happens to be running.
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()  # then nothing is to be accepted
+        await trio.lowlevel.checkpoint_if_cancelled()  # then nothing must be accepted
         self._after_wire()
         while (data := await self._next_data()) is not None:
-            # Read on when the Wire is CLOSED: the other side may read only what is sent to it
-            # when it has sent all of its own.
+            # Keep reading when the Wire is CLOSED: the other side may read our data only after
+            # sending all of its own.
             self._received += len(data)
             established = self._established
             self._receive(data)
             self._flush()
-            # Taken now, so that it counts; the end of the handshake does not.
+            # Read before, so that it counts; the end of the handshake does not.
             if established and (answer := self._wire.data_to_send()):
                 self._answers.append(answer)
                 self._answer_bytes += len(answer)
@@ -145,17 +145,17 @@ class TrioLink(StreamLink):
                 self._check_unread(self._answer_bytes)
             if self._resumed is not None:
                 await self._resumed.wait()
-        # After a reset that the writer notices first, the stream seems to end here.  It takes trio
-        # a turn to wake the writer, which cancels us.
+        # After a reset that the writer notices first, the stream seems to end here. trio needs a
+        # turn to wake the writer, which cancels us.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         self._receive_eof()
-        # What is left to write goes out; then the connection is over.
+        # Write what is left; then the connection ends.
         self._wire.close()
         self._after_wire()
 
     async def _next_data(self) -> bytes | None:
-        """What the stream gives next, nothing while the Wire has more to read, None at the end."""
+        """Return the next data: b"" while the Wire has more to process, None at the end."""
         if is_held_back(self._wire):
             await trio.lowlevel.checkpoint()
             return b""
@@ -171,7 +171,8 @@ class TrioLink(StreamLink):
                 return
 
     async def _write_some(self) -> bool:
-        """Write the Wire's own output and messages for one write; whether there was anything."""
+        """Write the Wire's own output and messages for one write; return whether there was
+        anything."""
         answers, answer_bytes, self._answers = self._answers, self._answer_bytes, []
         messages = self._feed() if self._outbox and self._open else []
         handed = self.bytes_sent
@@ -195,10 +196,10 @@ class TrioLink(StreamLink):
         return bool(data)
 
     async def _end_half(self) -> bool:
-        """End our half of the stream; whether there is the other side's half to wait for.
+        """End our half of the stream; return whether to wait for the other side's half.
 
-        Closing with input unread would reset the connection: the other side might not read what
-        it was sent, nor why it was refused.
+        Closing with unread input would reset the connection: the other side might not be able to
+        read what it was sent, or why it was refused.
         """
         owes_nothing = not self._established and self._handshakes is None
         if self._eof or owes_nothing:
@@ -207,7 +208,7 @@ class TrioLink(StreamLink):
         return True
 
     def _sort_out(self, group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-        """Why the tasks ended; raises what is not an error: cancellation."""
+        """Return why the tasks ended; raises cancellation, which is not an error."""
         faults, rest = group.split(_STREAM_FAULTS)
         bugs, rest = rest.split(Exception) if rest is not None else (None, None)
         if bugs is not None:
@@ -226,9 +227,9 @@ class TrioLink(StreamLink):
         self._has_output.set()
 
     def _end_stream(self) -> None:
-        """The writer does, when it has written everything."""
+        """The writer does that when it has written everything."""
 
     def _set_time_limit(self, seconds: float | None) -> None:
-        # When the time is over, `run` calls `_timed_out`.
+        # When the time is up, `run` calls `_timed_out`.
         over = float("inf") if seconds is None else trio.current_time() + seconds
         self._scope.deadline = over

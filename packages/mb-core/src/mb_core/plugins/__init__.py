@@ -1,4 +1,4 @@
-"""Plugins: which are installed, what they register, which observe."""
+"""Plugins: finding installed ones, what they register, and observers."""
 
 from .describe import PluginReport, PluginState, describe
 from .kinds import GROUPS

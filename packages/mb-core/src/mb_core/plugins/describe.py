@@ -1,4 +1,4 @@
-"""What is installed, and whether each plugin can be used; for `mb plugins`."""
+"""Describe installed plugins and whether they work; for `mb plugins`."""
 
 from __future__ import annotations
 

@@ -71,13 +71,13 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
             ValueError: A value is invalid, or a name is given twice.
         """
         if not isinstance(given, Iterable) or isinstance(given, str):
-            raise TypeError(f"{self.hook} gave {given!r}, not a list of {self.noun}s")
+            raise TypeError(f"{self.hook} returned {given!r}, not a list of {self.noun}s")
         found: dict[str, Any] = {}
         for value in given:
             self.check(value)
             name = getattr(value, self.key)
             if name in found:
-                raise ValueError(f"it gives {self.title(name)} twice")
+                raise ValueError(f"it returned {self.title(name)} twice")
             found[name] = value
         return found
 
@@ -96,7 +96,7 @@ def _check_transport(value: Any) -> None:
 
 def _check_frontend(value: Any) -> None:
     if not isinstance(value, Frontend):
-        raise TypeError(f"mb_register_frontends gave {value!r}, which is not a Frontend")
+        raise TypeError(f"mb_register_frontends returned {value!r}, which is not a Frontend")
     _expect_name(value, "front end")
 
 
@@ -109,7 +109,7 @@ def _expect_methods(value: Any, *names: str, hook: str, noun: str) -> None:
     for name in names:
         if not callable(getattr(value, name, None)):
             raise TypeError(
-                f"{hook} gave {value!r}, which is not a {noun}: it has no method {name}"
+                f"{hook} returned {value!r}, which is not a {noun}: it has no method {name}"
             )
 
 
@@ -132,7 +132,7 @@ TRANSPORTS = Kind(
         "wss": "mb-ws",
         "memory": "mb-broker",
     },
-    # A broker shows its page at an http:// URL: clients connect to the same port.
+    # A broker's page has an http:// URL; clients connect to the same port.
     instead={"http": "ws", "https": "wss"},
 )
 FRONTENDS = Kind(
@@ -177,7 +177,7 @@ def check_hooks(plugin: object) -> None:
         PluginError: A function can't be called as a hook.
     """
     if inspect.isclass(plugin):
-        raise PluginError(f"{plugin.__name__} is a class: a plugin is an instance of it")
+        raise PluginError(f"{plugin.__name__} is a class: register an instance of it")
     for hook in HOOKS:
         function = getattr(plugin, hook, None)
         if function is None:
@@ -186,11 +186,11 @@ def check_hooks(plugin: object) -> None:
         if options is None:
             raise PluginError(f"{hook} is not marked with @mb_core.hookimpl")
         if inspect.iscoroutinefunction(function):
-            raise PluginError(f"{hook} is a coroutine function: hooks are plain functions")
+            raise PluginError(f"{hook} is a coroutine function: hooks must be plain functions")
         if options["wrapper"] or options["hookwrapper"]:
-            raise PluginError(f"{hook} is a wrapper: here it has nothing to wrap")
+            raise PluginError(f"{hook} is a hook wrapper, which is not supported")
         parameters = inspect.signature(function).parameters.values()
         if any(
             each.kind is each.KEYWORD_ONLY and each.default is each.empty for each in parameters
         ):
-            raise PluginError(f"{hook} takes arguments behind a *: take them without it")
+            raise PluginError(f"{hook} has keyword-only arguments: remove the * before them")

@@ -37,7 +37,7 @@ __all__ = ["FAULTS", "Conflict", "InstalledPlugin", "Observer", "Plugins", "inst
 _log = logging.getLogger("mb_core.plugins")
 
 FAULTS = (Exception, SystemExit)
-"""What the code of a plugin may raise. KeyboardInterrupt is not among them: it is the user's."""
+"""What the code of a plugin may raise. KeyboardInterrupt is not included: it is for the user."""
 
 
 class Conflict(PluginError):
@@ -98,10 +98,10 @@ class Plugins:
         # name under which it was added.
         self._import_errors: dict[tuple[str, str], Exception | SystemExit] = {}
         self._imported: dict[tuple[str, str], str] = {}
-        # What the imported have given, by kind and plugin.
+        # What the imported plugins registered, by kind and plugin.
         self._values: dict[tuple[Kind, str], dict[str, Any]] = {}
         self._logged: set[str] = set()
-        # Never held while a plugin's own code runs.
+        # Never held while a plugin's code runs.
         self._lock = threading.RLock()
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(MBSpec)
@@ -120,7 +120,7 @@ class Plugins:
         """
         with self._lock:
             if self._manager.has_plugin(name):
-                raise PluginError(f"a plugin named {name} is registered already")
+                raise PluginError(f"a plugin named {name} is already registered")
             try:
                 self._add(plugin, name)
             except FAULTS as error:
@@ -228,8 +228,8 @@ class Plugins:
             return offer.value
         values = self._values_of(kind, offer, title)
         if name not in values:
-            there = ", ".join(map(kind.title, values)) or "nothing of the kind"
-            broken = PluginError(f"it promises {title} and gives {there}")
+            there = ", ".join(map(kind.title, values)) or "none"
+            broken = PluginError(f"it promises {title} but registers {there}")
             raise self._unusable(owners[0], broken, title)
         return values[name]
 
@@ -241,7 +241,8 @@ class Plugins:
                 found = kind.by_name(self._call(kind.hook, plugin))
             except FAULTS as error:
                 raise self._unusable(offer.owner, error, title) from error
-            # Other threads that asked meanwhile get the same: there is one memory://, for example.
+            # Other threads that asked in the meantime get the same: there is only one memory://,
+            # for example.
             found = self._values.setdefault((kind, plugin), found)
         return found
 
@@ -250,7 +251,7 @@ class Plugins:
         package = kind.packages.get(name)
         if package in self.failures:
             return PluginError(
-                f"{title} needs the package {package}, which is installed and can't be used: "
+                f"{title} needs the package {package}, which is installed but can't be used: "
                 f"{self.failures[package]}"
             )
         if package is not None:
@@ -305,7 +306,7 @@ class Plugins:
         return name
 
     def _add(self, plugin: object, name: str) -> None:
-        """Register with pluggy; raises if a hook is not what the specification says."""
+        """Register with pluggy; raises if a hook does not match the specification."""
         check_hooks(plugin)
         try:
             self._manager.register(plugin, name)
@@ -322,17 +323,17 @@ class Plugins:
     def _unusable(
         self, name: str, error: Exception | SystemExit, title: str | None = None
     ) -> PluginError:
-        """The error of a plugin that can't be used; `title` is what was asked for."""
+        """Return the error for a plugin that can't be used; `title` is what was requested."""
         self.failures[name] = error
         why = " ".join(str(error).split()) or type(error).__name__
         if title is None:
             return PluginError(f"the plugin {name} can't be used: {why}")
         return PluginError(f"{title} needs the plugin {name}, which can't be used: {why}")
 
-    # Calling: each plugin by itself, since pluggy's own call stops at the first that raises
+    # Calling hooks one by one, because pluggy's own call stops at the first that raises
 
     def _call(self, hook: str, name: str) -> object:
-        """What a plugin's hook returns, or nothing if it has none."""
+        """Return what a plugin's hook returns, or nothing if it has no such hook."""
         function = self._hook(hook, name)
         return function() if function is not None else []
 
@@ -341,7 +342,7 @@ class Plugins:
         return {hook: function for hook, function in hooks.items() if function is not None}
 
     def _hook(self, hook: str, name: str) -> Callable[..., Any] | None:
-        """A plugin's function for a hook, which is called with the arguments that it takes."""
+        """A plugin's function for a hook, called with the arguments that it accepts."""
         for found in getattr(self._manager.hook, hook).get_hookimpls():
             if found.plugin_name == name:
                 return _with_its_arguments(found)
@@ -372,7 +373,7 @@ _found: dict[str, Plugins] = {}
 
 
 class _Registered(msgspec.Struct, frozen=True, eq=False):
-    """What a plugin that was registered by hand gives."""
+    """What a manually registered plugin provides."""
 
     group: str
     name: str

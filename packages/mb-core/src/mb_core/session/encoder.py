@@ -15,7 +15,7 @@ from ..topic import check_topic, is_system
 
 __all__ = ["Encoder", "is_anonymous", "with_timeout"]
 
-# Topics whose header is remembered.
+# The most topics whose header is cached.
 _REMEMBERED = 4096
 
 
@@ -49,9 +49,9 @@ class Encoder:
     ) -> bytes:
         if request_id is None:
             try:
-                header = self._publish[topic]  # known from now on, whatever its version
+                header = self._publish[topic]  # cached from now on, for any version
             except TypeError:
-                check_topic(topic)  # if it can't be looked up, it is not a string
+                check_topic(topic)  # if it is not hashable, it is not a string
                 raise
             if version != DEFAULT_VERSION:
                 header = encode_header(
@@ -126,7 +126,7 @@ def with_timeout(message: bytes, timeout: int) -> bytes:
 
 
 class _Headers(BoundedCache[str, bytes]):
-    """The headers that `make` returns for topics, remembered."""
+    """A cache of the headers that `make` returns for topics."""
 
     __slots__ = ("_make",)
 
@@ -144,7 +144,7 @@ def _publish_header(topic: str) -> bytes:
 
 
 def _request_header(topic: str) -> bytes:
-    """The header of a request up to its id."""
+    """Return the header of a request up to its id."""
     return encode_header(MessageHeader(Action.REQUEST, topic)).rstrip(b"\n") + b":"
 
 
@@ -152,7 +152,7 @@ def _encode_error_within(error: ResponseError, limit: int) -> bytes:
     encoded = encode_error(error)
     text = str(error.message)
     while len(encoded) > limit:
-        # Not of the error's own class: a subclass of the user's may be made in its own way.
+        # Not the error's own class: a user's subclass may have a different constructor.
         shorter = ResponseError(text, code=error.code, timestamp=error.timestamp)
         encoded = encode_error(shorter)
         if not text and len(encoded) > limit:

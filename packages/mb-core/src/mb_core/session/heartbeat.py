@@ -1,4 +1,4 @@
-"""The heartbeat: a question after silence, and a limit for its answer."""
+"""The heartbeat: a request after silence, and a time limit for the answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class HeartbeatAction(Enum):
     """What to do after a check."""
 
     NOTHING = "nothing: something was received"
-    ASK = "ask for a sign of life"
-    GIVE_UP = "give the connection up"
+    ASK = "send a heartbeat request"
+    GIVE_UP = "drop the connection"
 
 
 class Heartbeat:
@@ -31,7 +31,8 @@ class Heartbeat:
     def __init__(self, interval: float | None) -> None:
         self.interval = interval
         self.next_check: float | None = None
-        # Set when something arrives: one assignment for each batch of messages, and no clock.
+        # Set when something arrives: a single assignment for each batch of messages, without a
+        # clock.
         self.received = False
         self._asked = False
         self._progress = 0
@@ -59,7 +60,7 @@ class Heartbeat:
             self._asked = True
             return HeartbeatAction.ASK
         if late > self.interval / 2:
-            # We could not receive it: the program has kept its event loop busy.
+            # We could not have received it: the program kept its event loop busy.
             return HeartbeatAction.NOTHING
         self.next_check = None
         return HeartbeatAction.GIVE_UP

@@ -66,7 +66,7 @@ class Outbox:
     ) -> None:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise LocalProtocolError(
-                f"invalid publish_buffer {size!r}: a number of bytes, 0 for no buffer"
+                f"invalid publish_buffer {size!r}: expected a number of bytes, or 0 for no buffer"
             )
         try:
             self.overflow = BufferOverflow(overflow)
@@ -79,8 +79,8 @@ class Outbox:
         self.used = 0
         self.dropped = 0
         self._next = 0
-        # By key, in the order in which all of them are to be sent.  Publications that nobody waits
-        # for are apart: the oldest of them make room, however many of the others are older.
+        # By key, in sending order. Publications that nobody waits for are separate: the oldest of
+        # them make room, even if many of the others are older.
         self._anonymous: OrderedDict[int, bytes] = OrderedDict()
         self._anonymous_used = 0
         self._confirmed: dict[int, PendingRequest] = {}
@@ -117,8 +117,8 @@ class Outbox:
     def _check(self, length: int) -> None:
         if self.used + length > self.size:
             raise ConnectionLost(
-                f"not published: there is no connection, and the buffer of {self.size} bytes for "
-                "what waits for one is full (publish_buffer, buffer_overflow)"
+                f"not published: there is no connection, and the buffer of {self.size} bytes "
+                "is full (publish_buffer, buffer_overflow)"
                 if self.size
                 else "not published: there is no connection (publish_buffer=0 holds nothing)",
                 sent=False,
@@ -169,7 +169,7 @@ class Outbox:
         return self._next
 
     def _make_room(self, length: int) -> None:
-        """Drop the oldest that nobody waits for; none at all if that is not enough."""
+        """Drop the oldest publications that nobody waits for, or none if that is not enough."""
         if self.used - self._anonymous_used + length > self.size:
             return
         while self.used + length > self.size:

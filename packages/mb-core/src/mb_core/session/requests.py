@@ -41,9 +41,9 @@ class PendingRequest(msgspec.Struct, eq=False):
     # Whether it may be sent twice, if the connection is lost before its response.
     retry: bool
     about: SubscriptionEntry | tuple[str, str] | None = None
-    # Whether a connection that is lost may have taken it.
+    # Whether it may have been sent over the lost connection.
     sent: bool = False
-    # Under what it waits in the Outbox; None where it was given to be sent.
+    # Its key in the Outbox; None if it was passed on to be sent.
     outbox_key: int | None = None
     given_up_at: float = 0.0
     waiter: Any = None
@@ -52,7 +52,7 @@ class PendingRequest(msgspec.Struct, eq=False):
 
     @property
     def began(self) -> float:
-        """When the caller made it, in seconds."""
+        """When the caller created it, in seconds."""
         return self.deadline - self.timeout / 1000
 
     @property
@@ -77,7 +77,7 @@ class PendingRequests:
         return iter(list(self._by_id.values()))
 
     def add(self, request: PendingRequest, given_up_at: float) -> None:
-        """Add `request`, or change the time at which it is given up."""
+        """Add `request`, or change the time at which it fails."""
         request.given_up_at = given_up_at
         self._by_id[request.request_id] = request
         self._deadlines.add(request, given_up_at)

@@ -115,10 +115,10 @@ _UNSUBSCRIBE = "system.topic.unsubscribe"
 _FOLLOW_LOG = "system.log.subscribe"
 _LEAVE_LOG = "system.log.unsubscribe"
 
-# The time limit on the wire of a request for whose answer nobody waits, in milliseconds.
+# The time limit on the wire for requests whose answer nobody waits for, in milliseconds.
 _UNAWAITED_TIMEOUT = 10_000
 
-# Seconds between the tries of a request that nobody answers yet: the bounds double.
+# Seconds between attempts of a request that nobody answers yet: the bounds double.
 _FIRST_TRY, _LAST_TRY = 0.05, 0.5
 
 _READY = SessionState.READY  # looked up for each message
@@ -164,19 +164,19 @@ class Session:
         self.limits = limits if limits is not None else Limits()
         self.margin = margin
         self.subscriptions = SubscriptionTable()
-        # What the broker has accepted as this service's name and description.
+        # The name and description that the broker has accepted.
         self.registration: _Registration | None = None
         self.outbox = outbox if outbox is not None else Outbox()
         self._status = SessionStatus(waits_early=early)
         self._ids = IdSource()
         self._pending = PendingRequests()
         self._heartbeat = Heartbeat(heartbeat)
-        # What the present connection's broker is asked for again.
+        # The requests that restore state on the current connection.
         self._restoring: dict[tuple[Action, str], SubscriptionEntry] = {}
         self._codec = codec
         self._reader = HeaderReader(codec=codec)
         self._encoder = Encoder(self.limits.max_payload, codec)
-        # For messages of the Session's own, whose size the user does not choose.
+        # For the Session's own messages, whose size the user does not choose.
         self._own_encoder = Encoder(sys.maxsize)
 
     @property
@@ -204,7 +204,7 @@ class Session:
         if state is not SessionState.RESTORING:
             raise LocalProtocolError(f"nothing is to be restored while {state.value}")
         asked: list[PendingRequest] = []
-        # Subscriptions whose request waits in the outbox are not in force yet, and are sent then.
+        # Subscriptions whose request waits in the outbox are not active yet, and are sent later.
         waiting = {id(request.about) for request in self.outbox.requests}
         if self.registration is not None:
             asked.append(self._ask_for(self.registration, now, timeout))
@@ -234,7 +234,7 @@ class Session:
         asked: list[PendingRequest] = []
         for about in refused:
             if isinstance(about, SubscriptionEntry):
-                # The broker knows one entry of each pattern: any that is left will do.
+                # The broker knows one entry of each pattern; any remaining one is fine.
                 left = self.subscriptions.of(about.action, about.pattern)
                 asked += [self._ask_for(entry, now, timeout) for entry in left[:1]]
             elif about is not None and about == self.registration:
@@ -251,7 +251,7 @@ class Session:
         """
         self._status.restored(settled_at=now + settling if settling else None)
         self._heartbeat.start(now, progress)
-        # What was removed meanwhile is unsubscribed; nobody waits for the answer.
+        # Unsubscribe what was removed in the meantime; nobody waits for the answer.
         gone = [
             e for e in self._restoring.values() if not self.subscriptions.of(e.action, e.pattern)
         ]
@@ -261,7 +261,7 @@ class Session:
             if not isinstance(item, PendingRequest):
                 events.append(SendNow(item))
             elif isinstance(item.about, SubscriptionEntry) and item.about not in self.subscriptions:
-                # It has been unsubscribed meanwhile: the broker need not know.
+                # It has been unsubscribed in the meantime, so there is nothing to send.
                 self._pending.take(item.request_id)
                 events.append(_failed(item, "it was unsubscribed"))
             else:
@@ -286,7 +286,7 @@ class Session:
             return [PublicationsDiscarded(lost)] if lost else []
         reason = str(error) if error is not None else "the connection was closed"
         never_left = {id(message) for message in unsent}
-        # Of those, what is to be sent once there is a connection, by its message.
+        # Among them, those to send once there is a connection, by message.
         back: dict[int, PendingRequest] = {}
         events: list[Event] = []
         for request in self._pending:
@@ -323,7 +323,7 @@ class Session:
         self._heartbeat.stop()
         return self._fail_all(reason)
 
-    # Sending: each returns the message that the driver has to send
+    # Sending: each method returns the message that the driver has to send
 
     def publish(
         self,
@@ -524,7 +524,7 @@ class Session:
     def remove(self, entry: SubscriptionEntry) -> None:
         """Remove a subscription. What still arrives for it is refused or ignored."""
         self.subscriptions.remove(entry)
-        # Remembered routes would keep the entry and its consumer alive.
+        # Cached routes would keep the entry and its consumer alive.
         self._reader = HeaderReader(codec=self._codec)
 
     # Time
@@ -569,13 +569,14 @@ class Session:
         self._heartbeat.received = True
         read = self._reader.read
         table = self.subscriptions
-        batch: list[Message] | None = None  # of the event that is being filled
+        batch: list[Message] | None = None  # of the event that is being collected
         batch_prefix: HeaderPrefix | None = None
         for data in messages:
             try:
                 prefix, request_id, parent_id, timeout, end = read(data)
             except RemoteProtocolError as error:
-                # There may be very many of them, and the frames of each hold much more than it.
+                # There may be very many, and the frames of the traceback take much more memory than
+                # the error.
                 error.__traceback__ = None
                 events.append(Unmatched(error, None))
                 batch = batch_prefix = None  # events stay in the order of their messages
@@ -612,7 +613,9 @@ class Session:
         error = error_in(message.raw_payload)
         request = self._pending.take(request_id)
         if request is not None:
-            if request.outbox_key is not None:  # it answers what was to be sent again
+            if (
+                request.outbox_key is not None
+            ):  # it answers a request that was going to be sent again
                 self.outbox.discard(request)
             if error is None:
                 return ResponseReceived(request, message)
@@ -624,7 +627,7 @@ class Session:
                 return NoServiceYet(request, error)
             return RequestFailed(request, error)
         if request_id is not None and self._ids.made(request_id):
-            # Too late for a request that was given up: nobody waits for its error any more.
+            # Too late for a request that has failed: nobody waits for its error any more.
             return Unmatched(None, message)
         topic = message.topic
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
@@ -634,12 +637,13 @@ class Session:
         return Unmatched(error, message)
 
     def _unanswered(self, message: Message) -> Event:
-        """What to do about a request for which there is no subscription."""
+        """Return the event for a request without a subscription."""
         if message.prefix.key == _HEARTBEAT:
             return AnswerNow(self._own_encoder.response(message, {}))
         if message.request_key is None:
             return Unmatched(None, message)
-        # It was sent before the broker knew: answer, or the requester waits for its time limit.
+        # It was sent before the broker unsubscribed us: answer, so that the requester need not
+        # wait.
         gone = ServiceUnavailableError("the service has just stopped answering this topic")
         return AnswerNow(self._own_encoder.response(message, gone))
 
@@ -706,14 +710,14 @@ class Session:
         if request.message.startswith(b"request:"):
             left = int((request.deadline - now) * 1000)
             if left < 1:
-                self._put_in_outbox(request)  # its deadline is about to fail it
+                self._put_in_outbox(request)  # it is about to time out
                 return []
             request.message = with_timeout(request.message, left)
         self._begin(request)
         return [SendNow(request.message)]
 
     def _send_again(self, request: PendingRequest, now: float) -> Event:
-        """Send a request again that no service answered a moment ago."""
+        """Resend a request that no service answered a moment ago."""
         error, request.refusal = request.refusal, None
         assert error is not None
         left = int((request.deadline - now) * 1000)
@@ -724,7 +728,7 @@ class Session:
         return SendNow(request.message)
 
     def _heartbeat_request(self, payload: dict[str, Any]) -> bytes:
-        """A request that any message at all answers, so it is not pending."""
+        """Return a request that any message answers, so it is not pending."""
         interval = self._heartbeat.interval
         limit = round(interval * 1000) or 1 if interval is not None else _UNAWAITED_TIMEOUT
         return self._own_encoder.request(
@@ -758,13 +762,11 @@ def _failed(request: PendingRequest, reason: str) -> RequestFailed:
 
 def _too_late(request: PendingRequest) -> RequestTimeoutError:
     limit = f"{request.timeout} ms"
-    return RequestTimeoutError(
-        f"{_missing(request)} within {limit}, nor the broker's error that there is none"
-    )
+    return RequestTimeoutError(f"{_missing(request)} within {limit}, and no error from the broker")
 
 
 def _missing(request: PendingRequest) -> str:
-    """What did not arrive, in the caller's terms."""
+    """Return what did not arrive, in the caller's terms."""
     about = request.about
     if isinstance(about, SubscriptionEntry):
         return f"no confirmation of the subscription to {about.pattern!r}"

@@ -1,6 +1,6 @@
-"""Where a Session is in its life: states, the moves between them as data, and every other flag.
+"""The life of a Session: states, the moves between them as data, and all other flags.
 
-Whatever decides what a Session may do at a moment is here.
+Everything that decides what a Session may do is here.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ class SessionState(Enum):
 
     OFFLINE = "not connected yet"
     GREETING = "waiting for the broker's greeting"
-    RESTORING = "telling the broker what it is to know"
+    RESTORING = "restoring subscriptions and the registration"
     READY = "connected"
     LOST = "the connection is lost"
     CLOSED = "closed"
 
 
 class Move(Enum):
-    LINK_UP = "a link comes up"
+    LINK_UP = "a link is up"
     INITIALIZED = "the broker greets"
-    RESTORED = "the broker knows all"
+    RESTORED = "everything is restored"
     LINK_LOST = "the link is lost"
     CLOSE = "the session is closed"
 
 
 LIVE = frozenset({SessionState.GREETING, SessionState.RESTORING, SessionState.READY})
-"""The states in which there is a Link."""
+"""The states with a Link."""
 
 _GREETED = frozenset({SessionState.RESTORING, SessionState.READY})
 
@@ -48,7 +48,7 @@ _MOVES: dict[tuple[SessionState, Move], SessionState] = {
 
 
 def after(state: SessionState, move: Move) -> SessionState:
-    """The state that `move` leads to; raises LocalProtocolError where there is no such move."""
+    """Return the next state after `move`; raises LocalProtocolError for an invalid move."""
     reached = _MOVES.get((state, move))
     if reached is None:
         raise LocalProtocolError(f"{move.value} while the session is: {state.value}")
@@ -56,23 +56,23 @@ def after(state: SessionState, move: Move) -> SessionState:
 
 
 class SessionStatus:
-    """The state of a Session, and the flags that go with it.
+    """The state of a Session, and its flags.
 
-    With `waits_early`, what would wait for the next connection waits for the first one as well.
+    With `waits_early`, messages that would wait for the next connection also wait for the first.
     """
 
     __slots__ = ("_closed_because", "_may_wait", "_timeouts_asked", "settled_at", "state")
 
     def __init__(self, *, waits_early: bool) -> None:
         self.state = SessionState.OFFLINE
-        # Whether messages may wait for a connection: from the first one on, or from the start.
+        # Whether messages may wait for a connection: after the first one, or from the start.
         self._may_wait = waits_early
-        # Why it was closed, the first time.
+        # Why it was first closed.
         self._closed_because: str | None = None
-        # Whether the present connection's broker was asked to pass time limits on.
+        # Whether the current broker was asked to pass on time limits.
         self._timeouts_asked = False
-        # Until when services may still be on their way back, after a reconnect: a request that
-        # nobody answers may be sent again until then.
+        # Until then, services may still be reconnecting after an outage, so a request that nobody
+        # answers is sent again.
         self.settled_at: float | None = None
 
     def link_up(self) -> None:
@@ -100,7 +100,7 @@ class SessionStatus:
 
     @property
     def greeted(self) -> bool:
-        """Whether there is a Link whose broker has greeted."""
+        """Whether there is a Link and the broker's greeting has arrived."""
         return self.state in _GREETED
 
     def ask_for_timeouts(self) -> bool:
@@ -111,7 +111,7 @@ class SessionStatus:
         return True
 
     def check_waiting(self) -> None:
-        """Raise if nothing can wait for a connection: there was none yet, or will be none."""
+        """Raise if nothing can wait for a connection, before the first one and after closing."""
         if self.state is SessionState.CLOSED:
             raise ConnectionLost(f"not sent: {self._closed_because}", sent=False)
         if not self._may_wait:

@@ -57,7 +57,7 @@ class SubscriptionTable:
     def __init__(self) -> None:
         self._publish: TopicTable[SubscriptionEntry] = TopicTable()
         self._request: TopicTable[SubscriptionEntry] = TopicTable()
-        # What the broker knows of: the consumers of each action and lower-case pattern.
+        # What the broker knows: the entries of each action and lower-case pattern.
         self._by_key: dict[tuple[Action, str], list[SubscriptionEntry]] = {}
         self._responders = 0
         self.generation = 0
@@ -82,15 +82,15 @@ class SubscriptionTable:
         check_pattern(entry.pattern)
         if entry.action is Action.RESPONSE:
             raise LocalProtocolError(
-                "responses can't be subscribed to: they go to whoever sent the request"
+                "responses can't be subscribed to: they go to the sender of the request"
             )
         others = self.of(entry.action, entry.pattern)
         if entry in others:
-            raise LocalProtocolError(f"the subscription to {entry.pattern!r} is in force already")
+            raise LocalProtocolError(f"the subscription to {entry.pattern!r} is already active")
         if others and entry.action is Action.REQUEST:
             raise LocalProtocolError(
-                f"requests to {entry.pattern!r} are answered by another subscription of this "
-                "client already (one subscription with concurrency=N answers N at a time)"
+                f"requests to {entry.pattern!r} are already answered by another subscription of "
+                "this client (one subscription with concurrency=N answers N at a time)"
             )
 
         if others and entry.log_filter != others[0].log_filter:

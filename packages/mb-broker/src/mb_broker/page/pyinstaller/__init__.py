@@ -1,4 +1,4 @@
-"""Where PyInstaller finds this distribution's hooks; it asks through an entry point."""
+"""Tells PyInstaller, through an entry point, where this distribution's hooks are."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["hook_dirs"]
 
 
 def hook_dirs() -> list[str]:
-    """Return the folders that hold hooks."""
+    """Return the folders with hooks."""
     return [str(Path(__file__).parent)]
