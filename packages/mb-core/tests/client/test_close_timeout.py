@@ -78,7 +78,7 @@ async def test_closing_leaves_behind_what_waits_for_a_thread(
             await client.request("some.question", 1)
         await client.run()
     assert stuck.began.is_set()
-    assert "a handler or a callback still runs" in caplog.text
+    assert "a handler or a callback is still running" in caplog.text
     await until(lambda: mb_broker.connections == 0)
 
 

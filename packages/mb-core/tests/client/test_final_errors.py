@@ -89,7 +89,7 @@ async def test_an_authority_that_is_not_trusted_is_final_and_has_its_remedy(
 @pytest.mark.parametrize(
     ("names", "times", "text"),
     [
-        (["else.example"], {}, r"mismatch, .*'127\.0\.0\.1'.*the host in the URL has to be one"),
+        (["else.example"], {}, r"mismatch, .*'127\.0\.0\.1'.*the host in the URL must be one"),
         ([], {"not_after": YESTERDAY}, "certificate has expired .*another certificate.*clock"),
         ([], {"not_before": TOMORROW}, "certificate is not yet valid .*clock"),
     ],

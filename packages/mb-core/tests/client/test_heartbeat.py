@@ -60,7 +60,9 @@ async def test_without_reconnecting_a_silent_broker_is_the_end_and_says_why(
     options: dict[str, Any] = {"reconnect": False, "heartbeat_interval": 50, "close_timeout": 200}
     with anyio.fail_after(5):
         async with MessageBrokerClient(scripted.url, **options) as client:
-            with pytest.raises(ConnectionLost, match=r"no reply to the heartbeat.*heartbeat_interval"):
+            with pytest.raises(
+                ConnectionLost, match=r"no reply to the heartbeat.*heartbeat_interval"
+            ):
                 await client.run()
 
 
