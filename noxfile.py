@@ -253,7 +253,7 @@ def urls(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Resolve all dependencies anew and write constraints.txt."""
+    """Resolve all dependencies again and write constraints.txt."""
     session.run("uv", "lock", "--upgrade", external=True)
     session.run(
         *("uv", "export", "--all-packages", "--all-groups", "--all-extras"),

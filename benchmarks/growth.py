@@ -170,7 +170,7 @@ def _frozen() -> Iterator[None]:
 
 
 def _repeats(work: Work, seconds: float) -> int:
-    """How often it is done in about so many seconds; the first time is to warm up."""
+    """Return how often it runs in about this many seconds; the first run is a warm-up."""
     work.run()
     repeats = 1
     while (spent := _time(work, repeats)) < seconds / 2:

@@ -52,7 +52,7 @@ Counts = dict[str, float]
 def counting() -> Iterator[Counter[str]]:
     """Count the instructions of MB's own code while the block lasts, by module.
 
-    Those of the virtual clock are no part of it.
+    The instructions of the virtual clock are not counted.
     """
     counts: Counter[CodeType] = Counter()
     by_module: Counter[str] = Counter()

@@ -268,9 +268,9 @@ async def test_entering_that_is_cancelled_leaves_nothing(free_port: int, connect
 
 async def test_it_is_entered_once() -> None:
     async with Broker() as broker:
-        with pytest.raises(LocalProtocolError, match="entered once"):
+        with pytest.raises(LocalProtocolError, match="entered only once"):
             await broker.__aenter__()
-    with pytest.raises(LocalProtocolError, match="entered once"):
+    with pytest.raises(LocalProtocolError, match="entered only once"):
         await broker.__aenter__()
 
 

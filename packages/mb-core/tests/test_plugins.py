@@ -192,7 +192,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "scheme with its colon": (giving([Carrier("x://")]), "'x://' is not a URL scheme"),
     "scheme that no URL can have": (giving([Carrier("a_b")]), "'a_b' is not a URL scheme"),
     "wire with a bad scheme": (giving([wire_transport(5)]), "5 is not a URL scheme"),
-    "a scheme twice": (giving([Carrier("x"), wire_transport("x")]), "gives x:// twice"),
+    "a scheme twice": (giving([Carrier("x"), wire_transport("x")]), "returned x:// twice"),
 }
 
 

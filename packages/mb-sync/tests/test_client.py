@@ -54,7 +54,7 @@ def test_host_and_port_speak_websocket(mb_broker: RunningBroker) -> None:
 
 def test_a_client_is_connected_once(mb_broker: RunningBroker) -> None:
     with MessageBrokerClient(mb_broker.url) as client:
-        with pytest.raises(LocalProtocolError, match="connected already"):
+        with pytest.raises(LocalProtocolError, match="already connected"):
             client.connect(mb_broker.url)
         assert client.connected
     with pytest.raises(LocalProtocolError, match="was closed"):

@@ -47,7 +47,7 @@ async def test_receiving_ends_with_the_link_when_all_was_taken() -> None:
     with anyio.fail_after(5):
         assert await far.ended() is None
         assert await far.receive() == b"last words"
-        with pytest.raises(ConnectionLost, match="ended in order"):
+        with pytest.raises(ConnectionLost, match="closed cleanly"):
             await far.receive()
 
 

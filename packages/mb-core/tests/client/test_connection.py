@@ -98,7 +98,7 @@ async def test_a_block_hands_on_its_error_as_it_is(mb_broker: RunningBroker) -> 
 
 async def test_a_client_connects_once(mb_broker: RunningBroker) -> None:
     async with MessageBrokerClient(mb_broker.url) as client:
-        with pytest.raises(LocalProtocolError, match="connected already"):
+        with pytest.raises(LocalProtocolError, match="already connected"):
             await client.connect(mb_broker.url)
         await client.request("system.heartbeat", {})  # the connection is none the worse
     with pytest.raises(LocalProtocolError, match="was closed"):

@@ -73,7 +73,7 @@ async def test_each_call_in_a_forked_process_says_at_once_what_is_wrong(scene: S
         texts = outcomes(scene.calls(), "asyncio")
         wrong = [text for text in texts if "belongs to the parent process" not in text]
         assert len(wrong) == 1, wrong
-        assert "connected already" in wrong[0]
+        assert "already connected" in wrong[0]
         assert not scene.client.connected
 
     def fork() -> str:

@@ -35,7 +35,7 @@ async def test_each_call_on_another_event_loop_says_at_once_what_is_wrong(
 ) -> None:
     texts = await anyio.to_thread.run_sync(outcomes, scene.calls(), backend)
     expected = [
-        "connected already" if number == 8 else "belongs to another event loop"
+        "already connected" if number == 8 else "belongs to another event loop"
         for number in range(len(texts))
     ]
     assert [text for text, part in zip(texts, expected, strict=True) if part not in text] == []

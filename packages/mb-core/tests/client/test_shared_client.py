@@ -212,7 +212,7 @@ async def test_a_second_connect_is_told_to_wait(scripted: ScriptedBroker) -> Non
             await it.client.connect()
         await scripted.listen()
         await it.connect.succeeds()
-        with pytest.raises(LocalProtocolError, match="connected already"):
+        with pytest.raises(LocalProtocolError, match="already connected"):
             await it.client.connect()
 
 

@@ -84,7 +84,7 @@ def test_a_full_outbox_refuses_one_more_byte_and_stays_as_it_is() -> None:
     outbox = Outbox(100)
     outbox.add_publication(message("a", 100))
     for more in (message("b", 1), request("c", 1)):
-        with pytest.raises(ConnectionLost, match=r"buffer of 100 bytes .* is full") as full:
+        with pytest.raises(ConnectionLost, match=r"buffer of 100 bytes is full") as full:
             outbox.add_publication(more)
         assert not full.value.sent
     assert (len(outbox), outbox.used, outbox.dropped) == (1, 100, 0)

@@ -1,4 +1,4 @@
-"""A request that the event loop makes, and a thread waits for."""
+"""A request that the event loop sends and a thread waits for."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["BlockingRequest"]
 _GRACE = 1.0
 """Seconds after the time limit in which the loop still waits for the broker's timeout error."""
 _RESPONSE_TIMEOUT = 1.0
-"""Seconds within which a loop that is late responds, if it runs."""
+"""Seconds within which a late loop responds, if it is running."""
 
 
 class BlockingRequest(ThreadWaiter):
     """One request, which `ask` creates in the event loop.
 
-    It needs no task, so it takes one turn of the loop each way.  The loop keeps the time limit of
-    `timeout` milliseconds; so does the thread, as the loop may wait for something that the thread
-    holds.
+    It needs no task, so it takes one turn of the loop each way. Both the loop and the thread
+    enforce the time limit of `timeout` milliseconds, because the loop may wait for something that
+    the thread holds.
     """
 
     __slots__ = ("_ask", "_request", "_supervisor", "_timeout")
@@ -45,7 +45,7 @@ class BlockingRequest(ThreadWaiter):
         """Make the request and wait for the answer; raises what Calls.complete raises."""
         try:
             if not loop.post(self._begin):
-                self._begin()  # the Session has ended, and says so
+                self._begin()  # the Session has ended and reports it
             limit = self._timeout + _GRACE
             while not self.wait(limit):
                 # If this process was stopped for a while, the loop runs next.
@@ -60,7 +60,7 @@ class BlockingRequest(ThreadWaiter):
             try:
                 raise outcome
             finally:
-                del outcome, self.result  # it holds this frame
+                del outcome, self.result  # it refers to this frame
         assert self._request is not None
         return self._request, outcome
 

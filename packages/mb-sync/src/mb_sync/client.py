@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageBrokerClient"]
 
-# Marks an error with which `run` was interrupted.
+# Marks an error that interrupted `run`.
 _STOPPED = "_mb_stopped"
 
 T = TypeVar("T")
@@ -173,8 +173,8 @@ class MessageBrokerClient(CallbackMethods):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # An interrupted call doesn't wait for others to be done; to interrupt `run`, of whichever
-        # client, is to stop in order.
+        # An interrupted call doesn't wait for other work to finish, but interrupting `run` of any
+        # client is a clean shutdown.
         stopped = getattr(error, _STOPPED, False)
         self._lifecycle.close(drain=kind is None or issubclass(kind, Exception) or stopped)
 
@@ -407,7 +407,7 @@ class MessageBrokerClient(CallbackMethods):
         try:
             loop.call(_start, subscription)
         except BaseException:
-            loop.post(subscription.unsubscribe_nowait)  # it may have been in force when interrupted
+            loop.post(subscription.unsubscribe_nowait)  # it may have been active when interrupted
             raise
         return Subscription(subscription, loop)
 

@@ -1,4 +1,4 @@
-"""The threads in which user code is called."""
+"""The threads that run user code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IDLE_TIMEOUT = 10.0
 """Seconds after which an idle thread ends."""
 
 _Call = Callable[[], Callable[[], object]]
-"""Calls a function, and returns what reports its outcome in the loop."""
+"""Calls a function, and returns a function that reports its outcome in the loop."""
 
 
 class HandlerPool:
@@ -52,8 +52,8 @@ class HandlerPool:
         """Call `function` in a thread, with the context variables of the task that asks.
 
         Raises what it raises; anything but an Exception as a RuntimeError: sys.exit() in a handler
-        ends neither the thread's program nor the event loop.  When cancelled, the call goes on,
-        and what becomes of it is ignored.
+        ends neither the thread's program nor the event loop.  When cancelled, the call continues,
+        and its outcome is ignored.
         """
         future = asyncio.get_running_loop().create_future()
         context = contextvars.copy_context()
@@ -65,15 +65,17 @@ class HandlerPool:
                 if not self.threads:
                     raise
                 self.unstarted.append(call)
-                self._give_to_idle(_wake_up)  # to one that became idle before it could see this
+                self._give_to_idle(
+                    _wake_up
+                )  # to a thread that became idle before it could see this
         return await future
 
     def includes(self, thread: threading.Thread) -> bool:
-        """Whether it is one of these threads."""
+        """Return whether a thread is one of these."""
         return any(each.thread is thread for each in list(self.threads))
 
     def close(self) -> None:
-        """Have the idle threads end, and the others after their calls."""
+        """End the idle threads now, and the others after their calls."""
         self.closed = True
         while self._give_to_idle(None):
             pass
@@ -88,7 +90,7 @@ class HandlerPool:
         return f"mb_sync handler {next(self._numbers)}"
 
     def _give_to_idle(self, call: _Call | None) -> bool:
-        """Have an idle thread make a call, or end; return False if no thread is idle."""
+        """Make an idle thread run a call, or end; return False if no thread is idle."""
         try:
             idle = self.idle.pop()
         except IndexError:
@@ -111,7 +113,7 @@ class HandlerPool:
 
 
 class _PoolThread:
-    """A thread that makes one call after the other."""
+    """A thread that runs calls one by one."""
 
     def __init__(
         self, pool: HandlerPool, call: _Call | None, name: str, *, idle_timeout: float
@@ -131,7 +133,7 @@ class _PoolThread:
             raise
 
     def give(self, call: _Call | None) -> None:
-        """Make a call, or end; called by whoever took this from the idle ones."""
+        """Run a call, or end; called by the code that took this from the idle ones."""
         self.calling = call is not None
         self._call = call
         self._assigned.release()
@@ -143,12 +145,12 @@ class _PoolThread:
             report = call()
             self.calling = False
             self._pool.post(report)
-            call = None  # it holds what was called, and this what came of it
+            call = None  # it refers to the called function, and this to the result
             del report
         self._pool.threads.discard(self)
 
     def _next(self) -> _Call | None:
-        """Be idle until there is a call; return None if this thread is to end."""
+        """Be idle until there is a call; return None if this thread has to end."""
         pool = self._pool
         while True:
             pool.idle.append(self)
@@ -174,7 +176,7 @@ class _PoolThread:
 
 
 def _wake_up() -> Callable[[], None]:
-    """A call that does nothing: the thread then finds what was left for it."""
+    """A call that does nothing, after which the thread finds the work left for it."""
     return lambda: None
 
 

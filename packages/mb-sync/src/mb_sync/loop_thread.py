@@ -1,4 +1,4 @@
-"""The event loop that the clients of a process share, in a thread of its own."""
+"""The event loop that the clients of a process share, in its own thread."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _EXIT_TIMEOUT = 1.0
 brokers to take more of what they are sent."""
 
 _LOCK_TIMEOUT = 0.02
-"""Seconds for which the loop waits at its end for threads that are posting something."""
+"""Seconds that the loop waits during shutdown for threads that are posting something."""
 
 _CHECK_INTERVAL = 10.0
 """Seconds between the checks of a waiting thread whether the loop still runs."""
 _RESPONSE_TIMEOUT = 5.0
-"""Seconds within which a loop that runs responds."""
+"""Seconds within which a running loop responds."""
 
 STUCK = (
     "the client's event loop does not run: it waits for something that this thread holds, such as "
@@ -50,11 +50,11 @@ class LoopUser(Protocol):
     """A user of the loop."""
 
     def close(self, *, drain: bool) -> Future[None] | None:
-        """Start closing, which the Future ends; None if it is closed already."""
+        """Start closing; the Future completes when it has finished; None if already closed."""
         ...
 
     def unsent(self) -> int:
-        """Bytes that the operating system has not taken yet."""
+        """Bytes that the operating system has not accepted yet."""
         ...
 
     def abort(self) -> None:

@@ -15,7 +15,7 @@ from .loop_thread import LoopThread
 __all__ = ["PublishQueue"]
 
 _MAX_MESSAGES = 1_000
-"""With so many messages waiting, threads wait for the loop."""
+"""With this many messages waiting, threads wait for the loop."""
 _MAX_BYTES = 1_048_576
 
 

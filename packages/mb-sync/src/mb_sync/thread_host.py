@@ -31,7 +31,7 @@ __all__ = ["ThreadHost"]
 
 
 class ThreadHost(Host):
-    """The host of one client, and the LoopUser that it is to the loop thread.
+    """The host of one client, which is also its LoopUser on the loop thread.
 
     It does not keep the client alive.
     """
@@ -41,7 +41,7 @@ class ThreadHost(Host):
 
     client: ref[HostedClient]
     on_connecting: WeakMethod[Callable[[Supervisor], None]]
-    """Is called with the Supervisor when it is about to connect."""
+    """Called with the Supervisor when it is about to connect."""
 
     def __init__(self) -> None:
         self.loop: LoopThread | None = None  # from the beginning of a connect

@@ -21,7 +21,7 @@ __all__ = ["ThreadLifecycle"]
 
 
 class ThreadLifecycle:
-    """Where a blocking client is between its first connect and its end.
+    """The state of a blocking client between its first connect and its end.
 
     `loop` is None until it connects.  `supervisor` and `publish_queue` come a moment later.
     """
@@ -36,9 +36,9 @@ class ThreadLifecycle:
         host.on_connecting = WeakMethod(self._connecting)
         # Held from the beginning of a connect, unless that fails.
         self._connect_lock = threading.Lock()
-        # The undoing of a connect that was interrupted, and where it runs.
+        # The task that undoes an interrupted connect, and where it runs.
         self._undoing: tuple[LoopThread, Future[None]] | None = None
-        # Threads that wait for connect to be called.
+        # Threads that wait for a call of connect.
         self._waiting: deque[ThreadWaiter] = deque()
 
     def check(self) -> None:
@@ -68,7 +68,7 @@ class ThreadLifecycle:
 
     @property
     def closing(self) -> bool:
-        """Whether it was closed; undoing a connect is not that: it may connect again."""
+        """Whether it was closed. Undoing a connect does not count: it may connect again."""
         supervisor = self.supervisor
         return supervisor is not None and supervisor.closing and not self._is_undoing
 
@@ -122,33 +122,35 @@ class ThreadLifecycle:
             self._wake_waiting()
             return
         if loop.forked:
-            return  # what the process before the fork has is not ours to close
+            return  # connections of the parent process are not ours to close
         loop.check()
         supervisor = self.supervisor
         called_by_handler = loop.pool.includes(threading.current_thread())
         if supervisor is not None and supervisor.in_handler and called_by_handler:
-            self._host.close(drain=True)  # waits for this handler, which can't wait for it
+            self._host.close(
+                drain=True
+            )  # it waits for this handler, which therefore can't wait for it
             return
         future = self._host.close(drain=drain)
         if future is not None:
             try:
                 loop.wait_for(future)
             except BaseException:
-                # Interrupted: it goes on by itself, and waits for no handler any more.
+                # Interrupted: it continues in the background, and no longer waits for handlers.
                 self._host.close(drain=False)
                 raise
         loop.join()
 
     @property
     def _is_undoing(self) -> bool:
-        """Whether an interrupted connect still has something that has to be undone."""
+        """Return whether an interrupted connect still has to be undone."""
         return self._undoing is not None and not self._undoing[1].done()
 
     def _wait_for_connect(self, timeout: int | None) -> None:
         """Wait until `connect` or `close` is called; raises TimeoutError."""
         waiter = ThreadWaiter()
         self._waiting.append(waiter)
-        # What was called before the waiter was added has not woken it.
+        # Calls before the waiter was added have not woken it.
         if self.loop is not None or self._client.gave_up:
             self._wake_waiting()
         try:
@@ -170,7 +172,8 @@ class ThreadLifecycle:
         self._host.connected = True
 
     def _connecting(self, supervisor: Supervisor) -> None:
-        """The first connection is about to be made: from now on, calls may wait for it."""
+        """Note that the first connection is about to be opened: from now on, calls may wait for
+        it."""
         assert self.loop is not None
         self.publish_queue = PublishQueue(supervisor, self._client.callbacks, self.loop)
         self.supervisor = supervisor

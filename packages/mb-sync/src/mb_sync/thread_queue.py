@@ -13,7 +13,7 @@ __all__ = ["ThreadQueue"]
 
 
 class ThreadQueue(MessageQueue):
-    """A MessageQueue whose `take` is for any thread.
+    """A MessageQueue whose `take` may be called in any thread.
 
     Adding to it where there is room needs no lock: that appends, and taking only makes more room.
     """

@@ -17,16 +17,16 @@ from .thread_waiter import wait_for_message
 __all__ = ["BlockingResponder", "ThreadRunner", "reject_awaitable"]
 
 _IDLE_TIMEOUT = 0.5
-"""Seconds that a thread waits for the next message before it is free for others."""
+"""Seconds that a thread waits for the next message before it serves others."""
 
 _MAX_ANSWERS = 100
-"""With so many answers on their way into the loop, the thread waits for the next one."""
+"""With this many answers on their way into the loop, the thread waits for the next one."""
 
 
 class ThreadRunner(Runner):
     """A Runner whose handler runs in threads, `concurrency` of them at most.
 
-    A thread takes one message after the other by itself; the loop only sends the answers.
+    A thread takes messages one by one; the loop only sends the answers.
     """
 
     __slots__ = ("_abandoned", "_answers", "_loop")
@@ -59,7 +59,7 @@ class ThreadRunner(Runner):
                 else:
                     await queue.wait(self.backend)
         except BaseException:
-            self._abandoned = True  # a thread can't be cancelled; it takes no further message
+            self._abandoned = True  # a thread can't be cancelled, but it takes no further message
             raise
 
     def _start_sending(self, message: Message, result: Any) -> None:
@@ -70,7 +70,7 @@ class ThreadRunner(Runner):
     # In a thread
 
     def _handle_all(self) -> None:
-        """Handle messages until none comes for a while."""
+        """Handle messages until none arrives for a while."""
         queue = self.queue
         while not self._abandoned:
             handler = self.current_handler()
@@ -95,7 +95,7 @@ class ThreadRunner(Runner):
         except BaseException as error:
             result = self.answer_to_failure(as_exception(error), message)
         if message.responder is None:
-            return  # there is nothing to answer, or the handler has done it
+            return  # there is nothing to answer, or the handler has already answered
         message.responder = responder
         if len(self._answers) < _MAX_ANSWERS:
             self._loop.post(functools.partial(self._start_sending, message, result))
@@ -128,10 +128,10 @@ class BlockingResponder:
 
 
 def reject_awaitable(result: Any) -> Any:
-    """Return what a handler returned; raises TypeError if that is to be awaited."""
+    """Return what a handler returned; raises TypeError if it is awaitable."""
     if result is not None and isinstance(result, Awaitable):
         if hasattr(result, "close"):
-            result.close()  # or Python would warn that nobody has awaited it
+            result.close()  # otherwise Python would warn that it was never awaited
         raise TypeError(
             "a handler returned something to be awaited: mb_sync calls plain functions, "
             "mb_core's client async ones as well"

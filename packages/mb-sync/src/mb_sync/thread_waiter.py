@@ -1,4 +1,4 @@
-"""Waiting in one thread for what an event loop does in another."""
+"""Wait in one thread for an event loop in another."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def wait_for_message(
     waiter = ThreadWaiter()
     try:
         queue.add_waiter(waiter)
-        # What came just before has woken nobody.
+        # A message that arrived just before has woken nobody.
         if queue.waiting or queue.ended:
             queue.remove_waiter(waiter)
             return True

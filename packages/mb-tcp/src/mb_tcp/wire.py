@@ -22,7 +22,7 @@ class LengthPrefixWire:
         self._limit = limits.max_message
         self._output: list[bytes] = []
         self._input = bytearray()
-        # Nothing can be whole before the input has this many bytes.
+        # No message is complete before the input has this many bytes.
         self._needed = _PREFIX
 
     def receive_data(self, data: bytes) -> list[bytes]:
@@ -67,7 +67,7 @@ class LengthPrefixWire:
         return _PREFIX + length
 
     def close(self, reason: str = "") -> None:
-        # TCP has no farewell but its end.
+        # TCP has no closing handshake, only the end of the stream.
         self._input.clear()
         self.state = WireState.CLOSED
 
@@ -85,7 +85,7 @@ class LengthPrefixWire:
         if foreign is not None:
             self.error = RemoteProtocolError(f"the other side speaks {foreign}")
             return
-        # The length of a message begins with a zero byte; four letters are another protocol's.
+        # The length of a message begins with a zero byte; four letters mean another protocol.
         hint = " (is this another protocol's port or client?)" if prefix.isalpha() else ""
         self.error = MessageTooLarge(
             f"a message of {length} bytes was announced, the limit is {self._limit}{hint}",

@@ -48,5 +48,5 @@ class FaultyBroker(RunningBroker):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.faults.clear()  # connections can't be closed in order while messages are held
+        self.faults.clear()  # connections can't be closed cleanly while messages are held
         super().__exit__(kind, error, traceback)

@@ -53,7 +53,7 @@ class LinkEnd:
         """
         while not self.messages:
             if self.lost:
-                raise self.error or ConnectionLost("the link has ended in order", sent=True)
+                raise self.error or ConnectionLost("the link was closed cleanly", sent=True)
             await self._changed.wait()
         return self.messages.popleft()
 

@@ -1,4 +1,4 @@
-"""Why a WebSocket handshake has failed, in words that a user can act on."""
+"""Explain why a WebSocket handshake failed, and what the user can do."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mb_core.url import URL, redacted
 __all__ = ["is_foreign", "refusal_error"]
 
 _HTTP_START = re.compile(rb"HTTP/|(?!PROXY |PRI )[A-Za-z]+ ")
-# Bytes of a response's body that are searched for HTML and shown if there is none.
+# The bytes of a response's body that are checked for HTML, and shown if there is none.
 _BODY_START = 1024
-# Statuses that are about the client itself: trying again does not help.
+# Statuses that are the client's fault, so that retrying does not help.
 _DENIALS = frozenset(
     {
         HTTPStatus.UNAUTHORIZED,
@@ -24,7 +24,7 @@ _DENIALS = frozenset(
         HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
     }
 )
-# What to add to a status.
+# Hints for statuses.
 _HINTS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: " (it asks for credentials, and a broker's URL carries none)",
     HTTPStatus.NOT_FOUND: " (is the URL's path right?)",
@@ -38,12 +38,12 @@ _PERMANENT = frozenset({301, 308})
 
 
 def is_foreign(start: bytes) -> bool:
-    """Whether a stream that begins like this is not HTTP."""
+    """Return whether a stream that begins like this is not HTTP."""
     return len(start) > 4 and not _HTTP_START.match(start)
 
 
 def refusal_error(response: Response, fault: Exception, url: URL | None) -> ConnectError:
-    """Why an answer to our handshake, which is valid HTTP, does not open a connection."""
+    """Return why a valid HTTP answer to our handshake does not open a connection."""
     status = response.status_code
     server = "the server" if url is None else str(url)
     if status == HTTPStatus.SWITCHING_PROTOCOLS:

@@ -1,4 +1,4 @@
-"""What the broker's side says over HTTP: pages, for requests that are not handshakes."""
+"""The broker's HTTP responses: pages, for requests that are not handshakes."""
 
 from __future__ import annotations
 

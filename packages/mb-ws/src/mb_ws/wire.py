@@ -42,8 +42,8 @@ _STATES = {
 # A close frame's reason has at most 123 bytes.
 _MAX_REASON = 123
 _HTTP_1_0 = b"HTTP/1.0"
-# Frames other than whole messages that are read at once.  Each takes some 10 us, and one read of a
-# stream can bring 40,000 of them.
+# The most frames other than whole messages that are read at once. Each takes about 10 us, and one
+# read of a stream can return 40,000 of them.
 _MAX_SLOW_FRAMES = 128
 # Bytes of the beginning that are shown if it is not a handshake.
 _START_SIZE = 64
@@ -97,10 +97,10 @@ class WebSocketWire:
         self._has_received = False  # whether anything has come behind the handshake
         self._output: list[bytes] = []
         self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
-        # A client has nobody to keep waiting but itself.
+        # A client delays only itself.
         self._max_slow_frames = _MAX_SLOW_FRAMES if protocol.side is Side.SERVER else math.inf
         self._masked = MASKED if protocol.side is Side.SERVER else 0  # what comes
-        # The beginning of a frame, which can't be whole before it has so many bytes.
+        # The beginning of a frame, and the number of bytes it needs to be complete.
         self._input = bytearray()
         self._needed = 2
         # Of a message in several frames, those that came; None where the next one begins another.
@@ -150,7 +150,7 @@ class WebSocketWire:
                 )
                 self.error = ConnectError(text)
         elif state is WireState.OPEN and (self._has_received or self._protocol.side is Side.CLIENT):
-            # A load balancer's probe, which only opens a WebSocket, has done nothing wrong.
+            # A load balancer's probe only opens a WebSocket, which is not an error.
             self.error = RemoteProtocolError("the connection ended without a WebSocket close")
 
     def send(self, message: bytes) -> int:
@@ -187,7 +187,7 @@ class WebSocketWire:
         return "the server" if self._protocol.side is Side.CLIENT else "the client"
 
     def _read_handshake(self, data: bytes) -> bytes:
-        """Give websockets the handshake, which ends with a line.
+        """Pass the handshake to websockets; it ends with an empty line.
 
         Returns the bytes behind it, none as long as it has not ended, or if it has failed.
         """
@@ -196,7 +196,7 @@ class WebSocketWire:
         if before < _START_SIZE:
             self._start += data[: _START_SIZE - len(self._start)]
             if protocol.side is Side.SERVER and not self._start[:1].isalpha():
-                # Not HTTP, so it may never end a line: TLS and the like.
+                # Not HTTP, so it may never end a line: for example TLS.
                 self._ended = True
                 self.error = ConnectError(f"not a WebSocket handshake: {self._received_instead()}")
                 return b""
@@ -268,7 +268,7 @@ class WebSocketWire:
     # Frames
 
     def _read_frames(self, data: bytes, messages: list[bytes]) -> None:
-        """Take frames as far as they are whole, and not too many of the kinds that take long."""
+        """Read complete frames, but not too many of the expensive kinds."""
         self.held_back = False
         slow = 0
         if self._input:
@@ -288,18 +288,18 @@ class WebSocketWire:
             elif length == 127:
                 start += 8
                 length = int.from_bytes(data[position + 2 : start])
-            elif length > 127:  # masked and should not be, or the other way round
+            elif length > 127:  # masked when it must not be, or the other way round
                 self._read_other_frame(data[position:], messages)
                 return
             body = start + KEY if masked else start
             stop = body + length
             kind = data[position]
             if stop > end:
-                # An invalid frame need not be waited for.
+                # No need to wait for the rest of an invalid frame.
                 if kind & OPCODE not in OPCODES or (start <= end and length > self._max_frame()):
                     self._read_other_frame(data[position:], messages)
                     return
-                # Before all of the length is there, it says nothing.
+                # The length is unknown until all of its bytes have arrived.
                 self._needed = (stop if start <= end else start) - position
                 break
             if kind == TEXT and length <= limit and self._fragments is None:
@@ -322,11 +322,11 @@ class WebSocketWire:
             self._input += data[position:]
 
     def _max_frame(self) -> int:
-        """Bytes that the payload of the next frame may have."""
+        """Return how many bytes the payload of the next frame may have."""
         return self._limit - len(self._fragments or b"")
 
     def _read_other_frame(self, data: bytes, messages: list[bytes]) -> None:
-        """Give websockets a frame of another kind, or invalid data."""
+        """Pass a frame of another kind, or invalid data, to websockets."""
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
@@ -345,7 +345,9 @@ class WebSocketWire:
             if frame.fin:
                 message, self._fragments = bytes(self._fragments), None
                 if self._binary:
-                    messages.append(message)  # any bytes: its receiver says what is wrong with them
+                    messages.append(
+                        message
+                    )  # any bytes: the receiver reports what is wrong with them
                 else:
                     self._add_text(message, messages)
 
@@ -366,7 +368,7 @@ class WebSocketWire:
         self._output += self._protocol.data_to_send()
 
     def _take_fault(self) -> None:
-        """Turn what websockets found wrong into an error of ours."""
+        """Convert an error of websockets to one of ours."""
         protocol = self._protocol
         if self.error is not None:
             return
@@ -391,12 +393,12 @@ class WebSocketWire:
             )
 
     def _handshake_fault(self, fault: Exception) -> str:
-        """What is wrong with a handshake; a request that can't be read is answered as well."""
+        """Return what is wrong with a handshake; unreadable requests are answered as well."""
         reason: object = fault
         if isinstance(fault, InvalidMessage):
             reason = fault.__cause__
             if isinstance(reason, EOFError):  # a line that ends without a carriage return
-                reason = "lines have to end with CR and LF"
+                reason = "lines must end with CR and LF"
         why = self._without_secrets(str(reason))
         foreign = self._received_instead() if is_foreign(self._start) else None
         if self._protocol.side is Side.CLIENT:
@@ -415,11 +417,11 @@ class WebSocketWire:
         return text
 
     def _without_secrets(self, text: str) -> str:
-        """What the other side says, without the query of our URL, which it may repeat."""
+        """Return text from the other side without the query of our URL, which it may repeat."""
         return text if self._url is None else self._url.hidden_in(text)
 
     def _received_instead(self) -> str:
-        """What came in place of a handshake."""
+        """Return what arrived instead of a handshake."""
         start = self._start
         if start[4:].startswith((b"publish:", b"request:", b"response:")):
             return "received MB over TCP, which is for tcp:// and tls://"

@@ -82,7 +82,7 @@ class ProxiedConnection:
         await self._done[how].wait()
 
     async def _pass(self, address: tuple[str, int] | None) -> bool:
-        """Whether both directions came to their end in order."""
+        """Return whether both directions were closed cleanly."""
         if address is None:
             await self._loop.create_future()  # nothing happens until it is cut
             return False
@@ -119,7 +119,7 @@ class ProxiedConnection:
     async def _close_in_order(self) -> bool:
         """End our half of both sides, and wait for theirs: a close with input unread is a reset.
 
-        Whether that came to its end before somebody asked for a reset.
+        Return whether it finished before a reset was requested.
         """
         for sock in self._sockets:
             with contextlib.suppress(OSError):

@@ -90,7 +90,7 @@ class Pipe:
             self._moving.set()
 
     async def run(self) -> None:
-        """Move bytes until the source ends in order.
+        """Move bytes until the source is closed cleanly.
 
         Raises an ExceptionGroup of OSErrors where either side is reset, or is to be reset.
         """

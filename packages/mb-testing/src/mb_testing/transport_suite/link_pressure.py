@@ -43,7 +43,7 @@ async def fill(link: Link) -> list[bytes]:
     """Send until nothing moves any more; gives all that was sent."""
     sent: list[bytes] = []
     written = -1
-    # On a machine that is busy, one wait in vain says little.
+    # On a busy machine, a single wait without progress means little.
     while written < link.messages_sent:
         written = link.messages_sent
         with anyio.move_on_after(0.05):

@@ -164,7 +164,7 @@ ORDERLY = Requirement(
     f"{_LINK}.close",
 )
 ABORTED = Requirement(
-    "abort ends a Link at once and without an error of its own; the other side is told of the end",
+    "abort ends a Link at once and without an error; the other side notices the end",
     f"{_LINK}.abort",
 )
 GIVEN_UP = Requirement(

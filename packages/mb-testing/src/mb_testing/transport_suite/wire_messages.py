@@ -1,4 +1,4 @@
-"""Wires without I/O: messages arrive, whatever becomes of their bytes on the way."""
+"""Wires without I/O: messages arrive, however their bytes are split on the way."""
 
 from __future__ import annotations
 
