@@ -208,7 +208,7 @@ async def test_a_server_that_never_greets_is_a_connect_error_in_time(
     async with start_tcp_server(greeting=None) as server:
         client = MessageBrokerClient(server.url, connect_timeout=100)
         with anyio.fail_after(5):
-            text = r"no system\.initialize within 0\.1 s: .* broker listening there for tcp://\?$"
+            text = r"did not send system\.initialize within 0\.1 s: .* broker listening there for tcp://\?$"
             with pytest.raises(ConnectError, match=text):
                 await client.connect()
             await server.disconnected.wait()
