@@ -52,6 +52,10 @@ smartquotes = False  # options such as --url stay as they are
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": True}
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {
+    "Accept": "mb_core.link.Accept",
+    "WrapAccept": "mb_broker.broker.WrapAccept",
+}
 autodoc_preserve_defaults = True
 autoclass_content = "class"
 autodoc_class_signature = "mixed"

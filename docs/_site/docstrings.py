@@ -23,6 +23,9 @@ _EXAMPLE = re.compile(r"Examples?:")
 _EXPLAINED = re.compile(
     r"::$|^[-*] |^\d+\. |^\.\. |^(Args|Returns|Raises|Yields|Attributes|Note|Warning):$"
 )
+# An alias in a union, as autodoc writes it.
+_ALIAS = re.compile(r"TypeAliasForwardRef\('([\w.]+)'\)")
+_LONG_TYPE = re.compile(r"^collections\.abc\.")
 _CONSTANT = re.compile(r"(?<==)[A-Z][A-Z_]{3,}\b|(?<== )[A-Z][A-Z_]{3,}\b")
 
 
@@ -32,7 +35,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", _prepare, priority=400)
     app.connect("autodoc-process-signature", _shorten)
     app.connect("autodoc-skip-member", _skip)
-    app.connect("doctree-read", _dash)
+    app.connect("doctree-read", _polish)
     return {"parallel_read_safe": True}
 
 
@@ -109,7 +112,7 @@ def _shorten(
     signature: str | None,
     returns: str | None,
 ) -> tuple[str | None, str | None] | None:
-    """Show a constant's value in place of its name."""
+    """Show values in place of constants, and aliases by their names."""
     if signature is None:
         return None
 
@@ -121,6 +124,7 @@ def _shorten(
         constant = getattr(constant, "name", constant)  # a codec's
         return repr(constant) if isinstance(constant, str) else found[0]
 
+    signature = _ALIAS.sub(r"\1", signature)
     return _CONSTANT.sub(value, signature), returns
 
 
@@ -131,8 +135,13 @@ def _skip(
     return True if repr(obj) == "SLOTS_ATTR" else None  # Sphinx has no public name for it
 
 
-def _dash(app: Sphinx, document: nodes.document) -> None:
-    """Have a real dash between a parameter and what it is."""
+def _polish(app: Sphinx, document: nodes.document) -> None:
+    """Make the lists of parameters and attributes easier to read."""
     for text in list(document.findall(nodes.Text)):
+        new = _LONG_TYPE.sub("", text)
         if text == " -- ":
-            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
+            new = " \N{EN DASH} "
+        elif text == "Variables" and isinstance(text.parent, nodes.field_name):
+            new = "Attributes"
+        if new != text:
+            text.parent.replace(text, nodes.Text(new))

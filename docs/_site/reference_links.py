@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The packages of which the reference has names; the first that has a name is linked to.
 PACKAGES = (
     *("mb_client", "mb_core.hookspecs", "mb_core.link", "mb_core.hosted_client", "mb_core.session"),
-    *("mb_core.wire", "mb_broker", "mb_testing", "mb_testing.proxy", "mb_sync"),
+    *("mb_core.wire", "mb_broker", "mb_broker.broker", "mb_testing", "mb_testing.proxy", "mb_sync"),
 )
 _BLOCKING = ("sync", "api-sync")  # pages whose MessageBrokerClient is that of mb_sync
 # What examples call their objects.
