@@ -103,11 +103,12 @@ def pytest(session: nox.Session, *arguments: str, workers: int = CPUS) -> list[s
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, likely mistakes, and that imports point down only."""
+    """Style, likely mistakes, imports that only point down, and plain English."""
     install(session, "ruff", "import-linter")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("lint-imports", "--no-logo")
+    session.run("python", "scripts/prose.py")
 
 
 @nox.session

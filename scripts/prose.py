@@ -161,7 +161,7 @@ PATTERNS = [
         ("They are all the same length.",),
     ),
     Pattern(
-        r"the house|doors?|strangers?",
+        r"the house|door to|strangers",
         "'architecture', 'package', 'untrusted clients'",
         "The batteries-included door to MB.",
         ("It runs indoors.", "a warehouse"),

@@ -1,4 +1,4 @@
-"""What is imported only by who needs it: start-up is short because of it."""
+"""Imports that happen only when needed, so that start-up is fast."""
 
 from __future__ import annotations
 

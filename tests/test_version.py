@@ -1,4 +1,4 @@
-"""One version for everything, from one place, and the page that tells how it is released."""
+"""One version for everything, from one place, and the page about releasing."""
 
 from __future__ import annotations
 

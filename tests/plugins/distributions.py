@@ -37,11 +37,11 @@ class Environment:
         (about / "entry_points.txt").write_text("".join(entries))
 
     def python(self, program: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end."""
+        """Run a program until it exits."""
         return self.run("-c", program, **environ)
 
     def mb(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run the command `mb` to its end."""
+        """Run the command `mb` until it exits."""
         return self.run("-m", "mb_tools", *arguments, **environ)
 
     def environ(self, **more: str) -> Mapping[str, str]:
@@ -49,7 +49,7 @@ class Environment:
         return os.environ | {"PYTHONPATH": str(self._folder), "PYTHONWARNINGS": "error"} | more
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run Python with these arguments to its end."""
+        """Run Python with these arguments until it exits."""
         return subprocess.run(
             [sys.executable, *arguments],
             env=self.environ(**environ),

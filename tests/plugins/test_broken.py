@@ -1,4 +1,5 @@
-"""Installed plugins that fail: who asks for one is told which and why, and nobody else is harmed.
+"""Installed plugins that fail: asking for one raises an error that names it, and nothing else is
+affected.
 
 Each is a real distribution beside those of this project, used by programs of their own.
 """

@@ -28,7 +28,7 @@ class Load:
     cancelled: int = 0
 
     async def ask(self, count: int) -> None:
-        """Make so many requests, WORKERS at a time; they are all over at the end."""
+        """Make this many requests, WORKERS at a time, and wait for all of them."""
         numbers = iter(range(count))
         async with anyio.create_task_group() as tasks:
             for _ in range(WORKERS):

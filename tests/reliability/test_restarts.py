@@ -120,5 +120,5 @@ async def test_what_is_published_while_the_broker_is_down_arrives_in_order_once_
                 await back.reaches(2, "the reader is connected")
                 await writer.publish("numbers", 1000)
                 await received.has(1000)
-        # The reader may have been the later of the two; but what it got is in order, to the end.
+        # The reader may have been the later of the two; but what it got is in order and complete.
         assert received.order == list(range(received.order[0], 1001))

@@ -27,7 +27,7 @@ async def topics_of(name: str, asker: MessageBrokerClient) -> set[tuple[str, str
     """What the broker believes that the service of this name is subscribed to."""
     named: list[str] = []
     with anyio.fail_after(10):
-        while len(named) != 1:  # the broker is about to hear of the end of the one before
+        while len(named) != 1:  # the broker is about to notice the end of the previous one
             services: Any = (await asker.request("system.service.list", {})).payload
             named = [one["id"] for one in services["services"] if one["name"] == name]
     own = named[0]
@@ -43,7 +43,7 @@ AT_FIRST = {("publish", "to.far"), ("request", "far.echo")}
 
 
 async def lose(stage: Scene) -> None:
-    """Lose the connection, without another to be had."""
+    """Lose the connection, with no other available."""
     losses = stage.losses.count
     stage.proxy.refuse()
     stage.proxy.cut(Cut.RESET)

@@ -224,7 +224,7 @@ async def test_a_client_and_its_broker_that_slept_together_go_on(
             await asleep.news.reaches(5, "a publication has an outcome")
             broker.suspend()
             asleep.suspend()
-            await anyio.sleep(ASLEEP)  # nobody is awake to tell when it was long enough
+            await anyio.sleep(ASLEEP)  # nothing is awake to notify us when it was long enough
             asleep.resume()
             broker.resume()
             async with MessageBrokerClient(broker.url, **FAST) as client:

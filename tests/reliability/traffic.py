@@ -92,7 +92,7 @@ class Received:
 
 @dataclass
 class Published:
-    """What publishers were told of each number, and how often they tried."""
+    """The outcome of each number for its publisher, and how often it was tried."""
 
     attempts: Counter[int] = field(default_factory=Counter)
     confirmed: set[int] = field(default_factory=set)

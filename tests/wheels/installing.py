@@ -81,7 +81,7 @@ class Environment:
         return done.stdout
 
     def call(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a command of the environment to its end."""
+        """Run a command of the environment until it exits."""
         return subprocess.run(
             [self.root / "bin" / command, *arguments],
             env=_environ(),
@@ -139,5 +139,5 @@ def _name(wheel: Path) -> str:
 
 
 def _environ() -> dict[str, str]:
-    """The environment of the test, without what its own Python was told."""
+    """The environment of the test, without the settings of its own Python."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_NOT_OURS)}

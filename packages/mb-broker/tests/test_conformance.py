@@ -26,7 +26,7 @@ EXCHANGES: dict[str, list[Step]] = {
     exchange["name"]: exchange["steps"] for exchange in json.loads(VECTORS.read_text())
 }
 
-# Who follows the audit feed hears of the questions by which we see that nothing else comes.
+# Followers of the audit feed also get the requests that show us that nothing else arrives.
 _LEAVE = (
     'request:system.topic.unsubscribe:1.0.0:{id9}\n{"action":"publish","topic":"system.message"}'
 )
@@ -151,7 +151,7 @@ def _json_of(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise MismatchError(f"{text!r} is no JSON") from None
+        raise MismatchError(f"{text!r} is not valid JSON") from None
 
 
 # On real connections

@@ -50,7 +50,7 @@ async def send_until_refused(stream: anyio.abc.ByteStream) -> None:
 
 
 async def what_is_said(connect: Connect, url: str) -> str:
-    """What a client is told that is turned away."""
+    """The error for a client that is refused."""
     try:
         client = await connect(url, greeted=False)
     except ConnectError as error:

@@ -109,7 +109,7 @@ def test_a_mark_is_a_text() -> None:
 
 
 class Kept(RuleBasedStateMachine):
-    """What is kept is what would be made anew."""
+    """What is kept equals what would be made from scratch."""
 
     def __init__(self) -> None:
         super().__init__()

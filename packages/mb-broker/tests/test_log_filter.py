@@ -1,4 +1,4 @@
-"""Regular expressions of strangers: in linear time, or refused with a reason."""
+"""Regular expressions of untrusted clients: in linear time, or refused with a reason."""
 
 from __future__ import annotations
 

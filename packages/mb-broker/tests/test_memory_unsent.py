@@ -107,7 +107,7 @@ async def test_what_was_sent_to_an_end_that_is_over_comes_back(way: str, ends: E
     sent = [b"1", b"2"]
 
     def lost(error: object) -> None:
-        near.link.send_many(sent)  # it has not heard of the end yet
+        near.link.send_many(sent)  # it has not noticed the end yet
         far.lost.set()
 
     # Its news to the other end is held up.

@@ -1,4 +1,4 @@
-"""Requests on their way: by id, by client, by deadline; and at most so many of them."""
+"""Requests on their way: by id, by client, by deadline; and their limit."""
 
 from __future__ import annotations
 

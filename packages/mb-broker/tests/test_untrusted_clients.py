@@ -69,7 +69,7 @@ class Stranger:
             self.received += await self.stream.receive()
 
     async def is_cut_off(self) -> None:
-        """Read what the broker has to say, up to the end."""
+        """Read everything that the broker sends."""
         with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             while True:
                 self.received += await self.stream.receive()
@@ -98,7 +98,7 @@ class Target:
         return Stranger(stream)
 
     async def websocket(self) -> Stranger:
-        """A stranger whose handshake is complete and who has been greeted."""
+        """An untrusted client after handshake and greeting."""
         stranger = await self.stranger("ws")
         await stranger.send(UPGRADE)
         await stranger.read_until(b"system.initialize:1.0.0\n{}")

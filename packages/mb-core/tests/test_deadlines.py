@@ -14,7 +14,7 @@ from mb_core.deadlines import Deadlines
 
 
 class Item:
-    """Something with a deadline, of which it can be told whether it is still held."""
+    """Something with a deadline that can be checked for leaks."""
 
 
 def test_without_an_item_nothing_is_due() -> None:
@@ -82,7 +82,7 @@ def test_a_deadline_may_never_come() -> None:
 
 
 class DeadlinesAgainstModel(RuleBasedStateMachine):
-    """Against a list that is sorted anew each time."""
+    """Against a list that is sorted each time."""
 
     items = st.integers(0, 200)
     # Whole numbers, so that many are equal.

@@ -111,8 +111,8 @@ DATA = {
     "an empty object as error": b'{"error":{}}',
     "no message": b'{"error":{"code":"X"}}',
     "no code": b'{"error":{"message":"m"}}',
-    "code is no text": b'{"error":{"code":5,"message":"m"}}',
-    "message is no text": b'{"error":{"code":"X","message":5}}',
+    "code is not a string": b'{"error":{"code":5,"message":"m"}}',
+    "message is not a string": b'{"error":{"code":"X","message":5}}',
     "more keys": b'{"error":{"code":"X","message":"m"},"value":1}',
     "another key": b'{"errors":{"code":"X","message":"m"}}',
     "deeper": b'{"a":{"error":{"code":"X","message":"m"}}}',
@@ -140,7 +140,7 @@ JUNK = {
     "a list": b"[1]",
     "null": b"null",
     "no code": b'{"message":"m"}',
-    "code is no text": b'{"code":5,"message":"m"}',
+    "code is not a string": b'{"code":5,"message":"m"}',
     "lone surrogate, and no JSON": rb'{"code":"\ud800"',
 }
 

@@ -176,7 +176,7 @@ def test_a_time_limit_is_read_as_parse_int_does(field: str, milliseconds: int, r
         assert read(f"request:a:1.0.0:::{field}\n".encode())[3] == milliseconds
 
 
-# The reference broker's word on each of these: MALFORMED_MESSAGE with these details.
+# The reference broker's answer to each of these: MALFORMED_MESSAGE with these details.
 MALFORMED: dict[str, tuple[bytes, dict[str, Any] | None]] = {
     "empty": (b"", None),
     "no newline": (b"publish:a:1.0.0", None),

@@ -210,7 +210,7 @@ def test_a_copy_says_the_same(copied: Callable[[Message], Message], asked_before
 async def test_a_copy_takes_along_neither_its_route_nor_its_responder() -> None:
     message = parse_message(f"request:a:1.0.0:{ID}\n{{}}")
     message.responder = Collector()
-    message.prefix.route = lambda: "what can't be pickled"
+    message.prefix.route = lambda: "it can't be pickled"
     for other in (pickle.loads(pickle.dumps(message)), copy.copy(message)):
         with pytest.raises(LocalProtocolError, match="it is a copy"):
             await other.respond({})

@@ -68,7 +68,7 @@ def test_the_types_are_shipped(package: str) -> None:
 
 
 def modules_after(program: str) -> set[str]:
-    """The modules that a program has imported at its end."""
+    """The modules that a program has imported when it exits."""
     ended = subprocess.run(
         [sys.executable, "-c", f"{program}\nimport sys; print(*sys.modules)"],
         capture_output=True,

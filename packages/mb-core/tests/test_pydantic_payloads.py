@@ -191,7 +191,7 @@ UNENCODABLE: dict[str, Callable[[], Any]] = {
     "function": lambda: print,
     "generator": lambda: (each for each in ()),
     "complex number": lambda: 1j,
-    "key that is no text": lambda: {(1, 2): 3},
+    "key that is not a string": lambda: {(1, 2): 3},
     "lone surrogate": lambda: "\ud800",
     "lone surrogate in a key": lambda: {"\udfff": 1},
     "thousands of digits": lambda: 10**5000,

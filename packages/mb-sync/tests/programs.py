@@ -86,7 +86,7 @@ class Program:
         try:
             stdout, stderr = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # the fault handler tells where it stands
+            self.process.send_signal(signal.SIGABRT)  # the fault handler prints where it hangs
             stdout, stderr = self.process.communicate()
             raise AssertionError(f"it did not end; it said {stdout!r} and {stderr}") from None
         seconds = time.monotonic() - self._since
@@ -121,7 +121,7 @@ def starting(broker: RunningBroker) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[FaultyBroker]:
-    """One that would log whoever leaves it without a farewell, which WebSocket has."""
+    """One that would log clients that disconnect without a WebSocket close."""
     with running("ws://127.0.0.1:0") as broker:
         yield broker
 

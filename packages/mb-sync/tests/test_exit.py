@@ -33,7 +33,7 @@ def start(broker: RunningBroker) -> Iterator[Start]:
 
 @pytest.fixture
 def arrived(broker: RunningBroker) -> Iterator[Arrived]:
-    """Give a function that waits for so many publications of `last.words`."""
+    """Return a function that waits for this many publications of `last.words`."""
     payloads: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def note(message: Message) -> None:
@@ -258,7 +258,7 @@ def test_sys_exit_in_a_handler_ends_the_call_only(start: Start, arrived: Arrived
     ended = run(
         start,
         f"""{CONNECTED}
-logging.disable()  # it is told of there
+logging.disable()  # it is reported there
 from mb_core import InternalError
 client.subscribe("leave.it", action="request", handler=lambda message: sys.exit(5))
 for _ in range(2):
@@ -349,10 +349,10 @@ def test_a_signal_whose_handler_closes_ends_run(start: Start) -> None:
 signal.signal(signal.SIGTERM, lambda number, frame: client.close())
 say_ready_when_waiting()
 client.run()
-say("closed in order")
+say("closed cleanly")
 """)
     ended = program.interrupt(signal.SIGTERM)
-    assert (ended.stdout, ended.stderr, ended.status) == ("closed in order\n", "", 0)
+    assert (ended.stdout, ended.stderr, ended.status) == ("closed cleanly\n", "", 0)
     assert ended.seconds < QUICK
 
 

@@ -125,7 +125,7 @@ def test_a_thread_that_has_nothing_to_do_ends(monkeypatch: pytest.MonkeyPatch) -
 def test_a_call_that_comes_when_a_thread_is_about_to_end_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Threads that are idle for no time at all: each call meets one at its end, or another."""
+    """Threads that are idle for no time at all: each call meets one that is ending, or another."""
     monkeypatch.setattr(pool_module, "_IDLE_TIMEOUT", 0)
 
     async def main(pool: HandlerPool) -> None:

@@ -89,7 +89,7 @@ def test_iterations_that_were_left_end_at_the_broker_as_well(url: str, together:
             together.add(take_one, number)
         together.run()
         gc.collect()
-        client.request("system.heartbeat", {})  # by now the broker has heard of it
+        client.request("system.heartbeat", {})  # by now the broker knows it
         for number in range(MANY):
             assert unheard(client, f"left.n{number}")
 

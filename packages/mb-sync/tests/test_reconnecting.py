@@ -95,7 +95,7 @@ def test_a_request_that_may_be_repeated_waits_for_the_broker(
     broker.kill()
     assert watched.gone.acquire(timeout=PATIENCE)
     with pytest.raises(ConnectionLost, match="no connection within 20 ms"):
-        client.request("echo.it", "in vain", retry=True, timeout=20)
+        client.request("echo.it", "unanswered", retry=True, timeout=20)
     asking = [threads(client.request, "echo.it", number, retry=True) for number in range(4)]
     broker.start()
     assert [each.result(PATIENCE).payload for each in asking] == [0, 1, 2, 3]

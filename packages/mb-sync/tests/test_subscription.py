@@ -150,7 +150,7 @@ def test_leaving_a_loop_is_the_end_where_nobody_keeps_the_subscription(
     for _ in client_publishing(client):
         break
     gc.collect()
-    client.request("system.heartbeat", {})  # by now the broker has heard of it
+    client.request("system.heartbeat", {})  # by now the broker knows it
     assert unheard(client, "brief.event")
 
 

@@ -1,4 +1,4 @@
-"""One client and many threads: at the same time, and to the end."""
+"""One client and many threads: at the same time, and until it closes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_threads_subscribe_and_unsubscribe_side_by_side(url: str, together: Toge
 def test_several_subscribers_to_one_topic_come_and_go(
     client: MessageBrokerClient, together: Together
 ) -> None:
-    """Whoever leaves does not take the topic from those who stay."""
+    """A thread that unsubscribes does not take the topic from the others."""
 
     def come_and_go() -> None:
         for count in range(10):

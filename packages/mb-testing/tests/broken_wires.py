@@ -33,7 +33,7 @@ class HelloWire(LengthPrefixWire):
             self._greeting += data
             size = len(self.hello)
             if not self.hello.startswith(self._greeting[:size]):
-                self.error = RemoteProtocolError("this is no MB")
+                self.error = RemoteProtocolError("this is not MB")
                 self.state = WireState.CLOSED
             if self.state is WireState.CLOSED or len(self._greeting) < size:
                 return []

@@ -127,7 +127,7 @@ async def test_a_connection_that_comes_while_it_is_stalled_gets_no_greeting(
     broker: Broker, faults: Faults
 ) -> None:
     faults.stall()
-    with pytest.raises(ConnectError, match=r"no system\.initialize within 10 s"):
+    with pytest.raises(ConnectError, match=r"did not send system\.initialize within 10 s"):
         await MessageBrokerClient(broker.url).connect()
     assert anyio.current_time() == pytest.approx(10)
     # The broker has not heard that the client has given up.
@@ -215,7 +215,7 @@ async def test_dropped_messages_are_lost_by_topic_pattern_or_predicate(
         assert faults.dropped == 3
         with pytest.raises(RequestTimeoutError):
             await client.request("ask", {}, timeout=60_000)
-        # Two answers to one request: the service's, and the broker's word that there was none.
+        # Two answers to one request: the service's, and the broker's error that there was none.
         assert faults.dropped == 5
         await beat(client)
         faults.clear()

@@ -1,4 +1,4 @@
-"""The Link that Faults puts around a Link keeps the contract of Links, whatever befalls it."""
+"""The Link that Faults puts around a Link keeps the contract of Links, whatever happens to it."""
 
 from __future__ import annotations
 

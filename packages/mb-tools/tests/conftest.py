@@ -42,7 +42,7 @@ class Mb:
         } | {"MB_URL": url}
 
     def __call__(self, *arguments: str, stdin: str | bytes = b"", **environ: str) -> Outcome:
-        """Run it to its end, here: for what a process of its own adds nothing to."""
+        """Run it until it exits, in this process, if a separate process adds nothing."""
         runner = CliRunner(env={"MB_URL": self.url} | environ)
         result = runner.invoke(main, arguments, input=stdin, prog_name="mb")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -50,7 +50,7 @@ class Mb:
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     def process(self, *arguments: str, stdin: str | bytes = b"", **environ: str) -> Outcome:
-        """Run it to its end, in a process of its own."""
+        """Run it until it exits, in a separate process."""
         done = subprocess.run(
             [sys.executable, "-m", "mb_tools", *arguments],
             input=stdin.encode() if isinstance(stdin, str) else stdin,

@@ -1,6 +1,6 @@
 """The console examples of docs/cli.md, typed into a shell beside a real broker.
 
-Commands stand behind `$`, what they print below them.  Ids, times, figures and versions differ
+Commands follow `$`, and their output is below them.  Ids, times, figures and versions differ
 each time; everything else is as the page says.  After a command with `&` the shell waits until the
 broker knows it, as a reader would.
 """
@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 
 BLOCKS = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
-# Waits until so many services have a name, and each of them is subscribed to something: the log's
+# Waits until this many services have a name, and each of them is subscribed to something: the log's
 # readers are not listed as subscribers, and subscribe together with their registration.
 SETTLED = """
 import sys, anyio

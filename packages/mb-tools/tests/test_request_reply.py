@@ -199,7 +199,7 @@ def test_a_program_that_fails_is_an_error_answer(mb: Any, peer: Any) -> None:
             peer.request("a.b", {})
         out, err = process.communicate(timeout=60)
     assert json.loads(out)["error"]["code"] == "INTERNAL_ERROR"
-    assert err == "the reason\n"  # for who runs it, not for who asks
+    assert err == "the reason\n"  # for the user who runs it, not for the requester
     assert process.returncode == 0
 
 

@@ -192,7 +192,7 @@ async def test_it_says_that_the_broker_is_gone_and_connects_again() -> None:
             view = await watch.until(lambda view: view.services[0].id != before.services[0].id)
             assert [row.name for row in view.services] == ["mb top"]
             await watch.until(lambda view: view.audit is Audit.ON and not view.missing)
-    # The screen was told at once, each time; there may be several tries meanwhile.
+    # The screen was notified at once, each time; there may be several attempts in between.
     assert set(map(bool, troubles)) == {False, True}
 
 

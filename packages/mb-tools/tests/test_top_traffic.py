@@ -204,7 +204,7 @@ def test_a_time_out_is_an_error_of_the_service_that_did_not_answer(feed: Feed) -
     feed.sent("client", "response", "a.b", "c1", payload=late)
     assert (errors(feed), service_errors(feed)) == (1, 1)
     assert feed.traffic.errors[0].who == "service"
-    # How long nobody answered is no latency of an answer.
+    # How long nobody answered is not the latency of an answer.
     assert latencies(feed) is None
 
 

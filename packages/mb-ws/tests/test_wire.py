@@ -133,7 +133,7 @@ def test_a_message_at_the_limit_is_taken_and_one_above_is_not(from_client: bool)
     assert receiver.state is WireState.CLOSED
     assert isinstance(receiver.error, MessageTooLarge)
     assert (receiver.error.size, receiver.error.limit) == (1001, 1000)
-    # The other side is told, and says so.
+    # The other side gets the reason, and reports it.
     sender.receive_data(receiver.data_to_send())
     assert sender.state is WireState.CLOSED
     assert isinstance(sender.error, RemoteProtocolError)

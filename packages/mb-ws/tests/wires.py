@@ -22,7 +22,7 @@ REQUEST = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     b"Sec-WebSocket-Version: 13\r\n"
 )
-"""A request as in RFC 6455, 1.3, without the empty line at its end."""
+"""A request as in RFC 6455, 1.3, without the final empty line."""
 
 
 def connected(limits: Limits = LIMITS) -> tuple[WebSocketWire, WebSocketWire]:

@@ -166,7 +166,7 @@ test("other messages are handed on", () => {
   );
 });
 
-test("a lost connection fails what waits, and is made anew", async () => {
+test("a lost connection fails what waits, and is opened again", async () => {
   connect();
   const failed = assert.rejects(client.request("do.it", ""), {
     code: "CONNECTION_LOST",

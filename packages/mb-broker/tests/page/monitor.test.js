@@ -13,13 +13,13 @@ test("a flood is more than the limit, for some seconds on end", () => {
   };
   flood.count(1000);
   assert.ok(!send(20, 1000));
-  assert.ok(!send(5, 2000)); // a quiet second begins anew
+  assert.ok(!send(5, 2000)); // a quiet second starts over
   assert.ok(!send(20, 3000));
   assert.ok(send(20, 4000));
   assert.ok(Math.abs(flood.rate - 20) <= 1, String(flood.rate));
 });
 
-test("as many as the limit are no flood", () => {
+test("as many as the limit are not a flood", () => {
   const flood = new Flood(10, 1);
   flood.count(1000);
   for (let n = 1; n <= 100; n++) assert.ok(!flood.count(1000 + n * 100));

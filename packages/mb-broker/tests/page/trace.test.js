@@ -172,7 +172,7 @@ test("answers to heartbeats are not shown", () => {
   assert.deepEqual(roots(), []);
 });
 
-test("effects stand below their cause, by either of its ids", () => {
+test("effects are shown below their cause, by either of its ids", () => {
   ask("q");
   ask("inner", "inner.one", "b-q");
   ask("own", "inner.two", "q");

@@ -43,7 +43,7 @@ def url(request: pytest.FixtureRequest, mb_broker: RunningBroker) -> str:
 
 @pytest.fixture
 async def client(mb_broker: RunningBroker) -> AsyncIterator[MessageBrokerClient]:
-    """A client of a broker in a thread, which at its end waits for no handler that hangs."""
+    """A client of a broker in a thread, whose close does not wait for handlers that hang."""
     async with MessageBrokerClient(mb_broker.url, drain_timeout=100) as connected:
         yield connected
 
@@ -202,7 +202,7 @@ async def doomed(
 
 
 class TcpServer:
-    """A TCP server that does as it is told, for what a broker never does."""
+    """A scripted TCP server, for what a broker never does."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]

@@ -79,7 +79,7 @@ def interrupt(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tu
     try:
         stdout, stderr = process.communicate(timeout=30)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # the fault handler tells where it stands
+        process.send_signal(signal.SIGABRT)  # the fault handler prints where it hangs
         stdout, stderr = process.communicate()
         raise AssertionError(f"it did not end; it said {stdout!r} and {stderr}") from None
     return stdout, stderr, process.returncode

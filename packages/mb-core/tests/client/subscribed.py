@@ -24,7 +24,7 @@ async def collect(events: Subscription, into: list[Any]) -> None:
 
 
 class Driver:
-    """Confirms subscriptions as it is told, and remembers what it was asked for."""
+    """Confirms subscriptions as scripted, and records the requests."""
 
     def __init__(self) -> None:
         self.backend = current_backend()

@@ -221,7 +221,7 @@ async def test_an_answer_after_the_connection_is_lost_is_not_sent_and_no_failure
     assert [error.sent for error in raised] == [False] * (way == "by hand, and caught")
     assert [record.levelno for record in not_answered()] == [logging.DEBUG] * (not raised)
     assert [record for record in caplog.records if record.exc_info] == []
-    # The broker's end is told; that the handler was not answered is not.
+    # The broker's end is reported; that the handler was not answered is not.
     assert [error for error in errors if "a.b" in str(error) or "c.d" in str(error)] == []
 
 
@@ -287,7 +287,7 @@ async def test_bad_priorities_are_refused(client: MessageBrokerClient, priority:
         client.subscribe("a.b", priority)
 
 
-# Payloads that are no JSON
+# Payloads that are not valid JSON
 
 
 async def test_a_payload_that_is_no_json_reaches_the_handler_and_raises_when_read(

@@ -43,7 +43,7 @@ def test_the_first_wait_is_anything_up_to_the_shortest() -> None:
 def test_after_a_connection_of_a_second_the_waits_start_over(
     bounds: list[tuple[float, float]], seconds: float
 ) -> None:
-    """Whatever the last wait was, which only tells how long the outage took."""
+    """Whatever the last wait was, which only shows how long the outage took."""
     backoff = Backoff(0.1, 60.0)
     for _ in range(12):
         backoff.next()

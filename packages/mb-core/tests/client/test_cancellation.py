@@ -83,7 +83,7 @@ async def scene(broker: Any) -> AsyncIterator[Scene]:
 
 @asynccontextmanager
 async def cancelled_after(turns: int) -> AsyncIterator[anyio.CancelScope]:
-    """Cancels the block after so many turns of the loop; the scope says whether it was caught."""
+    """Cancels the block after this many turns of the loop; the scope says whether it was caught."""
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as scope:
 
@@ -227,7 +227,7 @@ async def test_it_may_begin_at_any_turn_while_the_connection_comes_back(
 
 
 async def test_unsubscribing_may_be_cancelled_at_any_turn(scene: Scene) -> None:
-    """This side has let go, and the broker was told or will be."""
+    """This side has let go, and the broker has been or will be notified."""
     with anyio.fail_after(30):
         for turns in range(MOST):
             events = await scene.client.subscribe("left", action="both")

@@ -177,7 +177,7 @@ async def test_closing_at_any_turn_of_its_coming_back_ends_it_and_what_waits(
                 for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
                 await client.close()
-                # Nothing is left to wait for: it hears of it now, or never.
+                # Nothing is left to wait for: it is notified now or never.
                 assert client.stats().pending == 0
             await is_closed(client)
             for connection in scripted.connections:

@@ -1,4 +1,4 @@
-"""Codecs of users' own: payloads that are no JSON, on both sides, and what happens at mistakes."""
+"""Custom codecs: payloads that are not JSON, on both sides, and mistakes."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_an_unknown_codec_is_refused_at_once() -> None:
 
 
 class Writing:
-    """A codec that writes what it is told."""
+    """A codec that writes what the test chooses."""
 
     name = "writing"
 

@@ -1,4 +1,4 @@
-"""From a URL to a connection: TLS as it has to be, and transports of strangers."""
+"""From a URL to a connection: TLS as it has to be, and third-party transports."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_an_ssl_context_for_what_is_not_encrypted_is_refused(
             await client.connect()
 
 
-# Transports of strangers
+# Third-party transports
 
 
 @dataclass

@@ -38,7 +38,7 @@ async def disconnected(
 
 @asynccontextmanager
 async def waiting(call: Callable[[], Any]) -> AsyncIterator[anyio.abc.TaskGroup]:
-    """`call` waits within the block; it has come to its end behind it."""
+    """`call` waits in the block, and has finished after it."""
 
     async def wait() -> None:
         await call()

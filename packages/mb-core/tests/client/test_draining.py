@@ -1,4 +1,4 @@
-"""Closing lets what has begun come to its end."""
+"""Closing lets running work finish."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ async def test_a_drain_timeout_of_nothing_cancels_at_once(url: str) -> None:
 async def test_a_broker_that_does_not_confirm_the_unsubscription_is_not_waited_for_long(
     scripted: ScriptedBroker,
 ) -> None:
-    """No longer than `close_timeout`; and handlers are waited for all the same."""
+    """No longer than `close_timeout`; and handlers are still waited for."""
     gate = Gate()
     scripted.answers["system.topic.unsubscribe"] = None
     with anyio.fail_after(5):

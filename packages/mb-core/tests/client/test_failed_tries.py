@@ -85,7 +85,7 @@ async def test_a_connection_lost_on_its_way_up_is_a_failed_try_and_no_second_los
 async def test_a_broker_that_greets_and_hangs_up_is_not_hammered(
     scripted: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each connection comes about, and ends at once: the waits grow all the same."""
+    """Each connection is established and ends at once: the waits still grow."""
     bounds: list[float] = []
 
     def uniform(low: float, high: float) -> float:

@@ -99,7 +99,7 @@ async def test_a_callback_that_awaits_what_was_cancelled_stops_no_other(
     mb_broker: RunningBroker, anyio_backend_name: str
 ) -> None:
     if anyio_backend_name != "asyncio":
-        pytest.skip("on trio, nobody but the task's own scopes cancels it")
+        pytest.skip("on trio, only the task's own scopes cancel it")
     calls: list[str] = []
     errors: list[Exception] = []
 

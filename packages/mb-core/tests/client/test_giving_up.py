@@ -1,4 +1,4 @@
-"""Which broker is tried, for how long, and how it ends when there is none to be had."""
+"""Which broker is tried, for how long, and what happens if none is available."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ async def test_a_handler_that_awaits_what_was_cancelled_goes_on(
 ) -> None:
     """On asyncio such an await raises CancelledError, which looks like the end of the task."""
     if anyio_backend_name != "asyncio":
-        pytest.skip("on trio, nobody but the task's own scopes cancels it")
+        pytest.skip("on trio, only the task's own scopes cancel it")
     errors: list[Exception] = []
 
     async def handler(message: Message) -> str:

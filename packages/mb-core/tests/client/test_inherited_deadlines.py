@@ -45,7 +45,7 @@ async def handle(
     *,
     message: bytes = f"request:outer:1.0.0:{OUTER}::4000\n{{}}".encode(),
 ) -> None:
-    """Have `handler` called with `message`, to its end."""
+    """Call `handler` with `message`, and wait until it returns."""
     done = anyio.Event()
 
     async def run(message: Message) -> None:

@@ -175,7 +175,7 @@ async def test_a_cancelled_iteration_loses_no_message(client: MessageBrokerClien
 async def test_cancelling_one_of_several_iterators_loses_no_message(
     mb_broker: RunningBroker, scheme: str
 ) -> None:
-    """Wherever it is cancelled, each message is got once, whoever gets it."""
+    """Wherever it is cancelled, each message is received once, by any consumer."""
     got: list[int] = []
     rounds = 24
 

@@ -1,4 +1,4 @@
-"""Observers: what plugins hear of a client, and that they never stand in its way."""
+"""Observers: what plugins are notified of, and that they never disturb a client."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ async def test_a_hook_takes_the_arguments_that_it_needs(url: str) -> None:
     assert heard == ["connected", ("system.heartbeat", {"status": "success"})]
 
 
-# They stand in nobody's way
+# They disturb nobody
 
 
 def raising(error: BaseException) -> Callable[..., None]:

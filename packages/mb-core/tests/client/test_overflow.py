@@ -1,4 +1,4 @@
-"""Queues that are full: what is dropped, who is told, and what is answered."""
+"""Queues that are full: what is dropped, what is reported, and what is answered."""
 
 from __future__ import annotations
 

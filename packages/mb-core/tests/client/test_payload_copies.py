@@ -57,7 +57,7 @@ async def test_on_message_handlers(url: str) -> None:
 
 
 async def test_what_is_published_and_what_is_answered(url: str) -> None:
-    """What is sent is a copy, whoever gets it: over memory://, too."""
+    """What is sent is a copy for every receiver, over memory:// too."""
     handler, answered = Spoiling(), dict(PAYLOAD)
     with anyio.fail_after(5):
         async with MessageBrokerClient(url) as client:

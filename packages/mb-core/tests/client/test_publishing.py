@@ -79,7 +79,7 @@ async def test_a_service_that_takes_too_long_is_a_timeout(mb_broker: RunningBrok
             await client.subscribe("slow", action="request", handler=slow)
             with pytest.raises(RequestTimeoutError) as raised:
                 await client.request("slow", {}, timeout=20)
-            assert "targetServiceId" in raised.value.details  # the broker's word, not ours
+            assert "targetServiceId" in raised.value.details  # the broker's error, not ours
 
 
 async def test_a_service_that_leaves_without_an_answer_is_unavailable_at_once(
@@ -195,7 +195,7 @@ async def test_a_confirmed_publication_was_passed_on(url: str) -> None:
     with anyio.fail_after(5):
         async with MessageBrokerClient(url) as client, client.subscribe("news") as events:
             await client.publish("news", 1, confirm=True)
-            # It lies in the queue already: the broker's word comes behind it.
+            # It is already in the queue: the broker's confirmation arrives after it.
             assert events.queued == 1
 
 

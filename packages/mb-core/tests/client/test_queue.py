@@ -239,7 +239,7 @@ def test_removing_from_a_queue_that_takes_nothing_any_more_loses_nothing() -> No
     assert (taken(queue), queue.dropped) == ([1], 1)
 
 
-# What is no bound, and no policy
+# Invalid bounds and policies
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "5", [1], True, False], ids=repr)

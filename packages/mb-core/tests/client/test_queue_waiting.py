@@ -159,7 +159,7 @@ async def test_whoever_is_cancelled_at_whatever_point_no_message_waits_for_someb
                 steps[1]()
                 await anyio.wait_all_tasks_blocked()
                 assert not (queue and consumers.waiting)
-                # Each once, and in order, whoever gets them.
+                # Each once, and in order, by any consumer.
                 left = [message.payload for message in queue.waiting]
                 assert sorted([*consumers.got, *left]) == list(range(count))
                 assert left == sorted(left)

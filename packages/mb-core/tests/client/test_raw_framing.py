@@ -1,4 +1,4 @@
-"""WebSocketClient and TCPSocketClient: what can not be sent, and framing."""
+"""WebSocketClient and TCPSocketClient: invalid messages, and framing."""
 
 from __future__ import annotations
 

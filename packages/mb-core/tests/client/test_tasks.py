@@ -106,7 +106,7 @@ async def test_a_connect_that_fails_does_not_wait_for_a_farewell(start_tcp_serve
 
 
 async def test_what_came_with_the_brokers_farewell_is_acted_on(start_tcp_server: Start) -> None:
-    """One piece: a request for a sign of life, what is no message, and the end."""
+    """One piece: a heartbeat request, an invalid message, and the end."""
     got: list[Any] = []
     async with start_tcp_server(greeting=None) as server:
         protocol = ServerProtocol()
@@ -129,7 +129,7 @@ async def test_what_came_with_the_brokers_farewell_is_acted_on(start_tcp_server:
             with pytest.raises(ConnectionLost):
                 await client.run()
             await client.close()
-    assert len(got) == 1  # of what is no message
+    assert len(got) == 1  # about the invalid message
 
 
 async def test_clients_that_close_each_other_in_handlers_do_not_wait_for_each_other(

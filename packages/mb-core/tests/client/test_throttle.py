@@ -138,7 +138,7 @@ def test_any_number_of_kinds_takes_a_bounded_room_and_is_reported_now_and_then()
         assert len(tally._kinds) + len(tally._untold) <= 2 * 1024 + 1
     assert len(reports) == 32
     tally.report(float("inf"))
-    # Those that could be told from each other, and one for all the others.
+    # Those that could be distinguished, and one for all the others.
     assert reports == [1] * 1025
 
 

@@ -93,8 +93,8 @@ async def test_publications_do_not_wait_beside_the_buffer(server: Server, limit:
             while taken < 1000:
                 await client.publish("a.b", "x" * 100)
                 taken += 1
-        # Those of the turns in which the link comes to its end: some more on trio, where tasks run
-        # in no particular order.
+        # Those of the turns in which the link closes: some more on trio, where tasks run in no
+        # particular order.
         assert client.stats().buffered == taken
         assert client.stats().buffered_bytes <= limit + 10_000
         await client.wait_connected(5000)

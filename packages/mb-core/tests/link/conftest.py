@@ -200,7 +200,7 @@ class Net:
     async def raw_server(
         self, serve: Callable[[anyio.abc.SocketStream], Any]
     ) -> AsyncIterator[Address]:
-        """A server that does as it is told with the plain streams that it accepts."""
+        """A server that handles accepted plain streams as scripted."""
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             address = listener.listeners[0].extra(anyio.abc.SocketAttribute.local_address)
             async with anyio.create_task_group() as tasks:

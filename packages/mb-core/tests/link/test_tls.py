@@ -40,7 +40,7 @@ async def test_a_certificate_of_an_unknown_authority_is_not_trusted(
         server = await net.listen()
         with pytest.raises(ConnectError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted"):
             await net.connect(server.address, ssl_context=ssl.create_default_context())
-        # The server hears of it, and serves others.
+        # The server notices it, and serves others.
         await net.connect(server.address)
         await server.handler()
         (line,) = logged()

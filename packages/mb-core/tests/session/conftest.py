@@ -81,7 +81,7 @@ def answer() -> Callable[..., bytes]:
 def reconnect(answer: Callable[..., bytes]) -> Callable[..., list[Event]]:
     """Bring a Session that has lost its connection to another; gives the events of that.
 
-    The broker accepts all that it is told.
+    The broker accepts everything.
     """
 
     def again(session: Session, now: float = 0.0) -> list[Event]:

@@ -36,7 +36,7 @@ Handler = Callable[[Message], Any]
 
 
 class Peer:
-    """A client: a Session, its connection, and what it was told.
+    """A client: a Session, its connection, and its events.
 
     A consumer is a function that answers, or None; a handler that returns Unanswered leaves its
     request so.  What a `slow` peer sends waits in its Link until `flush`.

@@ -174,7 +174,7 @@ class SessionModel(RuleBasedStateMachine):
             self.link = []
 
     def leave(self, entry: SubscriptionEntry, *, wait: bool = False) -> None:
-        """What a driver does: the broker is told where it has to know, by the last of a pattern."""
+        """What a driver does: notify the broker if necessary, for the last entry of a pattern."""
         alone = self.session.subscriptions.of(entry.action, entry.pattern) == [entry]
         if alone and self.is_ready():
             request = self.session.unsubscribe(entry, now=self.now, timeout=1000)

@@ -1,4 +1,4 @@
-"""What a Session asks of the broker before it answers requests: to be told their time limits."""
+"""A Session asks the broker for the time limits of requests before it answers any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a broker is told again when it has greeted, and what is sent then."""
+"""What is restored after the broker's greeting, and what is sent then."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def greeted(session: Session) -> None:
 
 
 def told(request: PendingRequest) -> tuple[str, Any]:
-    """What the broker is told: topic and payload."""
+    """What is sent to the broker: topic and payload."""
     message = parse_message(request.message)
     return message.topic, message.payload
 
@@ -50,7 +50,7 @@ def subscribing(pattern: str, action: str = "publish", **rest: Any) -> tuple[str
     return "system.topic.subscribe", {"action": action, "topic": pattern, **rest}
 
 
-# What the broker is told
+# What is sent to the broker
 
 
 def test_a_broker_met_for_the_first_time_is_told_nothing() -> None:
@@ -240,7 +240,7 @@ def test_a_subscription_that_waits_and_is_forgotten_fails_and_is_not_told(
     assert empty(session)
 
 
-# Unsubscribed while the broker is told
+# Unsubscribed during the restore
 
 
 @pytest.mark.parametrize("action", ["publish", "request"])
@@ -295,7 +295,7 @@ def test_what_is_subscribed_to_again_while_the_broker_is_told_stays(
     assert [told(request)] == [subscribing("a.b")]
 
 
-# A loss while the broker is told
+# A loss during the restore
 
 
 def test_a_loss_while_restoring_fails_what_was_asked_and_all_is_asked_again(

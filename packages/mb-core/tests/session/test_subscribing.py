@@ -1,4 +1,4 @@
-"""Subscribing and unsubscribing: what the broker is told, and what is refused."""
+"""Subscribing and unsubscribing: what is sent to the broker, and what is refused."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Picture = Callable[[Session], object]
 
 
 def told(request: PendingRequest) -> tuple[str, Any]:
-    """What the broker is told: the last part of the system topic, and the payload."""
+    """What is sent to the broker: the last part of the system topic, and the payload."""
     message = parse_message(request.message)
     return message.topic.removeprefix("system.topic."), message.payload
 
 
-# What the broker is told
+# What is sent to the broker
 
 
 def test_subscribing_to_publications_names_no_priority(session: Session) -> None:
@@ -78,7 +78,7 @@ def test_several_share_a_pattern_and_leave_it_one_by_one(
 ) -> None:
     first = subscribe(session, "a.b")
     second = SubscriptionEntry("A.B", Action.PUBLISH, 1, "second")
-    # Each is told: the broker's word is awaited, and for it again means the same.
+    # Each is sent: the broker's confirmation is awaited, and repeating changes nothing.
     assert told(session.subscribe(second, now=0.0, timeout=1)) == (
         "subscribe",
         {"action": "publish", "topic": "A.B"},
