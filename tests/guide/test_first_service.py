@@ -36,13 +36,13 @@ def call(line: str, folder: Path, broker: FaultyBroker) -> subprocess.CompletedP
 
 
 @contextmanager
-def service(folder: Path, broker: FaultyBroker) -> Iterator[subprocess.Popen[str]]:
+def service(folder: Path, broker: FaultyBroker, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """Run weather.py until it has registered and answers; it is killed if it still runs."""
     with (
         subprocess.Popen(
             [sys.executable, "weather.py"],
             cwd=folder,
-            env=redirected(broker),
+            env=redirected(broker) | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -130,3 +130,18 @@ def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "2 passed" in done.stdout
+
+
+def test_the_container_gets_its_broker_from_the_environment(
+    mb_broker: FaultyBroker, tmp_path: Path
+) -> None:
+    [change] = [block.text for block in blocks(PAGE) if block.language == "diff"]
+    before, after = change.splitlines(keepends=True)
+    program = files(PAGE)["weather.py"]
+    assert before[1:] in program
+    changed = "import os\n" + program.replace(before[1:], after[1:])
+    (tmp_path / "weather.py").write_text(changed.replace("localhost:8081", "localhost:1"))
+    environ = {"MB_URL": mb_broker.url_of("tcp")}
+    with service(tmp_path, mb_broker, **environ) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
