@@ -116,9 +116,9 @@ def test_an_event_without_listeners_is_no_error(browser: Browser, bus: Bus) -> N
 @pytest.mark.parametrize(
     ("topic", "payload", "timeout", "field", "words"),
     [
-        ("", "{}", "5000", "topic", "1 to 5 words"),
-        ("a.b.c.d.e.f", "{}", "5000", "topic", "1 to 5 words"),
-        ("a b", "{}", "5000", "topic", "1 to 5 words"),
+        ("", "{}", "5000", "topic", "1 to 5 segments"),
+        ("a.b.c.d.e.f", "{}", "5000", "topic", "1 to 5 segments"),
+        ("a b", "{}", "5000", "topic", "1 to 5 segments"),
         ("a.b", "{", "5000", "payload", "This is not valid JSON: "),
         ("a.b", '{"a": 1}\n{"b": 2}', "5000", "payload", "This is not valid JSON: "),
         ("a.b", '"' + "é" * 8192 + '"', "5000", "payload", "16,386 bytes; the limit is 16,384"),

@@ -210,7 +210,7 @@ class LoopThread:
                 try:
                     runner.run(self._main())
                 finally:
-                    # Had something broken out of the loop: the Runner's end still calls what was
+                    # If something broke out of the loop, closing the Runner still calls what was
                     # posted before this.
                     with self.post_lock:
                         self._mark_ended()
@@ -225,7 +225,7 @@ class LoopThread:
 
 
 def _check_threads() -> None:
-    """Raise LocalProtocolError if threads share one of the system's, with a loop that runs there.
+    """Raise LocalProtocolError if threads are greenlets in a system thread with a running loop.
 
     Loops in greenlets would disturb each other: asyncio stores the running loop by thread.
     """
@@ -251,7 +251,7 @@ def _as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T
 
 
 def _run_closed(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of a client that is closed: it raises an error, which needs no loop."""
+    """Run a coroutine of a closed client, which raises an error without a loop."""
     try:
         with contextlib.closing(coroutine):
             while coroutine.send(None) is None:

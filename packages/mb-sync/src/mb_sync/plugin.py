@@ -1,4 +1,4 @@
-"""What this distribution registers."""
+"""The plugin that this distribution provides."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class PublishQueue:
         self._throttle = Throttle()
 
     def publish(self, message: bytes) -> None:
-        """Publish what Session.encode gave; raises ConnectionLost as Session.publish does.
+        """Publish what Session.encode returned; raises ConnectionLost as Session.publish does.
 
         In the loop's own thread, where a logging handler may publish what the loop logs, nothing
         can be waited for.
