@@ -45,7 +45,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The response to an HTTP GET."""
+    """The response to an HTTP GET.
+
+    Attributes:
+        body: The content.
+        content_type: Such as `text/html; charset=utf-8`.
+        status: The HTTP status.
+        headers: Further headers.
+    """
 
     body: bytes
     content_type: str

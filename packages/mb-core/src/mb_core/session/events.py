@@ -33,35 +33,59 @@ class Initialized(msgspec.Struct):
 
 
 class PublicationsReceived(msgspec.Struct):
-    """Publications of one topic that arrived together, in order, and their subscriptions."""
+    """Publications of one topic that arrived together.
+
+    Attributes:
+        subscriptions: The entries that match the topic; the consumer of each gets the messages.
+        messages: The publications, in order.
+    """
 
     subscriptions: tuple[SubscriptionEntry, ...]
     messages: list[Message]
 
 
 class RequestsReceived(msgspec.Struct):
-    """Requests of one topic that arrived together, in order, for the consumer of `subscription`."""
+    """Requests of one topic that arrived together.
+
+    Attributes:
+        subscription: The entry whose consumer has to answer them.
+        messages: The requests, in order.
+    """
 
     subscription: SubscriptionEntry
     messages: list[Message]
 
 
 class ResponseReceived(msgspec.Struct):
-    """A request is complete: it has this response."""
+    """A request is complete.
+
+    Attributes:
+        request: The request.
+        message: Its response.
+    """
 
     request: PendingRequest
     message: Message
 
 
 class RequestFailed(msgspec.Struct):
-    """A request has failed, with a ResponseError or a ConnectionLost."""
+    """A request has failed.
+
+    Attributes:
+        request: The request.
+        error: A `ResponseError` or a `ConnectionLost`.
+    """
 
     request: PendingRequest
     error: MBError
 
 
 class SendNow(msgspec.Struct):
-    """A message of the Session's own. The driver sends it at once."""
+    """A message of the Session's own. The driver sends it at once.
+
+    Attributes:
+        message: The text of the message, UTF-8.
+    """
 
     message: bytes
 
@@ -79,13 +103,22 @@ class PeerSilent(msgspec.Struct):
 
 
 class PublicationsDiscarded(msgspec.Struct):
-    """Publications that waited for a connection were dropped, as there will be none."""
+    """Publications that waited for a connection were dropped, as there will be none.
+
+    Attributes:
+        count: How many.
+    """
 
     count: int
 
 
 class PublicationUnheard(msgspec.Struct):
-    """Nobody is subscribed to `topic`, to which this client published without confirmation."""
+    """This client published without confirmation to a topic without subscribers.
+
+    Attributes:
+        topic: The topic.
+        error: What the broker answered.
+    """
 
     topic: str
     error: NoRouteFoundError
@@ -95,6 +128,10 @@ class NoServiceYet(msgspec.Struct):
     """No service answers this request, but one may still be reconnecting.
 
     The driver passes it to `Session.retry_later`.
+
+    Attributes:
+        request: The request.
+        error: What the broker answered.
     """
 
     request: PendingRequest
