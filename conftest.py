@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,14 @@ def _backend_of(item: pytest.Item) -> str | None:
     """The event loop of an async test, None for one that needs none."""
     callspec = getattr(item, "callspec", None)
     return callspec.params.get("anyio_backend") if callspec is not None else None
+
+
+@pytest.fixture
+def needs_re2() -> None:
+    """Skip the test on a Python for which google-re2 has no wheels."""
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if find_spec("re2") is None and (sys.version_info >= (3, 15) or not gil):
+        pytest.skip("google-re2 has no wheels for this Python")
 
 
 @pytest.fixture(scope="module", params=_BACKENDS)

@@ -122,6 +122,17 @@ def types(session: nox.Session) -> None:
         session.run("pyright")
 
 
+@nox.session(default=False)
+def platforms(session: nox.Session) -> None:
+    """The types as they are on macOS and Windows (docs/platforms.md)."""
+    install(session, "mypy", "nox", "pytest", "trustme")
+    sources = sorted(map(str, Path("packages").glob("*/src")))
+    session.run("mypy", "--platform=darwin", *sources)
+    # mb_tools looks for what Windows lacks when it runs, which mypy does not see.
+    libraries = [source for source in sources if "mb-tools" not in source]
+    session.run("mypy", "--platform=win32", *libraries)
+
+
 @nox.session(python=PYTHONS)
 def matrix(session: nox.Session) -> None:
     """Every front end over every transport, and more that depends on the Python."""

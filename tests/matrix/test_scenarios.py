@@ -69,6 +69,7 @@ def test_answers_find_their_requests_in_any_order(connect: OneMore) -> None:
         assert first.result(PATIENCE).payload == 1
 
 
+@pytest.mark.usefixtures("needs_re2")
 def test_the_brokers_log_is_followed(connect: OneMore) -> None:
     client = connect()
     with client.following(["error"], "no.such") as receive:

@@ -12,6 +12,7 @@ import pytest
 from mb_broker.log_filter import compile_search
 
 
+@pytest.mark.usefixtures("needs_re2")
 @pytest.mark.parametrize(
     ("expression", "text", "found"),
     [
@@ -36,6 +37,7 @@ def test_a_search_finds_a_match_anywhere(expression: str, text: str, found: bool
     assert compile_search(expression)(text) is found
 
 
+@pytest.mark.usefixtures("needs_re2")
 @pytest.mark.parametrize(
     ("expression", "reason"),
     [
@@ -64,6 +66,7 @@ def test_what_can_not_be_used_is_refused_with_the_reason(
     assert capfd.readouterr() == ("", "")  # RE2 would write of it itself
 
 
+@pytest.mark.usefixtures("needs_re2")
 @pytest.mark.parametrize(
     "expression",
     ["(" * 500 + "a" + ")" * 500, "|".join(["(.{30}){30}"] * 80), r"\pL{999}" * 80, "[^a]" * 256],
@@ -79,10 +82,12 @@ def test_an_expression_that_takes_much_memory_is_refused_or_quick(
     assert capfd.readouterr() == ("", "")  # RE2 would write of it itself
 
 
+@pytest.mark.usefixtures("needs_re2")
 def test_an_expression_of_the_longest_length_is_taken() -> None:
     assert compile_search("a" * 1024)("a" * 1024)
 
 
+@pytest.mark.usefixtures("needs_re2")
 @pytest.mark.parametrize(
     "expression", ["(a+)+$", "(a|aa)+$", "(a*)*b", "(.*)(.*)(.*)(.*)(.*)x$", "(a?){50}a{50}$"]
 )
@@ -105,4 +110,5 @@ def test_without_its_library_it_says_what_to_install(
     ):
         compile_search("a")
     assert "pip install google-re2" in str(error.value)
+    assert compile_search("")("anything")  # which every text has
     assert caplog.records == []
