@@ -31,8 +31,7 @@ __all__ = ["Connection", "Connections"]
 
 _log = logging.getLogger("mb_broker")
 
-# How many messages of one client are handled without checking the time, and the seconds spent on
-# messages that arrived together; the rest wait for the client's next turn.
+# Of one client, messages that are handled without checking the time, and seconds per turn.
 _BATCH = 64
 _BATCH_SECONDS = 0.002
 # Bytes of memory overhead per message, and of its slot in a list.
@@ -42,10 +41,7 @@ _READ_SIZE = 256 * 1024
 
 
 class Connections:
-    """The connections of all clients, by their Service in the Router.
-
-    `start` is called before the first is accepted.
-    """
+    """The connections of all clients, by their Service; call `start` before the first comes."""
 
     clock: Callable[[], float]
     timer: DeadlineTimer
@@ -122,7 +118,7 @@ class Connections:
         self._rejected.add(link)
         link.send(busy_reply(text))
         link.close(text)
-        return _RejectedHandler(self._rejected, link)
+        return _Rejected(self._rejected, link)
 
     def handshake_failed(self, peer: str, reason: MBError | None) -> None:
         """Log a connection that ended before it was open."""
@@ -434,8 +430,8 @@ class Connection:
         self._connections.link_lost(self, error)
 
 
-class _RejectedHandler:
-    """The handler of a client that was refused because the broker is full: it ignores messages."""
+class _Rejected:
+    """A client that was refused because the broker is full: its messages are ignored."""
 
     def __init__(self, rejected: set[Link], link: Link) -> None:
         self._rejected = rejected

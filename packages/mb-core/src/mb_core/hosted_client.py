@@ -22,9 +22,9 @@ from .client.lifecycle import (
 )
 from .client.queue import DEFAULT_QUEUE_BYTES, MessageQueue
 from .client.runner import Runner
-from .client.signals import terminable
 from .client.supervisor import Supervisor
 from .codec import Codec
+from .signals import terminable
 
 __all__ = [
     "CLOSED",

@@ -16,7 +16,6 @@ import anyio
 from .client.callbacks import Callbacks, Handlers, Registration
 from .client.connection import broken
 from .client.lifecycle import CONNECTED_ALREADY, CallbackMethods
-from .client.signals import uninterrupted
 from .client.tasks import TaskScope, abort, warn_unclosed
 from .dialing import dial
 from .errors import (
@@ -31,6 +30,7 @@ from .header import MAX_HEADER
 from .link import Link, Turn, checkpoint
 from .options import ClientOptions, check_options
 from .plugins import Plugins
+from .signals import uninterrupted
 from .transport import WireTransport
 from .url import broker_url
 from .user_code import check_handler

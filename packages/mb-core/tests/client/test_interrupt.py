@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mb_broker import RunningBroker, running
-from mb_core.client.signals import pass_exit_on, uninterrupted
+from mb_core.signals import pass_exit_on, uninterrupted
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from mb_broker import Broker
 from mb_core import ConnectionLost
-from mb_core.client.signals import interruptible
+from mb_core.signals import interruptible
 from mb_sync import MessageBrokerClient
 
 from .signalled import EPILOGUE, PROLOGUE, Program, broker, interrupt, loop, start

@@ -17,9 +17,9 @@ import anyio
 from ..errors import RequestTimeoutError
 from ..link import SLICE, Backend, Waiter
 from ..message import Message, handling
+from ..signals import pass_exit_on, uninterrupted
 from ..throttle import Tally, Throttle
 from ..user_code import call, failure, name_of, text_of
-from .signals import pass_exit_on, uninterrupted
 
 __all__ = ["Callbacks", "Handlers", "Kept", "Registration", "Run", "running", "unwrapped"]
 

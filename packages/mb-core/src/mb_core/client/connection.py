@@ -23,12 +23,12 @@ from ..link import Link, LinkHandler, Turn, Waiter, checkpoint
 from ..message import Message
 from ..options import ClientOptions
 from ..session import Event, Session
+from ..signals import uninterrupted
 from ..stats import Traffic
 from ..url import URL
 from .callbacks import Callbacks
 from .observers import Observers
 from .queue import EndError
-from .signals import uninterrupted
 from .tasks import TaskScope, abort, abort_and_wait
 
 __all__ = ["Connection", "Responder", "broken", "is_final"]

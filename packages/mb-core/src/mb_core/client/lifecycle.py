@@ -15,6 +15,7 @@ from ..link import Poster, checkpoint, current_backend
 from ..message import Message
 from ..options import ClientOptions, check_options
 from ..session import Outbox, SessionState
+from ..signals import interrupted_twice, interruptible, uninterrupted
 from ..stats import ClientStats
 from ..url import URL, broker_url
 from ..user_code import check_handler
@@ -22,7 +23,6 @@ from .callbacks import Callbacks, Handlers
 from .observers import Observers
 from .queue import MessageQueue
 from .runner import Runner
-from .signals import interrupted_twice, interruptible, uninterrupted
 from .supervisor import Supervisor
 from .tasks import warn_unclosed
 

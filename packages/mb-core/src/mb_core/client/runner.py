@@ -23,10 +23,10 @@ from ..errors import (
 from ..header import Action
 from ..link import SLICE, Backend, Spawn
 from ..message import Message, handling, is_about
+from ..signals import pass_exit_on
 from ..user_code import failure, name_of
 from .callbacks import Callbacks, Kept, Registration, running
 from .queue import MessageQueue
-from .signals import pass_exit_on
 
 __all__ = ["Runner", "RunnerFactory", "with_header"]
 

@@ -14,6 +14,7 @@ from ..errors import ConnectionLost, InvalidRequestError, MBError
 from ..link import DeadlineTimer, Link, checkpoint
 from ..options import ClientOptions
 from ..session import Outbox, PendingRequest, Session, SessionState, SubscriptionEntry
+from ..signals import AsyncFunction
 from ..stats import ClientStats
 from ..throttle import Throttle
 from ..topic import is_system
@@ -25,7 +26,6 @@ from .events import EventHandler
 from .observers import Observers
 from .queue import EndError
 from .reconnect import Reconnector, given_up, never_connected
-from .signals import AsyncFunction
 from .tasks import TaskScope
 
 __all__ = ["Supervisor"]

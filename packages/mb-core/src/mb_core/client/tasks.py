@@ -13,8 +13,8 @@ import anyio.lowlevel
 
 from ..errors import ConnectError, ConnectionLost
 from ..link import Backend, Home, Link, current_backend
+from ..signals import AsyncFunction, pass_exit_on, uninterrupted
 from .callbacks import Callbacks
-from .signals import AsyncFunction, pass_exit_on, uninterrupted
 
 __all__ = ["TaskScope", "abort", "abort_and_wait", "warn_unclosed"]
 

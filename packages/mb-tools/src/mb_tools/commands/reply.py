@@ -31,7 +31,7 @@ from mb_core import (
     ResponseError,
     Subscription,
 )
-from mb_core.client.signals import interruptible
+from mb_core.signals import interruptible
 
 from ..connect import Endpoint, endpoint_options, following, hint
 from ..output import Output

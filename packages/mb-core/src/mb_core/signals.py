@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from ..link import current_backend
+from .link import current_backend
 
 __all__ = [
     "AsyncFunction",
