@@ -266,6 +266,18 @@ async def test_a_response_handler_is_not_called_for_an_error(client: MessageBrok
     assert got == []
 
 
+async def test_an_error_says_for_which_topic_nobody_answers(client: MessageBrokerClient) -> None:
+    async def forward(message: Message) -> None:
+        await client.request("nobody", {})
+
+    with anyio.fail_after(5):
+        await client.subscribe("forward", action="request", handler=forward)
+        for topic in ("nobody", "forward"):
+            with pytest.raises(NoRouteFoundError) as caught:
+                await client.request(topic, {})
+            assert caught.value.details == {"topic": "nobody"}
+
+
 async def test_what_a_response_handler_raises_reaches_the_caller(
     client: MessageBrokerClient,
 ) -> None:

@@ -255,6 +255,21 @@ async def test_nobody_answers_is_raised_at_once_without_a_reconnect_or_without_r
             assert len(scripted.connections[-1].starting(b"request:a:")) == 1
 
 
+async def test_nobody_answers_is_not_retried_if_a_service_passes_it_on(
+    scripted: ScriptedBroker,
+) -> None:
+    """A handler that asked somebody else in vain has handled the request."""
+    passed_on = b'error:{"code":"NO_ROUTE_FOUND","message":"nobody","details":{"topic":"b"}}'
+    scripted.answers["a"] = passed_on
+    with anyio.fail_after(5):
+        async with MessageBrokerClient(scripted.url, **QUICK) as client:
+            connection = await come_back(scripted, client)
+            with pytest.raises(NoRouteFoundError) as caught:
+                await client.request("a", {}, retry=True)
+            assert caught.value.details == {"topic": "b"}
+            assert len(connection.starting(b"request:a:")) == 1
+
+
 async def test_a_request_between_two_tries_can_be_lost_again_cancelled_and_closed(
     scripted: ScriptedBroker,
 ) -> None:

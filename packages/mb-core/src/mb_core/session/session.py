@@ -619,21 +619,18 @@ class Session:
                 self.outbox.discard(request)
             if error is None:
                 return ResponseReceived(request, message)
-            if (
-                isinstance(error, NoRouteFoundError)
-                and request.retry
-                and self._status.settled_at is not None
-            ):
-                return NoServiceYet(request, error)
+            if isinstance(error, NoRouteFoundError) and error.details is None:
+                # Brokers give no details, so an error that has them was passed on by a service.
+                error = _about(request.topic, error)
+                if request.retry and self._status.settled_at is not None:
+                    return NoServiceYet(request, error)
             return RequestFailed(request, error)
         if request_id is not None and self._ids.made(request_id):
             # Too late for a request that has failed: nobody waits for its error any more.
             return Unmatched(None, message)
         topic = message.topic
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
-            details = error.details if error.details is not None else {"topic": topic}
-            known = NoRouteFoundError(error.message, timestamp=error.timestamp, details=details)
-            return PublicationUnheard(topic, known)
+            return PublicationUnheard(topic, _about(topic, error))
         return Unmatched(error, message)
 
     def _unanswered(self, message: Message) -> Event:
@@ -792,3 +789,9 @@ def _subscription(entry: SubscriptionEntry) -> tuple[str, Mapping[str, Any]]:
     if entry.action is Action.REQUEST:
         payload["priority"] = entry.priority
     return _SUBSCRIBE, payload
+
+
+def _about(topic: str, error: NoRouteFoundError) -> NoRouteFoundError:
+    """Return the error with `topic` in its details, if it has none."""
+    details = error.details if error.details is not None else {"topic": topic}
+    return NoRouteFoundError(error.message, timestamp=error.timestamp, details=details)
