@@ -68,7 +68,7 @@ async def test_a_failing_error_handler_is_only_logged(
     client.on_error(errors.append)
     with anyio.fail_after(5):
         await client.publish("nobody.listens", {})
-        await until(lambda: errors)
+        await until(lambda: errors and "failed myself" in caplog.text)
     assert [type(error) for error in errors] == [NoRouteFoundError]
     assert "the error handler test_a_failing_error_handler" in caplog.text
     assert "RuntimeError: failed myself" in caplog.text

@@ -56,6 +56,7 @@ async def test_a_full_queue_drops_by_its_policy_and_counts(
         assert [(await anext(events)).payload for _ in range(3)] == kept
         await client.publish("a.b", "after")
         assert (await anext(events)).payload == "after"
+        await until(lambda: errors)
     assert all(isinstance(error, SlowConsumer) for error in errors)
     assert errors[0].topic == "a.b"  # type: ignore[attr-defined]
 
