@@ -70,8 +70,8 @@ class MessageBrokerClient(CallbackMethods):
     share. So heartbeats are answered and connections are restored while your program computes.
 
     Handlers and callbacks are plain functions, called in threads: up to `concurrency` at a time for
-    each subscription, and one for each callback. Ctrl-C interrupts any call that the main thread
-    waits in. A client does not survive a fork. docs/sync.md has the details.
+    each subscription, and one at a time for each callback. Ctrl-C interrupts any call that the main
+    thread is waiting in. A client does not survive a fork. docs/sync.md has the details.
 
     Raises:
         LocalProtocolError: An option is invalid.
@@ -339,7 +339,7 @@ class MessageBrokerClient(CallbackMethods):
         queue_bytes: int | None = DEFAULT_QUEUE_BYTES,
         overflow: OverflowName = "drop_newest",
     ) -> Subscription:
-        """Receive the entries of the broker's log, from now on.
+        """Receive new entries of the broker's log.
 
         Follows at once. `mb_core.MessageBrokerClient.follow_log` explains the arguments. A handler
         is a plain function, called in a thread.
@@ -349,7 +349,7 @@ class MessageBrokerClient(CallbackMethods):
 
         Raises:
             LocalProtocolError: The levels or the regex are invalid, the client is not connected, or
-                it already follows the log with another choice.
+                it already follows the log with other levels or another regex.
             ResponseError: The broker refused. It is an `InvalidRequestError` if the broker can't
                 use the regex.
             ConnectionLost: The client was closed or gave up reconnecting.

@@ -106,12 +106,12 @@ class Subscription:
         """Wait for the next message.
 
         Args:
-            timeout: Time limit in milliseconds; 0 to not wait, None to wait forever.
+            timeout: Time limit in milliseconds; 0 to return or raise at once, None to wait forever.
 
         Raises:
             TimeoutError: No message came within the time limit.
-            LocalProtocolError: The subscription was ended, so no more messages will come. Also if a
-                handler consumes them, or the time limit is invalid.
+            LocalProtocolError: The subscription has ended, so no more messages will come; or a
+                handler consumes its messages; or the time limit is invalid.
             ConnectionLost: The connection is lost for good.
             SlowConsumer: The queue was full, with `overflow="error"`.
         """

@@ -137,7 +137,8 @@ class MessageBrokerClient(OnMethods):
             description: 1 to 1024 characters.
 
         Raises:
-            LocalProtocolError: A text is too long or empty, or the client is not connected.
+            LocalProtocolError: The name or description is empty or too long, or the client is not
+                connected.
             ResponseError: The broker refused, or did not confirm within `connect_timeout`.
             ConnectionLost: The client was closed or gave up reconnecting.
         """
@@ -194,13 +195,13 @@ class MessageBrokerClient(OnMethods):
             response_handler: A plain or async function that is called with the answer's payload
                 before this call returns.
             timeout: Time limit in milliseconds, from 1 to 3,600,000. In a request handler, it is
-                shortened to the time for which the sender of the handled request still waits.
+                reduced to the time that the sender of the request being handled will still wait.
             version: Version of the topic, a semantic version.
             parent_id: Id of the message that caused this one; by default, that of the message
                 being handled.
             retry: Whether the request may be sent again, within the same time limit, if the
-                connection is lost or the service has not come back yet after a reconnect. Only for
-                requests that may be handled twice.
+                connection is lost or the service has not come back yet after a reconnect. Use it
+                only for requests that may be handled twice.
             result: Type to convert the answer's payload to, as `Message.decode` does.
 
         Returns:
@@ -388,7 +389,7 @@ class MessageBrokerClient(OnMethods):
         It is restored after each reconnect. The payload of each `Message` is an object with
         `level`, `module`, `message`, `timestamp`, and what the entry is about, such as `serviceId`.
 
-        A client follows the log with one choice of levels and regex at a time.
+        A client can follow the log with only one combination of levels and regex at a time.
         `subscribe("system.log")` uses the default levels.
 
         Args:
@@ -397,7 +398,7 @@ class MessageBrokerClient(OnMethods):
 
         Raises:
             LocalProtocolError: The levels or the regex are invalid. When awaited: the client is not
-                connected, or already follows the log with another choice.
+                connected, or already follows the log with other levels or another regex.
             ResponseError: When awaited: the broker refused. It is an `InvalidRequestError` if the
                 broker can't use the regex.
             ConnectionLost: When awaited: the client was closed or gave up reconnecting.
@@ -425,7 +426,7 @@ class MessageBrokerClient(OnMethods):
 
         Args:
             topic: The topic or pattern that was subscribed to.
-            action: `"publish"` or `"request"` to end only these subscriptions.
+            action: `"publish"` or `"request"` to end only those subscriptions.
 
         Raises:
             LocalProtocolError: There is no such subscription, or the client is not connected.

@@ -140,12 +140,12 @@ class Lifecycle(CallbackMethods):
 
         Raises:
             ConnectError: No connection was established within `connect_timeout`, which applies to
-                each URL. With `retry_connect`, only if the error is final or `reconnect_timeout` is
-                over.
+                each URL. With `retry_connect`, this is raised only if the error is final or
+                `reconnect_timeout` has passed.
             PluginError: The transport of the URL is not installed or can't be used.
             LocalProtocolError: The client was connected or closed before, or is connecting.
 
-        If cancelled, no connection is left, and `connect` may be called again.
+        If cancelled, the client is not connected, and `connect` may be called again.
         """
         try:
             urls = self._where_to(host, port, use_tls)
@@ -168,14 +168,14 @@ class Lifecycle(CallbackMethods):
     async def wait_connected(self, timeout: int | None = None) -> None:
         """Wait until the client is connected.
 
-        Returns at once if it is. Otherwise, waits until another task connects it, even if that has
-        not begun to, or until a lost connection is restored.
+        Returns at once if it is. Otherwise, waits until another task has connected it, even if that
+        task has not called `connect` yet, or until a lost connection is restored.
 
         Args:
             timeout: Time limit in milliseconds; None to wait forever.
 
         Raises:
-            TimeoutError: The time limit is over.
+            TimeoutError: The time limit has passed.
             ConnectionLost: The client was closed, could not connect, or gave up reconnecting.
             LocalProtocolError: The time limit is invalid.
 
@@ -214,19 +214,19 @@ class Lifecycle(CallbackMethods):
         )
 
     def stats(self) -> ClientStats:
-        """Return figures of what this client has done so far."""
+        """Return statistics about what this client has done so far."""
         return self._supervisor.stats() if self._supervisor is not None else ClientStats()
 
     async def close(self) -> None:
-        """Finish what has begun, and close the connection.
+        """Finish pending work, and close the connection.
 
         Within `drain_timeout`, the client unsubscribes, handlers finish the queued messages and
-        answer, and buffered messages are sent. Then pending requests fail with `ConnectionLost`,
-        and the connection is closed, within a few times `close_timeout`.
+        send their answers, and buffered messages are sent. Then pending requests fail with
+        `ConnectionLost`, and the connection is closed, which can take a few times `close_timeout`.
 
         Safe to call twice, from several tasks, and at any time. In a handler or callback of this
-        client, it returns at once, as it would wait for itself. A handler that can't be cancelled
-        because it waits for a thread is abandoned.
+        client, it returns at once, because it would otherwise wait for itself. A handler that can't
+        be cancelled because it waits for a thread is abandoned.
 
         If cancelled, the client stops waiting for handlers and closes in the background.
         """
