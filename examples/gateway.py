@@ -18,9 +18,16 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from mb_client import ConnectionLost, MBError, MessageBrokerClient, MessageTooLarge, ResponseError
+from mb_client import (
+    ConnectionLost,
+    MBError,
+    MessageBrokerClient,
+    MessageTooLarge,
+    RemoteProtocolError,
+    ResponseError,
+)
 
-URL = os.environ.get("MB_URL", "ws://localhost:8080")
+URL = os.environ.get("MB_URL", "tcp://localhost:8081")
 
 # Milliseconds for an answer: less than browsers and proxies wait.
 TIMEOUT = 5_000
@@ -91,14 +98,17 @@ async def health(client: Client) -> JSONResponse:
 
 
 @app.exception_handler(MBError)
-async def mb_error(request: Request, error: Exception) -> JSONResponse:
+async def mb_error(request: Request, error: MBError) -> JSONResponse:
     if isinstance(error, ResponseError):
-        detail, status = error.message, STATUS.get(error.code, 502)
-    elif isinstance(error, ConnectionLost):
-        # 503: nothing has happened, ask again.  502: the service may have done it.
-        detail, status = str(error), 502 if error.sent else 503
+        content = {"detail": error.message, "details": error.details}
+        return JSONResponse(content, STATUS.get(error.code, 502))
+    if isinstance(error, ConnectionLost):
+        # 503: nothing was sent, so ask again. 502: the service may have handled the request.
+        status = 502 if error.sent else 503
+    elif isinstance(error, RemoteProtocolError):
+        status = 502  # an answer that does not fit `result`
     elif isinstance(error, MessageTooLarge):
-        detail, status = str(error), 413
+        status = 413
     else:
         raise error  # a bug in this program
-    return JSONResponse({"detail": detail}, status)
+    return JSONResponse({"detail": str(error)}, status)

@@ -37,7 +37,10 @@ def test_uvicorn_serves_it_and_stops_in_order(mb_broker: FaultyBroker) -> None:
         port = running_on(server.stderr)
         assert ask(port, "POST", "/orders", ORDER) == (201, PLACED)
         assert ask(port, "GET", "/orders/1") == (200, PLACED)
-        assert ask(port, "GET", "/orders/7") == (404, {"detail": "there is no order 7"})
+        assert ask(port, "GET", "/orders/7") == (
+            404,
+            {"detail": "there is no order 7", "details": None},
+        )
         assert ask(port, "GET", "/health") == (200, {"broker": True})
         server.send_signal(signal.SIGTERM)
         _, err = server.communicate(timeout=PATIENCE)
@@ -115,6 +118,23 @@ def test_the_service_fails(
 ) -> None:
     service.subscribe("order.place", action="request", handler=lambda message: 1 / 0)
     assert http.post("/orders", json=ORDER).status_code == 502
+
+
+def test_the_service_can_not_read_the_order(http: TestClient, service: MessageBrokerClient) -> None:
+    service.subscribe("order.place", action="request", handler=lambda message: message.decode(int))
+    answer = http.post("/orders", json=ORDER)
+    assert answer.status_code == 422
+    expected = {"detail": "Expected `int`, got `object` at $", "details": {"path": "$"}}
+    assert answer.json() == expected
+
+
+def test_the_answer_does_not_fit(http: TestClient, service: MessageBrokerClient) -> None:
+    service.subscribe("order.place", action="request", handler=lambda message: {"id": "one"})
+    assert http.post("/orders", json=ORDER).status_code == 502
+
+
+def test_the_order_is_too_large(http: TestClient) -> None:
+    assert http.post("/orders", json={**ORDER, "customer": "a" * 20_000}).status_code == 413
 
 
 def test_the_gateway_refuses_an_invalid_order(http: TestClient) -> None:

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 from mb_sync import MessageBrokerClient
 from mb_testing import FaultyBroker
 
-from .pages import ROOT, blocks, redirected
+from .pages import EXAMPLES, blocks, redirected
 
 
 def test_the_application_answers(mb_broker: FaultyBroker, tmp_path: Path) -> None:
@@ -51,6 +51,18 @@ def test_the_application_answers(mb_broker: FaultyBroker, tmp_path: Path) -> Non
 
 
 def test_the_container_has_uvicorn_where_the_dockerfile_puts_it() -> None:
-    [command] = [block.text for block in blocks("fastapi.md") if block.language == "docker"]
+    [changed] = [block.text for block in blocks("fastapi.md") if block.language == "docker"]
+    dockerfile = (EXAMPLES / "orders" / "Dockerfile").read_text()
+    *same, copied, command = changed.splitlines()
+    install = "\n".join(same)
+    assert install.removesuffix(" fastapi uvicorn") in dockerfile
+    assert copied.replace("app.py", "orders.py") in dockerfile
     assert json.loads(command.removeprefix("CMD "))[0] == "/venv/bin/uvicorn"
-    assert "/venv" in (ROOT / "examples" / "orders" / "Dockerfile").read_text()
+
+
+def test_the_page_and_the_gateway_have_the_same_error_handler() -> None:
+    [program] = [block.text for block in blocks("fastapi.md") if "mb_error" in block.text]
+    handler = re.compile(r"^@app\.exception_handler.*?(?=\n\n\n|\Z)", re.DOTALL | re.MULTILINE)
+    expected = handler.findall((EXAMPLES / "gateway.py").read_text().rstrip())
+    assert handler.findall(program) == expected
+    assert len(expected) == 1
