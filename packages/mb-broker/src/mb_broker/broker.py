@@ -55,20 +55,20 @@ class Broker:
             async with MessageBrokerClient(broker.url) as client:
                 print(client.connected, broker.urls)
 
-    A client that exceeds a limit gets an error or loses its connection. It never affects other
-    clients, and the log says which limit it was.
+    A client that exceeds a limit gets an error or loses its connection. Other clients are not
+    affected, and the log names the limit.
 
-    Leaving the block waits for answers to pending requests, up to `drain_timeout`, unless it is
-    left by an error or cancelled. Then every connection is closed. A Broker can be entered only
+    Leaving the block waits for answers to pending requests, up to `drain_timeout`, unless the block
+    raised an error or was cancelled. Then every connection is closed. A Broker can be entered only
     once.
 
     Args:
-        *urls: Where to listen; by default on `memory://` under a new name. With port 0, a free port
-            is chosen, which `urls` shows.
+        *urls: Where to listen; by default on `memory://` under a new name. With port 0, the broker
+            chooses a free port and shows it in `urls`.
         ssl_context: Holds the broker's certificate, for `tls://` and `wss://`.
         plugins: Plugins to use instead of the installed ones.
-        wrap_accept: For tests: called when the broker is entered, and returns what accepts
-            connections in its place.
+        wrap_accept: For tests: called when the broker is entered; the callable that it returns
+            accepts connections in the broker's place.
         faults: Deprecated. Use `wrap_accept`.
         **options: Limits and time limits, in bytes and milliseconds; see `BrokerOptions`.
 
@@ -197,7 +197,7 @@ class Broker:
                 self._connections.flush()
 
     async def abort(self) -> None:
-        """Stop listening and end every connection at once, as if the process was killed."""
+        """Stop listening and end every connection at once, as if the process had been killed."""
         self._home.check("broker")
         await self._stop_listening()
         await self._connections.abort()

@@ -127,11 +127,11 @@ class BrokerOptions(TypedDict, total=False):
             10,000.
         close_timeout: Time limit for closing a connection. Default: 5,000.
         request_timeout: Time limit of requests that have none of their own. Default: 5,000.
-        heartbeat_after: How long a client may be silent before it is asked for a sign of life.
+        heartbeat_after: How long a client may be silent before the broker sends it a heartbeat.
             Default: 30,000.
         drop_after: How long a client may be silent before it is disconnected; longer than
             `heartbeat_after`. Default: 60,000.
-        drain_timeout: How long to wait for answers to pending requests when closing; 0 to not wait.
+        drain_timeout: How long to wait for answers to pending requests when closing; 0 for no wait.
             Default: 5,000.
         origins: Origins of other web sites whose pages may connect over WebSocket; `"*"` for any.
             Default: none.
@@ -177,8 +177,8 @@ class RouterOptions(msgspec.Struct, frozen=True):
         max_outstanding: How many requests can wait for their answers before one of the client with
             the most fails.
         request_timeout: Time limit of requests that have none of their own.
-        heartbeat_after: How long a client may be silent before it is asked for a sign of life. It
-            is asked again after as long.
+        heartbeat_after: How long a client may be silent before the broker sends it a heartbeat.
+            After the same time again, it sends another.
         drop_after: How long a client may be silent before it is disconnected.
     """
 

@@ -53,7 +53,7 @@ class Service:
         subscriptions: What it is subscribed to.
         asked: Requests of this client that wait for their answer.
         answering: Requests that this client has to answer.
-        errors: Counts the errors that it was answered with.
+        errors: Counts the errors sent to it in answers.
         wants_timeouts: Whether the requests that it gets include their time limit, which a client
             asks for in a heartbeat.
     """

@@ -83,7 +83,7 @@ class Router:
 
     @property
     def followed(self) -> bool:
-        """Whether any client follows the messages or the log, so each message is an event."""
+        """Whether any client follows the messages or the log: then each message is an event."""
         return bool(self.registry.auditors) or self.log.followed
 
     # Connections
@@ -119,7 +119,7 @@ class Router:
         service.outbox.clear()
 
     def keep_alive(self, service: Service, now: float) -> None:
-        """Note that a client is alive, though nothing came from it."""
+        """Note that a client is alive, although no message arrived from it."""
         service.last_seen = now
         self._heartbeats.add(service, now)
 
@@ -128,10 +128,10 @@ class Router:
     def receive(
         self, service: Service, messages: list[bytes], now: float, *, costly: int | None = None
     ) -> list[bytes]:
-        """Handle whole messages of one client, in order, and return those that are left.
+        """Handle whole messages of one client, in order, and return those that were not handled.
 
         `costly` limits how many requests with long answers are handled: the next such request is
-        left, with all after it. So is one whose answer is not prepared yet.
+        returned, with all messages after it. So is a request whose answer is not prepared yet.
         """
         service.last_seen = now
         self._second = int(now)
@@ -227,7 +227,7 @@ class Router:
     # Time
 
     def next_deadline(self) -> float | None:
-        """Return when `handle_deadline` has to be called next; None if not at all."""
+        """Return when `handle_deadline` has to be called next; None if it doesn't."""
         timeout, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
         if timeout is None or silence is None:
             return timeout if silence is None else silence

@@ -55,9 +55,9 @@ def running(*urls: str, **options: Any) -> RunningBroker:
 class RunningBroker:
     """A Broker in a thread, from `running`.
 
-    It can be stopped and started again, at the same URLs: where a free port was chosen, it stays
+    It can be stopped and started again at the same URLs: a port that was chosen automatically stays
     reserved in between. All methods can be called from any thread, and return when they have taken
-    effect. `kill`, `start` and `restart` take milliseconds, so async code may call them.
+    effect. `kill`, `start` and `restart` take only a few milliseconds, so async code may call them.
 
     In a forked process, the broker is not running and can't be started.
 
@@ -122,7 +122,7 @@ class RunningBroker:
         """Start the broker again, after `stop` or `kill`.
 
         Args:
-            **options: Replace options that it had, from now on.
+            **options: Options that replace the previous ones from now on.
 
         Raises:
             LocalProtocolError: The broker is running, or an option is invalid.

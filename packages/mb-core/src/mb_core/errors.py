@@ -77,9 +77,9 @@ class ConnectError(MBError):
     It was refused, TLS or the handshake failed, or the broker sent no greeting in time.
 
     Attributes:
-        final: Whether trying again is useless until something is changed, such as the certificate,
-            the credentials or the URL. A client with `retry_connect` then stops trying to connect
-            for the first time. It has no effect on restoring a lost connection.
+        final: Whether there is no point in trying again until something is changed, such as the
+            certificate, the credentials or the URL. If so, a client with `retry_connect` stops
+            trying to make its first connection. Restoring a lost connection is not affected.
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:
@@ -91,7 +91,7 @@ class ConnectionLost(MBError):
     """There is no connection, or it was lost before the operation was complete.
 
     Attributes:
-        sent: False if the message has certainly not left this process, True if it may have reached
+        sent: False if the message certainly never left this process, True if it may have reached
             the broker.
     """
 
@@ -181,7 +181,7 @@ class ResponseError(MBError):
         def find(message: Message) -> None:
             raise NoSuchOrder("there is no order 7", details={"id": 7})
 
-    A subclass sets a code of its own. From then on, answers with this code raise the subclass.
+    A subclass sets its own code. Once it is defined, answers with this code raise the subclass.
 
     Args:
         message: The text of the error, for people.
@@ -220,8 +220,8 @@ class ResponseError(MBError):
     ) -> ResponseError:
         """Return the error for `code`: an instance of the first subclass with this code.
 
-        If there is none, it is a `ResponseError`. A subclass's own constructor is not called, as
-        its arguments are not transmitted.
+        If there is none, it is a `ResponseError`. A subclass's own constructor is not called,
+        because its arguments are not transmitted.
         """
         kind = cls._by_code.get(code, ResponseError)
         error = kind.__new__(kind, message)
@@ -286,7 +286,7 @@ class NoRouteFoundError(ResponseError):
 
 
 class ServiceUnavailableError(ResponseError):
-    """SERVICE_UNAVAILABLE: the service is gone, or has no room for the request."""
+    """SERVICE_UNAVAILABLE: the service has disconnected, or is overloaded."""
 
     code = "SERVICE_UNAVAILABLE"
 

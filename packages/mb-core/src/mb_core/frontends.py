@@ -26,7 +26,7 @@ def connect(
 ) -> Any:
     """Return a client of an installed front end. Entering it connects it.
 
-    For programs in which a setting chooses the front end; others use a client's class directly.
+    Use it if a setting chooses the front end. Otherwise, use a client's class directly.
 
     Example::
 

@@ -101,8 +101,8 @@ class Message(msgspec.Struct, eq=False):
     def deadline(self) -> float | None:
         """When the sender of a request stops waiting: in seconds, as `anyio.current_time()`.
 
-        None if there is no time limit, if this is not a received request, or if it was answered
-        already.
+        None if there is no time limit, if this is not a received request, or if it has already been
+        answered.
         """
         return self.responder.deadline if self.responder is not None else None
 
@@ -125,7 +125,7 @@ class Message(msgspec.Struct, eq=False):
 
         Raises:
             RemoteProtocolError: The payload is not valid JSON. Brokers forward payloads without
-                reading them.
+                checking them.
         """
         if self._payload is _UNREAD:
             try:
@@ -177,9 +177,9 @@ class Message(msgspec.Struct, eq=False):
             LocalProtocolError: This is not a received request, or it was answered already, or the
                 payload can't be written.
             MessageTooLarge: The payload is too large.
-            ConnectionLost: The connection over which the request came is lost.
+            ConnectionLost: The connection on which the request arrived is lost.
 
-        If cancelled, the answer was sent.
+        If cancelled, the answer has already been sent.
         """
         if self.responder is None:
             why = "only requests can"

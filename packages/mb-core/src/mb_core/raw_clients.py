@@ -87,7 +87,7 @@ class RawClient(CallbackMethods):
             PluginError: The transport is not installed.
             LocalProtocolError: The client was connected before.
 
-        If cancelled, no connection is left.
+        If cancelled, the client is not connected.
         """
         await checkpoint()
         if self._tasks is not None:
@@ -129,7 +129,7 @@ class RawClient(CallbackMethods):
             ConnectionLost: The connection is lost.
             LocalProtocolError: The client is not connected, or the message is not a valid string.
 
-        If cancelled, the message was sent.
+        If cancelled, the message has already been sent.
         """
         try:
             tasks = self._tasks

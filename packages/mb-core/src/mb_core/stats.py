@@ -15,10 +15,10 @@ _REMEMBERED = 1000
 class Latency(msgspec.Struct, frozen=True):
     """How long requests took from the call to their answer, in milliseconds.
 
-    Covers the last 1000 answered requests. Those that failed are not included.
+    Covers the last 1000 answered requests. Failed requests are not included.
 
     Attributes:
-        count: How many requests these figures are about, at most 1000.
+        count: How many requests these figures cover, at most 1000.
         median: Half of them took longer.
         p99: One in a hundred took longer.
         longest: The slowest one.
@@ -48,7 +48,7 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class ClientStats(msgspec.Struct, frozen=True):
-    """Figures about a client since it was made, over all its connections.
+    """Statistics of a client since it was created, over all its connections.
 
     `msgspec.structs.asdict` converts them to a dict.
 

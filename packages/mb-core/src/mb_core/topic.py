@@ -70,8 +70,8 @@ def check_pattern(pattern: str) -> str:
 def matches(pattern: str, topic: str) -> bool:
     """Whether a subscription to `pattern` receives messages of `topic`.
 
-    `+` matches exactly one segment; `#` at the end matches any number, also none. Upper and lower
-    case are the same. Wildcards don't match the broker's own topics, `system.*`.
+    `+` matches exactly one segment; `#` at the end matches any number, including none. Case is
+    ignored. Wildcards don't match the broker's own topics, `system.*`.
 
     Example::
 

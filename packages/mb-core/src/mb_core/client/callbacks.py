@@ -74,7 +74,7 @@ class Registration:
         self._remove = remove
 
     def remove(self) -> None:
-        """Stop calling the handler, also for events that already wait for it."""
+        """Stop calling the handler, even for events that are already waiting for it."""
         if not self.removed:
             self.removed = True
             self._remove(self)

@@ -61,24 +61,25 @@ class MessageBrokerClient(OnMethods):
             one fails, the client tries the next.
         connect_timeout: Time limit for each attempt to connect to a URL.
         close_timeout: How long to wait for the broker when closing.
-        drain_timeout: How long closing waits for handlers and for buffered messages; 0 to not wait.
+        drain_timeout: How long closing waits for handlers and for buffered messages; 0 for no wait.
         max_payload: Largest payload to send, in bytes. The broker's limit must be at least as high.
         ssl_context: For `tls://` and `wss://`. The default verifies certificates and host names.
         plugins: Plugins to use instead of the installed ones.
-        reconnect: Whether to reconnect after a loss. If false, the client ends instead.
+        reconnect: Whether to reconnect after a loss. If false, the client gives up instead.
         retry_connect: Whether to keep trying if the first connection fails. Meanwhile, other tasks
             can use the client as they can during an outage.
         backoff_min: Upper bound of the random wait before the first attempt to reconnect. The wait
             doubles with each further attempt, and half of it is random.
         backoff_max: Longest wait between attempts.
         reconnect_timeout: How long to try to reconnect; None to keep trying forever.
-        heartbeat_interval: How long the broker may be silent before the client asks it for a sign
-            of life. After as long again, it drops the connection. None turns this off.
+        heartbeat_interval: How long the broker may be silent before the client sends it a
+            heartbeat. After the same time again, the client drops the connection. None turns this
+            off.
         publish_buffer: How many bytes of publications can wait for a connection.
         buffer_overflow: What happens to a publication that does not fit: with `"error"`, `publish`
             raises `ConnectionLost`; with `"drop_oldest"`, it replaces the oldest ones.
         inherit_deadlines: Whether requests made in a request handler take no longer than the sender
-            of the handled request still waits.
+            of the request being handled will still wait.
         codec: Name of an installed codec, or a `Codec`, that reads and writes payloads.
 
     Raises:
@@ -327,8 +328,9 @@ class MessageBrokerClient(OnMethods):
                     print(event.topic, event.payload)
 
         Without a handler, iterate the subscription, or leave its messages to `on_message` handlers.
-        With a handler for requests, what it returns is the answer. A `ResponseError` that it raises
-        is sent as it is; any other error is sent as INTERNAL_ERROR and logged.
+        If the handler is for requests, its return value is the answer. If it raises a
+        `ResponseError`, that error is the answer; any other error is sent as INTERNAL_ERROR and
+        logged.
 
         If the broker refuses to restore the subscription, its error goes to `on_error`. A permanent
         refusal, such as FORBIDDEN, ends the subscription; after any other, the client asks again.
@@ -387,7 +389,7 @@ class MessageBrokerClient(OnMethods):
 
         Await the `Subscription` or enter it, as with `subscribe`, which explains the other options.
         It is restored after each reconnect. The payload of each `Message` is an object with
-        `level`, `module`, `message`, `timestamp`, and what the entry is about, such as `serviceId`.
+        `level`, `module`, `message`, `timestamp`, and further fields, such as `serviceId`.
 
         A client can follow the log with only one combination of levels and regex at a time.
         `subscribe("system.log")` uses the default levels.

@@ -63,7 +63,7 @@ class OnMethods(Lifecycle):
         return self._on(self._callbacks.connect, handler, "on_connect handler")
 
     def on_disconnect(self, handler: Callable[[], Any]) -> Registration:
-        """Call `handler()` whenever a connection has ended, for whatever reason.
+        """Call `handler()` whenever a connection ends, for whatever reason.
 
         Args:
             handler: A plain or async function without arguments.

@@ -44,9 +44,10 @@ class Subscription(Coroutine[Any, Any, "Subscription"]):
     - Neither: publications go to each of the client's `on_message` handlers, and wait in the queue
       until there is one. Each handler has a queue of its own.
 
-    Iteration ends when the subscription or the client is closed, or with `ConnectionLost` when the
-    connection is lost for good, after the messages that were received before. If several tasks
-    iterate, each message goes to one of them. Cancelling an iteration loses no message.
+    Iteration ends when the subscription or the client is closed. If the connection is lost for
+    good, it raises `ConnectionLost`. In both cases, messages that were received before come first.
+    If several tasks iterate, each message goes to one of them. Cancelling an iteration loses no
+    message.
 
     Attributes:
         topic: The topic or pattern that was subscribed to.
