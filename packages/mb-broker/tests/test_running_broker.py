@@ -21,6 +21,7 @@ import mb_testing
 from mb_broker import Broker, Router, RunningBroker, running
 from mb_core import (
     ConnectError,
+    ConnectionLost,
     LocalProtocolError,
     Message,
     MessageBrokerClient,
@@ -163,6 +164,38 @@ def test_a_client_that_is_still_connected_does_not_hold_it_up() -> None:
 
 
 # It goes away and comes back
+
+
+@pytest.mark.parametrize("listen", ["memory://", "tcp://127.0.0.1:0"])
+def test_killed_it_answers_nothing(listen: str) -> None:
+    """Not even that the service of a request has gone, as it would if it still ran."""
+
+    async def main() -> None:
+        asked = anyio.Event()
+
+        async def answer(message: Message) -> None:
+            asked.set()
+            await anyio.sleep_forever()
+
+        async def lose() -> None:
+            with pytest.raises(ConnectionLost) as lost:
+                await client.request("a.b", {})
+            assert lost.value.sent
+
+        async with (
+            MessageBrokerClient(broker.url, drain_timeout=0) as service,
+            MessageBrokerClient(broker.url) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            await service.subscribe("a.b", action="request", handler=answer)
+            tasks.start_soon(lose)
+            await asked.wait()
+            broker.kill()
+        broker.start()
+
+    with running(listen) as broker:
+        for _ in range(20):
+            anyio.run(main)
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])

@@ -87,9 +87,11 @@ class Connections:
             await link.wait_closed()
 
     async def abort(self) -> None:
-        for connection in list(self.by_service.values()):
-            connection.link.abort()
-            await connection.link.wait_closed()
+        links = [connection.link for connection in self.by_service.values()]
+        for link in links:  # all of them first: the loss of one must not be reported to the next
+            link.abort()
+        for link in links:
+            await link.wait_closed()
 
     async def wait_idle(self) -> None:
         """Wait until no request is outstanding."""
