@@ -36,8 +36,7 @@ _BATCH = 64
 _BATCH_SECONDS = 0.002
 # Bytes of memory overhead per message, and of its slot in a list.
 _MESSAGE_OVERHEAD = sys.getsizeof(b"") + 8
-# The most bytes that a stream reads at once.
-_READ_SIZE = 256 * 1024
+_READ_SIZE = 256 * 1024  # the most bytes that a stream reads at once
 
 
 class Connections:
