@@ -112,18 +112,27 @@ async def test_without():
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("source", "remedy"),
     [
-        "def test_it(): ...",
-        "async def test_it(): ...",
-        "def test_it(anyio_backend): ...\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'",
+        ("def test_it(): ...", "but not with anyio: add @pytest.mark.anyio, or"),
+        ("async def test_it(): ...", "but not with anyio: add @pytest.mark.anyio, or"),
+        (
+            (
+                "@pytest.mark.anyio\nasync def test_it(): ...\n"
+                "@pytest.fixture\ndef anyio_backend(): return 'asyncio'"
+            ),
+            'write @pytest.fixture(params=["asyncio"]) and return request.param, or',
+        ),
     ],
-    ids=["sync", "no anyio", "one backend"],
+    ids=["sync", "no anyio", "no params"],
 )
-def test_a_marker_that_would_do_nothing_is_an_error(tmp_path: Path, source: str) -> None:
+def test_a_marker_that_would_do_nothing_is_an_error(
+    tmp_path: Path, source: str, remedy: str
+) -> None:
     said = run_pytest(tmp_path, f"import pytest\n\n@pytest.mark.virtual_clock\n{source}\n")
     assert "ERROR" in said
-    assert "use the fixture virtual_clock" in said
+    assert "test_it.py::test_it is marked with virtual_clock, but " in said
+    assert f"{remedy} use the fixture virtual_clock" in said
     assert "passed" not in said
 
 

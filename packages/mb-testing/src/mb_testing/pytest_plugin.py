@@ -62,9 +62,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         backend = parameters.get("anyio_backend")
         if not isinstance(backend, str):
+            if "anyio_backend" in getattr(item, "fixturenames", ()):
+                remedy = (
+                    "but its fixture anyio_backend has no names as params: write "
+                    '@pytest.fixture(params=["asyncio"]) and return request.param'
+                )
+            else:
+                remedy = "but not with anyio: add @pytest.mark.anyio"
             raise pytest.UsageError(
-                f"{item.nodeid} is marked with virtual_clock, and has no anyio_backend from a list "
-                "of names: mark it with anyio, too, or use the fixture virtual_clock"
+                f"{item.nodeid} is marked with virtual_clock, {remedy}, "
+                "or use the fixture virtual_clock"
             )
         from .virtual_clock import VirtualClock
 
