@@ -258,7 +258,7 @@ async def test_nobody_answers_is_raised_at_once_without_a_reconnect_or_without_r
 async def test_nobody_answers_is_not_retried_if_a_service_passes_it_on(
     scripted: ScriptedBroker,
 ) -> None:
-    """A handler that asked somebody else in vain has handled the request."""
+    """A handler that got no answer from somebody else has handled the request."""
     passed_on = b'error:{"code":"NO_ROUTE_FOUND","message":"nobody","details":{"topic":"b"}}'
     scripted.answers["a"] = passed_on
     with anyio.fail_after(5):
