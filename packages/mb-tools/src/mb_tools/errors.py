@@ -48,10 +48,12 @@ def failure_of(error: Exception) -> Failure:
     if not isinstance(error, mb_core.MBError):
         raise error
     text, status = str(error), Status.FAILED
-    if isinstance(error, mb_core.ResponseError) and error.details is not None:
-        import msgspec
+    if isinstance(error, mb_core.ResponseError):
+        # The topic that nobody answers is in the text already.
+        if error.details is not None and not isinstance(error, mb_core.NoRouteFoundError):
+            import msgspec
 
-        text = f"{text} {msgspec.json.encode(error.details).decode()}"
+            text = f"{text} {msgspec.json.encode(error.details).decode()}"
     elif isinstance(error, mb_core.ConnectError | mb_core.ConnectionLost | mb_core.PluginError):
         status = Status.NO_CONNECTION
         for api, option in _REMEDIES.items():
