@@ -15,7 +15,7 @@ import pytest
 from mb_sync import MessageBrokerClient
 from mb_testing import FaultyBroker, wait_until
 
-from .pages import ROOT, files, redirected
+from .pages import ROOT, blocks, files, redirected
 
 FILES = files("shutdown.md")
 
@@ -65,12 +65,23 @@ def test_the_deployment_can_be_read(tmp_path: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     (tmp_path / "deployment.yaml").write_text(FILES["deployment.yaml"])
-    (tmp_path / "kustomization.yaml").write_text("resources: [deployment.yaml]\n")
+    [volume] = [
+        block.text
+        for block in blocks("shutdown.md")
+        if block.language == "yaml" and not block.title
+    ]
+    patch = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: orders}\nspec:\n  template:\n"
+    (tmp_path / "volume.yaml").write_text(patch + volume)
+    (tmp_path / "kustomization.yaml").write_text(
+        "resources: [deployment.yaml]\npatches: [{path: volume.yaml}]\n"
+    )
     done = subprocess.run(
         ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "terminationGracePeriodSeconds: 30" in done.stdout
+    assert "mountPath: /data" in done.stdout
+    assert done.stdout.count("- env:") == 1  # the volume belongs to the same container
 
 
 def test_the_files_that_the_page_includes_exist() -> None:
