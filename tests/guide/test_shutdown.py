@@ -57,6 +57,31 @@ def test_a_request_under_way_is_answered(
     assert (answers, process.returncode, out, err) == (["done"], status, "", "")
 
 
+def test_a_loop_ends_on_sigterm(mb_broker: FaultyBroker, tmp_path: Path) -> None:
+    (tmp_path / "consumer.py").write_text(FILES["consumer.py"])
+    with (
+        subprocess.Popen(
+            [sys.executable, "consumer.py"],
+            cwd=tmp_path,
+            env=redirected(mb_broker),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        MessageBrokerClient(mb_broker.url) as client,
+    ):
+        try:
+            wait_until(lambda: "order.#" in str(client.request("system.topic.list", {}).payload))
+            client.publish("order.paid", 7, confirm=True)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "order.paid 7\n"
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (-signal.SIGTERM, "", "")
+
+
 def passed_on(event: dict[str, Any], topic: str) -> bool:
     return "to" in event and event["message"]["header"]["topic"] == topic
 
