@@ -20,7 +20,7 @@ nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-# Without names, what a change has to pass, in about nine minutes on two cores.
+# Without names, what a change has to pass, in about ten minutes on two cores.
 nox.options.sessions = [
     "lint",
     "types",
@@ -158,7 +158,8 @@ def latest(session: nox.Session) -> None:
 def wheels(session: nox.Session) -> None:
     """What is released, built and installed: each alone, and beside those of others."""
     install(session, *TEST_TOOLS, "uv")
-    session.run(*pytest(session, "-m", "wheels", "tests/wheels"))
+    # pip, which most of these wait for, waits for the index.
+    session.run(*pytest(session, "-m", "wheels", "tests/wheels", workers=WORKERS_FOR_ALL))
 
 
 @nox.session(python=MEASURED)
