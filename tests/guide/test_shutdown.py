@@ -38,6 +38,7 @@ def test_a_request_under_way_is_answered(
     ):
         try:
             wait_until(lambda: "slow.work" in str(client.request("system.topic.list", {}).payload))
+            client.request("slow.work", {})  # the service is in run(), which handles signals
             answers: list[Any] = []
 
             def ask() -> None:
@@ -72,9 +73,10 @@ def test_a_loop_ends_on_sigterm(mb_broker: FaultyBroker, tmp_path: Path) -> None
     ):
         try:
             wait_until(lambda: "order.#" in str(client.request("system.topic.list", {}).payload))
-            client.publish("order.paid", 7, confirm=True)
             assert process.stdout is not None
-            assert process.stdout.readline() == "order.paid 7\n"
+            for number in (7, 8):  # with the second, it is in run(), which handles signals
+                client.publish("order.paid", number, confirm=True)
+                assert process.stdout.readline() == f"order.paid {number}\n"
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         finally:
