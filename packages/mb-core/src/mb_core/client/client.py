@@ -130,16 +130,15 @@ class MessageBrokerClient(OnMethods):
     async def register_service(self, name: str, description: str) -> None:
         """Register this client as a service.
 
-        The broker's page and `mb services` show its name. The client registers again after each
-        reconnect. Calling this again replaces the name and the description.
+        The broker's page and `mb services` show its name. Each reconnect registers it again, and
+        calling this again replaces both texts.
 
         Args:
             name: 1 to 36 characters.
             description: 1 to 1024 characters.
 
         Raises:
-            LocalProtocolError: The name or description is empty or too long, or the client is not
-                connected.
+            LocalProtocolError: A text is empty or too long, or the client is not connected.
             ResponseError: The broker refused, or did not confirm within `connect_timeout`.
             ConnectionLost: The client was closed or gave up reconnecting.
         """
@@ -249,9 +248,8 @@ class MessageBrokerClient(OnMethods):
     ) -> None:
         """Publish a message to all subscribers of `topic`.
 
-        Returns when the message is on its way or, without a connection, waits in the buffer. If
-        nobody is subscribed, `on_error` handlers are called. With `confirm`, it returns when the
-        broker has confirmed that it forwarded the message.
+        Returns when the message is on its way or, without a connection, in the buffer; with
+        `confirm`, when the broker has forwarded it. If nobody is subscribed, `on_error` is called.
 
         Example::
 
