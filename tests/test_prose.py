@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import prose
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prose.py"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prose", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return module
-
-
-PROSE = load()
-
-
 def found(text: str) -> list[Any]:
-    return [pattern for _, _, pattern in PROSE.find(text)]
+    return [pattern for _, _, pattern in prose.find(text)]
 
 
-@pytest.mark.parametrize("pattern", PROSE.PATTERNS, ids=lambda pattern: pattern.example)
+@pytest.mark.parametrize("pattern", prose.PATTERNS, ids=lambda pattern: pattern.example)
 def test_a_pattern_finds_its_example(pattern: Any) -> None:
     assert pattern in found(pattern.example)
 
 
-@pytest.mark.parametrize("pattern", PROSE.PATTERNS, ids=lambda pattern: pattern.example)
+@pytest.mark.parametrize("pattern", prose.PATTERNS, ids=lambda pattern: pattern.example)
 def test_a_pattern_does_not_find_what_only_looks_like_it(pattern: Any) -> None:
     for text in pattern.right:
         assert found(text) == []
@@ -75,7 +61,7 @@ def test_other_files_are_read_whole(tmp_path: Path, name: str, text: str) -> Non
 
 
 def test_the_files_of_the_project_are_checked() -> None:
-    names = {path.name for path in PROSE.tracked()}
+    names = {path.name for path in prose.tracked()}
     assert {"README.md", "CHANGELOG.md", "noxfile.py", "pyproject.toml"} <= names
     assert SCRIPT.name not in names
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import urls as script
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """scripts/urls.py, as a module."""
-    spec = importlib.util.spec_from_file_location("urls", ROOT / "scripts" / "urls.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def tree(tmp_path: Path, script: ModuleType) -> Path:
+def tree(tmp_path: Path) -> Path:
     for path in script.files():
         copied = tmp_path / path.relative_to(ROOT)
         copied.parent.mkdir(parents=True)
@@ -33,7 +21,7 @@ def tree(tmp_path: Path, script: ModuleType) -> Path:
     return tmp_path
 
 
-def test_every_package_has_all_of_them(tree: Path, script: ModuleType) -> None:
+def test_every_package_has_all_of_them(tree: Path) -> None:
     before = {path: tomllib.loads(path.read_text()) for path in script.files(tree)}
     assert script.main(["https://git.example/acme/mb/"], tree) is None
     for path, project in before.items():
@@ -48,9 +36,7 @@ def test_every_package_has_all_of_them(tree: Path, script: ModuleType) -> None:
         assert changed == project
 
 
-def test_an_address_replaces_the_one_before(
-    tree: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_replaces_the_one_before(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script.main(["https://git.example/acme/mb"], tree)
     first = [path.read_text() for path in script.files(tree)]
     script.main(["https://git.example/other/mb"], tree)
@@ -61,7 +47,7 @@ def test_an_address_replaces_the_one_before(
 
 
 @pytest.mark.parametrize("address", ["git.example/acme/mb", "http://git.example/acme/mb", "x y"])
-def test_an_invalid_address_is_refused(address: str, tree: Path, script: ModuleType) -> None:
+def test_an_invalid_address_is_refused(address: str, tree: Path) -> None:
     assert script.main([address], tree) == (
         f"{address!r} is not the address of a repository: expected one such as "
         "https://git.example/acme/mb"

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from scripts import version as script
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "releasing.md").read_text()
 DISTRIBUTIONS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """scripts/version.py, as a module."""
-    spec = importlib.util.spec_from_file_location("version", ROOT / "scripts" / "version.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def tree(tmp_path: Path, script: ModuleType) -> Path:
+def tree(tmp_path: Path) -> Path:
     """A copy of all that the script reads and writes."""
     for path in [*script.files(), ROOT / "CHANGELOG.md"]:
         copied = tmp_path / path.relative_to(ROOT)
@@ -39,7 +27,7 @@ def tree(tmp_path: Path, script: ModuleType) -> Path:
     return tmp_path
 
 
-def test_every_file_says_the_version_and_the_range_of_the_root(script: ModuleType) -> None:
+def test_every_file_says_the_version_and_the_range_of_the_root() -> None:
     version = script.workspace_version()
     for path in script.files():
         wanted = script.rewritten(path, version)
@@ -47,18 +35,18 @@ def test_every_file_says_the_version_and_the_range_of_the_root(script: ModuleTyp
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_what_is_installed_has_it(name: str, script: ModuleType) -> None:
+def test_what_is_installed_has_it(name: str) -> None:
     assert importlib.metadata.version(name) == script.workspace_version()
 
 
-def test_the_command_says_it(script: ModuleType) -> None:
+def test_the_command_says_it() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "mb_tools", "--version"], capture_output=True, text=True, check=True
     )
     assert said.stdout == f"mb, version {script.workspace_version()}\n"
 
 
-def test_the_changelog_begins_with_it(script: ModuleType) -> None:
+def test_the_changelog_begins_with_it() -> None:
     sections = re.findall(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert sections[0] == script.workspace_version()
 
@@ -73,15 +61,11 @@ def test_the_changelog_begins_with_it(script: ModuleType) -> None:
         ("1.4.2", ">=1.4.2,<2"),
     ],
 )
-def test_a_range_ends_before_what_may_break(
-    version: str, range_of_it: str, script: ModuleType
-) -> None:
+def test_a_range_ends_before_what_may_break(version: str, range_of_it: str) -> None:
     assert script.compatible(version) == range_of_it
 
 
-def test_a_new_version_is_written_everywhere_and_nothing_else_is(
-    tree: Path, script: ModuleType
-) -> None:
+def test_a_new_version_is_written_everywhere_and_nothing_else_is(tree: Path) -> None:
     changelog = tree / "CHANGELOG.md"
     changelog.write_text(
         changelog.read_text().replace("\n## ", "\n## 7.8.9 (2031-01-01)\n\n## ", 1)
@@ -101,17 +85,13 @@ def test_a_new_version_is_written_everywhere_and_nothing_else_is(
     assert {path: path.read_text() for path in before} == before
 
 
-def test_a_version_without_a_section_in_the_changelog_is_refused(
-    tree: Path, script: ModuleType
-) -> None:
+def test_a_version_without_a_section_in_the_changelog_is_refused(tree: Path) -> None:
     refused = script.main(["9.9.9"], tree)
     assert refused == ("CHANGELOG.md has no section '## 9.9.9 (...)': describe the changes first")
 
 
 @pytest.mark.parametrize("arguments", [["1"], ["v0.2.0"], ["0.2.0", "0.3.0"], ["0.2"]])
-def test_an_invalid_version_is_refused(
-    arguments: list[str], tree: Path, script: ModuleType
-) -> None:
+def test_an_invalid_version_is_refused(arguments: list[str], tree: Path) -> None:
     refused = script.main(arguments, tree)
     assert (
         refused == f"{' '.join(arguments)!r} is not a version: expected three numbers, as in 0.2.0"
