@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import pytest
 
 from mb_broker import Broker
 from mb_client import Message, MessageBrokerClient
+
+from .guide.pages import redirected
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -112,15 +113,3 @@ def program(path: Path, broker: Broker) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-
-def redirected(broker: Broker) -> dict[str, str]:
-    """An environment in which the examples' ports lead to `broker`."""
-    ws = broker.url_of("ws").removeprefix("ws://")
-    tcp = broker.url_of("tcp").removeprefix("tcp://")
-    return {
-        **os.environ,
-        "MB_CONNECT_TO": f"localhost:8080={ws},localhost:8081={tcp}",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "error",
-    }

@@ -20,20 +20,25 @@ from .pages import ROOT, blocks, files, redirected
 FILES = files("shutdown.md")
 
 
+def started(name: str, folder: Path, broker: FaultyBroker) -> subprocess.Popen[str]:
+    """Start a program of the page, which reaches `broker` at its usual address."""
+    (folder / name).write_text(FILES[name])
+    return subprocess.Popen(
+        [sys.executable, name],
+        cwd=folder,
+        env=redirected(broker),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_request_under_way_is_answered(
     number: signal.Signals, mb_broker: FaultyBroker, tmp_path: Path
 ) -> None:
-    (tmp_path / "service.py").write_text(FILES["service.py"])
     with (
-        subprocess.Popen(
-            [sys.executable, "service.py"],
-            cwd=tmp_path,
-            env=redirected(mb_broker),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
+        started("service.py", tmp_path, mb_broker) as process,
         MessageBrokerClient(mb_broker.url) as client,
     ):
         try:
@@ -59,16 +64,8 @@ def test_a_request_under_way_is_answered(
 
 
 def test_a_loop_ends_on_sigterm(mb_broker: FaultyBroker, tmp_path: Path) -> None:
-    (tmp_path / "consumer.py").write_text(FILES["consumer.py"])
     with (
-        subprocess.Popen(
-            [sys.executable, "consumer.py"],
-            cwd=tmp_path,
-            env=redirected(mb_broker),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
+        started("consumer.py", tmp_path, mb_broker) as process,
         MessageBrokerClient(mb_broker.url) as client,
     ):
         try:
