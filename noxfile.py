@@ -85,12 +85,14 @@ BY_CONSTRAINTS = ["--constraints", "constraints.txt", "--build-constraints", "co
 
 def install(session: nox.Session, *tools: str) -> None:
     """Install the workspace's packages and `tools`, by the constraints."""
-    # Not in session.create_tmp(), which sets TMPDIR: paths of sockets would be too long there.
-    overrides = Path(session.virtualenv.location) / "overrides.txt"
-    # No marker tells a free-threaded Python from the other one.
-    missing = WITHOUT_FREE_THREADING if str(session.python).endswith("t") else []
-    overrides.write_text("".join(f"{name}; python_version < '3'\n" for name in missing))
-    session.install(*BY_CONSTRAINTS, "--overrides", str(overrides), *EDITABLE, *tools)
+    arguments = [*BY_CONSTRAINTS, *EDITABLE, *tools]
+    if str(session.python).endswith("t"):  # no marker tells a free-threaded Python from the others
+        # Not in session.create_tmp(), which sets TMPDIR: paths of sockets would be too long there.
+        overrides = Path(session.virtualenv.location) / "overrides.txt"
+        lines = [f"{name}; python_version < '3'\n" for name in WITHOUT_FREE_THREADING]
+        overrides.write_text("".join(lines))
+        arguments += ["--overrides", str(overrides)]
+    session.install(*arguments)
 
 
 def pytest(session: nox.Session, *arguments: str, workers: int = CPUS) -> list[str]:
