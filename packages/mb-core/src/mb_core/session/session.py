@@ -621,7 +621,7 @@ class Session:
                 return ResponseReceived(request, message)
             if isinstance(error, NoRouteFoundError) and error.details is None:
                 # Brokers give no details, so an error that has them was passed on by a service.
-                error = _about(request.topic, error)
+                error = _with_topic(request.topic, error)
                 if request.retry and self._status.settled_at is not None:
                     return NoServiceYet(request, error)
             return RequestFailed(request, error)
@@ -630,7 +630,7 @@ class Session:
             return Unmatched(None, message)
         topic = message.topic
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
-            return PublicationUnheard(topic, _about(topic, error))
+            return PublicationUnheard(topic, _with_topic(topic, error))
         return Unmatched(error, message)
 
     def _unanswered(self, message: Message) -> Event:
@@ -791,7 +791,7 @@ def _subscription(entry: SubscriptionEntry) -> tuple[str, Mapping[str, Any]]:
     return _SUBSCRIBE, payload
 
 
-def _about(topic: str, error: NoRouteFoundError) -> NoRouteFoundError:
+def _with_topic(topic: str, error: NoRouteFoundError) -> NoRouteFoundError:
     """Return the error with `topic` in its details, if it has none."""
     details = error.details if error.details is not None else {"topic": topic}
     return NoRouteFoundError(error.message, timestamp=error.timestamp, details=details)
