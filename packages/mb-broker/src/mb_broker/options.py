@@ -50,35 +50,35 @@ class BrokerSettings(msgspec.Struct, kw_only=True):
     """Every option of a broker, with its default. Times are in milliseconds, sizes in bytes."""
 
     max_connections: Annotated[
-        Count, about("Most clients at a time; further ones are refused.")
+        Count, about("Maximum number of clients; further ones are refused.")
     ] = 10_000
     max_payload: Annotated[Bytes, about("Largest payload that is accepted.")] = DEFAULT_MAX_PAYLOAD
     max_header: Annotated[
         HeaderBytes, about("Longest header that is accepted, including its newline.")
     ] = MAX_HEADER
     max_unread: Annotated[
-        Buffer, about("Most unread output of one client; beyond it, the client is disconnected.")
+        Buffer, about("Maximum unread output of one client; beyond it, the client is disconnected.")
     ] = 16 * 1024 * 1024
     max_unread_total: Annotated[
         Buffer,
-        about(
-            "Most unread output of all clients; beyond it, the one with the most is disconnected."
-        ),
+        about("Maximum unread output of all clients; beyond it, the one with the most is cut off."),
     ] = 256 * 1024 * 1024
-    max_subscriptions: Annotated[Count, about("Most subscriptions of one client.")] = 10_000
+    max_subscriptions: Annotated[Count, about("Maximum number of subscriptions of one client.")] = (
+        10_000
+    )
     # Each takes about 600 bytes.
     max_subscriptions_total: Annotated[
         Count,
-        about("Most subscriptions of all clients; then only clients below their share get more."),
+        about("Maximum for all clients together; then only clients below their share get more."),
     ] = 1_000_000
     max_outstanding: Annotated[
         Count,
         about(
-            "Most requests waiting for an answer; beyond it, one of the client with the most fails."
+            "Maximum number of pending requests; beyond it, one of the client with the most fails."
         ),
     ] = 10_000
     max_handshakes: Annotated[
-        Count, about("Most handshakes in progress per port; beyond it, the oldest is dropped.")
+        Count, about("Maximum number of handshakes per port; beyond it, the oldest is dropped.")
     ] = 1_000
     handshake_timeout: Annotated[
         Milliseconds, about("Time limit for the TLS and WebSocket handshakes of a connection.")

@@ -98,7 +98,7 @@ class ServeOptions(BrokerSettings, kw_only=True):
         Literal["debug", "info", "warning", "error"], about("Minimum level to log.")
     ] = "info"
     log_format: Annotated[
-        Literal["text", "json"], about("Lines for people, or JSON for programs.")
+        Literal["text", "json"], about("Format of the log: text for people, json for programs.")
     ] = "text"
 
 
