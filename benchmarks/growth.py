@@ -63,7 +63,7 @@ _BYTES = (10, 100, 1_000, 10_000, 60_000, 100_000, 1_048_576)
 FIGURES = (
     Figure(
         "subscriptions",
-        "A publication, against the subscriptions in force",
+        "A publication, by number of subscriptions",
         "subscriptions",
         tuple(
             Curve(f"{machine}, {kind}, {topics}", receives(pattern, spread=spread), _SUBSCRIPTIONS)
@@ -77,7 +77,7 @@ FIGURES = (
     ),
     Figure(
         "subscribing",
-        "A subscription made and ended, against those in force",
+        "Subscribing and unsubscribing, by number of subscriptions",
         "subscriptions",
         (
             Curve("Router", cases.router_subscribes, _SUBSCRIPTIONS),
@@ -87,7 +87,7 @@ FIGURES = (
     ),
     Figure(
         "pending",
-        "A request and its response, against those that wait",
+        "A request and its response, by number of pending requests",
         "requests that wait",
         (
             Curve("Session, oldest answered", cases.session_asks(oldest=True), _PENDING),
@@ -99,7 +99,7 @@ FIGURES = (
     ),
     Figure(
         "connections",
-        "A publication of each client in turn, against the clients",
+        "A publication of each client in turn, by number of clients",
         "connections",
         (
             Curve("Router", cases.router_serves, _THOUSAND),
@@ -108,7 +108,7 @@ FIGURES = (
     ),
     Figure(
         "payload",
-        "A message, against the bytes of its payload",
+        "A message, by size of its payload",
         "bytes",
         (
             Curve("Encoder writes", cases.encoder_writes, _BYTES),
@@ -119,7 +119,7 @@ FIGURES = (
     ),
     Figure(
         "fan-out",
-        "A copy of a publication, against the subscribers",
+        "A copy of a publication, by number of subscribers",
         "subscribers",
         (
             Curve("Router", cases.router_fans_out(changed=False), _THOUSAND),

@@ -107,7 +107,7 @@ def of_machine(name: str, count: int) -> dict[str, float]:
     found = (tracemalloc.get_traced_memory()[0] - before) / count
     tracemalloc.stop()
     del first, second
-    return {"machine": found}
+    return {"state machine": found}
 
 
 # Held by clients of a broker that has a process of its own

@@ -69,7 +69,8 @@ def tables(results: Results) -> str:
     """The tables in Markdown: medians, ratios to nats-py, goals."""
     parts = [_about(results), _medians(results)]
     if BASELINE in results.found:
-        parts += [f"Ratios to {BASELINE}, within each round:\n", _ratios(results)]
+        about = f"Ratios to {BASELINE} within each round, as the median and the quartiles:\n"
+        parts += [about, _ratios(results)]
     goals = _goals(results)
     if goals:
         parts += ["Goals:\n", goals]
@@ -80,8 +81,8 @@ def _about(results: Results) -> str:
     with_ = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     return (
         f"CPython {results.python}, {results.cores} cores{', ' + with_ if with_ else ''}. "
-        f"Medians of {results.rounds} rounds of {results.messages:,} messages, "
-        "and the quartiles beside them.\n"
+        f"The table shows medians of {results.rounds} rounds of {results.messages:,} messages, "
+        "± half the distance between the quartiles.\n"
     )
 
 
@@ -114,7 +115,7 @@ def _goals(results: Results) -> str:
             met = "yes" if goal.met(found) else "no"
             who = f"{goal.contender} to {goal.baseline}"
             rows.append([who, goal.case.name, bound, _times(found), met])
-    return _table(["", "case", "goal", "found", "met"], rows) if rows else ""
+    return _table(["", "case", "goal", "measured", "met"], rows) if rows else ""
 
 
 def _figure(found: Spread) -> str:
