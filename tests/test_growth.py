@@ -80,7 +80,7 @@ def test_a_table_compares_the_last_with_the_first() -> None:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_what_a_machine_holds_takes_memory(name: str) -> None:
-    assert 100 < of_machine(name, 200)["machine"] < 5000
+    assert 100 < of_machine(name, 200)["state machine"] < 5000
 
 
 @pytest.mark.parametrize("name", CLIENTS)
