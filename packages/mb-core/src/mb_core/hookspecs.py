@@ -62,7 +62,7 @@ class MBSpec:
 
     @hookspec
     def mb_message_received(self, client: object, message: Message) -> None:
-        """A message was received, and nothing was done with it yet."""
+        """A message was received, and has not been handled yet."""
 
     @hookspec
     def mb_request_finished(

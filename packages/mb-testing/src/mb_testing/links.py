@@ -30,7 +30,7 @@ class LinkEnd:
         batches: How many calls brought messages.
         lost: Whether the Link has ended.
         error: Why the Link has ended; None for an orderly end.
-        faults: What the Link did against its contract.
+        faults: How the Link has violated its contract.
     """
 
     def __init__(self, link: Link) -> None:

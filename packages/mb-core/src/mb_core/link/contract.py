@@ -142,7 +142,7 @@ class Link(Protocol):
         ...
 
     def close(self, reason: str = "") -> None:
-        """Close the connection: first send what is left, then the transport's own goodbye.
+        """Close the connection: first send what is left, then end it as the transport requires.
 
         After the close time limit, the connection is lost with an error. Can be called at any time,
         and twice. `link_lost` is called when the connection has ended.

@@ -142,7 +142,7 @@ class Plugins:
 
     @property
     def installed(self) -> list[InstalledPlugin]:
-        """What all plugins announce, by kind and name. None is imported for it."""
+        """What all plugins announce, by kind and name. This imports none of them."""
         installed = [
             InstalledPlugin(NOUNS[each.group], each.name, each.owner, each.version)
             for each in self._offers
@@ -175,7 +175,7 @@ class Plugins:
         return cast("Codec", self._find(CODECS, name))
 
     def schemes(self) -> list[str]:
-        """Return the URL schemes of all transports, sorted. None is imported for it."""
+        """Return the URL schemes of all transports, sorted. This imports none of them."""
         return self._names(TRANSPORTS)
 
     def observers(self) -> list[Observer]:

@@ -33,7 +33,7 @@ BufferOverflowName = Literal["error", "drop_oldest"]
 class Outbox:
     """Messages that wait for a connection, in the order in which to send them.
 
-    Requests don't count towards the size, as each has a deadline and a caller who waits for it.
+    Requests don't count towards the size, as each has a deadline and a caller that waits for it.
 
     Args:
         size: How many bytes of publications can wait, as whole messages; 0 for none.

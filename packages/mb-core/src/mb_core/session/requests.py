@@ -25,7 +25,7 @@ class PendingRequest(msgspec.Struct, eq=False):
         deadline: When the time limit is over, in seconds.
         retry: Whether it may be sent twice, if the connection is lost before its response.
         about: What the broker is asked for: a subscription, or a service's name and description.
-        sent: Whether a lost connection may have taken it.
+        sent: Whether it may have been sent on a connection that was lost.
         outbox_key: Its place in the Outbox; None if it is not there.
         given_up_at: When it fails, in seconds.
         waiter: For the driver: what to wake when the request is complete.
