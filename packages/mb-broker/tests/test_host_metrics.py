@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from mb_broker import host_metrics as module
 from mb_broker.host_metrics import host_metrics
 from mb_broker.metrics import Metric, MetricType
+
+
+@pytest.fixture(autouse=True)
+def none_read_before() -> Iterator[None]:
+    module._reader.cache_clear()
+    yield
+    module._reader.cache_clear()
 
 
 def by_name(metrics: object) -> dict[str, Metric]:
@@ -57,6 +66,11 @@ def test_who_asks_often_gets_what_was_read_and_the_uptime_anew(
     assert later["process.memory.bytes"] is not first["process.memory.bytes"]
     uptimes = [each["process.uptime"].value for each in (first, again, later)]
     assert uptimes == [0, 0, 1]
+
+
+def test_brokers_of_one_process_share_what_was_read() -> None:
+    first, second = by_name(host_metrics()()), by_name(host_metrics()())
+    assert first["system.memory.bytes"] is second["system.memory.bytes"]
 
 
 def test_without_psutil_there_is_the_uptime_of_the_process(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from .metrics import Metric, MetricType
@@ -24,17 +26,27 @@ def host_metrics() -> Callable[[], Iterable[Metric]]:
         return Metric("process.uptime", MetricType.UPTIME, int(time.monotonic() - started))
 
     try:
-        import psutil
+        read = _reader(os.getpid())
     except ImportError:
         return lambda: (uptime(),)
+    return lambda: (*read(), uptime())
 
-    process = psutil.Process()
+
+@cache
+def _reader(pid: int) -> Callable[[], list[Metric]]:
+    """Return a function that reads the metrics of this process; all its brokers share one.
+
+    The process id is the key of the cache, because a forked process needs a reader of its own.
+    """
+    import psutil
+
+    process = psutil.Process(pid)
     process.cpu_percent()  # shares are counted from the previous call
     psutil.cpu_percent(percpu=True)
     kept: list[Metric] = []
     read_at = float("-inf")
 
-    def read() -> Iterable[Metric]:
+    def read() -> list[Metric]:
         nonlocal kept, read_at
         now = time.monotonic()
         if now - read_at >= _KEEP_SECONDS:
@@ -42,7 +54,7 @@ def host_metrics() -> Callable[[], Iterable[Metric]]:
             with contextlib.suppress(OSError, psutil.Error):
                 kept = list(_read(process))
             read_at = now
-        return (*kept, uptime())
+        return kept
 
     return read
 

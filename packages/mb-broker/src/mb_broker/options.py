@@ -244,16 +244,17 @@ def complete_options(
     TypeError for an unknown name, and LocalProtocolError that names the option for an invalid
     value.
     """
-    hints = {field.name: field.type for field in msgspec.structs.fields(settings)}
+    names = settings.__struct_fields__
     for name in given:
-        if name not in hints:
-            near = get_close_matches(name, hints, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"options are: {', '.join(hints)}"
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"options are: {', '.join(names)}"
             raise TypeError(f"unknown option {name!r}; {hint}")
     try:
         complete = msgspec.convert(given, settings, strict=not lax)
     except msgspec.ValidationError as error:
         name = str(error).partition(" - at `$.")[2].rstrip("`").partition("[")[0]
+        hints = {field.name: field.type for field in msgspec.structs.fields(settings)}
         text = f"invalid {name} {given.get(name)!r}: must be {_wanted(hints[name])}"
         raise LocalProtocolError(text) from None
     if together:
