@@ -25,11 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=_BACKENDS,
         help="run async tests on this event loop only (may be given twice; default: both)",
     )
-    parser.addoption(
-        "--async-only",
-        action="store_true",
-        help="leave out the tests that need no event loop",
-    )
 
 
 def pytest_configure() -> None:
@@ -92,11 +87,8 @@ def _unmeasured(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = config.getoption("--backend") or _BACKENDS
-    async_only = config.getoption("--async-only")
-    kept = [
-        item for item in items if _backend_of(item) in (chosen if async_only else (*chosen, None))
-    ]
+    chosen = (*(config.getoption("--backend") or _BACKENDS), None)
+    kept = [item for item in items if _backend_of(item) in chosen]
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=list(set(items) - set(kept)))
         items[:] = kept

@@ -87,10 +87,8 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def chromium(request: pytest.FixtureRequest) -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     """A headless Chromium; tests that need it are skipped where it or its driver is missing."""
-    if request.config.getoption("--backend") == ["trio"]:
-        pytest.skip("a browser has no use for an event loop: these tests run with asyncio's")
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
     )
