@@ -28,7 +28,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     authority = trustme.CA()
     issued = authority.issue_cert("mb.example", HOST)
     made = Certificate(
-        folder / "cert.pem", folder / "key.pem", folder / "both.pem", ssl.create_default_context()
+        folder / "cert.pem",
+        folder / "key.pem",
+        folder / "both.pem",
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     )
     for part in issued.cert_chain_pems:
         part.write_to_path(made.chain, append=True)

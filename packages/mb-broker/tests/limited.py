@@ -72,6 +72,6 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     ca = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("127.0.0.1").configure_cert(server)
-    trusting = ssl.create_default_context()
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(trusting)
     return server, trusting

@@ -221,7 +221,7 @@ async def test_a_probe_that_leaves_without_a_byte_is_a_debug_entry(
     scheme, _, done = stage.partition(" ")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("localhost").configure_cert(server)
-    trusting = ssl.create_default_context()
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     caplog.set_level("DEBUG", "mb_broker")
     urls = f"{scheme}://127.0.0.1:0", "ws://127.0.0.1:0"
@@ -267,7 +267,7 @@ async def test_pages_are_served_behind_tls(connect: Connect) -> None:
     authority = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(server)
-    client = ssl.create_default_context()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
     # An MB broker ends a stream without TLS's own farewell where the other side does.
     client.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)

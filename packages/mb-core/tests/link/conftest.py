@@ -99,7 +99,7 @@ class Net:
         self._tasks = tasks
 
     def client_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._ca.configure_trust(context)
         return context
 

@@ -37,7 +37,7 @@ def strangers() -> trustme.CA:
 
 @pytest.fixture
 def client_context(ca: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(context)
     context.minimum_version = context.maximum_version = version
     return context
@@ -189,7 +189,7 @@ def test_a_client_without_a_certificate_is_told_to_load_one(
 def test_tls_1_3_tells_it_when_the_handshake_is_complete_here(
     ca: trustme.CA, asking_context: ssl.SSLContext
 ) -> None:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(context)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     client = dialled(context)
@@ -317,7 +317,7 @@ def test_a_server_without_a_tls_version_in_common_is_not_final(
 def test_an_end_behind_the_servers_certificate_asks_for_ours(
     ca: trustme.CA, asking_context: ssl.SSLContext
 ) -> None:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(context)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     client = dialled(context)

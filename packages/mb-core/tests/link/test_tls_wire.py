@@ -30,7 +30,7 @@ def contexts(
     request: pytest.FixtureRequest, ca: trustme.CA
 ) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A client's and a server's settings, for each version of TLS."""
-    client = ssl.create_default_context()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(client)
     client.maximum_version = client.minimum_version = ssl.TLSVersion[request.param]
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -266,7 +266,7 @@ def test_a_server_in_plain_text_asks_for_the_port(contexts: Contexts) -> None:
 def test_the_other_side_is_told_why_the_handshake_failed(ca: trustme.CA) -> None:
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("other.example").configure_cert(server_context)
-    client_context = ssl.create_default_context()
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(client_context)
     client, server = wires((client_context, server_context))
     exchange(client, server)
@@ -327,10 +327,10 @@ def test_nothing_that_the_other_side_sends_raises(
 @pytest.mark.parametrize(
     ("name", "context"),
     [
-        ("", ssl.create_default_context()),
-        (".example", ssl.create_default_context()),
-        (None, ssl.create_default_context()),
-        ("broker\0example", ssl.create_default_context()),
+        ("", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        (".example", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        (None, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        ("broker\0example", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
         ("broker.example", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)),
     ],
     ids=["empty name", "leading dot", "no name", "a null byte", "a server's context"],
@@ -407,7 +407,7 @@ def test_the_default_settings_do_not_take_a_common_name_for_the_host(
 def test_in_a_users_own_settings_the_user_says_whether_a_common_name_counts(
     counts: bool, ca: trustme.CA
 ) -> None:
-    own = ssl.create_default_context()
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(own)
     own.hostname_checks_common_name = counts
     client, server = wires((own, common_name_only(ca)))
