@@ -15,6 +15,7 @@ import anyio.abc
 import pytest
 
 from mb_broker import Router, RouterOptions
+from mb_broker.access import Access
 from mb_broker.registry import Service
 from mb_core import MBError
 from mb_core.link import Backend, Link, StreamOptions, current_backend
@@ -95,13 +96,16 @@ class Peer:
 class Bench:
     """A Router, its clients, and the time."""
 
-    def __init__(self, options: RouterOptions | None = None) -> None:
+    def __init__(self, options: RouterOptions | None = None, access: Access | None = None) -> None:
         # Of each client's Link, where a test says so.
         self.progress: dict[Service, int] = {}
-        self.router = Router(options, progress=lambda service: self.progress.get(service, 0))
+        self.router = Router(
+            options, progress=lambda service: self.progress.get(service, 0), access=access
+        )
         self.now = 1000.0
         self.peers: dict[Service, Peer] = {}
         self.dropped: list[Peer] = []
+        self.rejected: list[tuple[Peer, str]] = []
 
     def join(self) -> Peer:
         """A client that has been greeted."""
@@ -121,6 +125,8 @@ class Bench:
         while (deadline := self.router.next_deadline()) is not None and deadline <= end:
             self.now = max(self.now, deadline)
             self.router.handle_deadline(self.now)
+            rejected = self.router.take_rejected(self.now)
+            self.rejected += [(self.peers[service], why) for service, why in rejected]
             after = self.router.next_deadline()
             assert after is None or after > deadline, "the Router asks for the same time again"
             self.deliver()

@@ -65,6 +65,10 @@ OF_ROUTING = {
     # This broker's own.
     "connection.cutoff.rate": "rate",
     "connection.cutoff.total": "gauge",
+    "connection.unauthorized.rate": "rate",
+    "connection.unauthorized.total": "gauge",
+    "router.forbidden.count": "gauge",
+    "router.forbidden.rate": "rate",
 }
 OF_HOST = {
     "process.cpu.percent": "percent",

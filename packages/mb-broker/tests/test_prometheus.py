@@ -87,7 +87,7 @@ def test_of_all_metrics_only_the_totals_are_counters() -> None:
     counters = {name for name, family in families.items() if family.type == "counter"}
     assert all(name.startswith(("mb_router_", "mb_connection_")) for name in counters)
     assert not [name for name in counters if "rate" in name or "size" in name]
-    assert len(counters) == 16
+    assert len(counters) == 18
     assert {family.type for family in families.values()} == {"counter", "gauge"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -27,6 +28,7 @@ from mb_core.plugins import Plugins, installed_plugins
 from mb_core.url import URL, parse_url
 from mb_core.wire import Limits, Site
 
+from .access import read_access_file
 from .connections import Connections
 from .heartbeats import link_progress
 from .host_metrics import host_metrics
@@ -73,7 +75,7 @@ class Broker:
         **options: Limits and time limits, in bytes and milliseconds; see `BrokerOptions`.
 
     Raises:
-        LocalProtocolError: An option is invalid.
+        LocalProtocolError: An option is invalid, or the access file is.
         ConnectError: A URL is invalid. When entered: the broker can't listen on a URL.
         PluginError: When entered: no plugin supports a URL's scheme.
 
@@ -97,11 +99,14 @@ class Broker:
             warnings.warn(text, DeprecationWarning, stacklevel=2)
             wrap_accept = getattr(faults, "wrap_accept", faults)
         check_options(ssl_context=ssl_context, plugins=plugins, wrap_accept=wrap_accept)
+        if isinstance(access := options.get("access"), os.PathLike):
+            options["access"] = os.fspath(access)
         self.options = settings = complete_options(options, BrokerSettings)
+        users = read_access_file(settings.access) if settings.access is not None else None
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins
         self._wrap_accept = wrap_accept
-        self._router = Router(RouterOptions.of(settings), host_metrics(), link_progress)
+        self._router = Router(RouterOptions.of(settings), host_metrics(), link_progress, users)
         self._connections = Connections(self._router, settings)
         self._limits = Limits(settings.max_payload, settings.max_payload + settings.max_header)
         self._streams = StreamOptions(

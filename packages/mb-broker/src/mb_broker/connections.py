@@ -23,6 +23,7 @@ from mb_core.link import Backend, DeadlineTimer, Link, LinkHandler
 from .heartbeats import link_progress
 from .options import BrokerSettings
 from .registry import Service
+from .rejected_client import RejectedClient
 from .replies import busy_reply
 from .round_robin import RoundRobin
 from .router import Router
@@ -119,7 +120,7 @@ class Connections:
         self._rejected.add(link)
         link.send(busy_reply(text))
         link.close(text)
-        return _Rejected(self._rejected, link)
+        return RejectedClient(self._rejected, link)
 
     def handshake_failed(self, peer: str, reason: MBError | None) -> None:
         """Log a connection that ended before it was open."""
@@ -310,8 +311,7 @@ class Connections:
             self._check_total()
 
     def _check_total(self) -> None:
-        """Disconnect the clients with the most buffered bytes until the total is below the
-        limit."""
+        """Disconnect the clients with the most buffered bytes until the total is in the limit."""
         limit = self._settings.max_unread_total
         sizes = {each: size for each in self.by_service.values() if (size := each.buffered)}
         total = sum(sizes.values())
@@ -356,9 +356,15 @@ class Connections:
         for service in dropped:
             text = f"{service.link.peer} was silent for too long: dropped"
             self.write_log("info", text, serviceId=service.id)
+        rejected = self._router.take_rejected(now)
+        for service, why in rejected:
+            text = f"{service.link.peer} {why}: rejected"
+            self.write_log("warn", text, cause="rejected", serviceId=service.id)
         self.flush()
         for service in dropped:
             service.link.close("no sign of life")
+        for service, _ in rejected:
+            service.link.close("not authenticated")
 
     def _log_silent_newcomers(self, now: float) -> None:
         """Log clients that stay connected although they have not sent a message."""
@@ -431,20 +437,6 @@ class Connection:
         self._connections.link_lost(self, error)
 
 
-class _Rejected:
-    """A client that was refused because the broker is full: its messages are ignored."""
-
-    def __init__(self, rejected: set[Link], link: Link) -> None:
-        self._rejected = rejected
-        self._link = link
-
-    def messages_received(self, messages: list[bytes]) -> None:
-        pass
-
-    def link_lost(self, error: MBError | None) -> None:
-        self._rejected.discard(self._link)
-
-
 def _memory(messages: list[bytes]) -> int:
-    """Return the memory that waiting messages take, which is many times the length of tiny ones."""
+    """Return the memory that waiting messages take: for tiny ones, many times their length."""
     return sum(map(len, messages)) + _MESSAGE_OVERHEAD * len(messages)

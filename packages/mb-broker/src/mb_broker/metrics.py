@@ -48,6 +48,7 @@ _COUNTERS: dict[str, tuple[str | None, str]] = {
     "request": ("router.request.count", "router.request.rate"),
     "request_dropped": ("router.request.count.dropped", "router.request.rate.dropped"),
     "request_error": ("router.request.count.error", "router.request.rate.error"),
+    "forbidden": ("router.forbidden.count", "router.forbidden.rate"),
     "request_timeout": ("router.request.count.timeout", "router.request.rate.timeout"),
     "response": ("router.response.count", "router.response.rate"),
     "response_error": ("router.response.count.error", "router.response.rate.error"),
@@ -57,6 +58,7 @@ _COUNTERS: dict[str, tuple[str | None, str]] = {
     "connected": ("connection.connected.total", "connection.connected.rate"),
     "disconnected": ("connection.disconnected.total", "connection.disconnected.rate"),
     "failed": ("connection.failed.total", "connection.failed.rate"),
+    "unauthorized": ("connection.unauthorized.total", "connection.unauthorized.rate"),
     "rejected": ("connection.rejected.total", "connection.rejected.rate"),
     "cut_off": ("connection.cutoff.total", "connection.cutoff.rate"),
 }
@@ -78,6 +80,7 @@ class BrokerMetrics:
         self.request_dropped = Counter()
         self.request_error = Counter()
         self.request_timeout = Counter()
+        self.forbidden = Counter()
         self.response = Counter()
         self.response_error = Counter()
         self.discovery = Counter()
@@ -86,6 +89,7 @@ class BrokerMetrics:
         self.connected = Counter()
         self.disconnected = Counter()
         self.failed = Counter()
+        self.unauthorized = Counter()
         self.rejected = Counter()
         self.cut_off = Counter()
         self.host = host

@@ -4,6 +4,7 @@ serve`, environment variables and the configuration file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -39,6 +40,8 @@ Milliseconds = Annotated[int, Meta(ge=1, le=_DAY, extra={"unit": "ms"})]
 MillisecondsOr0 = Annotated[int, Meta(ge=0, le=_DAY, extra={"unit": "ms"})]
 # Requests to system topics with ids must fit.
 HeaderBytes = Annotated[int, Meta(ge=128, le=MAX_HEADER, extra={"unit": "bytes"})]
+
+File = Annotated[str, Meta(min_length=1)]
 
 
 def about(text: str) -> Meta:
@@ -99,6 +102,13 @@ class BrokerSettings(msgspec.Struct, kw_only=True):
     ] = []
     page: Annotated[bool, about("Serve the page at / of the WebSocket port.")] = True
     metrics: Annotated[bool, about("Serve /metrics and /health on the WebSocket port.")] = True
+    access: Annotated[
+        File | None,
+        Meta(
+            description="File with users and roles; without one, anybody may do anything.",
+            extra={"unit": "file", "form": "the name of a file"},
+        ),
+    ] = None
 
 
 class BrokerOptions(TypedDict, total=False):
@@ -137,6 +147,8 @@ class BrokerOptions(TypedDict, total=False):
             Default: none.
         page: Whether to serve the broker's page at `/` of the WebSocket port. Default: True.
         metrics: Whether to serve `/metrics` and `/health` on the WebSocket port. Default: True.
+        access: Path of the access file, which has users and roles (docs/access.md). Default: none,
+            so that anybody may do anything.
     """
 
     max_connections: int
@@ -157,6 +169,7 @@ class BrokerOptions(TypedDict, total=False):
     origins: list[str]
     page: bool
     metrics: bool
+    access: str | os.PathLike[str] | None
 
 
 _DEFAULTS = BrokerSettings()
@@ -180,6 +193,8 @@ class RouterOptions(msgspec.Struct, frozen=True):
         heartbeat_after: How long a client may be silent before the broker sends it a heartbeat.
             After the same time again, it sends another.
         drop_after: How long a client may be silent before it is disconnected.
+        handshake_timeout: How long a client may take to authenticate, if it has to.
+        max_handshakes: How many clients can be connected without having authenticated.
     """
 
     max_payload: int = _DEFAULTS.max_payload
@@ -191,6 +206,8 @@ class RouterOptions(msgspec.Struct, frozen=True):
     request_timeout: float = _DEFAULTS.request_timeout / 1000
     heartbeat_after: float = _DEFAULTS.heartbeat_after / 1000
     drop_after: float = _DEFAULTS.drop_after / 1000
+    handshake_timeout: float = _DEFAULTS.handshake_timeout / 1000
+    max_handshakes: int = _DEFAULTS.max_handshakes
 
     @classmethod
     def of(cls, settings: BrokerSettings) -> RouterOptions:
@@ -205,6 +222,8 @@ class RouterOptions(msgspec.Struct, frozen=True):
             request_timeout=settings.request_timeout / 1000,
             heartbeat_after=settings.heartbeat_after / 1000,
             drop_after=settings.drop_after / 1000,
+            handshake_timeout=settings.handshake_timeout / 1000,
+            max_handshakes=settings.max_handshakes,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from mb_core.header import Action
 from mb_core.topic import TopicTable
 
+from .access import ANYBODY, Grants, User
 from .counter import Counter
 
 __all__ = ["AUDIT_TOPIC", "Registry", "Service", "Subscription", "is_system"]
@@ -56,6 +57,10 @@ class Service:
         errors: Counts the errors sent to it in answers.
         wants_timeouts: Whether the requests that it gets include their time limit, which a client
             asks for in a heartbeat.
+        user: Who it has authenticated as.
+        grants: What it may do.
+        read: For the Router: reads headers, and remembers the routes that these grants allow.
+        wrong_tokens: How many tokens of no user it has sent.
     """
 
     connected_at: float
@@ -74,6 +79,10 @@ class Service:
     answering: dict[Any, None] = field(default_factory=dict)
     errors: Counter = field(default_factory=Counter)
     wants_timeouts: bool = False
+    user: User | None = None
+    grants: Grants = ANYBODY
+    read: Any = None
+    wrong_tokens: int = 0
 
 
 class Registry:

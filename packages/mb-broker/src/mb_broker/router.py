@@ -24,26 +24,38 @@ from mb_core.errors import (
     ResponseError,
     ServiceUnavailableError,
 )
-from mb_core.header import MAX_HEADER, Action, HeaderPrefix, HeaderReader
+from mb_core.header import MAX_HEADER, Action, HeaderPrefix
 from mb_core.ids import IdSource
 from mb_core.message import is_text
 
+from .access import Access, Grants
+from .access.identities import Identities
+from .access.strangers import Strangers
 from .audit_feed import received_event, sent_event
 from .heartbeats import Heartbeats
 from .log_feed import LOGGED_MESSAGE_ID, LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
 from .outstanding_requests import Outstanding, OutstandingRequests
-from .refusals import MAX_SUBJECT, payload_error, subject_error, unknown_request_error
+from .refusals import (
+    MAX_SUBJECT,
+    Refusals,
+    denied_error,
+    payload_error,
+    subject_error,
+    unknown_request_error,
+)
 from .registry import Registry, Service, is_system
-from .replies import GREETING, HEARTBEAT, malformed_reply, reply, reply_error, response
-from .system_topics import COSTLY_TOPICS, SystemTopics
+from .replies import GREETING, HEARTBEAT, reply, reply_error, response
+from .system_topics import AUTHENTICATE, COSTLY_TOPICS, SystemTopics
 
 __all__ = ["Router"]
 
 
 # The route for topics that the broker answers itself.
 _SYSTEM = object()
+# The route of what a client may not send: nobody.
+_FORBIDDEN: list[Service] = []
 # The route for messages whose header would be over the limit with an id.
 _TOO_LONG = object()
 # The most bytes of action, topic and version that leave room for an id and a time limit.
@@ -58,6 +70,7 @@ class Router:
         options: RouterOptions | None = None,
         host_metrics: Callable[[], Iterable[Metric]] = tuple,
         progress: Callable[[Service], int] = lambda service: 0,
+        access: Access | None = None,
     ) -> None:
         self.options = options if options is not None else RouterOptions()
         self.registry = Registry()
@@ -65,9 +78,13 @@ class Router:
         self.log = LogFeed(self._send)
         self.draining = False
         self._log_this = False  # whether the current message gets a debug entry
-        self._system = SystemTopics(self.registry, self.metrics, self.log, self.options)
-        self._reader = HeaderReader(self.options.max_header)
+        strangers = Strangers(self.options.handshake_timeout, self.options.max_handshakes)
+        self._identities = Identities(access or Access(), strangers, self.options.max_header)
+        self._system = SystemTopics(
+            self.registry, self.metrics, self.log, self.options, self._identities
+        )
         self._ids = IdSource()
+        self._refusals = Refusals(self.metrics, self.log, self._ids, self._send)
         self._requests = OutstandingRequests(self.options.max_outstanding)
         self._heartbeats = Heartbeats(
             self.options.heartbeat_after, self.options.drop_after, progress
@@ -92,6 +109,7 @@ class Router:
         """Add a client that has connected, and greet it."""
         self._second = int(now)
         service = Service(connected_at=now, last_seen=now)
+        self._identities.add(service, now)
         self.registry.add(service)
         self.metrics.connected.add(self._second)
         self._heartbeats.add(service, now)
@@ -103,6 +121,7 @@ class Router:
         self._second = int(now)
         self.registry.remove(service)
         self.log.unfollow(service)
+        self._identities.discard(service)
         self.metrics.disconnected.add(self._second)
         if service.name:
             self.metrics.unregistration.add(self._second)
@@ -136,7 +155,7 @@ class Router:
         service.last_seen = now
         self._second = int(now)
         self.metrics.count_sizes(self._second, messages)
-        read = self._reader.read
+        read = service.read
         max_payload = self.options.max_payload
         default_timeout = self.options.request_timeout
         registry = self.registry
@@ -148,10 +167,10 @@ class Router:
                 prefix, request_id, parent_id, timeout, end = read(data)
             except RemoteProtocolError as error:
                 malformed = MalformedMessageError(str(error), details=error.details)
-                self._refuse_unread(service, malformed)
+                self._refusals.refuse_unread(service, malformed, self._second)
                 continue
             if prefix.generation != registry.generation:
-                self._set_route(prefix)
+                self._set_route(prefix, service.grants)
             if wants_debug:
                 log_this = self._log_this = parent_id != LOGGED_MESSAGE_ID
             route = prefix.route
@@ -166,15 +185,17 @@ class Router:
                         return left
                     costly -= 1
             if registry.auditors:
-                self._audit(received_event(service.id, data, default_timeout))
+                shown = data if prefix.key != AUTHENTICATE else data[: end + 1] + b"{}"
+                self._audit(received_event(service.id, shown, default_timeout))
             if route is _TOO_LONG:
-                self._refuse_unread(service, subject_error(prefix))
+                self._refusals.refuse_unread(service, subject_error(prefix), self._second)
                 continue
             if len(data) - end - 1 > max_payload or not is_text(data):
                 self._refuse_payload(service, prefix, request_id, data, end, now)
                 continue
             if route is _SYSTEM:
                 self._answer_system(service, prefix, request_id, data[end + 1 :], now)
+                read = service.read  # it may have authenticated
             elif prefix.action is Action.PUBLISH:
                 published += 1
                 if route:
@@ -224,11 +245,21 @@ class Router:
         services, self._dropped = self._dropped, []
         return services
 
+    def take_rejected(self, now: float) -> list[tuple[Service, str]]:
+        """Return clients that did not authenticate, and why. The driver closes their links."""
+        rejected = self._identities.strangers.take_rejected(now)
+        self.metrics.unauthorized.add(int(now), len(rejected))
+        return rejected
+
     # Time
 
     def next_deadline(self) -> float | None:
         """Return when `handle_deadline` has to be called next; None if it doesn't."""
         timeout, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
+        if self._identities.restricted:
+            rejection = self._identities.strangers.next_deadline()
+            if rejection is not None:
+                return min(rejection, timeout or rejection, silence or rejection)
         if timeout is None or silence is None:
             return timeout if silence is None else silence
         return min(timeout, silence)
@@ -254,9 +285,11 @@ class Router:
 
     # Internals
 
-    def _set_route(self, prefix: HeaderPrefix) -> None:
+    def _set_route(self, prefix: HeaderPrefix, grants: Grants) -> None:
         if len(prefix.subject) > MAX_SUBJECT:
             prefix.route = _TOO_LONG
+        elif not grants.may_send(prefix.action, prefix.key):
+            prefix.route = _FORBIDDEN
         elif is_system(prefix.key):
             prefix.route = _SYSTEM
         elif prefix.action is Action.PUBLISH:
@@ -277,7 +310,7 @@ class Router:
     ) -> None:
         if self.draining:
             error = ServiceUnavailableError("the broker is shutting down")
-            self._refuse(requester, prefix, requester_id, error)
+            self._refusals.refuse(requester, prefix, requester_id, error, self._second)
             return
         if self._requests.full:
             self._make_room(requester)
@@ -312,14 +345,15 @@ class Router:
     ) -> None:
         request = self._requests.find(request_id, responder)
         if request is None:
-            self._refuse(responder, prefix, request_id, unknown_request_error(request_id))
+            error = unknown_request_error(responder, request_id)
+            self._refusals.refuse(responder, prefix, request_id, error, self._second)
             return
         self._requests.remove(request)
-        if may_be_error(payload) and (error := error_in(payload)) is not None:
+        if may_be_error(payload) and (answered := error_in(payload)) is not None:
             self.metrics.response_error.add(self._second)
             self._write_log(
                 "info",
-                f"{responder.name or responder.id} answered {request.prefix.topic} with {error}",
+                f"{responder.name or responder.id} answered {request.prefix.topic} with {answered}",
                 "error answers",
                 serviceId=responder.id,
             )
@@ -339,6 +373,10 @@ class Router:
             self._send(request.requester, reply_error(request.prefix, request.requester_id, error))
 
     def _no_route(self, service: Service, prefix: HeaderPrefix, request_id: bytes | None) -> None:
+        if prefix.route is _FORBIDDEN:
+            denied = denied_error(service, prefix.action.value, prefix.topic)
+            self._refusals.refuse(service, prefix, request_id, denied, self._second)
+            return
         error = NoRouteFoundError(f"nobody is subscribed to {prefix.action.value} {prefix.topic}")
         if prefix.action is Action.PUBLISH:
             # It is normal for an event to have no subscribers: count it as dropped, not as an
@@ -348,34 +386,7 @@ class Router:
                 self.log.write_debug(service, error.message)
             self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
         else:
-            self._refuse(service, prefix, request_id, error)
-
-    def _refuse(
-        self,
-        service: Service,
-        prefix: HeaderPrefix,
-        request_id: bytes | None,
-        error: ResponseError,
-    ) -> None:
-        """Answer with an error, under a new id if the message had none."""
-        self.metrics.count_error(self._second, service, prefix.action)
-        self._log_refusal(service, error)
-        self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
-
-    def _refuse_unread(self, service: Service, error: MalformedMessageError) -> None:
-        """Answer a message with an invalid header; the error can't name the request."""
-        self.metrics.count_error(self._second, service, None)
-        self._log_refusal(service, error)
-        self._send(service, malformed_reply(error))
-
-    def _log_refusal(self, service: Service, error: ResponseError) -> None:
-        self._write_log(
-            "error",
-            f"[{error.code}] {error.message}",
-            error.code,
-            serviceId=service.id,
-            error={"code": error.code, "message": error.message, "timestamp": error.timestamp},
-        )
+            self._refusals.refuse(service, prefix, request_id, error, self._second)
 
     def _refuse_payload(
         self,
@@ -397,11 +408,11 @@ class Router:
         self.metrics.counter_of(prefix.action).add(self._second)
         if prefix.action is Action.RESPONSE:
             if self._requests.find(request_id, service) is None:
-                error = unknown_request_error(request_id)
+                error = unknown_request_error(service, request_id)
         elif not prefix.route:
             self._no_route(service, prefix, request_id)
             return
-        self._refuse(service, prefix, request_id, error)
+        self._refusals.refuse(service, prefix, request_id, error, self._second)
 
     def _answer_system(
         self,
@@ -415,7 +426,7 @@ class Router:
         try:
             answer = self._system.answer(service, prefix, payload, now)
         except ResponseError as error:
-            self._refuse(service, prefix, request_id, error)
+            self._refusals.refuse(service, prefix, request_id, error, self._second)
             return
         if answer is not None:
             encoded = answer if isinstance(answer, bytes) else encode_payload(answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mb_core.codec import decode_payload, is_text
@@ -19,13 +19,18 @@ from mb_core.header import Action, HeaderPrefix
 from mb_core.ids import is_id
 from mb_core.topic import is_pattern
 
+from .access.identities import Identities
 from .listings import BrokerLists, read_page_request
 from .log_feed import LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
+from .refusals import denied_error
 from .registry import Registry, Service, is_system
 
-__all__ = ["COSTLY_TOPICS", "SystemTopics"]
+__all__ = ["AUTHENTICATE", "COSTLY_TOPICS", "SystemTopics"]
+
+AUTHENTICATE = "system.authenticate"
+"""The topic by which a client says who it is. Its payload is a secret."""
 
 _SUCCESS = {"status": "success"}
 _FAILURE = {"status": "failure"}
@@ -92,8 +97,10 @@ class SystemTopics:
         metrics: BrokerMetrics,
         log: LogFeed,
         options: RouterOptions,
+        identities: Identities,
     ) -> None:
         self._registry = registry
+        self._identities = identities
         self._lists = BrokerLists(registry)
         self._options = options
         self._max_answer = options.max_answer
@@ -112,6 +119,8 @@ class SystemTopics:
             "system.log.unsubscribe": self._leave_log,
             "system.metrics": self._list_metrics,
         }
+        if identities.restricted:
+            self._handlers[AUTHENTICATE] = self._authenticate
 
     def prepare(self, topic: str) -> bool:
         """Prepare part of the answer to a costly topic; return whether it is ready."""
@@ -146,7 +155,16 @@ class SystemTopics:
             if required:
                 raise payload
             payload = b""
-        return handler(service, _read(payload, required), now)
+        secret = prefix.key == AUTHENTICATE
+        return handler(service, _read(payload, required, secret=secret), now)
+
+    def _authenticate(self, service: Service, payload: Answer, now: float) -> Answer:
+        token = payload.get("token")
+        if not isinstance(token, str):
+            raise InvalidRequestError("a token is required: a string")  # its value is not shown
+        user = self._identities.authenticate(service, token)
+        self._write_log("info", f"{user.name} authenticated", "authenticated", service, now)
+        return {"status": "success", "user": user.name}
 
     def _heartbeat(self, service: Service, payload: Answer, now: float) -> Answer:
         if payload.get("timeouts") is True:
@@ -216,6 +234,7 @@ class SystemTopics:
             raise InvalidRequestError(
                 "the priority must be a number", details={"priority": priority}
             )
+        self._check_grants(service, actions, pattern, priority, str(topic))
         added = [each for each in actions if (each, pattern) not in service.subscriptions]
         self._check_room(service, len(added), payload, now)
         for each in actions:
@@ -224,6 +243,19 @@ class SystemTopics:
             text = f"{_named(service)} subscribed to {each.value} {pattern}"
             self._write_log("info", text, "subscribed to", service, now)
         return _SUCCESS if actions else _FAILURE
+
+    def _check_grants(
+        self, service: Service, actions: Iterable[Action], pattern: str, priority: float, topic: str
+    ) -> None:
+        """Raise ForbiddenError if a client may not subscribe to this."""
+        for each in actions:
+            verb = "respond" if each is Action.REQUEST else "subscribe"
+            if not service.grants.may_subscribe(each, pattern):
+                raise denied_error(service, verb, topic)
+            highest = service.user.max_priority if service.user is not None else None
+            if each is Action.REQUEST and highest is not None and priority > highest:
+                why = f" with a priority above {highest:g} (max_priority)"
+                raise denied_error(service, verb, topic, why)
 
     def _check_room(self, service: Service, added: int, payload: Answer, now: float) -> None:
         """Raise ServiceUnavailableError if a client may not have this many more subscriptions."""
@@ -317,20 +349,19 @@ class SystemTopics:
         self._log.write(level, "registry", text, cause=cause, second=second, serviceId=service.id)
 
 
-def _read(payload: bytes, required: bool) -> Answer:
+def _read(payload: bytes, required: bool, *, secret: bool = False) -> Answer:
     """Return a request's payload as an object; an empty one if it is another kind of value.
 
-    A payload that is not `required` may also be empty, null or not JSON at all.
+    A payload that is not `required` may also be empty, null or not JSON at all. One that is
+    `secret` is not quoted in errors.
     """
     try:
         value = decode_payload(payload)
     except RemoteProtocolError as error:
         if not required:
             return {}
-        text = payload.decode(errors="replace")
-        raise MalformedMessageError(
-            "the payload is not valid JSON", details={"payload": text}
-        ) from error
+        details = None if secret else {"payload": payload.decode(errors="replace")}
+        raise MalformedMessageError("the payload is not valid JSON", details=details) from error
     if value is None and required:
         raise InvalidRequestError("a payload is required; it may be {}")
     return value if isinstance(value, dict) else {}

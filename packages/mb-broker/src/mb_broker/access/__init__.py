@@ -1,0 +1,20 @@
+"""Access control: who may do what (docs/access.md)."""
+
+from __future__ import annotations
+
+from .access_file import read_access_file
+from .grants import ANYBODY, Grants, Role, covers
+from .tokens import new_token, token_digest
+from .users import Access, User
+
+__all__ = [
+    "ANYBODY",
+    "Access",
+    "Grants",
+    "Role",
+    "User",
+    "covers",
+    "new_token",
+    "read_access_file",
+    "token_digest",
+]

@@ -1,0 +1,81 @@
+"""Who the connected clients are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from mb_core.errors import ForbiddenError, InvalidRequestError, UnauthorizedError
+from mb_core.header import HeaderReader
+
+from ..registry import Service
+from .grants import Grants
+from .strangers import Strangers
+from .users import Access, User
+
+__all__ = ["Identities"]
+
+
+class Identities:
+    """Gives each client its grants: those of new clients, and its user's when it authenticates.
+
+    The clients with the same grants share a reader of headers, which remembers where their messages
+    go. So what they may send is looked up once, not with each message.
+
+    Attributes:
+        restricted: Whether clients can authenticate.
+        strangers: The clients that have to authenticate.
+    """
+
+    def __init__(self, access: Access, strangers: Strangers, max_header: int) -> None:
+        self.restricted = access.restricted
+        self.strangers = strangers
+        self._access = access
+        self._max_header = max_header
+        self._readers: dict[Grants, HeaderReader] = {}
+        self._connections: Counter[User] = Counter()
+
+    def add(self, service: Service, now: float) -> None:
+        """Add a client that has just connected."""
+        self._grant(service, self._access.initial)
+        if not service.grants.known:
+            self.strangers.add(service, now)
+
+    def discard(self, service: Service) -> None:
+        """Forget a client that has left."""
+        self.strangers.discard(service)
+        if service.user is not None:
+            self._connections[service.user] -= 1
+
+    def authenticate(self, service: Service, token: str) -> User:
+        """Make a client the user with this token.
+
+        Raises UnauthorizedError if there is none, ForbiddenError if it has too many connections,
+        and InvalidRequestError if the connection is another user's.
+        """
+        user = self._access.user_of(token)
+        if user is None:
+            self.strangers.wrong_token(service)
+            raise UnauthorizedError("the token is invalid")
+        if service.user is user:
+            return user
+        if service.user is not None:
+            raise InvalidRequestError(
+                f"this connection belongs to {service.user.name!r}: open another one to use "
+                "another token"
+            )
+        limit = user.max_connections
+        if limit is not None and self._connections[user] >= limit:
+            raise ForbiddenError(
+                f"{user.name!r} already has {limit} connections (max_connections)",
+                details={"user": user.name},
+            )
+        self._connections[user] += 1
+        service.user = user
+        self._grant(service, user.grants)
+        self.strangers.discard(service)
+        return user
+
+    def _grant(self, service: Service, grants: Grants) -> None:
+        if grants not in self._readers:
+            self._readers[grants] = HeaderReader(self._max_header)
+        service.grants, service.read = grants, self._readers[grants].read

@@ -1,0 +1,68 @@
+"""Clients that have connected but have not authenticated yet."""
+
+from __future__ import annotations
+
+from ..registry import Service
+
+__all__ = ["Strangers"]
+
+MAX_WRONG_TOKENS = 3
+
+
+class Strangers:
+    """Ends the connections of clients that don't authenticate.
+
+    A client has `seconds` for it, and three tokens. There can be up to `most` such clients: one
+    more ends the connection of the oldest, because real clients authenticate at once.
+    """
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds = seconds
+        self._most = most
+        # With the time at which each is rejected. All have the same time limit, so the first in
+        # the dict is the first that is due.
+        self._waiting: dict[Service, float] = {}
+        self._rejected: dict[Service, str] = {}
+
+    def add(self, service: Service, now: float) -> None:
+        """Start the time limit of a client that has just connected."""
+        self._waiting[service] = now + self._seconds
+        if len(self._waiting) > self._most:
+            self._reject(
+                next(iter(self._waiting)),
+                f"{self._most} newer connections have not authenticated either (max_handshakes)",
+            )
+
+    def discard(self, service: Service) -> None:
+        """Forget a client that has authenticated or left."""
+        self._waiting.pop(service, None)
+        self._rejected.pop(service, None)
+
+    def wrong_token(self, service: Service) -> None:
+        """Count a wrong token; the third ends the connection."""
+        service.wrong_tokens += 1
+        if service.wrong_tokens >= MAX_WRONG_TOKENS:
+            self._reject(service, f"sent {MAX_WRONG_TOKENS} wrong tokens")
+
+    def next_deadline(self) -> float | None:
+        """Return when `take_rejected` has to be called next; None if it doesn't."""
+        if self._rejected:
+            return 0.0  # now
+        return next(iter(self._waiting.values()), None)
+
+    def take_rejected(self, now: float) -> list[tuple[Service, str]]:
+        """Return the clients whose connections have to be closed, and why."""
+        while self._waiting:
+            service, due = next(iter(self._waiting.items()))
+            if now < due:
+                break
+            self._reject(
+                service,
+                f"did not authenticate within {self._seconds * 1000:.0f} ms (handshake_timeout)",
+            )
+        rejected, self._rejected = self._rejected, {}
+        return list(rejected.items())
+
+    def _reject(self, service: Service, why: str) -> None:
+        self._waiting.pop(service, None)
+        self._rejected[service] = why
