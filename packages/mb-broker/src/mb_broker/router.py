@@ -27,12 +27,12 @@ from mb_core.errors import (
 from mb_core.header import MAX_HEADER, Action, HeaderPrefix
 from mb_core.ids import IdSource
 from mb_core.message import is_text
+from mb_core.topic import AUTHENTICATE
 
 from .access import Access, Grants
-from .access.identities import Identities
-from .access.strangers import Strangers
 from .audit_feed import received_event, sent_event
 from .heartbeats import Heartbeats
+from .identities import Identities
 from .log_feed import LOGGED_MESSAGE_ID, LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
@@ -47,7 +47,8 @@ from .refusals import (
 )
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, reply, reply_error, response
-from .system_topics import AUTHENTICATE, COSTLY_TOPICS, SystemTopics
+from .strangers import Strangers
+from .system_topics import COSTLY_TOPICS, SystemTopics
 
 __all__ = ["Router"]
 

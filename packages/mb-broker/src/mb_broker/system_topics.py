@@ -17,9 +17,9 @@ from mb_core.errors import (
 )
 from mb_core.header import Action, HeaderPrefix
 from mb_core.ids import is_id
-from mb_core.topic import is_pattern
+from mb_core.topic import AUTHENTICATE, is_pattern
 
-from .access.identities import Identities
+from .identities import Identities
 from .listings import BrokerLists, read_page_request
 from .log_feed import LogFeed
 from .metrics import BrokerMetrics, Metric
@@ -27,10 +27,7 @@ from .options import RouterOptions
 from .refusals import denied_error
 from .registry import Registry, Service, is_system
 
-__all__ = ["AUTHENTICATE", "COSTLY_TOPICS", "SystemTopics"]
-
-AUTHENTICATE = "system.authenticate"
-"""The topic by which a client says who it is. Its payload is a secret."""
+__all__ = ["COSTLY_TOPICS", "SystemTopics"]
 
 _SUCCESS = {"status": "success"}
 _FAILURE = {"status": "failure"}

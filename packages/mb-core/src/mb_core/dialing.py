@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import anyio
+
 from .errors import ConnectError, PluginError
 from .link import Accept, Address, Backend, Link, Spawn, StreamOptions
 from .options import ClientOptions
 from .transport import SocketAddress, WireTransport, port_of
 from .url import URL
-from .user_code import failure
+from .user_code import call, failure, name_of, text_of
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["CONNECT_TO", "MAX_ANSWERS", "dial", "stream_address"]
+__all__ = ["CONNECT_TO", "MAX_ANSWERS", "current_token", "dial", "stream_address"]
 
 MAX_ANSWERS = 1024 * 1024
 """The most unread bytes of answers that a client generates by itself."""
@@ -63,6 +65,29 @@ async def dial(
         ),
         spawn=spawn,
     )
+
+
+async def current_token(options: ClientOptions) -> str | None:
+    """Return the token for a new connection; raises ConnectError if its function fails."""
+    get, seconds = options.token, options.connect_timeout
+    if get is None:
+        return None
+    error: Exception | None = None
+    token: object = None
+    with anyio.move_on_after(seconds) as scope:
+        try:
+            token = await call(get)
+        except BaseException as raised:
+            error = failure(raised)
+    what = f"the function {name_of(get)}, which has to return a token,"
+    if scope.cancelled_caught:
+        raise ConnectError(f"{what} took longer than {seconds:g} s")
+    if error is not None:
+        raise ConnectError(f"{what} failed: {text_of(error)}") from error
+    if not isinstance(token, str) or not token:
+        kind = f"an object of type {type(token).__name__}" if token != "" else "an empty string"
+        raise ConnectError(f"{what} returned {kind}", final=True)
+    return token
 
 
 async def _default_ssl_context() -> ssl.SSLContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import msgspec
@@ -23,6 +23,7 @@ __all__ = [
     "ClientOptions",
     "LogLevel",
     "OverflowName",
+    "Token",
     "actions_of",
     "check_concurrency",
     "check_options",
@@ -34,6 +35,8 @@ ActionName = Literal["publish", "request", "both"]
 OverflowName = Literal["drop_newest", "drop_oldest", "error"]
 LogLevel = Literal["debug", "info", "warn", "error"]
 """The level of an entry in the broker's log."""
+Token = str | Callable[[], str | Awaitable[str]]
+"""A token that identifies a user, or a function that returns it."""
 
 _ACTIONS: dict[str, tuple[Action, ...]] = {
     "publish": (Action.PUBLISH,),
@@ -66,6 +69,8 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_timeout: float | None = None
     heartbeat_interval: float | None = None
     inherit_deadlines: bool = True
+    # A function even if a string was given: this Struct's repr does not show it then.
+    token: Callable[[], str | Awaitable[str]] | None = None
 
     @classmethod
     def checked(cls, *, max_payload: int, plugins: Plugins | None, **given: Any) -> Self:
@@ -82,6 +87,8 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in _TIMES & given.keys():
             if given[name] is not None:
                 given[name] /= 1000
+        if isinstance(token := given.get("token"), str):
+            given["token"] = lambda: token
         limits = Limits(max_payload, max(_MAX_RECEIVED, max_payload + MAX_HEADER))
         return cls(limits=limits, given_plugins=plugins, **given)
 
@@ -160,6 +167,15 @@ def _check_codec(codec: Any, name: str) -> None:
         raise _invalid(name, codec, "a codec's name, or an object with encode() and decode()")
 
 
+def _check_token(token: Any, name: str) -> None:
+    if isinstance(token, str):  # not shown in the error
+        if not token or not token.isprintable():
+            what = "it is empty" if not token else "it has characters that can't be printed"
+            raise LocalProtocolError(f"invalid {name}: {what}")
+    elif token is not None and not callable(token):
+        raise _invalid(name, token, "a string, a function that returns one, or None")
+
+
 def _ssl_context() -> Any:
     import ssl  # imported here so that programs without TLS need not load it
 
@@ -184,6 +200,7 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "heartbeat_interval": _check_timeout_or_none,
     "inherit_deadlines": _check_switch,
     "codec": _check_codec,
+    "token": _check_token,
     "wrap_accept": _instance(lambda: Callable, "a function"),
 }
 

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from .errors import LocalProtocolError
 
 __all__ = [
+    "AUTHENTICATE",
     "MAX_TOPIC_LENGTH",
     "TopicTable",
     "check_pattern",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 MAX_TOPIC_LENGTH = 255
+
+AUTHENTICATE = "system.authenticate"
+"""The broker's topic for tokens. The payload of its requests is a secret."""
 
 _SEGMENT = "[A-Za-z][A-Za-z0-9]*"
 _TOPIC = re.compile(rf"{_SEGMENT}(?:\.{_SEGMENT}){{0,4}}")

@@ -29,6 +29,7 @@ from mb_core.message import Message, handled_id
 from mb_core.options import (
     ActionName,
     OverflowName,
+    Token,
 )
 from mb_core.plugins import Plugins
 from mb_core.session import DEFAULT_BUFFER, BufferOverflowName
@@ -98,6 +99,7 @@ class MessageBrokerClient(CallbackMethods):
         buffer_overflow: BufferOverflowName = "error",
         inherit_deadlines: bool = True,
         codec: str | Codec = JSON,
+        token: Token | None = None,
     ) -> None:
         host = ThreadHost()
         self._client = HostedClient(
@@ -119,6 +121,7 @@ class MessageBrokerClient(CallbackMethods):
             buffer_overflow=buffer_overflow,
             inherit_deadlines=inherit_deadlines,
             codec=codec,
+            token=token,
         )
         host.client = ref(self._client)
         self._lifecycle = ThreadLifecycle(self._client, host)
@@ -138,6 +141,11 @@ class MessageBrokerClient(CallbackMethods):
         if timeout is not None:
             check_timeout(timeout)
         self._lifecycle.wait_connected(timeout)
+
+    @property
+    def user(self) -> str | None:
+        """The user as which the client has authenticated; None without a token."""
+        return self._client.user
 
     @property
     def connected(self) -> bool:

@@ -8,7 +8,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..codec import JSON, Codec, check_kind
-from ..errors import LocalProtocolError
 from ..header import DEFAULT_VERSION, Action
 from ..link import checkpoint
 from ..message import Message, handled_id
@@ -17,6 +16,7 @@ from ..options import (
     ClientOptions,
     LogLevel,
     OverflowName,
+    Token,
     actions_of,
     check_options,
     check_priority,
@@ -73,14 +73,15 @@ class MessageBrokerClient(OnMethods):
         backoff_max: Longest wait between attempts.
         reconnect_timeout: How long to try to reconnect; None to keep trying forever.
         heartbeat_interval: How long the broker may be silent before the client sends it a
-            heartbeat. After the same time again, the client drops the connection. None turns this
-            off.
+            heartbeat, and then before it drops the connection. None turns this off.
         publish_buffer: How many bytes of publications can wait for a connection.
         buffer_overflow: What happens to a publication that does not fit: with `"error"`, `publish`
             raises `ConnectionLost`; with `"drop_oldest"`, it replaces the oldest ones.
         inherit_deadlines: Whether requests made in a request handler take no longer than the sender
             of the request being handled will still wait.
         codec: Name of an installed codec, or a `Codec`, that reads and writes payloads.
+        token: Says to the broker which user this is (docs/access.md): a string, or a plain or async
+            function that returns it, which is called for each connection.
 
     Raises:
         LocalProtocolError: An option is invalid.
@@ -107,6 +108,7 @@ class MessageBrokerClient(OnMethods):
         buffer_overflow: BufferOverflowName = "error",
         inherit_deadlines: bool = True,
         codec: str | Codec = JSON,
+        token: Token | None = None,
     ) -> None:
         check_options(url=url, codec=codec)
         urls = (url,) if isinstance(url, str) else tuple(url or ())
@@ -124,6 +126,7 @@ class MessageBrokerClient(OnMethods):
             reconnect_timeout=reconnect_timeout,
             heartbeat_interval=heartbeat_interval,
             inherit_deadlines=inherit_deadlines,
+            token=token,
         )
         super().__init__(urls, options, Outbox(publish_buffer, buffer_overflow), codec)
 
@@ -438,10 +441,7 @@ class MessageBrokerClient(OnMethods):
             check_pattern(topic)
             actions = actions_of(action)
             supervisor = self._connected()
-            table = supervisor.session.subscriptions
-            entries = [entry for kind in actions for entry in table.of(kind, topic)]
-            if not entries:
-                raise LocalProtocolError(f"there is no subscription to {topic!r}")
+            entries = supervisor.entries_of(actions, topic)
         except Exception:
             await checkpoint()
             raise

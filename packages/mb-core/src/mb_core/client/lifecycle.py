@@ -213,6 +213,14 @@ class Lifecycle(CallbackMethods):
             and not supervisor.home.forked
         )
 
+    @property
+    def user(self) -> str | None:
+        """The user as which the client has authenticated; None without a token.
+
+        It is set when the client is connected, and may change with its token when it reconnects.
+        """
+        return self._supervisor.user if self._supervisor is not None else None
+
     def stats(self) -> ClientStats:
         """Return statistics about what this client has done so far."""
         return self._supervisor.stats() if self._supervisor is not None else ClientStats()

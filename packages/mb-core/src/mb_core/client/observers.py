@@ -15,6 +15,7 @@ from ..message import Message
 from ..plugins import FAULTS, Observer
 from ..session import PendingRequest
 from ..throttle import Throttle
+from ..topic import AUTHENTICATE
 from ..url import URL
 from .callbacks import Callbacks
 
@@ -83,7 +84,8 @@ class Observers:
             prefix, request_id, parent_id, timeout, end = self._reader.read(data)
         except RemoteProtocolError:
             return  # not a valid message: the client reports it
-        message = Message(prefix, request_id, parent_id, timeout, data[end + 1 :])
+        payload = data[end + 1 :] if prefix.key != AUTHENTICATE else b"{}"  # its token is a secret
+        message = Message(prefix, request_id, parent_id, timeout, payload)
         self._call(hook, message=message)
 
     def _call(self, hook: str, **arguments: Any) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 import anyio
 
-from ..errors import ConnectError, ConnectionLost, MBError, PluginError, ResponseError
+from ..codec import decode_payload
+from ..dialing import current_token
+from ..errors import (
+    ConnectError,
+    ConnectionLost,
+    MBError,
+    PluginError,
+    ResponseError,
+    TopicNotSupportedError,
+)
 from ..link import Turn
 from ..options import ClientOptions
 from ..session import PendingRequest, Session, SessionState, SubscriptionEntry
@@ -66,6 +75,8 @@ class Reconnector:
         self.count = 0  # of established connections
         self.why: MBError | None = None
         """Why there is no connection: how it was lost, then how the last attempt failed."""
+        self.user: str | None = None
+        """As whom the client has authenticated."""
         self.scope = anyio.CancelScope()
         """Cancelled when no other connection is wanted."""
         self._restored = anyio.Event()  # replaced by the next connection's
@@ -195,6 +206,7 @@ class Reconnector:
         reconnecting. Raises ConnectError or PluginError. If it fails or is cancelled, the Link is
         closed.
         """
+        token = await current_token(self._options)
         # Set before it is ready, because other threads may send as soon as it is.
         connection = self._calls.connection = Connection(
             self._session,
@@ -214,14 +226,16 @@ class Reconnector:
             with anyio.fail_after(seconds):
                 await connection.dial(url)
                 step = "accepted the connection but did not send system.initialize"
-                failure = await connection.wait_greeted()
-                if failure is not None:
-                    text = f"{url} ended the connection before its greeting: {failure}"
-                    raise ConnectError(text, final=is_final(failure))
+                end = await connection.wait_greeted()
+                if end is not None:
+                    text = f"{url} ended the connection before its greeting: {end}"
+                    raise ConnectError(text, final=is_final(end))
                 step = "sent its greeting but did not answer the client's requests"
-                failure = await self._restore(connection, again=again)
-                if failure is not None:
-                    raise ConnectError(f"{url} ended the connection at once: {failure}")
+                if token is not None:
+                    end = await self._authenticate(connection, url, token)
+                end = end or await self._restore(connection, again=again)
+                if end is not None:
+                    raise ConnectError(f"{url} ended the connection at once: {end}")
         except TimeoutError:
             await connection.end_at_once()
             # The Link may have found an error while waiting for the end of an endless stream.
@@ -237,6 +251,33 @@ class Reconnector:
             await connection.end_at_once()
             raise
         return connection
+
+    # Authenticating
+
+    async def _authenticate(self, connection: Connection, url: URL, token: str) -> MBError | None:
+        """Tell the broker which user this is; return the error if the connection did not last.
+
+        Raises ConnectError if the broker rejects the token.
+        """
+        if (end := self._end_of(connection)) is not None:
+            return end
+        request = self._session.authenticate(token, now=self._calls.clock(), timeout=self._limit)
+        (outcome,) = await self._calls.complete_all([request])
+        if isinstance(outcome, ConnectionLost):
+            return outcome
+        error = check_status(request, outcome)
+        if isinstance(error, TopicNotSupportedError):
+            if not self.count:
+                _log.warning("%s has no access control: the token was not needed", url)
+            return None
+        if error is not None:
+            raise ConnectError(
+                f"{url} rejected the token: {error}", final=is_final(error)
+            ) from error
+        assert not isinstance(outcome, MBError)
+        user = decode_payload(outcome.raw_payload).get("user")
+        self.user = user if isinstance(user, str) else None
+        return None
 
     # Restoring subscriptions and the registration
 

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 
 from ..codec import Codec
-from ..errors import ConnectionLost, InvalidRequestError, MBError
+from ..errors import ConnectionLost, InvalidRequestError, LocalProtocolError, MBError
+from ..header import Action
 from ..link import DeadlineTimer, Link, checkpoint
 from ..options import ClientOptions
 from ..session import Outbox, PendingRequest, Session, SessionState, SubscriptionEntry
@@ -257,6 +258,18 @@ class Supervisor:
         except BaseException:
             self.unsubscribe_nowait(entry)
             raise
+
+    def entries_of(self, actions: Iterable[Action], topic: str) -> list[SubscriptionEntry]:
+        """Return the subscriptions to exactly `topic`; raises LocalProtocolError for none."""
+        table = self.session.subscriptions
+        entries = [entry for action in actions for entry in table.of(action, topic)]
+        if not entries:
+            raise LocalProtocolError(f"there is no subscription to {topic!r}")
+        return entries
+
+    @property
+    def user(self) -> str | None:
+        return self._reconnector.user
 
     async def unsubscribe(self, entries: Iterable[SubscriptionEntry]) -> None:
         """Unsubscribe; when cancelled, the entries are removed, and the request has been sent.

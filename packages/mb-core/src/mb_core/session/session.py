@@ -82,6 +82,7 @@ from ..errors import (
 from ..header import DEFAULT_VERSION, Action, HeaderPrefix, HeaderReader, check_timeout
 from ..ids import IdSource
 from ..message import Message
+from ..topic import AUTHENTICATE
 from ..wire import Limits
 from .encoder import Encoder, is_anonymous, with_timeout
 from .events import (
@@ -470,6 +471,22 @@ class Session:
         return self._encoder.response(message, payload)
 
     # Registration and subscriptions, which are restored on each new connection
+
+    def authenticate(self, token: str, *, now: float, timeout: int) -> PendingRequest:
+        """Return the request that tells the broker which user this is.
+
+        Send it before those of `restore`, and wait for its answer: what the user may do decides
+        whether the broker accepts these.
+
+        Args:
+            token: The user's secret.
+            timeout: Time limit in milliseconds.
+        """
+        payload = {"token": token}
+        request = self._make_request(
+            AUTHENTICATE, payload, now, timeout, DEFAULT_VERSION, None, False, None
+        )
+        return self._begin(request)
 
     def register(self, name: str, description: str, *, now: float, timeout: int) -> PendingRequest:
         """Return the request that registers this client as a service.

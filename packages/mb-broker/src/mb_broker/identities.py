@@ -7,10 +7,9 @@ from collections import Counter
 from mb_core.errors import ForbiddenError, InvalidRequestError, UnauthorizedError
 from mb_core.header import HeaderReader
 
-from ..registry import Service
-from .grants import Grants
+from .access import Access, Grants, User
+from .registry import Service
 from .strangers import Strangers
-from .users import Access, User
 
 __all__ = ["Identities"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..registry import Service
+from .registry import Service
 
 __all__ = ["Strangers"]
 
