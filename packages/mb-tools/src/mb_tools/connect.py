@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -34,10 +37,14 @@ _MAX_DESCRIPTION = 1024
 
 
 class Endpoint(NamedTuple):
-    """A broker's URL, and the TLS context for connections to it; None for the default one."""
+    """A broker's URL, the TLS context for it (None for the default one), and the user's token."""
 
     url: str
     ssl_context: ssl.SSLContext | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.shown!r})"  # the token is a secret
 
     @property
     def shown(self) -> str:
@@ -46,18 +53,25 @@ class Endpoint(NamedTuple):
 
 
 def endpoint_options(function: F) -> F:
-    """Add --url, --cafile, --cert and --key; the command gets them as `endpoint`.
+    """Add --url, --token-file, --cafile, --cert and --key; the command gets them as `endpoint`.
 
     The command fails if a file is invalid, or is given as an option but the URL's transport has no
-    TLS. Files set in the environment are ignored for URLs without TLS.
+    TLS. TLS files set in the environment are ignored for URLs without TLS.
     """
 
     @wraps(function)
     def command(
-        *args: Any, url: str, cafile: str | None, cert: str | None, key: str | None, **given: Any
+        *args: Any,
+        url: str,
+        token_file: str | None,
+        cafile: str | None,
+        cert: str | None,
+        key: str | None,
+        **given: Any,
     ) -> Any:
         context = _ssl_context(url, cafile=cafile, cert=cert, key=key)
-        return function(*args, endpoint=Endpoint(url, context), **given)
+        token = read_token(token_file) if token_file is not None else os.environ.get("MB_TOKEN")
+        return function(*args, endpoint=Endpoint(url, context, token or None), **given)
 
     for name, text in (
         ("key", "Private key of --cert, in PEM; may be in the same file as the certificate."),
@@ -68,6 +82,12 @@ def endpoint_options(function: F) -> F:
             f"--{name}", envvar=f"MB_{name.upper()}", show_envvar=True, metavar="FILE", help=text
         )
         command = option(command)
+    token_option = click.option(
+        "--token-file",
+        metavar="FILE",
+        help="File with the token of your user; or set MB_TOKEN to the token itself.",
+    )
+    command = token_option(command)
     url_option = click.option(
         "--url",
         callback=_check_url,
@@ -83,7 +103,9 @@ def endpoint_options(function: F) -> F:
 
 def connected(endpoint: Endpoint) -> MessageBrokerClient:
     """Return a client for one or a few calls, to be entered as a context manager."""
-    return MessageBrokerClient(endpoint.url, ssl_context=endpoint.ssl_context, reconnect=False)
+    return MessageBrokerClient(
+        endpoint.url, ssl_context=endpoint.ssl_context, token=endpoint.token, reconnect=False
+    )
 
 
 @asynccontextmanager
@@ -97,6 +119,7 @@ async def following(
     client = MessageBrokerClient(
         endpoint.url,
         ssl_context=endpoint.ssl_context,
+        token=endpoint.token,
         reconnect=reconnect,
         retry_connect=reconnect,
     )
@@ -130,6 +153,24 @@ def hint(output: Output, text: str) -> None:
     """Explain on a terminal why nothing is printed yet."""
     if output.people and sys.stderr.isatty():
         note(f"{text}; Ctrl-C to stop")
+
+
+def read_token(file: str) -> str:
+    """Return the token in a file; raises Failure. Warns if others can read the file."""
+    try:
+        with Path(file).open(encoding="utf-8") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            token = opened.read().strip()
+    except OSError as error:
+        raise Failure(f"--token-file {file}: {error.strerror}", Status.USAGE) from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"--token-file {file}: it is not a text file", Status.USAGE) from error
+    if not token or not token.isprintable():
+        what = "is empty" if not token else "contains more than a token"
+        raise Failure(f"--token-file {file}: it {what}", Status.USAGE)
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        note(f"other users of this machine can read {file}: chmod 600 {file}")
+    return token
 
 
 def _check_url(ctx: click.Context, param: click.Parameter, value: str) -> str:

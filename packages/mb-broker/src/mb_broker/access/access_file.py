@@ -86,7 +86,8 @@ def _access(content: dict[str, Any]) -> Access:
         names = [*names, *everybody]
         for name in names:
             if name not in roles:
-                raise _Invalid(f"{where}: unknown role {name!r}{_hint(name, roles)}")
+                hint = _hint(name, roles) if roles else "; there are no roles"
+                raise _Invalid(f"{where}: unknown role {name!r}{hint}")
         key = frozenset(names)
         if key not in shared:
             shared[key] = Grants(roles[name] for name in names)

@@ -63,6 +63,7 @@ class Poller:
         self.client = MessageBrokerClient(
             endpoint.url,
             ssl_context=endpoint.ssl_context,
+            token=endpoint.token,
             connect_timeout=5_000,
             close_timeout=1_000,
             backoff_min=500,
