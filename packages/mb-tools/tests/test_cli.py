@@ -15,7 +15,7 @@ from mb_tools.connect import Endpoint, endpoint_options
 
 COMMANDS = {
     *("serve", "demo", "top", "pub", "sub", "request", "reply", "ping", "services", "topics"),
-    *("metrics", "log", "trace", "plugins", "completion"),
+    *("metrics", "log", "trace", "plugins", "completion", "token", "whoami"),
 }
 
 

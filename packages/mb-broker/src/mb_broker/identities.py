@@ -9,7 +9,7 @@ from mb_core.header import HeaderReader
 
 from .access import Access, Grants, User
 from .registry import Service
-from .strangers import Strangers
+from .unauthenticated import Unauthenticated
 
 __all__ = ["Identities"]
 
@@ -22,12 +22,12 @@ class Identities:
 
     Attributes:
         restricted: Whether clients can authenticate.
-        strangers: The clients that have to authenticate.
+        unauthenticated: The clients that have to authenticate.
     """
 
-    def __init__(self, access: Access, strangers: Strangers, max_header: int) -> None:
+    def __init__(self, access: Access, unauthenticated: Unauthenticated, max_header: int) -> None:
         self.restricted = access.restricted
-        self.strangers = strangers
+        self.unauthenticated = unauthenticated
         self._access = access
         self._max_header = max_header
         self._readers: dict[Grants, HeaderReader] = {}
@@ -37,11 +37,11 @@ class Identities:
         """Add a client that has just connected."""
         self._grant(service, self._access.initial)
         if not service.grants.known:
-            self.strangers.add(service, now)
+            self.unauthenticated.add(service, now)
 
     def discard(self, service: Service) -> None:
         """Forget a client that has left."""
-        self.strangers.discard(service)
+        self.unauthenticated.discard(service)
         if service.user is not None:
             self._connections[service.user] -= 1
 
@@ -53,7 +53,7 @@ class Identities:
         """
         user = self._access.user_of(token)
         if user is None:
-            self.strangers.wrong_token(service)
+            self.unauthenticated.wrong_token(service)
             raise UnauthorizedError("the token is invalid")
         if service.user is user:
             return user
@@ -71,7 +71,7 @@ class Identities:
         self._connections[user] += 1
         service.user = user
         self._grant(service, user.grants)
-        self.strangers.discard(service)
+        self.unauthenticated.discard(service)
         return user
 
     def _grant(self, service: Service, grants: Grants) -> None:

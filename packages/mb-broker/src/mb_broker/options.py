@@ -147,8 +147,8 @@ class BrokerOptions(TypedDict, total=False):
             Default: none.
         page: Whether to serve the broker's page at `/` of the WebSocket port. Default: True.
         metrics: Whether to serve `/metrics` and `/health` on the WebSocket port. Default: True.
-        access: Path of the access file, which has users and roles (docs/access.md). Default: none,
-            so that anybody may do anything.
+        access: Path of the access file, which has users and roles (docs/access.md); without one,
+            anybody may do anything. Default: None.
     """
 
     max_connections: int

@@ -47,8 +47,8 @@ from .refusals import (
 )
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, reply, reply_error, response
-from .strangers import Strangers
 from .system_topics import COSTLY_TOPICS, SystemTopics
+from .unauthenticated import Unauthenticated
 
 __all__ = ["Router"]
 
@@ -79,8 +79,10 @@ class Router:
         self.log = LogFeed(self._send)
         self.draining = False
         self._log_this = False  # whether the current message gets a debug entry
-        strangers = Strangers(self.options.handshake_timeout, self.options.max_handshakes)
-        self._identities = Identities(access or Access(), strangers, self.options.max_header)
+        unauthenticated = Unauthenticated(
+            self.options.handshake_timeout, self.options.max_handshakes
+        )
+        self._identities = Identities(access or Access(), unauthenticated, self.options.max_header)
         self._system = SystemTopics(
             self.registry, self.metrics, self.log, self.options, self._identities
         )
@@ -248,7 +250,7 @@ class Router:
 
     def take_rejected(self, now: float) -> list[tuple[Service, str]]:
         """Return clients that did not authenticate, and why. The driver closes their links."""
-        rejected = self._identities.strangers.take_rejected(now)
+        rejected = self._identities.unauthenticated.take_rejected(now)
         self.metrics.unauthorized.add(int(now), len(rejected))
         return rejected
 
@@ -258,7 +260,7 @@ class Router:
         """Return when `handle_deadline` has to be called next; None if it doesn't."""
         timeout, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
         if self._identities.restricted:
-            rejection = self._identities.strangers.next_deadline()
+            rejection = self._identities.unauthenticated.next_deadline()
             if rejection is not None:
                 return min(rejection, timeout or rejection, silence or rejection)
         if timeout is None or silence is None:

@@ -34,7 +34,7 @@ _TO_FOLLOW: dict[str, SystemPart] = {
     "system.topic.unsubscribe": "topics",
 }
 # What a client may send before it has authenticated.
-_FOR_STRANGERS = frozenset({"system.heartbeat", "system.authenticate"})
+_TO_AUTHENTICATE = frozenset({"system.heartbeat", "system.authenticate"})
 
 
 class Role(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -84,7 +84,7 @@ class Grants:
         """
         if is_system(topic):
             if not self.known:
-                return topic in _FOR_STRANGERS
+                return topic in _TO_AUTHENTICATE
             part = _TO_REQUEST.get(topic)
             return part is None or part in self._system
         if action is Action.RESPONSE:

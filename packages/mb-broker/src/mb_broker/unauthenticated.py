@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .registry import Service
 
-__all__ = ["Strangers"]
+__all__ = ["Unauthenticated"]
 
 MAX_WRONG_TOKENS = 3
 
 
-class Strangers:
+class Unauthenticated:
     """Ends the connections of clients that don't authenticate.
 
     A client has `seconds` for it, and three tokens. There can be up to `most` such clients: one
