@@ -87,13 +87,8 @@ def test_the_options_of_a_broker_are_documented_with_their_defaults() -> None:
         name: " ".join(text.split()).rpartition("Default: ")[2].rstrip(".")
         for name, text in re.findall(r"^    (\w+): ((?:.|\n     )+)", doc, re.MULTILINE)
     }
-    shown = {
-        "16 MiB": 16 * 1024**2,
-        "256 MiB": 256 * 1024**2,
-        "True": True,
-        "none": [],
-        "None": None,
-    }
+    sizes = {"16 MiB": 16 * 1024**2, "256 MiB": 256 * 1024**2}
+    shown = {**sizes, "True": True, "none": [], "None": None}
     assert {
         name: shown.get(
             text, int(text.replace(",", "")) if text[0].isdigit() and "B" not in text else text

@@ -65,10 +65,8 @@ OF_ROUTING = {
     # This broker's own.
     "connection.cutoff.rate": "rate",
     "connection.cutoff.total": "gauge",
-    "connection.unauthorized.rate": "rate",
-    "connection.unauthorized.total": "gauge",
-    "router.forbidden.count": "gauge",
-    "router.forbidden.rate": "rate",
+    **dict.fromkeys(("connection.unauthorized.rate", "router.forbidden.rate"), "rate"),
+    **dict.fromkeys(("connection.unauthorized.total", "router.forbidden.count"), "gauge"),
 }
 OF_HOST = {
     "process.cpu.percent": "percent",

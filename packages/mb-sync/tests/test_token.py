@@ -43,7 +43,7 @@ def test_a_client_is_the_user_of_its_token(token: Any, broker: RunningBroker) ->
         assert client.user == "station"
         client.subscribe("weather.now", action="request", handler=lambda message: 21)
         assert client.request("weather.now", {}).payload == 21
-        with pytest.raises(ForbiddenError, match="'station' may not publish to weather.now"):
+        with pytest.raises(ForbiddenError, match=r"'station' may not publish to weather.now"):
             client.publish("weather.now", 1, confirm=True)
 
 

@@ -8,6 +8,7 @@ from mb_core.errors import ForbiddenError, InvalidRequestError, UnauthorizedErro
 from mb_core.header import HeaderReader
 
 from .access import Access, Grants, User
+from .options import RouterOptions
 from .registry import Service
 from .unauthenticated import Unauthenticated
 
@@ -25,11 +26,11 @@ class Identities:
         unauthenticated: The clients that have to authenticate.
     """
 
-    def __init__(self, access: Access, unauthenticated: Unauthenticated, max_header: int) -> None:
+    def __init__(self, access: Access, options: RouterOptions) -> None:
         self.restricted = access.restricted
-        self.unauthenticated = unauthenticated
+        self.unauthenticated = Unauthenticated(options.handshake_timeout, options.max_handshakes)
         self._access = access
-        self._max_header = max_header
+        self._max_header = options.max_header
         self._readers: dict[Grants, HeaderReader] = {}
         self._connections: Counter[User] = Counter()
 

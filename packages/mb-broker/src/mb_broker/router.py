@@ -48,7 +48,6 @@ from .refusals import (
 from .registry import Registry, Service, is_system
 from .replies import GREETING, HEARTBEAT, reply, reply_error, response
 from .system_topics import COSTLY_TOPICS, SystemTopics
-from .unauthenticated import Unauthenticated
 
 __all__ = ["Router"]
 
@@ -79,10 +78,7 @@ class Router:
         self.log = LogFeed(self._send)
         self.draining = False
         self._log_this = False  # whether the current message gets a debug entry
-        unauthenticated = Unauthenticated(
-            self.options.handshake_timeout, self.options.max_handshakes
-        )
-        self._identities = Identities(access or Access(), unauthenticated, self.options.max_header)
+        self._identities = Identities(access or Access(), self.options)
         self._system = SystemTopics(
             self.registry, self.metrics, self.log, self.options, self._identities
         )

@@ -144,7 +144,10 @@ class MessageBrokerClient(CallbackMethods):
 
     @property
     def user(self) -> str | None:
-        """The user as which the client has authenticated; None without a token."""
+        """The user as which the client has authenticated; None without a token.
+
+        It is set when the client is connected, and may change with its token when it reconnects.
+        """
         return self._client.user
 
     @property
