@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
     # Types of the standard library: its inventory would have to be downloaded.
     (
         "py:.*",
-        r"(asyncio|collections|contextlib|enum|importlib|inspect|logging|msgspec|pluggy)\..*",
+        r"(asyncio|collections|contextlib|enum|importlib|inspect|logging|msgspec|os|pluggy)\..*",
     ),
     ("py:.*", r"(pathlib|selectors|socket|ssl|threading|types|typing)\..*"),
 ]
