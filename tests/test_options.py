@@ -31,9 +31,9 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "broker": Broker,
     "running": run,
 }
-# Beside an object and an imaginary number, which no option takes.  Texts are codecs and URLs,
-# which are looked at later, and True is a switch.
-TEXTS = {"url", "codec"}
+# Beside an object and an imaginary number, which no option takes.  Texts are codecs, URLs, tokens
+# and paths, which are looked at later, and True is a switch.
+TEXTS = {"url", "codec", "token", "access"}
 DEPRECATED = {"faults"}  # what it takes goes to another option
 
 

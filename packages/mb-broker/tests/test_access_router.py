@@ -205,8 +205,8 @@ def test_a_user_has_no_more_connections_than_it_may(bench: Bench) -> None:
     peer = join(bench, "limited")
     error = ask_error(bench.join(), "authenticate", {"token": "mb_limited"})
     assert (error["code"], error["message"]) == (
-        "FORBIDDEN",
-        "'limited' already has 1 connections (max_connections)",
+        "SERVICE_UNAVAILABLE",
+        "the user 'limited' already has 1 connection (max_connections)",
     )
     peer.leave()
     join(bench, "limited")

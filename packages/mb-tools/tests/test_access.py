@@ -58,7 +58,7 @@ def test_so_does_the_environment_unless_there_is_a_file(
     assert json.loads(mb("whoami", "--token-file", str(token)).stdout) == {"user": "station"}
     done = mb("whoami")
     assert done.returncode == 3
-    assert "rejected the token: UNAUTHORIZED: the token is invalid" in done.stderr
+    assert "refused authentication: UNAUTHORIZED: the token is invalid" in done.stderr
     assert "mb_wrong" not in done.stderr
 
 

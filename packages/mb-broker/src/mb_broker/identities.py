@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mb_core.errors import ForbiddenError, InvalidRequestError, UnauthorizedError
+from mb_core.errors import InvalidRequestError, ServiceUnavailableError, UnauthorizedError
 from mb_core.header import HeaderReader
 
 from .access import Access, Grants, User
@@ -49,8 +49,8 @@ class Identities:
     def authenticate(self, service: Service, token: str) -> User:
         """Make a client the user with this token.
 
-        Raises UnauthorizedError if there is none, ForbiddenError if it has too many connections,
-        and InvalidRequestError if the connection is another user's.
+        Raises UnauthorizedError if there is none, ServiceUnavailableError if it has too many
+        connections, and InvalidRequestError if the connection is another user's.
         """
         user = self._access.user_of(token)
         if user is None:
@@ -65,9 +65,10 @@ class Identities:
             )
         limit = user.max_connections
         if limit is not None and self._connections[user] >= limit:
-            raise ForbiddenError(
-                f"{user.name!r} already has {limit} connections (max_connections)",
-                details={"user": user.name},
+            # Not FORBIDDEN: a connection that was lost counts until the broker notices that.
+            count = f"{limit} connection{'s'[: limit > 1]}"
+            raise ServiceUnavailableError(
+                f"the user {user.name!r} already has {count} (max_connections)"
             )
         self._connections[user] += 1
         service.user = user

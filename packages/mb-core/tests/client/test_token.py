@@ -78,13 +78,29 @@ async def test_a_rejected_token_is_final(scheme: str, access: Any) -> None:
     async with serving(access) as broker:
         url = broker.url_of(scheme)
         client = MessageBrokerClient(url, token="mb_secret", retry_connect=True)
-        with pytest.raises(ConnectError, match="rejected the token: UNAUTH") as caught:
+        with pytest.raises(ConnectError, match="refused authentication: UNAUTH") as caught:
             await client.connect()
         assert caught.value.final
         assert isinstance(caught.value.__cause__, UnauthorizedError)
         assert str(caught.value).startswith(url)
         assert "mb_secret" not in str(caught.value)
         await until(lambda: broker.connections == 0)
+
+
+async def test_too_many_connections_of_a_user_are_worth_another_attempt(access: Any) -> None:
+    def one_connection(token: str) -> Path:
+        path: Path = access(token)
+        path.write_text(path.read_text() + "max_connections = 1\n")
+        return path
+
+    async with serving(one_connection) as broker:
+        async with MessageBrokerClient(broker.url, token="mb_good"):
+            second = MessageBrokerClient(broker.url, token="mb_good")
+            with pytest.raises(ConnectError, match="already has 1 connection") as caught:
+                await second.connect()
+            assert not caught.value.final
+        async with MessageBrokerClient(broker.url, token="mb_good") as client:
+            assert client.user == "station"
 
 
 def plain() -> str:

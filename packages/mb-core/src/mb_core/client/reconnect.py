@@ -261,6 +261,7 @@ class Reconnector:
         """
         if (end := self._end_of(connection)) is not None:
             return end
+        self.user = None  # until this broker says otherwise
         request = self._session.authenticate(token, now=self._calls.clock(), timeout=self._limit)
         (outcome,) = await self._calls.complete_all([request])
         if isinstance(outcome, ConnectionLost):
@@ -272,7 +273,7 @@ class Reconnector:
             return None
         if error is not None:
             raise ConnectError(
-                f"{url} rejected the token: {error}", final=is_final(error)
+                f"{url} refused authentication: {error}", final=is_final(error)
             ) from error
         assert not isinstance(outcome, MBError)
         user = decode_payload(outcome.raw_payload).get("user")
