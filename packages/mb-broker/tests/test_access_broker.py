@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mb_client import ForbiddenError, MessageBrokerClient, UnauthorizedError
 from mb_testing import until
 
 from .conftest import RawClient
-from .limited import tls_contexts, urls
+from .limited import framed, port_of, tls_contexts, urls
 
 pytestmark = pytest.mark.anyio
 kinds = pytest.mark.parametrize("scheme", ["memory", "tcp", "ws", "tls"])
@@ -125,6 +126,24 @@ async def test_a_flood_of_wrong_tokens_delays_nobody(join: Connect, broker: Brok
         await station.is_served()
         await flooder.lost.wait()
     await until(lambda: broker.connections == 1)
+
+
+async def test_connections_that_are_not_closed_by_their_clients_keep_nobody_out(
+    access: Path,
+) -> None:
+    wrong = framed(*[b'request:system.authenticate:1.0.0\n{"token": "mb_wrong"}'] * 3)
+    limits = {"max_handshakes": 3, "max_connections": 10, "close_timeout": 60_000}
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(10))
+        broker = await stack.enter_async_context(Broker(*urls(), access=access, **limits))
+        for _ in range(30):
+            stream = await anyio.connect_tcp("127.0.0.1", port_of(broker, "tcp"))
+            await stack.enter_async_context(stream)
+            await stream.send(wrong)  # it neither reads the answers nor closes its side
+            await until(lambda: broker.connections <= 2 * limits["max_handshakes"])
+        async with MessageBrokerClient(broker.url_of("tcp"), token="mb_station") as client:
+            assert client.user == "station"
+        await broker.abort()
 
 
 async def test_clients_get_errors_of_the_right_type(broker: Broker) -> None:

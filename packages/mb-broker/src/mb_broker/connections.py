@@ -60,6 +60,8 @@ class Connections:
         # Bytes that were buffered since the total was computed.
         self._unchecked = 0
         self._rejected: set[Link] = set()
+        # Connections that did not authenticate and are closing, oldest first.
+        self._closing: dict[Service, Link] = {}
         self._idle: anyio.Event | None = None
 
     def __len__(self) -> int:
@@ -145,6 +147,7 @@ class Connections:
         """Remove a client that has left, after its messages were handled."""
         service, peer, error = connection.service, connection.link.peer, connection.error
         del self.by_service[service]
+        self._closing.pop(service, None)
         connection.queue.clear()
         connection.queue_size = 0
         self._router.disconnect(service, self.clock())
@@ -365,6 +368,10 @@ class Connections:
             service.link.close("no sign of life")
         for service, _ in rejected:
             service.link.close("not authenticated")
+            self._closing[service] = service.link
+            if len(self._closing) > self._settings.max_handshakes:
+                # It may take its time to close, and must not keep others from connecting.
+                self._closing.pop(next(iter(self._closing))).abort()
 
     def _log_silent_newcomers(self, now: float) -> None:
         """Log clients that stay connected although they have not sent a message."""
