@@ -59,8 +59,27 @@ async def blocks(context: ssl.SSLContext) -> None:
     ) as client:
         await client.wait_connected(1_000)
         assert_type(client.connected, bool)
+        assert_type(client.user, str | None)
         assert_type(client.stats(), ClientStats)
         await client.run()
+
+
+def tokens() -> None:
+    def plain() -> str:
+        return "mb_secret"
+
+    async def later() -> str:
+        return "mb_secret"
+
+    def number() -> int:
+        return 5
+
+    MessageBrokerClient("tcp://localhost:8081", token="mb_secret")
+    MessageBrokerClient("tcp://localhost:8081", token=plain)
+    MessageBrokerClient("tcp://localhost:8081", token=later)
+    MessageBrokerClient("tcp://localhost:8081", token=number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client = mb_sync.MessageBrokerClient("tcp://localhost:8081", token=later)
+    assert_type(client.user, str | None)
 
 
 class Application(MessageBrokerClient):

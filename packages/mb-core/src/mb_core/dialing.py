@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,7 +15,7 @@ from .link import Accept, Address, Backend, Link, Spawn, StreamOptions
 from .options import ClientOptions
 from .transport import SocketAddress, WireTransport, port_of
 from .url import URL
-from .user_code import call, failure, name_of, text_of
+from .user_code import call, failure, text_of
 
 if TYPE_CHECKING:
     import ssl
@@ -79,7 +80,7 @@ async def current_token(options: ClientOptions) -> str | None:
             token = await call(get)
         except BaseException as raised:
             error = failure(raised)
-    what = f"the function {name_of(get)}, which has to return a token,"
+    what = f"the function {_name_of_source(get)}, which has to return a token,"
     if scope.cancelled_caught:
         raise ConnectError(f"{what} took longer than {seconds:g} s")
     if error is not None:
@@ -87,7 +88,21 @@ async def current_token(options: ClientOptions) -> str | None:
     if not isinstance(token, str) or not token:
         kind = f"an object of type {type(token).__name__}" if token != "" else "an empty string"
         raise ConnectError(f"{what} returned {kind}", final=True)
+    if not token.isprintable():
+        kind = "a string with characters that can't be printed, such as a line break"
+        raise ConnectError(f"{what} returned {kind}", final=True)
     return token
+
+
+def _name_of_source(get: Callable[..., object]) -> str:
+    """Return the name of a function that returns tokens, without arguments bound to it.
+
+    These may be secrets, and the repr of a partial shows them.
+    """
+    while isinstance(get, partial):
+        get = get.func
+    name = getattr(get, "__qualname__", None)
+    return name if isinstance(name, str) else type(get).__qualname__
 
 
 async def _default_ssl_context() -> ssl.SSLContext:

@@ -69,8 +69,13 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_timeout: float | None = None
     heartbeat_interval: float | None = None
     inherit_deadlines: bool = True
-    # A function even if a string was given: this Struct's repr does not show it then.
+    # A function even if a string was given: the one place that holds the string.
     token: Callable[[], str | Awaitable[str]] | None = None
+
+    def __repr__(self) -> str:
+        # Without `token`: a partial, or an object that can be called, may show a secret.
+        names = [name for name in self.__struct_fields__ if name != "token"]
+        return f"ClientOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @classmethod
     def checked(cls, *, max_payload: int, plugins: Plugins | None, **given: Any) -> Self:
@@ -173,7 +178,11 @@ def _check_token(token: Any, name: str) -> None:
             what = "it is empty" if not token else "it has characters that can't be printed"
             raise LocalProtocolError(f"invalid {name}: {what}")
     elif token is not None and not callable(token):
-        raise _invalid(name, token, "a string, a function that returns one, or None")
+        wanted = "a string, a function that returns one, or None"
+        if isinstance(token, bytes | bytearray | list | tuple | dict):  # may contain a token
+            kind = type(token).__name__
+            raise LocalProtocolError(f"invalid {name} of type {kind}: expected {wanted}")
+        raise _invalid(name, token, wanted)
 
 
 def _ssl_context() -> Any:

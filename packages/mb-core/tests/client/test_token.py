@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ async def test_a_token_that_was_revoked_is_tried_again_until_there_is_a_valid_on
         (None, "returned an object of type NoneType"),
         (b"mb_good", "returned an object of type bytes"),
         ("", "returned an empty string"),
+        ("mb_good\n", "returned a string with characters that can't be printed"),
     ],
 )
 async def test_a_function_that_returns_something_else(
@@ -214,6 +216,51 @@ async def test_a_function_that_takes_too_long_is_cancelled(access: Any) -> None:
         assert broker.connections == 0
 
 
+async def test_cancelling_while_the_function_waits_leaves_nothing_behind(access: Any) -> None:
+    waiting = anyio.Event()
+
+    async def fetch() -> str:
+        waiting.set()
+        await anyio.sleep_forever()
+        return ""
+
+    async with serving(access) as broker:
+        client = MessageBrokerClient(broker.url, token=fetch)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.connect)
+            await waiting.wait()
+            tasks.cancel_scope.cancel()
+        assert not client.connected
+        assert client.user is None
+        assert broker.connections == 0
+
+
+def fetch_from_vault(password: str) -> str:
+    raise OSError("no vault")
+
+
+class Vault:
+    def __init__(self, password: str) -> None:
+        self.password = password
+
+    def __repr__(self) -> str:
+        return f"Vault({self.password!r})"
+
+    def __call__(self) -> str:
+        raise OSError("no vault")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(partial(fetch_from_vault, "s3cret"), "fetch_from_vault"), (Vault("s3cret"), "Vault")],
+)
+async def test_what_is_bound_to_the_function_is_not_shown(source: Any, name: str) -> None:
+    client = MessageBrokerClient("memory://nobody", token=source)
+    with pytest.raises(ConnectError, match=f"the function {name}, which") as caught:
+        await client.connect()
+    assert "s3cret" not in str(caught.value) + repr(client) + repr(client._options)
+
+
 async def test_a_broker_without_access_control_needs_no_token(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -236,7 +283,8 @@ async def test_a_broker_without_access_control_needs_no_token(
         ("", "invalid token: it is empty"),
         ("mb_secret\n", "invalid token: it has characters that can't be printed"),
         (5, "invalid token 5: expected a string, a function that returns one, or None"),
-        (b"mb", "invalid token b'mb': expected a string"),
+        (b"mb_secret", "invalid token of type bytes: expected a string"),
+        (["mb_secret"], "invalid token of type list: expected a string"),
     ],
 )
 async def test_an_invalid_token_is_refused_at_once(token: Any, text: str) -> None:

@@ -50,6 +50,10 @@ class PendingRequest(msgspec.Struct, eq=False):
     refusal: NoRouteFoundError | None = None
     refused_times: int = 0
 
+    def __repr__(self) -> str:
+        # Without `message`: its payload may be a secret.
+        return f"PendingRequest({self.topic!r}, {self.timeout} ms, about={self.about!r})"
+
     @property
     def began(self) -> float:
         """When the caller created it, in seconds."""
