@@ -186,7 +186,7 @@ class RawClient(CallbackMethods):
         than 1000, the oldest are dropped.
 
         Args:
-            handler: A plain or async function of a string.
+            handler: A plain or async function that takes a string.
 
         Returns:
             A `Registration`; call it to remove the handler.

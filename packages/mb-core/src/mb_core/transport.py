@@ -92,7 +92,7 @@ class LinkTransport(Protocol):
         `PluginError`, which ends the client.
 
         Args:
-            accept: Called with the Link when it can send, as in `Backend.connect`.
+            accept: Called with the Link as soon as it can send; see `mb_core.link.Accept`.
 
         Raises:
             ConnectError: The connection could not be established. An `OSError` becomes one.

@@ -54,8 +54,8 @@ class URL(msgspec.Struct, frozen=True):
     def hidden_in(self, text: str) -> str:
         """Return `text` with `***` in place of this URL's query and the values in it.
 
-        Use it before you show text from the other side, which may repeat what it was asked for, and
-        may be cut off in the middle of it.
+        Use it before you show text from the other side: the text may repeat the query, and may be
+        cut off in the middle of the query.
         """
         query = self.query
         if len(query) < _SECRET:

@@ -109,7 +109,8 @@ class Wire(Protocol):
     - pass every received chunk to `receive_data`, and the end of the stream to `receive_eof`;
     - check `state` afterwards: messages may be sent in OPEN only; in CLOSED there is nothing more
       to read, and the stream is closed when all output is written;
-    - call `receive_data(b"")` soon if the Wire is `held_back`, after others had their turn;
+    - call `receive_data(b"")` again soon, after other connections had their turn, if the Wire has
+      an attribute `held_back` (see below) that is true;
     - call it from one thread only. No method blocks, and none calls back.
 
     A Wire has to guarantee:

@@ -30,8 +30,9 @@ Matcher = str | Callable[[Message], bool]
 class Faults:
     """What goes wrong with a broker's connections.
 
-    The brokers of the fixture `mb_broker` and of `mb_testing.running` have one. For a `Broker` on
-    the test's own event loop, pass `Broker(wrap_accept=faults.wrap_accept)`.
+    A broker from the fixture `mb_broker` or from `mb_testing.running` has them as its attribute
+    `faults`. For a `Broker` on the test's own event loop, pass
+    `Broker(wrap_accept=faults.wrap_accept)`.
 
     Example::
 
@@ -41,9 +42,9 @@ class Faults:
             broker.faults.cut()
 
     Faults affect whole messages, so they are the same over every transport and on every event loop.
-    `mb_testing.proxy` has faults that affect bytes. A fault affects all connections, also new ones,
-    until it is undone or `clear` is called. Times are those of the broker's event loop, which may
-    be virtual.
+    `mb_testing.proxy` has faults that affect bytes. A fault affects all connections, including new
+    ones, until it is undone or `clear` is called. Times are measured by the clock of the broker's
+    event loop, which may be a virtual clock.
 
     All methods can be called from any thread, and return when they have taken effect. If no broker
     is running, they affect the next one.
@@ -157,7 +158,8 @@ class Faults:
         Args:
             accept: What accepts connections without faults.
             backend: The broker's event loop.
-            spawn: Starts a task of the broker's; all its connections end with it.
+            spawn: Starts a task that runs as long as the broker. When it ends, the remaining
+                connections are closed.
         """
         self._backend = backend
         post = self._post = loop_poster(backend)

@@ -13,15 +13,15 @@ __all__ = ["FaultyBroker", "running"]
 
 
 def running(*urls: str, faults: Faults | None = None, **options: Any) -> FaultyBroker:
-    """Run a Broker with faults in a thread for the duration of a `with` block.
+    """Run a Broker in a thread for the duration of a `with` block, and break its connections.
 
     Example::
 
         with mb_testing.running("tcp://127.0.0.1:0") as broker:
             broker.faults.cut()
 
-    Messages take longer than with `mb_broker.running`. Entering it raises what entering a `Broker`
-    raises.
+    Messages take longer than with `mb_broker.running`. Entering the block raises the same
+    errors as entering a `Broker`.
 
     Args:
         *urls: Where to listen; by default on `memory://` under a new name.
@@ -32,7 +32,9 @@ def running(*urls: str, faults: Faults | None = None, **options: Any) -> FaultyB
 
 
 class FaultyBroker(RunningBroker):
-    """A broker in a thread whose connections a test can break, from `running`.
+    """A broker that runs in a thread, and whose connections a test can break.
+
+    `running` returns it.
 
     Attributes:
         faults: Breaks the connections.

@@ -26,8 +26,8 @@ class LinkEnd:
 
     Attributes:
         link: The Link.
-        messages: Received messages that were not taken yet.
-        batches: How many calls brought messages.
+        messages: Received messages that have not been taken yet.
+        batches: How often `messages_received` was called.
         lost: Whether the Link has ended.
         error: Why the Link has ended; None for an orderly end.
         faults: How the Link has violated its contract.
@@ -46,8 +46,8 @@ class LinkEnd:
         """Wait for the next message, and return it.
 
         Raises:
-            MBError: All messages were taken, and the Link has ended for this reason.
-                `ConnectionLost` after an orderly end.
+            MBError: No messages are left, and the Link has ended. The error is the reason; after
+                an orderly end, it is `ConnectionLost`.
 
         If cancelled, no message is lost.
         """
@@ -113,8 +113,9 @@ def memory_link_pair(
         assert await far.receive() == b"hello"
 
     Args:
-        near: Makes the handler of one end, which may already send messages.
-        far: Makes the handler of the other end.
+        near: Called with the Link of one end; returns the handler for it. It may send messages
+            over the Link during this call.
+        far: The same for the other end.
         limits: A message over these limits ends the connection, as on a network.
 
     Returns:

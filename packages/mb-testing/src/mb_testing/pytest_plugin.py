@@ -23,8 +23,8 @@ def mb_broker() -> Iterator[FaultyBroker]:
     """A broker for this test, in a thread: `mb_broker.url`, `mb_broker.url_of("tcp")`.
 
     It listens in memory and, if their packages are installed, on free ports of 127.0.0.1 for
-    `tcp://` and `ws://`. `mb_broker.faults` breaks connections. `mb_broker.restart()` restarts it,
-    as do `kill()` or `stop()` and then `start()`.
+    `tcp://` and `ws://`. `mb_broker.faults` breaks connections. `mb_broker.restart()` restarts it.
+    To do that in two steps, call `kill()` or `stop()`, and later `start()`.
     """
     from mb_core.plugins import installed_plugins
 

@@ -68,20 +68,20 @@ class MessageBrokerClient(OnMethods):
         reconnect: Whether to reconnect after a loss. If false, the client gives up instead.
         retry_connect: Whether to keep trying if the first connection fails. Meanwhile, other tasks
             can use the client as they can during an outage.
-        backoff_min: Upper bound of the random wait before the first attempt to reconnect. The wait
-            doubles with each further attempt, and half of it is random.
+        backoff_min: Upper bound of the random wait before the first attempt to reconnect. It
+            doubles with each attempt; later waits are between half of it and all of it.
         backoff_max: Longest wait between attempts.
         reconnect_timeout: How long to try to reconnect; None to keep trying forever.
-        heartbeat_interval: How long the broker may be silent before the client sends it a
-            heartbeat, and then before it drops the connection. None turns this off.
+        heartbeat_interval: How long the broker may be silent before the client sends a heartbeat.
+            After the same time again, the client drops the connection. None turns this off.
         publish_buffer: How many bytes of publications can wait for a connection.
         buffer_overflow: What happens to a publication that does not fit: with `"error"`, `publish`
             raises `ConnectionLost`; with `"drop_oldest"`, it replaces the oldest ones.
-        inherit_deadlines: Whether requests made in a request handler take no longer than the sender
-            of the request being handled will still wait.
+        inherit_deadlines: Whether a request made in a request handler is limited to the time that
+            is left for the request being handled.
         codec: Name of an installed codec, or a `Codec`, that reads and writes payloads.
-        token: Says to the broker which user this is (docs/access.md): a string, or a plain or async
-            function that returns it, which is called for each connection.
+        token: Tells the broker which user this is (docs/access.md): a string, or a plain or async
+            function that returns one. The function is called for each connection.
 
     Raises:
         LocalProtocolError: An option is invalid.
@@ -197,8 +197,8 @@ class MessageBrokerClient(OnMethods):
             payload: Anything that can be written as JSON (docs/payloads.md).
             response_handler: A plain or async function that is called with the answer's payload
                 before this call returns.
-            timeout: Time limit in milliseconds, from 1 to 3,600,000. In a request handler, it is
-                reduced to the time that the sender of the request being handled will still wait.
+            timeout: Time limit in milliseconds, from 1 to 3,600,000. With `inherit_deadlines`, it
+                is reduced in a handler to the time that is left for the request being handled.
             version: Version of the topic, a semantic version.
             parent_id: Id of the message that caused this one; by default, that of the message
                 being handled.

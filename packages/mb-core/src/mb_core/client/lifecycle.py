@@ -280,10 +280,10 @@ class Lifecycle(CallbackMethods):
     async def run(self) -> None:
         """Wait until the client is closed.
 
-        Use it in services: Ctrl-C and SIGTERM raise `KeyboardInterrupt` here, so leaving the
-        client's block finishes pending requests first; so does catching the error and calling
-        `close`. After SIGTERM, the program ends as if the signal had killed it, without a
-        traceback. A second signal ends it at once.
+        Use it in services: Ctrl-C and SIGTERM raise `KeyboardInterrupt` here. If this error leaves
+        the client's block, pending requests are finished before the client closes. The same happens
+        if you catch it and call `close`. After SIGTERM, the program ends as if the signal had
+        killed it, without a traceback. A second signal ends it at once.
 
         Signals are left alone outside the main thread, and if the program handles them itself.
 

@@ -31,7 +31,7 @@ class OnMethods(Lifecycle):
         Like all `on_*` methods, it can be used as a decorator, `@client.on_message`.
 
         Args:
-            handler: A plain or async function of a `MessageHeader` and the decoded payload.
+            handler: A plain or async function that takes a `MessageHeader` and the decoded payload.
 
         Returns:
             A `Registration`; call it to remove the handler.
@@ -51,8 +51,8 @@ class OnMethods(Lifecycle):
         It may run at the same time as other callbacks; `connected` is the current state.
 
         Subscriptions are restored automatically, so there is no need to subscribe here. If the
-        handler does, or registers callbacks, each call replaces what its earlier calls subscribed
-        to the same topic or registered for the same event.
+        handler subscribes or registers callbacks anyway, each call of it replaces the subscriptions
+        to the same topic, and the callbacks for the same event, that its earlier calls created.
 
         Args:
             handler: A plain or async function without arguments.
@@ -81,7 +81,7 @@ class OnMethods(Lifecycle):
         are also logged.
 
         Args:
-            handler: A plain or async function of an exception.
+            handler: A plain or async function that takes an exception.
 
         Returns:
             A `Registration`; call it to remove the handler.

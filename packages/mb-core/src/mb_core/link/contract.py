@@ -72,7 +72,7 @@ class Link(Protocol):
     def unsent(self) -> int:
         """Roughly how many sent bytes the operating system has not taken yet.
 
-        0 when the connection has ended, even if there are messages to take back.
+        0 when the connection has ended, even if `take_unsent` still has messages to return.
         """
         ...
 
@@ -83,22 +83,22 @@ class Link(Protocol):
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes these messages have, without the transport's framing."""
+        """How many bytes those messages have together, without the transport's framing."""
         ...
 
     @property
     def progress(self) -> int:
         """A number that changes with every sign of life from the other side.
 
-        These are every byte that arrives, even if the message is not complete yet, and every byte
-        that the operating system takes of a write that had to wait. A write that is taken at once
-        says nothing about the other side. A Link without this attribute counts as alive as long as
-        whole messages arrive.
+        Signs of life are every byte that arrives, even if the message is not complete yet, and
+        every byte that the operating system takes of a write that had to wait. A write that is
+        taken at once says nothing about the other side. A Link without this attribute counts as
+        alive as long as whole messages arrive.
         """
         ...
 
     def send(self, message: bytes) -> None:
-        """Send a message. Messages of one turn of the loop leave in few writes.
+        """Send a message. Messages of one turn of the loop are written together.
 
         A message that was sent reaches the operating system unless the connection breaks, is
         aborted, or is ended by the other side first; see `take_unsent`.
@@ -117,7 +117,8 @@ class Link(Protocol):
 
         Call it in `link_lost` or later. The messages are the same objects that were sent, in order.
         Messages that were passed to the transport are not included, as it may have sent a part of
-        them (`close` passes all of them). A second call returns an empty list.
+        them. `close` passes everything that still waits to the transport, so nothing can be
+        returned afterwards. A second call returns an empty list.
         """
         ...
 
@@ -194,7 +195,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """How byte streams are opened and closed. Times are in seconds.
 
     Attributes:
-        ssl_context: For TLS; None for none.
+        ssl_context: For TLS; None for no TLS.
         server_hostname: The name that the server's certificate must have; None for the host that is
             connected to.
         handshake_timeout: Time limit for each handshake.
@@ -203,8 +204,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
             oldest, as honest peers complete theirs quickly.
         refused: Called for each accepted stream that never became a Link, with its peer and the
             reason, or None if it just ended. The default logs it.
-        unread: Called with each Link that receives something while its peer does not read what is
-            sent to it, which the Wire's own answers may add to.
+        unread: Called with a Link when it receives something while its peer is not reading what was
+            sent to it. The Wire's own answers may add to what is waiting.
         max_answers: How many bytes of such answers can wait before the connection is dropped.
     """
 
@@ -267,7 +268,9 @@ class Backend(Protocol):
         ...
 
     def running(self) -> object:
-        """Return what identifies the caller's event loop; None if none of this kind runs it.
+        """Return an object that identifies the caller's event loop.
+
+        None if the caller is not running on a loop of this kind.
 
         Called from any thread.
         """
@@ -278,7 +281,10 @@ class Backend(Protocol):
         ...
 
     def poster(self) -> Poster:
-        """Return a Poster to the running loop."""
+        """Return a function that runs other functions soon on the running loop.
+
+        It can be called from any thread, and returns False if the loop has ended.
+        """
         ...
 
     async def checkpoint(self) -> None:

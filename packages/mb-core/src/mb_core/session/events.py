@@ -81,7 +81,7 @@ class RequestFailed(msgspec.Struct):
 
 
 class SendNow(msgspec.Struct):
-    """A message of the Session's own. The driver sends it at once.
+    """A message that the driver has to send at once.
 
     Attributes:
         message: The text of the message, UTF-8.
@@ -103,7 +103,7 @@ class PeerSilent(msgspec.Struct):
 
 
 class PublicationsDiscarded(msgspec.Struct):
-    """Publications that waited for a connection were dropped, as there will be none.
+    """Publications that waited for a connection were dropped: there will be no other connection.
 
     Attributes:
         count: How many.

@@ -24,7 +24,7 @@ class BufferOverflow(StrEnum):
     ERROR = "error"
     """`publish` raises `ConnectionLost`."""
     DROP_OLDEST = "drop_oldest"
-    """The oldest publications that nothing waits for are dropped to make room."""
+    """The oldest publications without `confirm` are dropped to make room."""
 
 
 BufferOverflowName = Literal["error", "drop_oldest"]
@@ -36,7 +36,7 @@ class Outbox:
     Requests don't count towards the size, as each has a deadline and a caller that waits for it.
 
     Args:
-        size: How many bytes of publications can wait, as whole messages; 0 for none.
+        size: How many bytes of publications can wait, including headers; 0 for none.
         overflow: What happens to a publication that does not fit, a `BufferOverflow`.
 
     Raises:
@@ -98,7 +98,7 @@ class Outbox:
     def add_publication(self, message: bytes | PendingRequest) -> None:
         """Add a publication at the end.
 
-        With `drop_oldest`, the oldest publications that nothing waits for are dropped to make room.
+        With `drop_oldest`, the oldest publications without `confirm` are dropped to make room.
 
         Raises:
             ConnectionLost: It does not fit; `sent` is False.

@@ -61,7 +61,7 @@ class PendingRequest(msgspec.Struct, eq=False):
 
     @property
     def in_outbox(self) -> bool:
-        """Whether it waits for a connection. The Session then sends it by itself."""
+        """Whether it waits for a connection. `Session.restored` then returns it in a `SendNow`."""
         return self.outbox_key is not None
 
 

@@ -128,7 +128,7 @@ _Registration = tuple[str, str]  # a service's name and description
 
 
 class Session:
-    r"""The client's side of its connections to a broker, one after the other, without I/O.
+    r"""The client's side of the protocol, across successive connections, without I/O.
 
     `MessageBrokerClient` drives it. Use it directly to build a client with I/O of your own: the
     docstring of `mb_core.session.session` explains how. Times are in seconds, time limits in
@@ -193,13 +193,14 @@ class Session:
     # The connection
 
     def link_up(self) -> None:
-        """There is a Link. The broker's greeting comes next."""
+        """Report that there is a Link. The broker's greeting comes next."""
         self._status.link_up()
 
     def restore(self, *, now: float, timeout: int) -> list[PendingRequest]:
-        """Return the requests to send after the broker's greeting, to restore what was before.
+        """Return the requests to send after the broker's greeting.
 
-        Each is `about` the registration or the entry to restore. Empty on a first connection.
+        They restore the registration and the subscriptions of the previous connection; the
+        attribute `about` of each says which. Empty on a first connection.
         """
         state = self._status.state
         if state is not SessionState.RESTORING:
@@ -228,7 +229,7 @@ class Session:
 
         Args:
             refused: What the refused requests of `restore` were about. What is no longer wanted is
-                left out; so is everything if there is no connection.
+                left out. Without a connection, the list is empty.
         """
         if self._status.state is not _READY:
             return []
@@ -243,7 +244,9 @@ class Session:
         return asked
 
     def restored(self, now: float, *, settling: float = 0.0, progress: int = 0) -> list[Event]:
-        """Everything is restored. Send what was waiting, in order; from now on, more may be sent.
+        """Report that everything is restored; return what was waiting to be sent, in order.
+
+        From now on, more may be sent.
 
         Args:
             settling: For how many seconds other clients may still be reconnecting. Meanwhile, a
@@ -270,7 +273,7 @@ class Session:
         return events
 
     def link_lost(self, error: MBError | None, unsent: Iterable[bytes] = ()) -> list[Event]:
-        """The Link has ended.
+        """Report that the Link has ended.
 
         Pending requests fail, unless they may be sent again. Publications that never left wait for
         the next Link.
@@ -318,7 +321,7 @@ class Session:
         """End the Session: requests fail, and messages that were waiting are dropped.
 
         Args:
-            reason: The text of the errors, also of later ones. Only the first call's counts.
+            reason: The text of these errors and of later ones. Another call does not change it.
         """
         self._status.close(reason)
         self._heartbeat.stop()
@@ -334,7 +337,9 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> bytes | None:
-        """Return a publication without confirmation to send; None if it waits in the outbox.
+        """Return the message to send for a publication that is not confirmed.
+
+        None if it waits in the outbox.
 
         Raises:
             ConnectionLost: The outbox is full, or the Session is closed.
@@ -383,7 +388,7 @@ class Session:
         version: str = DEFAULT_VERSION,
         parent_id: str | None = None,
     ) -> PendingRequest:
-        """Return a publication to send that the broker confirms.
+        """Return the request to send for a publication that the broker has to confirm.
 
         If there is no connection, it is `in_outbox`.
 
@@ -475,8 +480,8 @@ class Session:
     def authenticate(self, token: str, *, now: float, timeout: int) -> PendingRequest:
         """Return the request that tells the broker which user this is.
 
-        Send it before those of `restore`, and wait for its answer: what the user may do decides
-        whether the broker accepts these.
+        Send it, and wait for its answer, before you send the requests of `restore`: whether the
+        broker accepts those depends on what the user may do.
 
         Args:
             token: The user's secret.
@@ -491,7 +496,8 @@ class Session:
     def register(self, name: str, description: str, *, now: float, timeout: int) -> PendingRequest:
         """Return the request that registers this client as a service.
 
-        When the broker has accepted it, the driver sets `registration`, which is then restored.
+        When the broker has accepted it, the driver sets the attribute `registration` to name and
+        description, which `restore` then repeats.
 
         Args:
             name: 1 to 36 characters.
@@ -526,8 +532,9 @@ class Session:
     def ask_for_timeouts(self) -> list[Event]:
         """Ask the broker, once for each connection, to include time limits in requests.
 
-        Call it before the first subscription to requests. A broker that does not know this takes it
-        for a heartbeat (docs/protocol.md, "Beyond the reference").
+        Call it after `subscribe` or `restore`, and send what it returns before their requests. A
+        broker that does not support this takes the message for a heartbeat (docs/protocol.md,
+        "Beyond the reference").
         """
         if not self.subscriptions.answers_requests or not self._status.ask_for_timeouts():
             return []

@@ -28,7 +28,7 @@ class SubscriptionEntry(msgspec.Struct, eq=False):
     Attributes:
         pattern: The topic or pattern.
         action: `Action.PUBLISH` or `Action.REQUEST`.
-        priority: Which responder the broker prefers.
+        priority: The broker prefers the responder with the highest priority.
         consumer: For the driver: gets the messages.
         log_filter: The payload of `system.log.subscribe`, for the broker's log; None for any other
             topic.

@@ -26,7 +26,7 @@ class Cut(Enum):
     """How a connection is ended."""
 
     RESET = "at once, by a reset: what is on its way is lost"
-    ORDERLY = "by an end of file on both sides, behind what was passed on"
+    ORDERLY = "by an end of file on both sides, after everything that was forwarded before"
 
 
 class Count(Protocol):

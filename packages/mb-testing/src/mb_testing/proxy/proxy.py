@@ -160,8 +160,8 @@ class Proxy:
         """Set what happens to the bytes of connections.
 
         Args:
-            conditions: The conditions, or a function that returns those of one direction of one
-                connection.
+            conditions: The conditions, or a function that returns them; it is called separately
+                for each direction of each connection.
             *directions: The directions to set; both by default.
             connections: Which connections: `"all"`, `"existing"` or `"new"`.
         """
