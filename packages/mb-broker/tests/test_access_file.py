@@ -176,6 +176,11 @@ def test_new_tokens_differ_and_have_a_prefix() -> None:
         ),
         ('"billing"', '"\\u001b[2J"', r"invalid name '\\x1b\[2J': expected printable characters"),
         (
+            "max_priority = 10",
+            "max_priority = nan",  # no priority is above it
+            r"'oslo-station': invalid max_priority nan: must be a number; leave it out for no limit",
+        ),
+        (
             "max_connections = 2",
             "max_connections = 0",
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -146,6 +147,11 @@ def _users(given: Any, grants: Any) -> list[User]:
             raise _Invalid(
                 f"{where}: has the same token as {by_token[digest].name!r}; create one with "
                 "`mb token` for each user"
+            )
+        if user.max_priority is not None and not math.isfinite(user.max_priority):
+            raise _Invalid(
+                f"{where}: invalid max_priority {user.max_priority}: must be a number; leave it out "
+                "for no limit"
             )
         if user.max_connections is not None and user.max_connections < 1:
             raise _Invalid(
