@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,12 +79,14 @@ def _access(content: dict[str, Any]) -> Access:
     if not isinstance(given, dict):
         raise _Invalid("roles must be tables, such as [roles.reader]")
     roles = {name: _role(name, stanza) for name, stanza in given.items()}
+    open_to_all = content.get("anonymous")
+    everybody: list[str] = []
+    if open_to_all is not None:
+        everybody = _convert("[anonymous]", open_to_all, _AnonymousStanza).roles
     # Clients with the same roles share one object, and with it what is remembered about it.
     shared: dict[frozenset[str], Grants] = {}
-    everybody: list[str] = []
 
     def grants(where: str, names: list[str]) -> Grants:
-        names = [*names, *everybody]
         for name in names:
             if name not in roles:
                 hint = _hint(name, roles) if roles else "; there are no roles"
@@ -94,12 +96,8 @@ def _access(content: dict[str, Any]) -> Access:
             shared[key] = Grants(roles[name] for name in names)
         return shared[key]
 
-    anonymous = None
-    if "anonymous" in content:
-        # Users may do this as well: otherwise, authenticating could take something away.
-        everybody = _convert("[anonymous]", content["anonymous"], _AnonymousStanza).roles
-        anonymous = grants("[anonymous]", [])
-    users = _users(content.get("users", []), grants)
+    anonymous = grants("[anonymous]", everybody) if open_to_all is not None else None
+    users = _users(content.get("users", []), everybody, grants)
     if not users and anonymous is None:
         raise _Invalid("has no [[users]] and no [anonymous], so nobody could do anything")
     return Access(users, anonymous)
@@ -124,7 +122,9 @@ def _role(name: str, stanza: Any) -> Role:
     return role
 
 
-def _users(given: Any, grants: Any) -> list[User]:
+def _users(
+    given: Any, everybody: list[str], grants: Callable[[str, list[str]], Grants]
+) -> list[User]:
     if not isinstance(given, list):
         raise _Invalid("users must be an array of tables: write [[users]] before each")
     by_name: dict[str, User] = {}
@@ -150,16 +150,16 @@ def _users(given: Any, grants: Any) -> list[User]:
             )
         if user.max_priority is not None and not math.isfinite(user.max_priority):
             raise _Invalid(
-                f"{where}: invalid max_priority {user.max_priority}: must be a number; leave it out "
-                "for no limit"
+                f"{where}: invalid max_priority {user.max_priority}: must be a number; leave it "
+                "out for no limit"
             )
         if user.max_connections is not None and user.max_connections < 1:
             raise _Invalid(
                 f"{where}: invalid max_connections {user.max_connections}: must be 1 or more"
             )
-        known = User(
-            user.name, digest, grants(where, user.roles), user.max_priority, user.max_connections
-        )
+        # Not less than anonymous clients may: authenticating must not take anything away.
+        allowed = grants(where, [*user.roles, *everybody])
+        known = User(user.name, digest, allowed, user.max_priority, user.max_connections)
         by_name[user.name] = by_token[digest] = known
     return list(by_name.values())
 
