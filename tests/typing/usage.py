@@ -77,6 +77,7 @@ def tokens() -> None:
     MessageBrokerClient("tcp://localhost:8081", token="mb_secret")
     MessageBrokerClient("tcp://localhost:8081", token=plain)
     MessageBrokerClient("tcp://localhost:8081", token=later)
+    # A type checker has to refuse this one.
     MessageBrokerClient("tcp://localhost:8081", token=number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client = mb_sync.MessageBrokerClient("tcp://localhost:8081", token=later)
     assert_type(client.user, str | None)

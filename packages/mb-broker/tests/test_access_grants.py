@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mb_broker.access import ANYBODY, Grants, Role, covers
-from mb_broker.access.grants import NOBODY
+from mb_broker.access.grants import NOBODY, SystemPart
 from mb_core.header import Action
 from mb_core.topic import is_pattern, matches
 
@@ -78,12 +78,12 @@ def test_two_granted_patterns_do_not_cover_a_third_together() -> None:
     ],
 )
 def test_feeds_and_lists_take_their_part_and_no_pattern(
-    part: str, feeds: list[str], requests: list[str]
+    part: SystemPart, feeds: list[str], requests: list[str]
 ) -> None:
     everything = ["#", "+", "+.+", "+.+.+"]
     patterns = Role(publish=everything, request=everything, subscribe=everything)
     without = Grants([patterns])
-    with_it = Grants([patterns, Role(system=[part])])  # type: ignore[list-item]
+    with_it = Grants([patterns, Role(system=[part])])
     for feed in feeds:
         assert with_it.may_subscribe(Action.PUBLISH, feed)
         assert not without.may_subscribe(Action.PUBLISH, feed)

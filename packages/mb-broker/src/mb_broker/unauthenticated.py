@@ -6,7 +6,7 @@ from .registry import Service
 
 __all__ = ["Unauthenticated"]
 
-MAX_WRONG_TOKENS = 3
+_MAX_WRONG_TOKENS = 3
 
 
 class Unauthenticated:
@@ -41,8 +41,8 @@ class Unauthenticated:
     def wrong_token(self, service: Service) -> None:
         """Count a wrong token; the third ends the connection."""
         service.wrong_tokens += 1
-        if service.wrong_tokens >= MAX_WRONG_TOKENS:
-            self._reject(service, f"sent {MAX_WRONG_TOKENS} wrong tokens")
+        if service.wrong_tokens >= _MAX_WRONG_TOKENS:
+            self._reject(service, f"sent {_MAX_WRONG_TOKENS} wrong tokens")
 
     def next_deadline(self) -> float | None:
         """Return when `take_rejected` has to be called next; None if it doesn't."""

@@ -78,7 +78,7 @@ async def current_token(options: ClientOptions) -> str | None:
     with anyio.move_on_after(seconds) as scope:
         try:
             token = await call(get)
-        except BaseException as raised:
+        except BaseException as raised:  # `failure` raises again what is not its failure
             error = failure(raised)
     what = f"the function {_name_of_source(get)}, which has to return a token,"
     if scope.cancelled_caught:
