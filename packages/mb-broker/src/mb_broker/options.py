@@ -81,10 +81,14 @@ class BrokerSettings(msgspec.Struct, kw_only=True):
         ),
     ] = 10_000
     max_handshakes: Annotated[
-        Count, about("Maximum number of handshakes per port; beyond it, the oldest is dropped.")
+        Count,
+        about(
+            "Limit of handshakes per port and unauthenticated clients; then the oldest is dropped."
+        ),
     ] = 1_000
     handshake_timeout: Annotated[
-        Milliseconds, about("Time limit for the TLS and WebSocket handshakes of a connection.")
+        Milliseconds,
+        about("Time limit for the handshakes of a connection, and for authenticating."),
     ] = 10_000
     close_timeout: Annotated[Milliseconds, about("Time limit for closing a connection.")] = 5_000
     request_timeout: Annotated[
@@ -131,10 +135,11 @@ class BrokerOptions(TypedDict, total=False):
             with more than an equal share get no more. Default: 1,000,000.
         max_outstanding: How many requests can wait for their answers before one of the client with
             the most fails. Default: 10,000.
-        max_handshakes: How many handshakes can be in progress at each port before the oldest is
-            ended. Default: 1,000.
-        handshake_timeout: Time limit for the TLS and WebSocket handshakes of a connection. Default:
-            10,000.
+        max_handshakes: How many handshakes can be in progress at each port, and how many clients
+            can be connected without having authenticated, before the oldest is ended. Default:
+            1,000.
+        handshake_timeout: Time limit for the TLS and WebSocket handshakes of a connection, and for
+            authenticating. Default: 10,000.
         close_timeout: Time limit for closing a connection. Default: 5,000.
         request_timeout: Time limit of requests that have none of their own. Default: 5,000.
         heartbeat_after: How long a client may be silent before the broker sends it a heartbeat.
