@@ -60,8 +60,14 @@ import sys, time
 from mb_core import MBError
 from mb_sync import MessageBrokerClient
 
+# Callbacks run in another thread. print() writes the end of the line separately, so the lines of
+# two threads could mix.
+def say(line):
+    sys.stdout.write(line + "\\n")
+    sys.stdout.flush()
+
 client = MessageBrokerClient(sys.argv[1], heartbeat_interval=int(sys.argv[2]), backoff_max=100)
-client.on_connect(lambda: print("connected", flush=True))
+client.on_connect(lambda: say("connected"))
 with client:
     client.subscribe("echo", action="request", handler=lambda m: m.payload)
     number = 0
@@ -70,9 +76,9 @@ with client:
         try:
             client.publish("numbers", number, confirm=True, timeout=5000)
         except MBError as error:
-            print(number, type(error).__name__, flush=True)
+            say(f"{number} {type(error).__name__}")
         else:
-            print(number, "confirmed", flush=True)
+            say(f"{number} confirmed")
         time.sleep(0.01)
 """,
 }

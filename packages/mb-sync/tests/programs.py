@@ -32,7 +32,9 @@ from mb_sync import MessageBrokerClient
 url = sys.argv[1]
 
 def say(text):
-    print(text, flush=True)
+    # print() would write the end of the line separately, so lines of two threads could mix.
+    sys.stdout.write(f"{text}\\n")
+    sys.stdout.flush()
 
 def say_ready_when_waiting():
     # For the loop, and for nothing else.
