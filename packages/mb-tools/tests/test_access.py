@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_broker.access import read_access_file, token_digest
+from mb_sync import MessageBrokerClient
 
 ROLES = '[roles.all]\npublish = ["#"]\nsubscribe = ["#"]\nsystem = ["services"]\n'
 
@@ -45,8 +47,26 @@ def test_a_token_file_says_who_you_are(mb: Any, token: Path) -> None:
     done = mb("whoami", "--token-file", str(token))
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"user": "station"}
+
+
+def test_services_say_which_user_each_client_is(mb: Any, token: Path) -> None:
     done = mb("services", "--token-file", str(token))
     assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["user"] == "station"
+    status, shown = mb.on_terminal("services", "--token-file", str(token), COLUMNS="160")
+    assert status == 0
+    assert re.search(r"name +┃ user +┃ connected ", re.sub(r"\x1b\[\d*m", "", shown))
+    assert re.search(r"mb services │ station │ 0s ", shown)
+
+
+def test_a_client_without_a_user_is_shown_with_a_dash(
+    mb: Any, broker: RunningBroker, token: Path
+) -> None:
+    with MessageBrokerClient(broker.url) as stranger:
+        assert stranger.user is None
+        status, shown = mb.on_terminal("services", "--token-file", str(token), COLUMNS="160")
+    assert status == 0
+    assert re.search(r"- +│ - +│ \ds ", shown)
 
 
 def test_so_does_the_environment_unless_there_is_a_file(

@@ -12,10 +12,11 @@ from rich.cells import cell_len
 
 from mb_tools.text import one_line
 from mb_tools.top.model import ServiceRow, TopicRow
-from mb_tools.top.tables import ERRORS, SERVICES, TOPICS, Order, Table, cell
+from mb_tools.top.tables import ERRORS, SERVICES, SERVICES_WITH_USERS, TOPICS, Order, Table, cell
 from mb_tools.top.traffic import ErrorRow
 
 TABLES: list[Table] = [SERVICES, TOPICS, ERRORS]
+ALL_TABLES = [*TABLES, SERVICES_WITH_USERS]
 TODAY = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -23,6 +24,7 @@ def service(name: str, **values: Any) -> ServiceRow:
     given: dict[str, Any] = {
         "id": f"id-of-{name}",
         "name": name,
+        "user": "",
         "description": "",
         "topics": (),
         "rate": None,
@@ -38,7 +40,7 @@ def names(rows: list[ServiceRow]) -> list[str]:
     return [row.name for row in rows]
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
+@pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: table.title)
 @given(width=st.integers(0, 300))
 def test_columns_fill_the_line_and_none_gets_less_than_it_needs(table: Table, width: int) -> None:
     widths = table.widths(width)
@@ -54,7 +56,7 @@ def test_every_column_has_a_place_at_80_columns(table: Table, width: int) -> Non
     assert sum(widths) + len(widths) - 1 == width
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
+@pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: table.title)
 def test_titles_fit_their_columns_with_the_mark_of_the_order(table: Table) -> None:
     assert all(len(column.title) < column.width for column in table.columns)
 
@@ -63,6 +65,14 @@ def test_figures_are_sorted_the_highest_first_and_the_unknown_last() -> None:
     rows = [service("a"), service("b", rate=1.0), service("c", rate=3.0), service("d", rate=1.0)]
     assert names(SERVICES.sorted(rows, SERVICES.order)) == ["c", "b", "d", "a"]
     assert names(SERVICES.sorted(rows, Order(3, descending=False))) == ["b", "d", "c", "a"]
+
+
+def test_users_are_a_column_of_their_own() -> None:
+    rows = [service("a", user="zoe"), service("b"), service("c", user="Adam", rate=1.0)]
+    assert names(SERVICES_WITH_USERS.sorted(rows, Order(1, descending=False))) == ["c", "a", "b"]
+    assert names(SERVICES_WITH_USERS.filtered(rows, "ADA")) == ["c"]
+    assert names(SERVICES_WITH_USERS.sorted(rows, SERVICES_WITH_USERS.order))[0] == "c"
+    assert details(SERVICES_WITH_USERS, rows[0])[:2] == ["service      a", "user         zoe"]
 
 
 def test_texts_are_sorted_without_regard_to_case() -> None:

@@ -169,10 +169,14 @@ class JsonList(Generic[K]):
 
 
 class BrokerLists:
-    """The lists that clients can request, each kept up to date from its first request on."""
+    """The lists that clients can request, each kept up to date from its first request on.
 
-    def __init__(self, registry: Registry) -> None:
+    `with_users` adds to each service which user it is.
+    """
+
+    def __init__(self, registry: Registry, *, with_users: bool = False) -> None:
         self._registry = registry
+        self._with_users = with_users
         self.topics = JsonList(self._topic_keys, self._topic, " ".join, _topic_key)
         self._services = JsonList(self._service_numbers, self._service, str, int)
         self._listed: dict[int, tuple[Service, float]] = {}
@@ -219,7 +223,7 @@ class BrokerLists:
         return listing
 
     def service_changed(self, service: Service) -> None:
-        """Note that its name or description changed."""
+        """Note that its name, its description or its user changed."""
         self._listed.pop(service.number, None)
 
     def _changed(self, subscription: Subscription) -> None:
@@ -259,13 +263,16 @@ class BrokerLists:
         if known is None:
             return None
         service = known[0]
-        return {
+        entry: dict[str, Any] = {
             "id": service.id,
             "name": service.name,
             "description": service.description,
             "connectedAt": self._iso(service.connected_at),
             "lastHeartbeat": self._iso(service.last_seen),
         }
+        if self._with_users:
+            entry["user"] = service.user.name if service.user is not None else None
+        return entry
 
     def _iso(self, moment: float) -> str:
         then = datetime.fromtimestamp(self._epoch + moment, UTC)

@@ -98,7 +98,7 @@ class SystemTopics:
     ) -> None:
         self._registry = registry
         self._identities = identities
-        self._lists = BrokerLists(registry)
+        self._lists = BrokerLists(registry, with_users=identities.restricted)
         self._options = options
         self._max_answer = options.max_answer
         self._metrics = metrics
@@ -160,6 +160,7 @@ class SystemTopics:
         if not isinstance(token, str):
             raise InvalidRequestError("a token is required: a string")  # its value is not shown
         user = self._identities.authenticate(service, token)
+        self._lists.service_changed(service)
         self._write_log("info", f"{user.name} authenticated", "authenticated", service, now)
         return {"status": "success", "user": user.name}
 

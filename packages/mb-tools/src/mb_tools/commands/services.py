@@ -24,18 +24,28 @@ async def command(endpoint: Endpoint, as_json: bool) -> None:
         await client.register_service("mb services", "Lists the services")
         services = await list_all(client, "system.service.list", "services")
     now = datetime.now(UTC)
+    with_users = any("user" in service for service in services)
 
     def row(service: dict[str, Any]) -> tuple[str, ...]:
+        user = (service.get("user") or UNKNOWN,) if with_users else ()
         return (
             service.get("name") or UNKNOWN,
+            *user,
             age(service.get("connectedAt"), now),
             age(service.get("lastHeartbeat"), now),
             service.get("description") or "",
             short_id(str(service.get("id", ""))),
         )
 
-    columns = {"name": WHOLE, "connected": WHOLE, "last seen": WHOLE, "description": FOLDED}
-    await output.print_entries(services, {**columns, "id ...": WHOLE}, row)
+    columns = {
+        "name": WHOLE,
+        **({"user": WHOLE} if with_users else {}),
+        "connected": WHOLE,
+        "last seen": WHOLE,
+        "description": FOLDED,
+        "id ...": WHOLE,
+    }
+    await output.print_entries(services, columns, row)
 
 
 def age(moment: object, now: datetime) -> str:

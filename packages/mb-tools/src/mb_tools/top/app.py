@@ -19,7 +19,7 @@ from .head import head_text, notices
 from .model import Model, Rate
 from .pane import Pane
 from .poller import Poller
-from .tables import ERRORS, SERVICES, TOPICS
+from .tables import ERRORS, SERVICES, SERVICES_WITH_USERS, TOPICS
 
 __all__ = ["Dialog", "TopApp"]
 
@@ -159,6 +159,7 @@ class TopApp(App[None]):
         self._head.update(Content(head_text(self._poller.url, head)))
         for total, rate in zip(self._totals, head.rates, strict=True):
             total.show(rate)
+        self._services.change_table(SERVICES_WITH_USERS if self.model.has_users else SERVICES)
         self._services.show(list(self.model.services(now)))
         self._topics.show(list(self.model.topics(now)))
         self._errors.show(list(self.model.errors()))

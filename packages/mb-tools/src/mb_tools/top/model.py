@@ -82,13 +82,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
-    """A connected client; `topics` are those it answers.
+    """A connected client; `topics` are those it answers, `user` is who it has authenticated as.
 
     Answers per second, latencies in milliseconds, errors of the last minute: None if unknown.
     """
 
     id: str
     name: str
+    user: str
     description: str
     topics: tuple[str, ...]
     rate: float | None
@@ -234,6 +235,11 @@ class Model:
 
     # Output for the screen
 
+    @property
+    def has_users(self) -> bool:
+        """Whether the broker lists which user each client is."""
+        return any("user" in service for service in self._services.values())
+
     def head(self) -> Head:
         """Return the figures of the broker as a whole."""
         value = self._metrics.get
@@ -256,6 +262,7 @@ class Model:
             yield ServiceRow(
                 id=service_id,
                 name=_text(service.get("name")),
+                user=_text(service.get("user")),
                 description=_text(service.get("description")),
                 topics=tuple(self._answered.get(service_id, ())),
                 rate=rate,

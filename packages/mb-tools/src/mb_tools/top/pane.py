@@ -54,6 +54,18 @@ class Pane(DataTable[Text]):
         self._given = rows
         self._update_rows()
 
+    def change_table(self, table: Table) -> None:
+        """Show the columns of another table, in the same order if that has the column."""
+        if table is self.table:
+            return
+        column = self.table.columns[self.order.column]
+        if column in table.columns:
+            self.order = Order(table.columns.index(column), self.order.descending)
+        else:
+            self.order = table.order
+        self.table = table
+        self._rebuild()
+
     def show_only(self, wanted: str) -> None:
         """Show only the rows that contain this text."""
         self.filter = wanted

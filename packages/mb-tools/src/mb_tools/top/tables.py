@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,17 @@ from ..text import (
 from .model import ServiceRow, TopicRow
 from .traffic import ErrorRow
 
-__all__ = ["ERRORS", "SERVICES", "TOPICS", "Column", "Order", "Row", "Table", "cell"]
+__all__ = [
+    "ERRORS",
+    "SERVICES",
+    "SERVICES_WITH_USERS",
+    "TOPICS",
+    "Column",
+    "Order",
+    "Row",
+    "Table",
+    "cell",
+]
 
 
 Row = ServiceRow | TopicRow | ErrorRow
@@ -162,6 +172,18 @@ SERVICES = Table(
         "answers": "topics",
     },
 )
+
+SERVICES_WITH_USERS = replace(
+    SERVICES,
+    columns=(
+        SERVICES.columns[0],
+        Column("user", 10, "user", _text, share=1),
+        *SERVICES.columns[1:],
+    ),
+    order=Order(SERVICES.order.column + 1, SERVICES.order.descending),
+    details={"service": "name", "user": "user", **SERVICES.details},
+)
+"""The table of services of a broker with access control."""
 
 TOPICS = Table(
     title="topics",
