@@ -97,7 +97,7 @@ async def test_listens_on_urls_alone_where_no_port_is_set(mb: Any) -> None:
     ],
 )
 def test_a_url_that_can_t_be_listened_on_is_told(mb: Any, url: str, status: int, told: str) -> None:
-    ended = mb("serve", "--listen", url)
+    ended = mb("serve", "--open", "--listen", url)
     assert (ended.returncode, ended.stdout) == (status, "")
     assert ended.stderr.startswith(f"mb serve: {told}")
 
@@ -283,7 +283,7 @@ async def test_it_listens_on_ipv6_and_prints_urls_that_can_be_used() -> None:
 
 
 async def test_on_all_addresses_it_takes_ipv4_and_ipv6() -> None:
-    with anyio.fail_after(30), serving("--host", "::") as process:
+    with anyio.fail_after(30), serving("--host", "::", "--open") as process:
         for url in urls(process):
             assert "://[::]:" in url
             for host in ("[::1]", "127.0.0.1"):

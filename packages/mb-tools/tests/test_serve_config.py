@@ -172,7 +172,7 @@ def test_a_port_that_is_taken_is_one_line_and_status_3(scheme: str, mb: Any) -> 
 
 
 def test_an_address_that_is_not_this_machines_is_one_line_and_status_3(mb: Any) -> None:
-    assert mb.process("serve", "--host=192.0.2.1", "--tcp-port=0") == (
+    assert mb.process("serve", "--open", "--host=192.0.2.1", "--tcp-port=0") == (
         3,
         "",
         "mb serve: can't listen on 192.0.2.1:0: Cannot assign requested address\n",

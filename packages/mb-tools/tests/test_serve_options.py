@@ -12,7 +12,7 @@ import pytest
 
 from mb_tools.commands.serve import command
 from mb_tools.errors import Failure, Status
-from mb_tools.serve.broker import urls
+from mb_tools.serve.addresses import urls
 from mb_tools.serve.environment import ignored_variables, misspelled_variables
 from mb_tools.serve.options import ServeOptions, options_of, serve_table, show
 

@@ -4,7 +4,8 @@ Prints the URLs it listens on, one per line; the log goes to stderr. When stoppe
 connections and waits for answers to requests in flight; a second signal stops it at once. SIGHUP
 reloads the certificates and the log level.
 
---listen accepts URLs of any installed transport, and can be repeated.
+--listen accepts URLs of any installed transport, and can be repeated. On addresses that other
+machines can reach, the broker starts only with --access, client certificates, or --open.
 
 Each option can also be set in the environment (MB_TCP_PORT for --tcp-port) or in a TOML file
 (tcp_port = 9081).  The command line overrides the environment, which overrides the file.

@@ -1,4 +1,4 @@
-"""The broker of `mb serve`: where it listens, its TLS files, and how it handles signals."""
+"""The broker of `mb serve`: its TLS files, and how it handles signals."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ import anyio
 import click
 from msgspec.structs import replace
 
-from mb_broker.http import is_loopback
 from mb_broker.options import option_table
-from mb_client import Broker, PluginError, installed_plugins
-from mb_core.transport import WireTransport
-from mb_core.url import parse_url
+from mb_client import Broker, MBError
 
 from ..errors import Failure, Status
 from ..standard_streams import discard
 from ..tls_files import load_authorities, load_certificate
+from .addresses import addresses, check_open, urls
 from .open_files import allow_open_files
-from .options import OFF, PORTS, ServeOptions
+from .options import ServeOptions
 
-__all__ = ["broker_failure", "serve", "server_context", "urls"]
+__all__ = ["broker_failure", "prepared", "serve", "server_context"]
 
 _log = logging.getLogger("mb_tools.serve")
 
@@ -37,13 +35,7 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
     On SIGHUP, call `read_again` for the options; new certificates and log level take effect.
     """
     allow_open_files(options.max_connections)
-    context = server_context(options)
-    certificates = None if context is None else _Certificates(context)
-    if certificates is None:
-        _check_no_tls(options.listen)
-    _warn_of_open_ports(options, options.tls_client_ca)
-    settings: Any = {each.name: getattr(options, each.name) for each in option_table()}
-    broker = Broker(*urls(options), ssl_context=certificates, **settings)
+    broker, certificates = prepared(options)
     ending = anyio.Event()
     at_terminal = os.isatty(_STDERR)
 
@@ -84,6 +76,23 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
     _log.info("the broker has ended")
 
 
+def prepared(options: ServeOptions) -> tuple[Broker, _Certificates | None]:
+    """Return a broker that doesn't listen yet, and its certificates, if it has any.
+
+    Raises Failure or the library's errors if an option or a file is invalid, or if the broker would
+    be open to other machines.
+    """
+    context = server_context(options)
+    if context is None:
+        for each in addresses(options):
+            if each.needs_certificate:
+                raise Failure(f"listen {each.parsed} needs tls_cert and tls_key", Status.USAGE)
+    check_open(options)
+    certificates = None if context is None else _Certificates(context)
+    settings: Any = {each.name: getattr(options, each.name) for each in option_table()}
+    return Broker(*urls(options), ssl_context=certificates, **settings), certificates
+
+
 def broker_failure(error: BaseException) -> Failure:
     """Log an error of the broker itself or of a plugin, and return the error to raise."""
     _log.error("internal error: the broker has failed", exc_info=error)
@@ -111,15 +120,18 @@ def _reload(
     try:
         fresh = read_again()
         context = server_context(fresh)
-    except Failure as failure:
+        check_open(fresh)
+        if context is not None:
+            # Without their client CAs, the ports that are open now would be open to everyone.
+            files = {name: getattr(fresh, name) for name in _TLS_FILES}
+            check_open(replace(options, open=options.open or fresh.open, **files))
+    except (Failure, MBError) as failure:
         _log.error("SIGHUP: nothing was reloaded, and the broker continues as before: %s", failure)
         return
     read = ""
     if certificates is not None and context is not None:
         certificates.current = context
         read = "certificates and "
-        if options.tls_client_ca is None:
-            _warn_of_open_ports(options, fresh.tls_client_ca)
     logging.getLogger().setLevel(fresh.log_level.upper())
     _log.info("SIGHUP: reloaded %slog_level %s", read, fresh.log_level)
     live = ("log_level",) if context is None else ("log_level", *_TLS_FILES)
@@ -167,80 +179,6 @@ def _print_urls(urls: list[str]) -> None:
             "can't write the URLs to standard output: %s (%s)", error.strerror, ", ".join(urls)
         )
         discard(sys.stdout)
-
-
-def urls(options: ServeOptions) -> list[str]:
-    """Return the URLs to listen on; those in `listen` without a host get that of the option
-    `host`."""
-    return [*_ports(options).values(), *(_with_host(url, options) for url in options.listen)]
-
-
-def _with_host(text: str, options: ServeOptions) -> str:
-    url = parse_url(text)
-    if url.host:
-        return text
-    try:
-        transport = installed_plugins().transport(url.scheme)
-    except PluginError:
-        return text  # the broker reports what is missing
-    if not isinstance(transport, WireTransport) or transport.sockets is not None:
-        return text  # its URLs have no hosts, such as memory:// and unix://
-    return replace(url, host=options.host).full
-
-
-def _ports(options: ServeOptions) -> dict[str, str]:
-    """Return the URLs for the port options, by option name."""
-    host = options.host
-    host = f"[{host}]" if ":" in host else host
-    return {
-        name: f"{name.removesuffix('_port')}://{host}:{getattr(options, name)}"
-        for name in PORTS
-        if getattr(options, name) != OFF
-    }
-
-
-def _check_no_tls(listen: list[str]) -> None:
-    """Raise Failure if one of these URLs needs a certificate, PluginError if its scheme is
-    unknown."""
-    for url in listen:
-        transport = installed_plugins().transport(parse_url(url).scheme)
-        if getattr(transport, "secure", False):
-            raise Failure(f"listen {url} needs tls_cert and tls_key", Status.USAGE)
-
-
-def _warn_of_open_ports(options: ServeOptions, client_ca: str | None) -> None:
-    """Warn about ports that other machines can reach without a client certificate."""
-    if client_ca is None:
-        return
-    plain = [url for url in urls(options) if _is_open(url)]
-    if not plain:
-        return
-    them = "it" if len(plain) == 1 else "them"
-    flags = [
-        f"--{name.replace('_', '-')} off" for name, url in _ports(options).items() if _is_open(url)
-    ]
-    remedies = [f"turn {them} off with {' '.join(flags)}"] if flags else []
-    if any(_with_host(url, options) in plain for url in options.listen):
-        remedies.append(f"remove {them} from listen")
-    _log.warning(
-        "tls_client_ca does not protect %s: clients connect there without a certificate; "
-        "%s (--listen tcp://127.0.0.1:8081 is for this machine alone)",
-        ", ".join(str(parse_url(url)) for url in plain),  # their queries may hold secrets
-        ", or ".join(remedies),
-    )
-
-
-def _is_open(url: str) -> bool:
-    """Return whether other machines can reach a URL by plain TCP or WebSocket."""
-    parsed = parse_url(url)
-    transport = installed_plugins().transport(parsed.scheme)
-    return (
-        isinstance(transport, WireTransport)
-        and not transport.secure
-        and transport.sockets
-        is None  # it has its own kind of sockets, which are local, such as unix://
-        and not is_loopback(parsed.host)
-    )
 
 
 def server_context(options: ServeOptions) -> ssl.SSLContext | None:

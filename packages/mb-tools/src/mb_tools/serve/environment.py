@@ -18,7 +18,7 @@ PREFIX = "MB"
 """The prefix of all variables."""
 
 # Variables of other commands, and of the option --config.
-_OTHERS = {"MB_CONFIG", "MB_URL", "MB_CAFILE", "MB_CERT", "MB_KEY"}
+_OTHERS = {"MB_CONFIG", "MB_URL", "MB_TOKEN", "MB_CAFILE", "MB_CERT", "MB_KEY"}
 
 # Variables that Kubernetes sets for Services with names such as mb or mb-metrics.
 _LINK_NAME = re.compile(

@@ -94,6 +94,12 @@ class ServeOptions(BrokerSettings, kw_only=True):
         File | None,
         _file("CA certificates, in PEM; clients must present a certificate issued by one of them."),
     ] = None
+    open: Annotated[
+        bool,
+        about(
+            "Allow addresses that others can reach without an access file or client certificates."
+        ),
+    ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], about("Minimum level to log.")
     ] = "info"
