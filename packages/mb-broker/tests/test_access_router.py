@@ -378,17 +378,20 @@ def test_a_token_is_shown_nowhere(
     assert "mb_secret" not in caplog.text
 
 
-def test_denials_are_logged_once_a_second_for_each_user(
+def test_denials_are_logged_once_a_second_for_each_user_and_action(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     peers = [join(bench, "subscriber"), join(bench, "responder")]
     for _ in range(50):
         for peer in peers:
-            peer.send("publish:a.b:1.0.0\n1")
+            peer.send("publish:a.b:1.0.0\n1", "request:a.b:1.0.0\n1")
+            peer.take()
+            peer.ask("topic.subscribe", {"action": "both", "topic": "b"})
     lines = [record.getMessage() for record in caplog.records if "may not" in record.getMessage()]
     assert sorted(lines) == [
-        "[FORBIDDEN] the user 'responder' may not publish to a.b",
-        "[FORBIDDEN] the user 'subscriber' may not publish to a.b",
+        f"[FORBIDDEN] the user {user!r} may not {denied}"
+        for user in ("responder", "subscriber")
+        for denied in ("publish to a.b", "send requests to a.b", "subscribe to b")
     ]
 
 
@@ -400,6 +403,16 @@ def test_denials_are_counted(bench: Bench) -> None:
     metrics = operator.ask("metrics", {})["metrics"]
     assert metrics["router.forbidden.count"] == 1
     assert metrics["connection.unauthorized.total"] == 2
+
+
+def test_wrong_tokens_of_anonymous_clients_count_as_unauthorized() -> None:
+    bench = make(Grants([Role(publish=["a"])]))
+    peer = bench.join()
+    ask_error(peer, "authenticate", {"token": "mb_wrong"})
+    peer.send("publish:b:1.0.0\n1")
+    metrics = join(bench, "operator").ask("metrics", {})["metrics"]
+    assert metrics["router.forbidden.count"] == 1
+    assert metrics["connection.unauthorized.total"] == 1
 
 
 def test_without_an_access_file_there_is_no_authentication() -> None:

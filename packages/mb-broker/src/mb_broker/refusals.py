@@ -73,10 +73,11 @@ class Refusals:
         self._metrics.count_error(second, service, action)
         cause = error.code
         if isinstance(error, ForbiddenError | UnauthorizedError):
-            known = service.grants.known
-            (self._metrics.forbidden if known else self._metrics.unauthorized).add(second)
-            # One entry per second for each user, so that one does not hide another.
-            cause += f" {service.user.name if service.user is not None else None}"
+            forbidden = isinstance(error, ForbiddenError)
+            (self._metrics.forbidden if forbidden else self._metrics.unauthorized).add(second)
+            # One entry per second for each user and action, so that one does not hide another.
+            action_denied = (error.details or {}).get("action")
+            cause += f" {action_denied} {service.user.name if service.user is not None else None}"
         self._log.write(
             "error",
             "router",
