@@ -78,7 +78,10 @@ def test_so_does_the_environment_unless_there_is_a_file(
     assert json.loads(mb("whoami", "--token-file", str(token)).stdout) == {"user": "station"}
     done = mb("whoami")
     assert done.returncode == 3
-    assert "refused authentication: UNAUTHORIZED: the token is invalid" in done.stderr
+    assert done.stderr.endswith(
+        " refused authentication: UNAUTHORIZED: the token is invalid; give the token of one of the "
+        "broker's users with --token-file FILE or MB_TOKEN\n"
+    )
     assert "mb_wrong" not in done.stderr
 
 
@@ -107,6 +110,25 @@ def test_a_file_without_a_token_is_named(
     done = mb("ping", "-n", "1", "--token-file", str(path))
     assert done.returncode == 2
     assert done.stderr == f"mb ping: --token-file {path}: {text}\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (" ", "it is empty"),
+        ("mb_one\nmb_two", "it contains more than a token"),
+        ("mb_\x1b[31m", "it contains more than a token"),
+    ],
+)
+def test_a_variable_without_a_token_is_named(value: str, text: str, mb: Any) -> None:
+    done = mb("whoami", MB_TOKEN=value)
+    assert done.returncode == 2
+    assert done.stderr == f"mb whoami: MB_TOKEN: {text}\n"
+
+
+def test_space_around_the_token_in_a_variable_does_not_count(mb: Any) -> None:
+    assert json.loads(mb("whoami", MB_TOKEN="mb_station\n").stdout) == {"user": "station"}
+    assert json.loads(mb("whoami", MB_TOKEN="").stdout) == {"user": None}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")

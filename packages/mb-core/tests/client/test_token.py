@@ -83,7 +83,10 @@ async def test_a_rejected_token_is_final(scheme: str, access: Any) -> None:
             await client.connect()
         assert caught.value.final
         assert isinstance(caught.value.__cause__, UnauthorizedError)
-        assert str(caught.value).startswith(url)
+        assert str(caught.value) == (
+            f"{url} refused authentication: UNAUTHORIZED: the token is invalid; "
+            "pass the token of one of the broker's users as token=..."
+        )
         assert "mb_secret" not in str(caught.value)
         await until(lambda: broker.connections == 0)
 
@@ -100,6 +103,7 @@ async def test_too_many_connections_of_a_user_are_worth_another_attempt(access: 
             with pytest.raises(ConnectError, match="already has 1 connection") as caught:
                 await second.connect()
             assert not caught.value.final
+            assert "token=" not in str(caught.value)
         async with MessageBrokerClient(broker.url, token="mb_good") as client:
             assert client.user == "station"
 

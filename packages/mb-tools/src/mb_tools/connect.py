@@ -70,8 +70,8 @@ def endpoint_options(function: F) -> F:
         **given: Any,
     ) -> Any:
         context = _ssl_context(url, cafile=cafile, cert=cert, key=key)
-        token = read_token(token_file) if token_file is not None else os.environ.get("MB_TOKEN")
-        return function(*args, endpoint=Endpoint(url, context, token or None), **given)
+        token = read_token(token_file) if token_file is not None else _token_in_environment()
+        return function(*args, endpoint=Endpoint(url, context, token), **given)
 
     for name, text in (
         ("key", "Private key of --cert, in PEM; may be in the same file as the certificate."),
@@ -160,16 +160,28 @@ def read_token(file: str) -> str:
     try:
         with Path(file).open(encoding="utf-8") as opened:
             mode = os.fstat(opened.fileno()).st_mode
-            token = opened.read().strip()
+            text = opened.read()
     except OSError as error:
         raise Failure(f"--token-file {file}: {error.strerror}", Status.USAGE) from error
     except UnicodeDecodeError as error:
         raise Failure(f"--token-file {file}: it is not a text file", Status.USAGE) from error
-    if not token or not token.isprintable():
-        what = "is empty" if not token else "contains more than a token"
-        raise Failure(f"--token-file {file}: it {what}", Status.USAGE)
+    token = _only_token(text, f"--token-file {file}")
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         note(f"other users of this machine can read {file}: chmod 600 {file}")
+    return token
+
+
+def _token_in_environment() -> str | None:
+    text = os.environ.get("MB_TOKEN")
+    return _only_token(text, "MB_TOKEN") if text else None
+
+
+def _only_token(text: str, source: str) -> str:
+    """Return the token that is all of `text`; raises Failure, which does not show it."""
+    token = text.strip()
+    if not token or not token.isprintable():
+        what = "is empty" if not token else "contains more than a token"
+        raise Failure(f"{source}: it {what}", Status.USAGE)
     return token
 
 

@@ -91,6 +91,9 @@ def note(text: str) -> None:
 # Remedies in the library's errors, and the equivalent options of `mb`.
 _REMEDIES = {
     "pass ssl_context=ssl.create_default_context(cafile=...)": "give --cafile FILE",
+    "pass the token of one of the broker's users as token=...": (
+        "give the token of one of the broker's users with --token-file FILE or MB_TOKEN"
+    ),
     "load one with ssl_context.load_cert_chain(...)": "give --cert FILE and --key FILE",
     "load another with ssl_context.load_cert_chain(...)": "give another --cert FILE and --key FILE",
 }

@@ -18,6 +18,7 @@ from ..errors import (
     PluginError,
     ResponseError,
     TopicNotSupportedError,
+    UnauthorizedError,
 )
 from ..link import Turn
 from ..options import ClientOptions
@@ -272,9 +273,10 @@ class Reconnector:
                 _log.warning("%s has no access control: the token was not needed", url)
             return None
         if error is not None:
-            raise ConnectError(
-                f"{url} refused authentication: {error}", final=is_final(error)
-            ) from error
+            text = f"{url} refused authentication: {error}"
+            if isinstance(error, UnauthorizedError):
+                text += "; pass the token of one of the broker's users as token=..."
+            raise ConnectError(text, final=is_final(error)) from error
         assert not isinstance(outcome, MBError)
         user = decode_payload(outcome.raw_payload).get("user")
         self.user = user if isinstance(user, str) else None
