@@ -55,8 +55,8 @@ class Case:
 
 PUBLISH_TO_HANDLER = Case("publish to handler/s", "publish-to-handler")
 PUBLISH = Case("publish/s", "publish")
-REQUEST_P50 = Case("request p50, us", "request-p50", more_is_better=False)
-REQUEST_P99 = Case("request p99, us", "request-p99", more_is_better=False)
+REQUEST_P50 = Case("request p50, µs", "request-p50", more_is_better=False)
+REQUEST_P99 = Case("request p99, µs", "request-p99", more_is_better=False)
 REQUESTS_IN_FLIGHT = Case(f"{IN_FLIGHT} requests in flight/s", "requests-in-flight")
 CASES = (PUBLISH_TO_HANDLER, PUBLISH, REQUEST_P50, REQUEST_P99, REQUESTS_IN_FLIGHT)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.growth [--only FIGURE] [--rounds 20] [--out docs/benchmarks/growth]
 
-The sizes of a curve are measured in turns, in one run, and each point is the least of its rounds:
-on a machine that others use as well, the least is what the code costs.  Prints a table of each
-figure and draws it.
+The sizes of a curve are measured alternately, in one run, and each point is the minimum of its
+rounds: on a shared machine, the minimum is what the code costs.  Prints a table of each figure and
+draws it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ __all__ = ["FIGURES", "Curve", "Figure", "main", "measure", "table"]
 
 OUT = Path(__file__).parent.parent / "docs" / "benchmarks" / "growth"
 
-# So long is a round: much against the clock, little against the scheduler.
+# Duration of a round: long enough for the clock's resolution, short enough that the scheduler
+# rarely interrupts it.
 _SECONDS = 0.02
 
 Costs = dict[int, float]
-"""Microseconds a message, by size."""
+"""Microseconds, by size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line: the cost of a message at each size."""
+    """One line: the cost at each size."""
 
     name: str
     prepare: Callable[[int], Work]
@@ -46,10 +47,12 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Lines that belong together, and are drawn together."""
+    """Lines that are drawn together."""
 
     name: str
     title: str
+    unit: str
+    """What the costs are for: a message, or what its rows describe."""
     x_label: str
     curves: tuple[Curve, ...]
 
@@ -64,6 +67,7 @@ FIGURES = (
     Figure(
         "subscriptions",
         "A publication, by number of subscriptions",
+        "publication",
         "subscriptions",
         tuple(
             Curve(f"{machine}, {kind}, {topics}", receives(pattern, spread=spread), _SUBSCRIPTIONS)
@@ -78,37 +82,41 @@ FIGURES = (
     Figure(
         "subscribing",
         "Subscribing and unsubscribing, by number of subscriptions",
+        "operation",
         "subscriptions",
         (
-            Curve("Router", cases.router_subscribes, _SUBSCRIPTIONS),
-            Curve("Session", cases.session_subscribes, _SUBSCRIPTIONS),
-            Curve("Router, publication after it", cases.router_looks_up, _SUBSCRIPTIONS),
+            Curve("Router, subscribe and unsubscribe", cases.router_subscribes, _SUBSCRIPTIONS),
+            Curve("Session, subscribe and unsubscribe", cases.session_subscribes, _SUBSCRIPTIONS),
+            Curve("Router, a change and a publication", cases.router_looks_up, _SUBSCRIPTIONS),
         ),
     ),
     Figure(
         "pending",
-        "A request and its response, by number of pending requests",
-        "requests that wait",
+        "A request and a response, by number of pending requests",
+        "operation",
+        "pending requests",
         (
-            Curve("Session, oldest answered", cases.session_asks(oldest=True), _PENDING),
-            Curve("Session, latest answered", cases.session_asks(oldest=False), _PENDING),
-            Curve("Router, oldest answered", cases.router_asks, _PENDING),
-            Curve("Router, full: oldest fails", cases.full_router_asks, _PENDING),
-            Curve("Session, full: oldest dropped", cases.session_drops, _PENDING),
+            Curve("Session, answering the oldest", cases.session_asks(oldest=True), _PENDING),
+            Curve("Session, answering the latest", cases.session_asks(oldest=False), _PENDING),
+            Curve("Router, answering the oldest", cases.router_asks, _PENDING),
+            Curve("Router, displacing the oldest", cases.full_router_asks, _PENDING),
+            Curve("Session, dropping the oldest publication", cases.session_drops, _PENDING),
         ),
     ),
     Figure(
         "connections",
-        "A publication of each client in turn, by number of clients",
+        "A publication from each client in turn, by number of clients",
+        "operation",
         "connections",
         (
-            Curve("Router", cases.router_serves, _THOUSAND),
-            Curve("Router, connect to end", cases.router_connects, _THOUSAND),
+            Curve("Router, a publication", cases.router_serves, _THOUSAND),
+            Curve("Router, a whole connection", cases.router_connects, _THOUSAND),
         ),
     ),
     Figure(
         "payload",
         "A message, by size of its payload",
+        "message",
         "bytes",
         (
             Curve("Encoder writes", cases.encoder_writes, _BYTES),
@@ -120,6 +128,7 @@ FIGURES = (
     Figure(
         "fan-out",
         "A copy of a publication, by number of subscribers",
+        "copy",
         "subscribers",
         (
             Curve("Router", cases.router_fans_out(changed=False), _THOUSAND),
@@ -130,23 +139,23 @@ FIGURES = (
 
 
 def measure(curve: Curve, rounds: int, seconds: float = _SECONDS) -> Costs:
-    """The cost at each size of a curve: the least of the rounds, in microseconds a message."""
+    """Return the cost at each size of a curve: the minimum of the rounds, in microseconds."""
     works = {size: curve.prepare(size) for size in curve.sizes}
     with _frozen():
         repeats = {size: _repeats(work, seconds) for size, work in works.items()}
         best = dict.fromkeys(works, float("inf"))
         for _ in range(rounds):
             for size, work in works.items():
-                spent = _time(work, repeats[size]) / (repeats[size] * work.messages)
+                spent = _time(work, repeats[size]) / (repeats[size] * work.parts)
                 best[size] = min(best[size], spent * 1e6)
     return best
 
 
-def table(found: dict[str, Costs]) -> str:
-    """Markdown; the last column is the cost at the largest size as a ratio to the smallest."""
+def table(found: dict[str, Costs], unit: str) -> str:
+    """Return a Markdown table; its last column compares the largest size with the smallest."""
     sizes = sorted({size for costs in found.values() for size in costs})
     lines = [
-        "| us a message | " + " | ".join(f"{size:,}" for size in sizes) + " | last / first |",
+        f"| µs per {unit} | " + " | ".join(f"{size:,}" for size in sizes) + " | last / first |",
         "|---" * (len(sizes) + 2) + "|",
     ]
     for name, costs in found.items():
@@ -158,14 +167,14 @@ def table(found: dict[str, Costs]) -> str:
 
 @contextmanager
 def _frozen() -> Iterator[None]:
-    """What was prepared is not looked through for garbage while something else is measured."""
+    """Exclude what was prepared from garbage collection while something else is measured."""
     was_frozen = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        if not was_frozen:  # what a caller froze stays so: collections would take longer
+        if not was_frozen:  # keep what the caller froze: collections would take longer
             gc.unfreeze()
 
 
@@ -189,20 +198,20 @@ def _time(work: Work, repeats: int) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     names = [figure.name for figure in FIGURES]
-    parser.add_argument("--only", action="append", choices=names, help="one figure of them")
+    parser.add_argument("--only", action="append", choices=names, help="measure only this figure")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=OUT, help="a folder for the plots")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
-    # A Router that is full logs that.
+    # A full Router logs each request that it displaces.
     logging.getLogger("mb_broker").addHandler(logging.NullHandler())
-    print(f"CPython {platform.python_version()}, {os.cpu_count()} cores, least of {given.rounds}")
+    print(f"CPython {platform.python_version()}, {os.cpu_count()} cores, minimum of {given.rounds}")
     for figure in FIGURES:
         if given.only is None or figure.name in given.only:
             found = {curve.name: measure(curve, given.rounds) for curve in figure.curves}
             lines = {name: sorted(costs.items()) for name, costs in found.items()}
             draw_lines(given.out / f"{figure.name}.svg", figure.title, figure.x_label, lines)
-            print(f"\n{figure.title}\n\n{table(found)}")
+            print(f"\n{figure.title}\n\n{table(found, figure.unit)}")
 
 
 if __name__ == "__main__":

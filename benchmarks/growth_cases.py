@@ -57,10 +57,10 @@ Pattern = Callable[[int], str]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is measured at one point: `run` handles `messages` messages."""
+    """What is measured at one point; the time that `run` takes is divided by `parts`."""
 
     run: Callable[[], object]
-    messages: int
+    parts: int
 
 
 def topic(number: int) -> str:
@@ -76,7 +76,7 @@ def wildcard(number: int) -> str:
 
 
 def router_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]:
-    """Publications to one of the topics that are subscribed to, or to all of them at random."""
+    """Publications to one subscribed topic, or to all of them in random order."""
 
     def prepare(size: int) -> Work:
         router, sender = _router_with(size, pattern)
@@ -87,7 +87,7 @@ def router_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]:
 
 
 def router_looks_up(size: int) -> Work:
-    """As above, but each publication comes behind a change of the subscriptions."""
+    """A change to the subscriptions, and a publication after it."""
     router, sender = _router_with(size, wildcard)
     batch = [publication(topic(0))]
     toggled = itertools.cycle((True, False))
@@ -111,7 +111,7 @@ def session_receives(pattern: Pattern, *, spread: bool) -> Callable[[int], Work]
 
 
 def router_subscribes(size: int) -> Work:
-    """A subscription made and ended, as the messages of a client."""
+    """A client's messages: subscribe and unsubscribe."""
     router, client = _router_with(size, topic)
     asked = [
         b'request:system.topic.%b:1.0.0:%b\n{"action":"publish","topic":"bench.more"}' % (verb, ID)
@@ -121,7 +121,7 @@ def router_subscribes(size: int) -> Work:
 
 
 def session_subscribes(size: int) -> Work:
-    """A subscription made, confirmed and ended."""
+    """Subscribe, receive the confirmation, and unsubscribe."""
     session = ready_session()
     for number in range(size):
         session.subscriptions.add(SubscriptionEntry(topic(number), Action.PUBLISH, 1, None))
@@ -140,7 +140,7 @@ def session_subscribes(size: int) -> Work:
 
 
 def session_asks(*, oldest: bool) -> Callable[[int], Work]:
-    """A request, and the response to the one that waits the longest, or to itself."""
+    """A request, and the response to the oldest pending one, or to itself."""
 
     def prepare(size: int) -> Work:
         session = ready_session()
@@ -159,7 +159,7 @@ def session_asks(*, oldest: bool) -> Callable[[int], Work]:
 
 
 def router_asks(size: int) -> Work:
-    """A request passed on, and the response to the oldest passed back."""
+    """Pass on a request, and the response to the oldest pending one."""
     router, requester, responder = _router_that_answers(size + 1)
     times = (number / 1e5 for number in itertools.count())
     request = [b"request:bench.ask:1.0.0:%b\n%b" % (ID, PAYLOAD)]
@@ -183,7 +183,7 @@ def router_asks(size: int) -> Work:
 
 
 def full_router_asks(size: int) -> Work:
-    """A request passed on where as many wait as may: the oldest fails."""
+    """A request that displaces the oldest, because `max_outstanding` are pending."""
     router, requester, _ = _router_that_answers(size)
     batch = [b"request:bench.ask:1.0.0:%b\n%b" % (ID, PAYLOAD)]
     for _ in range(size):
@@ -192,7 +192,10 @@ def full_router_asks(size: int) -> Work:
 
 
 def session_drops(size: int) -> Work:
-    """A publication without a connection: the oldest makes room, behind as many confirmed ones."""
+    """A publication to a full buffer, which drops the oldest without confirmation.
+
+    `size` publications with confirmation wait before it.
+    """
     length = len(publication("bench.events"))
     outbox = Outbox(sys.maxsize, "drop_oldest")
     session = ready_session(outbox=outbox)
@@ -207,7 +210,7 @@ def session_drops(size: int) -> Work:
 
 
 def router_serves(size: int) -> Work:
-    """A publication of each client in turn."""
+    """A publication from each client in turn."""
     router, _ = _router_with(1, topic)
     clients = itertools.cycle([router.connect(0.0) for _ in range(size)])
     batch = [publication(topic(0))]
@@ -216,7 +219,7 @@ def router_serves(size: int) -> Work:
 
 
 def router_connects(size: int) -> Work:
-    """A connection, its greeting, a subscription of its own, and its end."""
+    """Connect, greet, subscribe and disconnect."""
     router = Router()
     for _ in range(size):
         router.connect(0.0)
@@ -267,7 +270,7 @@ def session_reads(*, decoded: bool) -> Callable[[int], Work]:
 
 
 def router_fans_out(*, changed: bool) -> Callable[[int], Work]:
-    """A publication to as many clients; `changed`: behind a change of the subscriptions."""
+    """A publication to `size` clients; if `changed`, after a change to the subscriptions."""
 
     def prepare(size: int) -> Work:
         router = Router()
@@ -292,7 +295,7 @@ def router_fans_out(*, changed: bool) -> Callable[[int], Work]:
 
 
 def ready_session(**options: Any) -> Session:
-    """Return a Session that was greeted."""
+    """Return a Session that has received the greeting."""
     session = Session(**options)
     session.link_up()
     session.receive([b"publish:system.initialize:1.0.0\n{}"])
@@ -307,7 +310,7 @@ def publication(topic: str, payload: bytes = PAYLOAD, *, passed_on: bool = False
 
 
 def empty_outboxes(router: Router) -> None:
-    """Do what the Broker does with the outboxes, but for the sending."""
+    """Empty the outboxes as the Broker does, without sending."""
     for service in router.take_output():
         service.outbox = []
 
@@ -315,7 +318,7 @@ def empty_outboxes(router: Router) -> None:
 def _router_with(
     size: int, pattern: Pattern, *, max_payload: int = 65_536
 ) -> tuple[Router, Service]:
-    """A Router with as many subscriptions of one client, and another client, which sends."""
+    """Return a Router where one client has `size` subscriptions, and another client to send."""
     router = Router(RouterOptions(max_subscriptions=size + 1, max_payload=max_payload))
     receiver, sender = router.connect(0.0), router.connect(0.0)
     for number in range(size):
@@ -345,7 +348,7 @@ def _toggle(router: Router, service: Service, subscribe: bool) -> None:
 
 
 def _batches(topics: int, *, passed_on: bool) -> Iterator[list[bytes]]:
-    """Publications without end, which go to as many topics, in an order of chance."""
+    """Yield batches of publications to `topics` topics endlessly, in random order."""
     messages = [publication(topic(number), passed_on=passed_on) for number in range(topics)]
     random.Random(topics).shuffle(messages)
     endless = itertools.cycle(messages)

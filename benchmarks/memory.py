@@ -157,28 +157,29 @@ CLIENTS: dict[str, Callable[[str, int], AbstractAsyncContextManager[None]]] = {
 
 
 def of_client(name: str, count: int) -> dict[str, float]:
-    """Return the bytes of one of `count` in this process, which has the clients, and in the broker.
+    """Return the bytes that one of `count` takes in clients (this process) and in the broker.
 
-    And the bytes of the broker's process in all.
+    The last figure is the size of the broker's whole process.
     """
-    return asyncio.run(_of_client(CLIENTS[name], count))
+    things = f"{name.removeprefix('a ')}s"
+    return asyncio.run(_of_client(CLIENTS[name], count, things))
 
 
 async def _of_client(
-    hold: Callable[[str, int], AbstractAsyncContextManager[None]], count: int
+    hold: Callable[[str, int], AbstractAsyncContextManager[None]], count: int, things: str
 ) -> dict[str, float]:
     earlier = psutil.Process().children()
     with processes.mb_broker("tcp") as url:
         [broker] = [each for each in psutil.Process().children() if each not in earlier]
         async with hold(url, _BEFORE):
             before = _resident(), _resident(broker)
-        # The first are gone: their memory is there again for as many of the second.
+        # The memory of the first ones is reused for as many of the second.
         async with hold(url, count + _BEFORE):
             after = _resident(), _resident(broker)
     return {
         "client": (after[0] - before[0]) / count,
         "broker": (after[1] - before[1]) / count,
-        f"broker with {count + _BEFORE:,}, in all": after[1],
+        f"the whole broker, with {count + _BEFORE:,} {things}": after[1],
     }
 
 

@@ -24,7 +24,7 @@ from mb_client import Message, MessageBrokerClient, Plugins, hookimpl
 from . import processes, service
 from .workload import DOCUMENT
 
-CASES = ("request p50, us", "publish/s", "publish to handler/s")
+CASES = ("request p50, µs", "publish/s", "publish to handler/s")
 
 Figures = dict[str, float]
 

@@ -50,7 +50,7 @@ def write(results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(asdict(results), indent=1) + "\n")
     plots = "".join(f"\n![{case.name}]({case.file}.svg)\n" for case in CASES)
-    (folder / "results.md").write_text(f"# Results\n\n{tables(results)}{plots}")
+    (folder / "results.md").write_text(f"# Results\n\n{tables(results)}{plots}", encoding="utf-8")
     for case in CASES:
         figures = {
             name: spread([each[case.name] for each in rounds])

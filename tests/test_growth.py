@@ -26,14 +26,14 @@ def test_each_curve_can_be_measured(name: str) -> None:
 
 
 def calls(work: Work) -> float:
-    """Calls of functions for each message, C's own included."""
+    """Count the calls of functions, also those written in C."""
     counted = 0
 
     def count(frame: object, event: str, argument: object) -> None:
         nonlocal counted
         counted += event in ("call", "c_call")
 
-    work.run()  # what is remembered from now on
+    work.run()  # fills the caches
     before = sys.getprofile()
     sys.setprofile(count)
     try:
@@ -41,7 +41,7 @@ def calls(work: Work) -> float:
             work.run()
     finally:
         sys.setprofile(before)
-    return counted / work.messages / 10
+    return counted / work.parts / 10
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def calls(work: Work) -> float:
         "subscriptions: Router, wildcard, one topic",
         "subscriptions: Session, exact, one topic",
         "subscriptions: Session, wildcard, one topic",
-        "subscribing: Router",
-        "subscribing: Session",
-        "subscribing: Router, publication after it",
-        "pending: Session, latest answered",
-        "pending: Router, full: oldest fails",
-        "pending: Session, full: oldest dropped",
-        "connections: Router",
-        "connections: Router, connect to end",
+        "subscribing: Router, subscribe and unsubscribe",
+        "subscribing: Session, subscribe and unsubscribe",
+        "subscribing: Router, a change and a publication",
+        "pending: Session, answering the latest",
+        "pending: Router, displacing the oldest",
+        "pending: Session, dropping the oldest publication",
+        "connections: Router, a publication",
+        "connections: Router, a whole connection",
     ],
 )
 def test_a_message_takes_as_many_calls_whatever_there_is_beside_it(name: str) -> None:
@@ -67,8 +67,8 @@ def test_a_message_takes_as_many_calls_whatever_there_is_beside_it(name: str) ->
 
 
 def test_a_table_compares_the_last_with_the_first() -> None:
-    assert table({"a": {1: 2.0, 10: 3.0}, "b": {10: 1.5}}).splitlines() == [
-        "| us a message | 1 | 10 | last / first |",
+    assert table({"a": {1: 2.0, 10: 3.0}, "b": {10: 1.5}}, "copy").splitlines() == [
+        "| µs per copy | 1 | 10 | last / first |",
         "|---|---|---|---|",
         "| a | 2.00 | 3.00 | 1.50 x |",
         "| b |  | 1.50 | 1.00 x |",
@@ -87,7 +87,7 @@ def test_what_a_machine_holds_takes_memory(name: str) -> None:
 def test_what_clients_hold_is_measured_in_both_processes(name: str) -> None:
     client, broker, in_all = of_client(name, 20)
     assert (client, broker) == ("client", "broker")
-    assert in_all == "broker with 120, in all"
+    assert in_all == f"the whole broker, with 120 {name.removeprefix('a ')}s"
 
 
 def test_a_table_says_where_it_is_held() -> None:
