@@ -68,8 +68,7 @@ def encode_checked(payload: Any) -> bytes:
     # Searching for a byte takes 15 ns, and few payloads contain any of these.
     if (
         0xC4 in packed
-        or 0x7F in packed
-        or 0xFF in packed
+        or ((0x7F in packed or 0xFF in packed) and 0xCB in packed)
         or (len(packed) > 0xFF and (0xC5 in packed or 0xC6 in packed))
     ) and _is_suspect(packed, encoded):
         _check(payload)
