@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 from mb_core.link.tls import client_ssl_context
 
 from .errors import Failure, Status
 
-__all__ = ["load_authorities", "load_certificate", "trusting"]
+__all__ = ["certificate_in", "load_authorities", "load_certificate", "trusting"]
 
 
 def load_certificate(
@@ -52,6 +53,33 @@ def trusting(option: str, file: str) -> ssl.SSLContext:
         return client_ssl_context(file)
     except ssl.SSLError as error:
         raise _unusable(option, file, f"OpenSSL can't use it: {error}") from error
+
+
+def certificate_in(server: ssl.SSLContext, file: str) -> dict[str, Any]:
+    """Return the server's certificate, which is in `file`, in the form of `ssl`'s `getpeercert`.
+
+    It may have expired. Raises SSLError if clients will refuse it for another reason.
+    """
+    # Python reads certificates only of peers, so this connects a client to the server in memory.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    context.load_verify_locations(file)
+    upstream, downstream = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(downstream, upstream)
+    pending = {client, server.wrap_bio(upstream, downstream, server_side=True)}
+    while pending:
+        for end in tuple(pending):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue  # the other end's turn
+            pending.remove(end)
+    return client.getpeercert() or {}
+
+
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python does not name.
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 
 
 def _check(what: str, option: str, file: str) -> None:

@@ -23,6 +23,7 @@ import click
 from ..errors import Status
 from ..runner import run
 from ..serve.broker import broker_failure, serve
+from ..serve.check import check
 from ..serve.environment import PREFIX, ignored_variables, misspelled_variables
 from ..serve.log import set_up
 from ..serve.options import (
@@ -65,12 +66,27 @@ class _ServeCommand(click.Command):
     allow_from_autoenv=False,
     help="Print the options in effect and exit.",
 )
+@click.option(
+    "--check",
+    "only_check",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Check options and files, print who could connect and what would apply, and exit.",
+)
 @click.pass_context
-def command(ctx: click.Context, /, show_config: bool, **given: Any) -> Status | None:
+def command(
+    ctx: click.Context, /, show_config: bool, only_check: bool, **given: Any
+) -> Status | None:
     options = options_of(ctx)
-    set_up(options.log_level, options.log_format)
     names = [option.name for option in serve_table()]
-    for warning in misspelled_variables(names, os.environ):
+    warnings = list(misspelled_variables(names, os.environ))
+    if only_check:
+        if show_config:
+            click.echo(show(ctx, options) + "\n")
+        click.echo(check(options, warnings))
+        return None
+    set_up(options.log_level, options.log_format)
+    for warning in warnings:
         _log.warning(warning)
     for note in ignored_variables(names, os.environ):
         _log.info(note)

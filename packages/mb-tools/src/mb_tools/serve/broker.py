@@ -181,15 +181,18 @@ def _print_urls(urls: list[str]) -> None:
         discard(sys.stdout)
 
 
-def server_context(options: ServeOptions) -> ssl.SSLContext | None:
-    """Return the TLS context for these files, or None without a certificate; raises Failure."""
-    cert, key, client_ca = options.tls_cert, options.tls_key, options.tls_client_ca
+def server_context(options: ServeOptions, *, client_ca: bool = True) -> ssl.SSLContext | None:
+    """Return the TLS context for these files, or None without a certificate; raises Failure.
+
+    `client_ca` is whether to require certificates of clients if the options do.
+    """
+    cert, key, authorities = options.tls_cert, options.tls_key, options.tls_client_ca
     if cert is None or key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     load_certificate(context, ("tls_cert", cert), ("tls_key", key))
-    if client_ca is not None:
-        load_authorities(context, "tls_client_ca", client_ca)
+    if client_ca and authorities is not None:
+        load_authorities(context, "tls_client_ca", authorities)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
