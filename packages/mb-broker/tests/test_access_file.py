@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mb_broker import Broker
-from mb_broker.access import new_token, read_access_file, token_digest
-from mb_core import LocalProtocolError
+from mb_broker.access import Access, Limits, User, new_token, read_access_file, token_digest
+from mb_core import LocalProtocolError, UnauthorizedError
+from mb_core.authenticators import Credentials
 from mb_core.header import Action
 
 HASH = token_digest("mb_one")
@@ -49,28 +50,37 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def user_of(access: Access, token: str) -> User | None:
+    try:
+        user, expires_at = access.user_of(Credentials(token))
+    except UnauthorizedError:
+        return None
+    assert expires_at is None
+    return user
+
+
 def test_users_have_what_their_roles_allow(file: Path) -> None:
     access = read_access_file(file)
-    user = access.user_of("mb_one")
+    user = user_of(access, "mb_one")
     assert user is not None
-    assert (user.name, user.max_priority, user.max_connections) == ("oslo-station", 10, 2)
+    assert (user.name, user.limits) == ("oslo-station", Limits(10, 2))
     assert user.grants.may_send(Action.PUBLISH, "weather.oslo.now")
     assert user.grants.may_subscribe(Action.REQUEST, "weather.current")
     assert not user.grants.may_subscribe(Action.REQUEST, "weather.other")
-    assert access.user_of("mb_three") is None
-    assert access.user_of("") is None
-    assert access.user_of("\ud800") is None
+    assert user_of(access, "mb_three") is None
+    assert user_of(access, "") is None
+    assert user_of(access, "\ud800") is None
 
 
 def test_users_may_do_what_anonymous_clients_may(file: Path) -> None:
-    user = read_access_file(file).user_of("mb_one")
+    user = user_of(read_access_file(file), "mb_one")
     assert user is not None
     assert user.grants.may_subscribe(Action.PUBLISH, "weather.oslo")
 
 
 def test_clients_with_the_same_roles_share_their_grants(file: Path) -> None:
     access = read_access_file(file)
-    one, other = access.user_of("mb_one"), access.user_of("mb_two")
+    one, other = user_of(access, "mb_one"), user_of(access, "mb_two")
     assert one is not None
     assert other is not None
     assert one.grants is other.grants  # both have the role weather, and the anonymous one

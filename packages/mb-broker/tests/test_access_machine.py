@@ -6,10 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from mb_broker.access import Access, Grants, Role, User, token_digest
+from mb_broker.access import Grants, Role, User
 from mb_core.topic import matches
 
 from .conftest import Bench, Peer, new_id
+from .users import access_of
 
 TOPICS = ["a", "a.b", "a.b.c", "b", "b.c"]
 PATTERNS = ["#", "+", "a.#", "a.+", "+.b", "a.b", "b.c"]
@@ -26,11 +27,8 @@ class AccessMachine(RuleBasedStateMachine):
     def start(self, given: list[Role], anonymous: Role | None) -> None:
         self.roles = given
         self.anonymous = anonymous
-        users = [
-            User(str(number), token_digest(str(number)), Grants([role]))
-            for number, role in enumerate(given)
-        ]
-        self.bench = Bench(access=Access(users, Grants([anonymous]) if anonymous else None))
+        users = [User(str(number), Grants([role])) for number, role in enumerate(given)]
+        self.bench = Bench(access=access_of(users, Grants([anonymous]) if anonymous else None))
         self.role_of: dict[Peer, Role | None] = {}
         self.subscribed: dict[Peer, set[tuple[str, str]]] = {}
 
@@ -43,10 +41,14 @@ class AccessMachine(RuleBasedStateMachine):
 
     @rule(peer=clients, number=st.integers(0, 3))
     def authenticate(self, peer: Peer, number: int) -> None:
-        answer = peer.ask("authenticate", {"token": str(number)})
+        answer = peer.ask("authenticate", {"token": f"mb_{number}"})
         if number >= len(self.roles):
             assert answer["error"]["code"] == "UNAUTHORIZED"
-        elif peer.service.user is not None and peer.service.user.name != str(number):
+        elif (
+            peer.service.user is not None
+            and peer.service.user.name != str(number)
+            and self.subscribed[peer]
+        ):
             assert answer["error"]["code"] == "INVALID_REQUEST"
         else:
             assert answer == {"status": "success", "user": str(number)}

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from mb_broker import RouterOptions
-from mb_broker.access import Access, Grants, Role, User, token_digest
+from mb_broker.access import Grants, Limits, Role, User
 
 from .conftest import GREETING, Bench, Peer, new_id, system_request
+from .users import access_of
 
 OPERATOR = Role(
     publish=["#"],
@@ -39,9 +40,9 @@ FEEDS = ["message", "log", "service.register", "topic.subscribe", "topic.unsubsc
 
 
 def make(anonymous: Grants | None = None, **options: Any) -> Bench:
-    users = [User(name, token_digest(f"mb_{name}"), grants) for name, grants in USERS.items()]
-    users.append(User("limited", token_digest("mb_limited"), USERS["operator"], 5, 1))
-    return Bench(RouterOptions(**options), Access(users, anonymous))
+    users = [User(name, grants) for name, grants in USERS.items()]
+    users.append(User("limited", USERS["operator"], Limits(max_priority=5, max_connections=1)))
+    return Bench(RouterOptions(**options), access_of(users, anonymous))
 
 
 @pytest.fixture
@@ -191,14 +192,14 @@ def test_a_stranger_that_leaves_is_forgotten(bench: Bench) -> None:
 
 
 def test_the_same_token_again_changes_nothing_and_another_is_refused(bench: Bench) -> None:
-    peer = join(bench, "publisher")
-    assert peer.ask("authenticate", {"token": "mb_publisher"})["user"] == "publisher"
+    peer = join(bench, "subscriber").subscribe("a")
+    assert peer.ask("authenticate", {"token": "mb_subscriber"})["user"] == "subscriber"
     error = ask_error(peer, "authenticate", {"token": "mb_operator"})
     assert error["code"] == "INVALID_REQUEST"
-    assert "belongs to 'publisher'" in error["message"]
+    assert "belongs to 'subscriber'" in error["message"]
     assert "operator" not in error["message"]
     assert peer.service.user is not None
-    assert peer.service.user.name == "publisher"
+    assert peer.service.user.name == "subscriber"
 
 
 def test_a_user_has_no_more_connections_than_it_may(bench: Bench) -> None:

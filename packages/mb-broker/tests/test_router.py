@@ -229,7 +229,7 @@ def test_while_draining_requests_are_refused_and_all_else_goes_on(bench: Any) ->
     responder, requester = bench.join().subscribe("a.b", "both"), bench.join()
     requester.send(f"request:a.b:1.0.0:{ID}\n1")
     request_id = request_id_of(responder.take_one())
-    bench.router.draining = True
+    bench.router.requests.draining = True
     requester.send(f"request:a.b:1.0.0:{OTHER_ID}\n2")
     assert request_id_of(requester.inbox[0]) == OTHER_ID
     assert requester.take_error()["code"] == "SERVICE_UNAVAILABLE"

@@ -13,6 +13,7 @@ import pytest
 
 from mb_broker import RunningBroker, running
 from mb_broker.access import read_access_file, token_digest
+from mb_core.authenticators import Credentials
 from mb_sync import MessageBrokerClient
 
 ROLES = '[roles.all]\npublish = ["#"]\nsubscribe = ["#"]\nsystem = ["services"]\n'
@@ -158,8 +159,7 @@ def test_a_new_token_works_with_the_stanza_that_is_printed(
     path = tmp_path / "new.toml"
     path.write_text(done.stdout, encoding="utf-8")
     path.chmod(0o600)
-    user = read_access_file(path).user_of(shown)
-    assert user is not None
+    user, _ = read_access_file(path).user_of(Credentials(shown))
     assert user.name == name
 
 

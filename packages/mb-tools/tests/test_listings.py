@@ -106,9 +106,8 @@ def test_plugins_are_listed_with_their_distributions(mb: Any) -> None:
         "state": "ok",
         "error": None,
     }
-    assert [kind for kind, _ in found] == sorted(
-        (kind for kind, _ in found), key=["transport", "front end", "codec", "observer"].index
-    )
+    order = ["transport", "front end", "codec", "authenticator", "observer"]
+    assert [kind for kind, _ in found] == sorted((kind for kind, _ in found), key=order.index)
     assert {("transport", "memory"), ("front end", "asyncio"), ("codec", "json")} <= found.keys()
 
 

@@ -102,7 +102,7 @@ class Broker:
         if isinstance(access := options.get("access"), os.PathLike):
             options["access"] = os.fspath(access)
         self.options = settings = complete_options(options, BrokerSettings)
-        users = read_access_file(settings.access) if settings.access is not None else None
+        users = read_access_file(settings.access, plugins) if settings.access is not None else None
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins
         self._wrap_accept = wrap_accept
@@ -190,7 +190,7 @@ class Broker:
         still refused.
         """
         self._home.check("broker")
-        self._router.draining = True
+        self._router.requests.draining = True
         await self._stop_listening()
         if self._router.outstanding:
             with anyio.move_on_after(self.options.drain_timeout / 1000) as scope:
@@ -200,6 +200,26 @@ class Broker:
                 text = f"gave up on {count} request{'s'[: count > 1]} in flight (drain_timeout)"
                 self._connections.write_log("warn", text)
                 self._connections.flush()
+
+    def reload_access(self) -> None:
+        """Read the access file again, and apply it to all clients at once.
+
+        Clients whose users were removed or have other credentials are disconnected. Subscriptions
+        that are no longer allowed end, and their clients get `ForbiddenError`.
+
+        Raises:
+            LocalProtocolError: The file is invalid; or the broker was created without one, or is
+                not running. Nothing has changed.
+        """
+        if self.options.access is None:
+            raise LocalProtocolError("this broker has no access file: create it with access=FILE")
+        if not self.urls:
+            raise LocalProtocolError("the broker is not running: enter it first")
+        self._home.check("broker")
+        access = read_access_file(self.options.access, self._plugins)
+        self._router.replace_access(access, self._connections.clock())
+        self._connections.flush()
+        self._connections.timer.reschedule()
 
     async def abort(self) -> None:
         """Stop listening and end every connection at once, as if the process had been killed."""

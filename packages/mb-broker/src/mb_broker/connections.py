@@ -7,7 +7,6 @@ memory is disconnected.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,10 +16,11 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from mb_core.authenticators import NO_CREDENTIALS
 from mb_core.errors import ConnectionLost, MBError
 from mb_core.link import Backend, DeadlineTimer, Link, LinkHandler
 
-from .heartbeats import link_progress
+from .connection import Connection, memory_of
 from .options import BrokerSettings
 from .registry import Service
 from .rejected_client import RejectedClient
@@ -28,15 +28,13 @@ from .replies import busy_reply
 from .round_robin import RoundRobin
 from .router import Router
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["Connections"]
 
 _log = logging.getLogger("mb_broker")
 
 # Of one client, messages that are handled without checking the time, and seconds per turn.
 _BATCH = 64
 _BATCH_SECONDS = 0.002
-# Bytes of memory overhead per message, and of its slot in a list.
-_MESSAGE_OVERHEAD = sys.getsizeof(b"") + 8
 _READ_SIZE = 256 * 1024  # the most bytes that a stream reads at once
 
 
@@ -106,7 +104,10 @@ class Connections:
     def accept(self, link: Link) -> LinkHandler:
         if len(self) >= self._settings.max_connections:
             return self._reject(link)
-        connection = Connection(self, link, self._router.connect(self.clock()))
+        # Links of other packages may have no credentials.
+        credentials = getattr(link, "credentials", NO_CREDENTIALS)
+        service = self._router.connect(self.clock(), credentials)
+        connection = Connection(link, service, receive=self.receive, lost=self.link_lost)
         self.by_service[connection.service] = connection
         self._newcomers[connection.service] = connection
         self.flush()
@@ -183,7 +184,7 @@ class Connections:
             self._log_connected(connection)
         if connection.queue or connection.stalled:
             connection.queue += messages
-            connection.queue_size += _memory(messages)
+            connection.queue_size += memory_of(messages)
             size, limit = connection.queue_size, self._settings.max_unread
             if size > limit and not connection.can_pause:
                 waiting = f"{size} bytes from it are waiting"
@@ -197,7 +198,7 @@ class Connections:
             rest = self._receive_many(connection.service, messages)
         if rest:
             connection.queue = rest
-            connection.queue_size = _memory(rest)
+            connection.queue_size = memory_of(rest)
             connection.pause()
             self._count_buffered(connection.queue_size)
             self._turns.add(connection)
@@ -233,14 +234,14 @@ class Connections:
         queue, size = connection.queue, self._batch_size
         batch = queue[:size]
         del queue[:size]
-        connection.queue_size -= _memory(batch)
+        connection.queue_size -= memory_of(batch)
         costly = 0 if connection.ended else 1
         rest = self._router.receive(connection.service, batch, self.clock(), costly=costly)
         if connection.ended:
             del rest[:1]  # don't prepare a long answer for nobody
         if rest:
             queue[:0] = rest
-            connection.queue_size += _memory(rest)
+            connection.queue_size += memory_of(rest)
         if connection.ended and not queue:
             self._remove(connection)
         self.flush()
@@ -366,8 +367,8 @@ class Connections:
         self.flush()
         for service in dropped:
             service.link.close("no sign of life")
-        for service, _ in rejected:
-            service.link.close("not authenticated")
+        for service, why in rejected:
+            service.link.close(why)
             self._closing[service] = service.link
             if len(self._closing) > self._settings.max_handshakes:
                 # It may take its time to close, and must not keep others from connecting.
@@ -392,58 +393,3 @@ class Connections:
             return False
         self._router.keep_alive(service, now)
         return True
-
-
-class Connection:
-    """One client's Link and its Service in the Router; handles the Link's events."""
-
-    def __init__(self, connections: Connections, link: Link, service: Service) -> None:
-        self.link = link
-        self.service = service
-        service.link = link
-        service.progress = link_progress(service)
-        self._connections = connections
-        self.queue: list[bytes] = []  # messages that are not handled yet
-        self.queue_size = 0  # their size in bytes, kept because counting is expensive
-        self.stalled = False  # it has to read before we read more from it
-        self.cut_off = False
-        self.ended = False  # it has left; its earlier messages are still being handled
-        self.error: MBError | None = None  # why
-        self.unread = 0  # unread bytes at the last check
-        # Links of other packages may be older than pause_reading.
-        self.can_pause = hasattr(link, "pause_reading")
-
-    @property
-    def buffered(self) -> int:
-        """Bytes waiting to be sent to it or to be handled."""
-        return self.queue_size + (0 if self.cut_off else self.link.unsent)
-
-    @property
-    def ready(self) -> bool:
-        """Whether messages are waiting that may be handled."""
-        return bool(self.queue) and (self.ended or not self.stalled)
-
-    def pause(self) -> None:
-        if self.can_pause:
-            self.link.pause_reading()
-
-    def resume(self) -> None:
-        """Resume reading if everything was handled and the client is not paused."""
-        if self.can_pause and not self.queue and not self.stalled:
-            self.link.resume_reading()
-
-    def stall(self, unread: int) -> None:
-        self.stalled = True
-        self.unread = unread
-        self.pause()
-
-    def messages_received(self, messages: list[bytes]) -> None:
-        self._connections.receive(self, messages)
-
-    def link_lost(self, error: MBError | None) -> None:
-        self._connections.link_lost(self, error)
-
-
-def _memory(messages: list[bytes]) -> int:
-    """Return the memory that waiting messages take: for tiny ones, many times their length."""
-    return sum(map(len, messages)) + _MESSAGE_OVERHEAD * len(messages)

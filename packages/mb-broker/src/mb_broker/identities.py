@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 
-from mb_core.errors import InvalidRequestError, ServiceUnavailableError, UnauthorizedError
+from msgspec.structs import replace
+
+from mb_core.authenticators import NO_CREDENTIALS, Credentials
+from mb_core.deadlines import Deadlines
+from mb_core.errors import (
+    InvalidRequestError,
+    ResponseError,
+    ServiceUnavailableError,
+    UnauthorizedError,
+)
 from mb_core.header import HeaderReader
 
-from .access import Access, Grants, User
+from .access import NOBODY, Access, Grants, User
+from .log_feed import LogFeed
+from .metrics import BrokerMetrics
 from .options import RouterOptions
 from .registry import Service
 from .unauthenticated import Unauthenticated
@@ -23,60 +37,159 @@ class Identities:
 
     Attributes:
         restricted: Whether clients can authenticate.
-        unauthenticated: The clients that have to authenticate.
     """
 
-    def __init__(self, access: Access, options: RouterOptions) -> None:
+    def __init__(
+        self, access: Access, options: RouterOptions, metrics: BrokerMetrics, log: LogFeed
+    ) -> None:
         self.restricted = access.restricted
-        self.unauthenticated = Unauthenticated(options.handshake_timeout, options.max_handshakes)
         self._access = access
+        self._metrics = metrics
+        self._log = log
+        self._unauthenticated = Unauthenticated(options.handshake_timeout, options.max_handshakes)
         self._max_header = options.max_header
         self._readers: dict[Grants, HeaderReader] = {}
-        self._connections: Counter[User] = Counter()
+        self._connections: Counter[tuple[str, str]] = Counter()
+        self._expiring: Deadlines[Service] = Deadlines()
 
-    def add(self, service: Service, now: float) -> None:
-        """Add a client that has just connected."""
+    def add(self, service: Service, credentials: Credentials, now: float) -> None:
+        """Add a client that has just connected, with what its connection says about it."""
         self._grant(service, self._access.initial)
+        if self.restricted and credentials != NO_CREDENTIALS:
+            self._identify(service, credentials, now)
         if not service.grants.known:
-            self.unauthenticated.add(service, now)
+            self._unauthenticated.add(service, now)
 
     def discard(self, service: Service) -> None:
         """Forget a client that has left."""
-        self.unauthenticated.discard(service)
-        if service.user is not None:
-            self._connections[service.user] -= 1
+        self._unauthenticated.discard(service)
+        self._set_user(service, None)
 
-    def authenticate(self, service: Service, token: str) -> User:
+    def authenticate(self, service: Service, token: str, now: float) -> User:
         """Make a client the user with this token.
 
         Raises UnauthorizedError if there is none, ServiceUnavailableError if it has too many
         connections, and InvalidRequestError if the connection is another user's.
         """
-        user = self._access.user_of(token)
-        if user is None:
-            self.unauthenticated.wrong_token(service)
-            raise UnauthorizedError("the token is invalid")
-        if service.user is user:
-            return user
-        if service.user is not None:
-            raise InvalidRequestError(
-                f"this connection belongs to {service.user.name!r}: open another one to use "
-                "another token"
-            )
-        limit = user.max_connections
-        if limit is not None and self._connections[user] >= limit:
-            # Not FORBIDDEN: a connection that was lost counts until the broker notices that.
-            count = f"{limit} connection{'s'[: limit > 1]}"
-            raise ServiceUnavailableError(
-                f"the user {user.name!r} already has {count} (max_connections)"
-            )
-        self._connections[user] += 1
-        service.user = user
+        try:
+            return self._accept(service, replace(service.credentials, token=token), now)
+        except UnauthorizedError:
+            self._unauthenticated.wrong_token(service)
+            raise
+
+    def next_deadline(self) -> float | None:
+        """Return when `take_rejected` has to be called next; None if it doesn't."""
+        rejection, expiry = self._unauthenticated.next_deadline(), self._expiring.next()
+        if rejection is None or expiry is None:
+            return expiry if rejection is None else rejection
+        return min(rejection, expiry)
+
+    def take_rejected(self, now: float) -> list[tuple[Service, str]]:
+        """Return the clients whose connections have to be closed, and why."""
+        for service in self._expiring.pop_due(now):
+            self._reject(service, "has a token that has expired")
+        rejected = self._unauthenticated.take_rejected(now)
+        self._metrics.unauthorized.add(int(now), len(rejected))
+        return rejected
+
+    def replace(self, access: Access, services: Iterable[Service], now: float) -> list[Service]:
+        """Apply new users and roles, and return the clients that may do something else now.
+
+        A client that is no longer who it was is rejected.
+        """
+        self._access = access
+        self._readers.clear()
+        changed: list[Service] = []
+        for service in services:
+            before = service.grants
+            if service.user is not None:
+                self._check_again(service, service.user, now)
+            elif before.known and not access.initial.known:
+                self._reject(service, "has not authenticated, and anonymous clients may do nothing")
+            else:
+                self._grant(service, access.initial)
+                if service.grants.known:
+                    self._unauthenticated.discard(service)
+            changed.append(service)
+        return changed
+
+    def _identify(self, service: Service, credentials: Credentials, now: float) -> None:
+        """Find out who a client is by what its connection says: a header, then a certificate."""
+        service.credentials = replace(credentials, token=None)
+        if credentials.token is not None:
+            try:
+                self._accept(service, credentials, now)
+            except ResponseError as error:
+                # It is not answered, as the client has not sent a message. If a proxy sends this
+                # header, it is up to the operator.
+                self._metrics.unauthorized.add(int(now))
+                text = f"[{error.code}] {error.message} (in the Authorization header)"
+                self._write_log("warn", text, f"{error.code} in a header", service, now)
+            else:
+                return
+        if credentials.certificate:
+            # Not every certificate belongs to a user: such a client can send a token.
+            with suppress(UnauthorizedError):
+                self._accept(service, service.credentials, now)
+
+    def _accept(self, service: Service, credentials: Credentials, now: float) -> User:
+        """Make a client the user with these credentials; raises ResponseError."""
+        user, expires_at = self._access.user_of(credentials)
+        known = service.user
+        if known is None or known.key != user.key:
+            if known is not None and (service.subscriptions or service.name):
+                raise InvalidRequestError(
+                    f"this connection belongs to {known.name!r}: open another one to use another "
+                    "token"
+                )
+            limit = user.limits.max_connections
+            if limit is not None and self._connections[user.key] >= limit:
+                # Not FORBIDDEN: a connection that was lost counts until the broker notices that.
+                count = f"{limit} connection{'s'[: limit > 1]}"
+                raise ServiceUnavailableError(
+                    f"the user {user.name!r} already has {count} (max_connections)"
+                )
+            self._write_log("info", f"{user.name} authenticated", "authenticated", service, now)
+        self._set_user(service, user)
+        service.credentials = credentials
         self._grant(service, user.grants)
-        self.unauthenticated.discard(service)
+        self._unauthenticated.discard(service)
+        if expires_at is not None:
+            self._expiring.add(service, now + expires_at - time.time())
         return user
+
+    def _check_again(self, service: Service, known: User, now: float) -> None:
+        """See who a client is now."""
+        try:
+            user, _ = self._access.user_of(service.credentials)
+            if user.key == known.key:
+                self._accept(service, service.credentials, now)
+                return
+        except ResponseError:
+            pass
+        self._reject(service, f"was {known.name}, which was removed or has other credentials now")
+
+    def _reject(self, service: Service, why: str) -> None:
+        """Take everything from a client, and have its connection closed."""
+        self._set_user(service, None)
+        self._grant(service, NOBODY)
+        self._unauthenticated.reject(service, why)
+
+    def _set_user(self, service: Service, user: User | None) -> None:
+        self._expiring.discard(service)
+        if service.user is not None:
+            self._connections[service.user.key] -= 1
+            if not self._connections[service.user.key]:
+                del self._connections[service.user.key]
+        if user is not None:
+            self._connections[user.key] += 1
+        service.user = user
 
     def _grant(self, service: Service, grants: Grants) -> None:
         if grants not in self._readers:
             self._readers[grants] = HeaderReader(self._max_header)
         service.grants, service.read = grants, self._readers[grants].read
+
+    def _write_log(self, level: str, text: str, cause: str, service: Service, now: float) -> None:
+        second = int(now)
+        self._log.write(level, "registry", text, cause=cause, second=second, serviceId=service.id)

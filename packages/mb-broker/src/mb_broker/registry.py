@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mb_core.authenticators import NO_CREDENTIALS, Credentials
 from mb_core.header import Action
 from mb_core.topic import TopicTable
 
@@ -58,6 +59,7 @@ class Service:
         wants_timeouts: Whether the requests that it gets include their time limit, which a client
             asks for in a heartbeat.
         user: Who it has authenticated as.
+        credentials: What says that it is this user.
         grants: What it may do.
         read: For the Router: reads headers, and remembers the routes that these grants allow.
         wrong_tokens: How many tokens of no user it has sent.
@@ -80,6 +82,7 @@ class Service:
     errors: Counter = field(default_factory=Counter)
     wants_timeouts: bool = False
     user: User | None = None
+    credentials: Credentials = NO_CREDENTIALS
     grants: Grants = ANYBODY
     read: Any = None
     wrong_tokens: int = 0

@@ -16,6 +16,7 @@ __all__ = [
     "GREETING",
     "HEARTBEAT",
     "busy_reply",
+    "ended_reply",
     "malformed_reply",
     "reply",
     "reply_error",
@@ -48,6 +49,11 @@ def malformed_reply(error: ResponseError) -> bytes:
 def busy_reply(text: str) -> bytes:
     """Return the error for a client that is refused because the broker is full."""
     return malformed_reply(ServiceUnavailableError(text))
+
+
+def ended_reply(request_id: bytes, error: ResponseError) -> bytes:
+    """Return the message that a subscription has ended, because of `error`."""
+    return b"response:system.topic.subscribe:1.0.0:%b\n%b" % (request_id, _error_payload(error))
 
 
 def _error_payload(error: ResponseError) -> bytes:

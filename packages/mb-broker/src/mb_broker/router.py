@@ -15,16 +15,15 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mb_core.codec import ERROR_PREFIX, encode_payload, error_in, may_be_error
+from mb_core.authenticators import NO_CREDENTIALS, Credentials
+from mb_core.codec import encode_payload
 from mb_core.errors import (
     MalformedMessageError,
     NoRouteFoundError,
     RemoteProtocolError,
-    RequestTimeoutError,
     ResponseError,
-    ServiceUnavailableError,
 )
-from mb_core.header import MAX_HEADER, Action, HeaderPrefix
+from mb_core.header import Action, HeaderPrefix
 from mb_core.ids import IdSource
 from mb_core.message import is_text
 from mb_core.topic import AUTHENTICATE
@@ -36,7 +35,6 @@ from .identities import Identities
 from .log_feed import LOGGED_MESSAGE_ID, LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
-from .outstanding_requests import Outstanding, OutstandingRequests
 from .refusals import (
     MAX_SUBJECT,
     Refusals,
@@ -46,7 +44,8 @@ from .refusals import (
     unknown_request_error,
 )
 from .registry import Registry, Service, is_system
-from .replies import GREETING, HEARTBEAT, reply, reply_error, response
+from .replies import GREETING, HEARTBEAT, ended_reply, reply, reply_error, response
+from .request_forwarding import RequestForwarding
 from .system_topics import COSTLY_TOPICS, SystemTopics
 
 __all__ = ["Router"]
@@ -58,8 +57,6 @@ _SYSTEM = object()
 _FORBIDDEN: list[Service] = []
 # The route for messages whose header would be over the limit with an id.
 _TOO_LONG = object()
-# The most bytes of action, topic and version that leave room for an id and a time limit.
-_LONGEST_WITH_TIMEOUT = MAX_HEADER - len(":") - 36 - len("::3600000") - len("\n")
 
 
 class Router:
@@ -76,15 +73,21 @@ class Router:
         self.registry = Registry()
         self.metrics = BrokerMetrics(self.registry, host_metrics)
         self.log = LogFeed(self._send)
-        self.draining = False
         self._log_this = False  # whether the current message gets a debug entry
-        self._identities = Identities(access or Access(), self.options)
+        self._identities = Identities(access or Access(), self.options, self.metrics, self.log)
         self._system = SystemTopics(
             self.registry, self.metrics, self.log, self.options, self._identities
         )
         self._ids = IdSource()
         self._refusals = Refusals(self.metrics, self.log, self._ids, self._send)
-        self._requests = OutstandingRequests(self.options.max_outstanding)
+        self.requests = RequestForwarding(
+            self.options.max_outstanding,
+            self.metrics,
+            self.log,
+            self._ids,
+            self._refusals,
+            self._send,
+        )
         self._heartbeats = Heartbeats(
             self.options.heartbeat_after, self.options.drop_after, progress
         )
@@ -95,7 +98,7 @@ class Router:
     @property
     def outstanding(self) -> int:
         """How many requests of connected clients wait for their answer."""
-        return len(self._requests)
+        return len(self.requests)
 
     @property
     def followed(self) -> bool:
@@ -104,11 +107,11 @@ class Router:
 
     # Connections
 
-    def connect(self, now: float) -> Service:
-        """Add a client that has connected, and greet it."""
+    def connect(self, now: float, credentials: Credentials = NO_CREDENTIALS) -> Service:
+        """Add a client that has connected, with what its connection says about it; greet it."""
         self._second = int(now)
         service = Service(connected_at=now, last_seen=now)
-        self._identities.add(service, now)
+        self._identities.add(service, credentials, now)
         self.registry.add(service)
         self.metrics.connected.add(self._second)
         self._heartbeats.add(service, now)
@@ -125,21 +128,21 @@ class Router:
         if service.name:
             self.metrics.unregistration.add(self._second)
         self._heartbeats.discard(service)
-        self._requests.requester_left(service)
-        for request in list(service.answering):
-            self._requests.remove(request)
-            self._answer_error(
-                request,
-                ServiceUnavailableError(
-                    "the responder disconnected", details={"targetServiceId": service.id}
-                ),
-            )
+        self.requests.leave(service)
         service.outbox.clear()
 
     def keep_alive(self, service: Service, now: float) -> None:
         """Note that a client is alive, although no message arrived from it."""
         service.last_seen = now
         self._heartbeats.add(service, now)
+
+    def replace_access(self, access: Access, now: float) -> None:
+        """Apply new users and roles, and send clients an error for each subscription that ends."""
+        self._second = int(now)
+        for service in self._identities.replace(access, self.registry.services.values(), now):
+            errors = self._system.end_forbidden(service, now)
+            for error in errors if service.grants.known else ():  # others are disconnected
+                self._send(service, ended_reply(self._ids.next(), error))
 
     # Messages
 
@@ -222,14 +225,16 @@ class Router:
                     if log_this:
                         text = f"forwarding request {prefix.topic} to {responder.id}"
                         self.log.write_debug(service, text)
-                    self._forward_request(
+                    self.requests.forward(
                         service, prefix, request_id, data[end:], responder, now, seconds
                     )
                 else:
                     self._no_route(service, prefix, request_id)
             else:
                 self.metrics.response.add(self._second)
-                self._forward_response(service, prefix, request_id, data[end + 1 :])
+                self.requests.answer(
+                    service, prefix, request_id, data[end + 1 :], self._second, log_this=log_this
+                )
         if published:
             self.metrics.publish.add(self._second, published)
         return []
@@ -245,18 +250,19 @@ class Router:
         return services
 
     def take_rejected(self, now: float) -> list[tuple[Service, str]]:
-        """Return clients that did not authenticate, and why. The driver closes their links."""
-        rejected = self._identities.unauthenticated.take_rejected(now)
-        self.metrics.unauthorized.add(int(now), len(rejected))
+        """Return clients that nobody knows (any more), and why. The driver closes their links."""
+        rejected = self._identities.take_rejected(now)
+        for service, _ in rejected:
+            self._system.end_forbidden(service, now)
         return rejected
 
     # Time
 
     def next_deadline(self) -> float | None:
         """Return when `handle_deadline` has to be called next; None if it doesn't."""
-        timeout, silence = self._requests.next_deadline(), self._heartbeats.next_deadline()
+        timeout, silence = self.requests.next_deadline(), self._heartbeats.next_deadline()
         if self._identities.restricted:
-            rejection = self._identities.unauthenticated.next_deadline()
+            rejection = self._identities.next_deadline()
             if rejection is not None:
                 return min(rejection, timeout or rejection, silence or rejection)
         if timeout is None or silence is None:
@@ -266,17 +272,7 @@ class Router:
     def handle_deadline(self, now: float) -> None:
         """Fail requests that took too long, send heartbeats to silent clients, and drop them."""
         self._second = int(now)
-        for request in self._requests.take_due(now):
-            self.metrics.request_timeout.add(self._second)
-            details = {"targetServiceId": request.responder.id}
-            self._write_log(
-                "warn",
-                f"a request to {request.prefix.topic} timed out",
-                "request timed out",
-                **details,
-            )
-            timed_out = RequestTimeoutError("the request timed out", details=details)
-            self._answer_error(request, timed_out)
+        self.requests.time_out(now)
         silent, dropped = self._heartbeats.check(now)
         for service in silent:
             self._send(service, HEARTBEAT)
@@ -296,80 +292,6 @@ class Router:
         else:
             prefix.route = self.registry.responders(prefix.key)
         prefix.generation = self.registry.generation
-
-    def _forward_request(
-        self,
-        requester: Service,
-        prefix: HeaderPrefix,
-        requester_id: bytes | None,
-        rest: bytes,
-        responder: Service,
-        now: float,
-        seconds: float,
-    ) -> None:
-        if self.draining:
-            error = ServiceUnavailableError("the broker is shutting down")
-            self._refusals.refuse(requester, prefix, requester_id, error, self._second)
-            return
-        if self._requests.full:
-            self._make_room(requester)
-        request = Outstanding(self._ids.next(), prefix, requester, requester_id, responder)
-        self._requests.add(request, now + seconds)
-        encoded = prefix.encoded
-        if responder.wants_timeouts and len(encoded) <= _LONGEST_WITH_TIMEOUT:
-            message = b"%b:%b::%d%b" % (encoded, request.id, round(seconds * 1000), rest)
-        else:
-            message = b"%b:%b%b" % (encoded, request.id, rest)
-        self._send(responder, message, requester_id)
-
-    def _make_room(self, asker: Service) -> None:
-        request = self._requests.make_room(asker)
-        requester = request.requester
-        if requester is None:
-            return
-        self.metrics.request_dropped.add(self._second)
-        limit = self.options.max_outstanding
-        text = f"more than {limit} requests are outstanding (max_outstanding)"
-        self._write_log(
-            "warn",
-            f"a request to {request.prefix.topic} failed: {text}; "
-            f"{requester.name or requester.id} had {len(requester.asked) + 1} of them",
-            "max_outstanding",
-            serviceId=requester.id,
-        )
-        self._answer_error(request, ServiceUnavailableError(text))
-
-    def _forward_response(
-        self, responder: Service, prefix: HeaderPrefix, request_id: bytes | None, payload: bytes
-    ) -> None:
-        request = self._requests.find(request_id, responder)
-        if request is None:
-            error = unknown_request_error(responder, request_id)
-            self._refusals.refuse(responder, prefix, request_id, error, self._second)
-            return
-        self._requests.remove(request)
-        if may_be_error(payload) and (answered := error_in(payload)) is not None:
-            self.metrics.response_error.add(self._second)
-            self._write_log(
-                "info",
-                f"{responder.name or responder.id} answered {request.prefix.topic} with {answered}",
-                "error answers",
-                serviceId=responder.id,
-            )
-        elif self._log_this:
-            self.log.write_debug(responder, f"answered {request.prefix.topic}")
-        if request.requester is None:
-            return
-        requester_id = request.requester_id
-        if requester_id is None and payload.startswith(ERROR_PREFIX):
-            requester_id = self._ids.next()
-        if requester_id is not None:
-            self._send(request.requester, response(request.prefix, requester_id, payload))
-
-    def _answer_error(self, request: Outstanding, error: ResponseError) -> None:
-        """Answer a request with an error of the broker; without an id, it expects no answer."""
-        if request.requester is not None and request.requester_id is not None:
-            self._send(request.requester, reply_error(request.prefix, request.requester_id, error))
 
     def _no_route(self, service: Service, prefix: HeaderPrefix, request_id: bytes | None) -> None:
         if prefix.route is _FORBIDDEN:
@@ -406,7 +328,7 @@ class Router:
             return
         self.metrics.counter_of(prefix.action).add(self._second)
         if prefix.action is Action.RESPONSE:
-            if self._requests.find(request_id, service) is None:
+            if not self.requests.awaits(service, request_id):
                 error = unknown_request_error(service, request_id)
         elif not prefix.route:
             self._no_route(service, prefix, request_id)

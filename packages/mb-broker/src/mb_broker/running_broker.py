@@ -164,6 +164,28 @@ class RunningBroker:
         self.kill()
         self.start(**options)
 
+    def reload_access(self) -> None:
+        """Read the access file again; see `Broker.reload_access`.
+
+        Raises:
+            LocalProtocolError: The file is invalid; or the broker was created without one, or is
+                not running. Nothing has changed.
+        """
+        if self._thread is None or not self._is_ours:
+            raise LocalProtocolError("the broker is not running: call start()")
+        reloaded: Future[None] = Future()
+
+        def reload() -> None:
+            try:
+                self._broker.reload_access()
+            except BaseException as error:
+                reloaded.set_exception(error)
+            else:
+                reloaded.set_result(None)
+
+        self._loop.call_soon_threadsafe(reload)
+        reloaded.result()
+
     @property
     def _is_ours(self) -> bool:
         return self._process == os.getpid()

@@ -157,11 +157,13 @@ class SystemTopics:
 
     def _authenticate(self, service: Service, payload: Answer, now: float) -> Answer:
         token = payload.get("token")
-        if not isinstance(token, str):
+        if token is None and service.user is not None:
+            user = service.user  # its connection says who it is
+        elif isinstance(token, str):
+            user = self._identities.authenticate(service, token, now)
+        else:
             raise InvalidRequestError("a token is required: a string")  # its value is not shown
-        user = self._identities.authenticate(service, token)
         self._lists.service_changed(service)
-        self._write_log("info", f"{user.name} authenticated", "authenticated", service, now)
         return {"status": "success", "user": user.name}
 
     def _heartbeat(self, service: Service, payload: Answer, now: float) -> Answer:
@@ -242,6 +244,22 @@ class SystemTopics:
             self._write_log("info", text, "subscribed to", service, now)
         return _SUCCESS if actions else _FAILURE
 
+    def end_forbidden(self, service: Service, now: float) -> list[ResponseError]:
+        """End the subscriptions that a client may not have any more; return why, for each."""
+        errors: list[ResponseError] = []
+        self._lists.service_changed(service)  # it may have another user
+        for each in list(service.subscriptions.values()):
+            try:
+                self._check_grants(service, (each.action,), each.pattern, each.rank, each.pattern)
+            except ResponseError as error:
+                errors.append(error)
+                self._registry.unsubscribe(service, each.action, each.pattern)
+                if each.pattern == _LOG:
+                    self._log.unfollow(service)
+                text = f"{_named(service)} lost its subscription to {each.action.value} "
+                self._write_log("warn", text + each.pattern, "lost", service, now)
+        return errors
+
     def _check_grants(
         self, service: Service, actions: Iterable[Action], pattern: str, priority: float, topic: str
     ) -> None:
@@ -250,7 +268,7 @@ class SystemTopics:
             verb = "respond" if each is Action.REQUEST else "subscribe"
             if not service.grants.may_subscribe(each, pattern):
                 raise denied_error(service, verb, topic)
-            highest = service.user.max_priority if service.user is not None else None
+            highest = service.user.limits.max_priority if service.user is not None else None
             if each is Action.REQUEST and highest is not None and priority > highest:
                 why = f" with a priority above {highest:g} (max_priority)"
                 raise denied_error(service, verb, topic, why)

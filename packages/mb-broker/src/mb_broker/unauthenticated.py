@@ -1,4 +1,4 @@
-"""Clients that have connected but have not authenticated yet."""
+"""Clients that have to authenticate, and those whose connections are to be closed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Unauthenticated:
         """Start the time limit of a client that has just connected."""
         self._waiting[service] = now + self._seconds
         if len(self._waiting) > self._most:
-            self._reject(
+            self.reject(
                 next(iter(self._waiting)),
                 f"{self._most} newer connections have not authenticated either (max_handshakes)",
             )
@@ -42,7 +42,7 @@ class Unauthenticated:
         """Count a wrong token; the third ends the connection."""
         service.wrong_tokens += 1
         if service.wrong_tokens >= _MAX_WRONG_TOKENS:
-            self._reject(service, f"sent {_MAX_WRONG_TOKENS} wrong tokens")
+            self.reject(service, f"sent {_MAX_WRONG_TOKENS} wrong tokens")
 
     def next_deadline(self) -> float | None:
         """Return when `take_rejected` has to be called next; None if it doesn't."""
@@ -56,13 +56,14 @@ class Unauthenticated:
             service, due = next(iter(self._waiting.items()))
             if now < due:
                 break
-            self._reject(
+            self.reject(
                 service,
                 f"did not authenticate within {self._seconds * 1000:.0f} ms (handshake_timeout)",
             )
         rejected, self._rejected = self._rejected, {}
         return list(rejected.items())
 
-    def _reject(self, service: Service, why: str) -> None:
+    def reject(self, service: Service, why: str) -> None:
+        """Have the connection of a client closed."""
         self._waiting.pop(service, None)
         self._rejected[service] = why

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import pluggy
 
+from .authenticators import Authenticator
 from .codec import Codec
 from .errors import MBError
 from .message import Message
@@ -40,6 +41,10 @@ class MBSpec:
     @hookspec
     def mb_register_codecs(self) -> Iterable[Codec]:  # type: ignore[empty-body]
         """Return the codecs of this plugin."""
+
+    @hookspec
+    def mb_register_authenticators(self) -> Iterable[Authenticator]:  # type: ignore[empty-body]
+        """Return the authenticators of this plugin, for brokers."""
 
     @hookspec
     def mb_connected(self, client: object, url: URL, peer: str, again: bool) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from .access_file import read_access_file
-from .grants import ANYBODY, Grants, Role, covers
+from .grants import ANYBODY, NOBODY, Grants, Role, covers
 from .summary import AccessSummary, UserSummary, summarize_access_file
 from .tokens import new_token, token_digest
-from .users import Access, User
+from .users import Access, Limits, User
 
 __all__ = [
     "ANYBODY",
+    "NOBODY",
     "Access",
     "AccessSummary",
     "Grants",
+    "Limits",
     "Role",
     "User",
     "UserSummary",

@@ -7,34 +7,45 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from mb_core.errors import LocalProtocolError
+from mb_core.authenticators import Authenticator
+from mb_core.errors import LocalProtocolError, PluginError
+from mb_core.plugins import FAULTS, Plugins, installed_plugins
 from mb_core.topic import is_pattern, is_system
 
+from .certificates import CERTIFICATES
 from .grants import Grants, Role
-from .users import Access, User
+from .tokens import TOKENS
+from .users import Access, Authentication, Limits, User
 
 __all__ = ["read_access_file"]
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_CERTIFICATE = re.compile(r"(URI:|DNS:|CN=)\S(.*\S)?")
 _PATTERNS = ("publish", "request", "subscribe", "respond")
-_TABLES = ("roles", "users", "anonymous")
+_TABLES = ("roles", "users", "anonymous", "authenticators")
+# What tables of [authenticators] have besides the settings of the authenticator.
+_LIMITS = ("max_priority", "max_connections")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class _UserStanza(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    token_sha256: str
-    roles: list[str]
+class _LimitsStanza(msgspec.Struct, forbid_unknown_fields=True):
     max_priority: float | None = None
     max_connections: int | None = None
+
+
+class _UserStanza(_LimitsStanza, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    roles: list[str]
+    token_sha256: str | None = None
+    certificate: str | None = None
 
 
 class _AnonymousStanza(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,15 +56,19 @@ class _Invalid(Exception):
     """What is wrong with the file, without its name."""
 
 
-def read_access_file(path: str | os.PathLike[str]) -> Access:
+def read_access_file(path: str | os.PathLike[str], plugins: Plugins | None = None) -> Access:
     """Read an access file.
+
+    Args:
+        path: The file.
+        plugins: Where the authenticators come from that it names; by default the installed ones.
 
     Raises:
         LocalProtocolError: It can't be read, or it is invalid. The text is one line that names the
             stanza and the remedy.
     """
     try:
-        return _access(_content(Path(path)))
+        return _Reader(_content(Path(path)), Path(path).parent, plugins).access()
     except _Invalid as error:
         raise LocalProtocolError(f"access file {os.fspath(path)}: {error}") from error.__cause__
 
@@ -71,36 +86,166 @@ def _content(path: Path) -> dict[str, Any]:
         raise _Invalid(f"is not valid TOML: {error}") from error
 
 
-def _access(content: dict[str, Any]) -> Access:
-    for name in content:
-        if name not in _TABLES:
-            raise _Invalid(f"unknown table [{name}]{_hint(name, _TABLES)}")
-    given = content.get("roles", {})
-    if not isinstance(given, dict):
-        raise _Invalid("roles must be tables, such as [roles.reader]")
-    roles = {name: _role(name, stanza) for name, stanza in given.items()}
-    open_to_all = content.get("anonymous")
-    everybody: list[str] = []
-    if open_to_all is not None:
-        everybody = _convert("[anonymous]", open_to_all, _AnonymousStanza).roles
-    # Clients with the same roles share one object, and with it what is remembered about it.
-    shared: dict[frozenset[str], Grants] = {}
+class _Reader:
+    """Turns the content of an access file into an Access; raises _Invalid."""
 
-    def grants(where: str, names: list[str]) -> Grants:
+    def __init__(self, content: dict[str, Any], folder: Path, plugins: Plugins | None) -> None:
+        for name in content:
+            if name not in _TABLES:
+                raise _Invalid(f"unknown table [{name}]{_hint(name, _TABLES)}")
+        self._content = content
+        self._folder = folder
+        self._plugins = plugins
+        self._roles = {
+            name: _role(name, stanza) for name, stanza in self._tables("roles", "reader").items()
+        }
+        self._everybody: list[str] = []  # the roles that all clients have
+        # Clients with the same roles share one object, and with it what is remembered about it.
+        self._shared: dict[frozenset[str], Grants] = {}
+
+    def access(self) -> Access:
+        anonymous: Grants | None = None
+        if (stanza := self._content.get("anonymous")) is not None:
+            self._everybody = _convert("[anonymous]", stanza, _AnonymousStanza).roles
+            anonymous = self._grants("[anonymous]", [])
+        tables = self._tables("authenticators", "jwt")
+        users, tokens, certificates = self._users(bool(tables))
+        if not users and anonymous is None and not tables:
+            raise _Invalid("has no [[users]] and no [anonymous], so nobody could do anything")
+        authentications = [
+            Authentication(each.name, each.create({"users": given}, self._folder))
+            for each, given in ((TOKENS, tokens), (CERTIFICATES, certificates))
+        ]
+        authentications += [self._authentication(name, table) for name, table in tables.items()]
+        return Access(users, anonymous, authentications, self._grants_of)
+
+    def _tables(self, name: str, example: str) -> dict[str, Any]:
+        given = self._content.get(name, {})
+        if isinstance(given, dict) and all(isinstance(each, dict) for each in given.values()):
+            return given
+        raise _Invalid(f"{name} must be tables, such as [{name}.{example}]")
+
+    def _grants(self, where: str, roles: Iterable[str]) -> Grants:
+        """Return what these roles allow, and those of anonymous clients.
+
+        Authenticating must not take anything away.
+        """
+        names = frozenset([*roles, *self._everybody])
         for name in names:
-            if name not in roles:
-                hint = _hint(name, roles) if roles else "; there are no roles"
+            if name not in self._roles:
+                hint = _hint(name, self._roles) if self._roles else "; there are no roles"
                 raise _Invalid(f"{where}: unknown role {name!r}{hint}")
-        key = frozenset(names)
-        if key not in shared:
-            shared[key] = Grants(roles[name] for name in names)
-        return shared[key]
+        if names not in self._shared:
+            self._shared[names] = Grants(self._roles[name] for name in names)
+        return self._shared[names]
 
-    anonymous = grants("[anonymous]", everybody) if open_to_all is not None else None
-    users = _users(content.get("users", []), everybody, grants)
-    if not users and anonymous is None:
-        raise _Invalid("has no [[users]] and no [anonymous], so nobody could do anything")
-    return Access(users, anonymous)
+    def _grants_of(self, roles: Iterable[str]) -> Grants:
+        """Return what an authenticator's roles allow; it may know roles for other programs."""
+        return self._grants("", [name for name in roles if name in self._roles])
+
+    def _users(self, others: bool) -> tuple[list[User], dict[str, str], dict[str, str]]:
+        """Return the users, and their names by the hash of the token and by the certificate.
+
+        `others` says that there are other authenticators.
+        """
+        given = self._content.get("users", [])
+        if not isinstance(given, list):
+            raise _Invalid("users must be an array of tables: write [[users]] before each")
+        users: dict[str, User] = {}
+        tokens: dict[str, str] = {}
+        certificates: dict[str, str] = {}
+        for number, stanza in enumerate(given, 1):
+            where = _user_named(number, stanza)
+            user = _convert(where, stanza, _UserStanza)
+            if not user.name or not user.name.isprintable():
+                raise _Invalid(
+                    f"{where}: invalid name {user.name!r}: expected printable characters"
+                )
+            if user.name in users:
+                raise _Invalid(f"{where}: there are two users of this name; rename one of them")
+            if user.token_sha256 is not None:
+                digest = _digest(where, user.token_sha256)
+                if digest in tokens:
+                    raise _Invalid(
+                        f"{where}: has the same token as {tokens[digest]!r}; create one with "
+                        "`mb token` for each user"
+                    )
+                tokens[digest] = user.name
+            if user.certificate is not None:
+                certificate = _certificate(where, user.certificate)
+                if certificate in certificates:
+                    raise _Invalid(
+                        f"{where}: has the same certificate as {certificates[certificate]!r}; "
+                        "remove it from one of them"
+                    )
+                certificates[certificate] = user.name
+            if user.token_sha256 is None and user.certificate is None and not others:
+                raise _Invalid(
+                    f"{where}: has neither a token_sha256 nor a certificate; create a token with "
+                    "`mb token`"
+                )
+            grants = self._grants(where, user.roles)
+            users[user.name] = User(user.name, grants, _limits(where, user))
+        return list(users.values()), tokens, certificates
+
+    def _authentication(self, name: str, table: dict[str, Any]) -> Authentication:
+        where = f"[authenticators.{name}]"
+        if name in (TOKENS.name, CERTIFICATES.name):
+            raise _Invalid(f"{where}: needs no table: set token_sha256 or certificate in [[users]]")
+        given = {key: value for key, value in table.items() if key in _LIMITS}
+        limits = _limits(where, _convert(where, given, _LimitsStanza))
+        settings = {key: value for key, value in table.items() if key not in _LIMITS}
+        authenticator = self._find(where, name)
+        try:
+            authenticate = authenticator.create(settings, self._folder)
+            if not callable(authenticate):
+                raise TypeError(f"its create returned {authenticate!r}, not a function")
+        except ValueError as error:
+            raise _Invalid(f"{where}: {error}") from error
+        except FAULTS as error:
+            raise _Invalid(f"{where}: the plugin has failed: {error!r}") from error
+        return Authentication(name, authenticate, limits)
+
+    def _find(self, where: str, name: str) -> Authenticator:
+        try:
+            plugins = self._plugins if self._plugins is not None else installed_plugins()
+            return plugins.authenticator(name)
+        except PluginError as error:
+            raise _Invalid(f"{where}: {error}") from error
+
+
+def _digest(where: str, text: str) -> str:
+    digest = text.lower()
+    if not _HASH.fullmatch(digest):
+        # Not shown: it may be the token itself.
+        raise _Invalid(
+            f"{where}: token_sha256 has {len(digest)} characters that are not a SHA-256 hash: "
+            "expected 64 hexadecimal digits, as `mb token` prints them"
+        )
+    return digest
+
+
+def _certificate(where: str, text: str) -> str:
+    if not _CERTIFICATE.fullmatch(text):
+        raise _Invalid(
+            f"{where}: invalid certificate {text!r}: expected 'URI:...' or 'DNS:...' for an "
+            "alternative name, or 'CN=...' for the common name"
+        )
+    kind = text[:4]
+    return kind + text[4:].lower() if kind == "DNS:" else text
+
+
+def _limits(where: str, given: _LimitsStanza) -> Limits:
+    if given.max_priority is not None and not math.isfinite(given.max_priority):
+        raise _Invalid(
+            f"{where}: invalid max_priority {given.max_priority}: must be a number; leave it out "
+            "for no limit"
+        )
+    if given.max_connections is not None and given.max_connections < 1:
+        raise _Invalid(
+            f"{where}: invalid max_connections {given.max_connections}: must be 1 or more"
+        )
+    return Limits(given.max_priority, given.max_connections)
 
 
 def _role(name: str, stanza: Any) -> Role:
@@ -120,48 +265,6 @@ def _role(name: str, stanza: Any) -> Role:
                     'system = ["message", "log", "metrics", "services", "topics"]'
                 )
     return role
-
-
-def _users(
-    given: Any, everybody: list[str], grants: Callable[[str, list[str]], Grants]
-) -> list[User]:
-    if not isinstance(given, list):
-        raise _Invalid("users must be an array of tables: write [[users]] before each")
-    by_name: dict[str, User] = {}
-    by_token: dict[str, User] = {}
-    for number, stanza in enumerate(given, 1):
-        where = _user_named(number, stanza)
-        user = _convert(where, stanza, _UserStanza)
-        if not user.name or not user.name.isprintable():
-            raise _Invalid(f"{where}: invalid name {user.name!r}: expected printable characters")
-        if user.name in by_name:
-            raise _Invalid(f"{where}: there are two users of this name; rename one of them")
-        digest = user.token_sha256.lower()
-        if not _HASH.fullmatch(digest):
-            # Not shown: it may be the token itself.
-            raise _Invalid(
-                f"{where}: token_sha256 has {len(digest)} characters that are not a SHA-256 hash: "
-                "expected 64 hexadecimal digits, as `mb token` prints them"
-            )
-        if digest in by_token:
-            raise _Invalid(
-                f"{where}: has the same token as {by_token[digest].name!r}; create one with "
-                "`mb token` for each user"
-            )
-        if user.max_priority is not None and not math.isfinite(user.max_priority):
-            raise _Invalid(
-                f"{where}: invalid max_priority {user.max_priority}: must be a number; leave it "
-                "out for no limit"
-            )
-        if user.max_connections is not None and user.max_connections < 1:
-            raise _Invalid(
-                f"{where}: invalid max_connections {user.max_connections}: must be 1 or more"
-            )
-        # Not less than anonymous clients may: authenticating must not take anything away.
-        allowed = grants(where, [*user.roles, *everybody])
-        known = User(user.name, digest, allowed, user.max_priority, user.max_connections)
-        by_name[user.name] = by_token[digest] = known
-    return list(by_name.values())
 
 
 def _user_named(number: int, stanza: Any) -> str:

@@ -1,60 +1,131 @@
-"""The users of a broker, found by their tokens."""
+"""The users of a broker, found by what a client shows of itself."""
 
 from __future__ import annotations
 
-import hmac
-import secrets
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from mb_core.authenticators import Authenticate, Credentials, Identity
+from mb_core.errors import ServiceUnavailableError, UnauthorizedError
+
 from .grants import ANYBODY, NOBODY, Grants
-from .tokens import token_digest
 
-__all__ = ["Access", "User"]
+__all__ = ["NO_LIMITS", "Access", "Authentication", "Limits", "User"]
+
+_log = logging.getLogger("mb_broker.access")
 
 
-class User(msgspec.Struct, frozen=True, eq=False):
-    """A user of the access file.
+class Limits(msgspec.Struct, frozen=True):
+    """What limits a user besides its roles; None for no limit.
+
+    Attributes:
+        max_priority: The highest priority for its subscriptions to requests.
+        max_connections: How many connections it may have at the same time.
+    """
+
+    max_priority: float | None = None
+    max_connections: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+class User(msgspec.Struct, frozen=True):
+    """A user.
 
     Attributes:
         name: Its name, as it is logged.
-        token_sha256: The hash of its token, in lower case.
         grants: What its roles allow.
-        max_priority: The highest priority for its subscriptions to requests; None for any.
-        max_connections: How many connections it may have at the same time; None for any number.
+        limits: Its limits.
+        known_by: The name of the authenticator that knows its roles; empty if the access file does.
     """
 
     name: str
-    token_sha256: str
     grants: Grants
-    max_priority: float | None = None
-    max_connections: int | None = None
+    limits: Limits = NO_LIMITS
+    known_by: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies it. Users of different authenticators may have the same name."""
+        return self.known_by, self.name
+
+
+class Authentication(msgspec.Struct, frozen=True):
+    """An authenticator in use.
+
+    Attributes:
+        name: Its name.
+        authenticate: Identifies clients.
+        limits: For users whose roles it knows.
+    """
+
+    name: str
+    authenticate: Authenticate
+    limits: Limits = NO_LIMITS
 
 
 class Access:
     """Who may connect to a broker, and what they may do.
 
     Args:
-        users: All users. Their tokens differ.
+        users: The users of the access file; None if everybody may do everything.
         anonymous: What clients may do that have not authenticated; None if they may do nothing.
-            By default, everybody may do everything.
+        authentications: How clients are identified: the first that knows one counts.
+        grants_of: Returns what roles allow, by their names.
 
     Attributes:
         initial: The grants of a client that has just connected.
-        restricted: Whether there are users, so that a client can authenticate.
+        restricted: Whether clients can authenticate.
     """
 
-    def __init__(self, users: Iterable[User] | None = None, anonymous: Grants | None = None):
+    def __init__(
+        self,
+        users: Iterable[User] | None = None,
+        anonymous: Grants | None = None,
+        authentications: Sequence[Authentication] = (),
+        grants_of: Callable[[Iterable[str]], Grants] = lambda roles: NOBODY,
+    ) -> None:
         self.restricted = users is not None
         self.initial = ANYBODY if users is None else anonymous or NOBODY
-        # Found by a keyed hash, so the time that a look-up takes says nothing about other tokens.
-        self._key = secrets.token_bytes(32)
-        self._users = {self._keyed(user.token_sha256): user for user in users or ()}
+        self._users = {user.name: user for user in users or ()}
+        self._authentications = authentications
+        self._grants_of = grants_of
 
-    def user_of(self, token: str) -> User | None:
-        """Return the user with this token; None if there is none."""
-        return self._users.get(self._keyed(token_digest(token)))
+    def user_of(self, credentials: Credentials) -> tuple[User, float | None]:
+        """Return the user with these credentials, and when they expire (as `time.time()`).
 
-    def _keyed(self, digest: str) -> bytes:
-        return hmac.digest(self._key, digest.encode(), "sha256")
+        Raises:
+            UnauthorizedError: There is none.
+            ServiceUnavailableError: An authenticator has failed.
+        """
+        for each in self._authentications:
+            identity = _identity(each, credentials)
+            if identity is None:
+                continue
+            if identity.roles is not None:
+                grants = self._grants_of(identity.roles)
+                user = User(identity.name, grants, each.limits, each.name)
+            elif identity.name in self._users:
+                user = self._users[identity.name]
+            else:
+                continue
+            return user, identity.expires_at
+        if credentials.token is not None:
+            raise UnauthorizedError("the token is invalid")
+        raise UnauthorizedError("the certificate belongs to no user")
+
+
+def _identity(authentication: Authentication, credentials: Credentials) -> Identity | None:
+    """Call an authenticator, which may be a plugin's."""
+    try:
+        return authentication.authenticate(credentials)
+    except UnauthorizedError:
+        raise
+    except Exception as error:
+        _log.exception("internal error: the authenticator %r has failed", authentication.name)
+        raise ServiceUnavailableError(
+            "the broker can't authenticate clients now; its log says why"
+        ) from error

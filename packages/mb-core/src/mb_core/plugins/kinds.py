@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 
+from ..authenticators import Authenticator
 from ..errors import PluginError
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Frontend, WireTransport
 
 __all__ = [
+    "AUTHENTICATORS",
     "CODECS",
     "FRONTENDS",
     "GROUPS",
@@ -105,6 +107,16 @@ def _check_codec(value: Any) -> None:
     _expect_name(value, "codec")
 
 
+def _check_authenticator(value: Any) -> None:
+    if not isinstance(value, Authenticator):
+        raise TypeError(
+            f"mb_register_authenticators returned {value!r}, which is not an Authenticator"
+        )
+    if not callable(value.create):
+        raise TypeError(f"the create of {value.name!r} is {value.create!r}, which can't be called")
+    _expect_name(value, "authenticator")
+
+
 def _expect_methods(value: Any, *names: str, hook: str, noun: str) -> None:
     for name in names:
         if not callable(getattr(value, name, None)):
@@ -153,7 +165,16 @@ CODECS = Kind(
     packages={},
     instead={},
 )
-KINDS = (TRANSPORTS, FRONTENDS, CODECS)
+AUTHENTICATORS = Kind(
+    noun="authenticator",
+    group="mb.authenticators",
+    hook="mb_register_authenticators",
+    key="name",
+    check=_check_authenticator,
+    packages={"tokens": "mb-broker", "certificates": "mb-broker", "jwt": "mb-broker"},
+    instead={},
+)
+KINDS = (TRANSPORTS, FRONTENDS, CODECS, AUTHENTICATORS)
 
 OBSERVERS = "mb.observers"
 """The group of observers. They are not chosen by name: every installed one is used."""

@@ -15,12 +15,14 @@ from typing import Any, cast
 import msgspec
 import pluggy
 
+from ..authenticators import Authenticator
 from ..codec import Codec
 from ..errors import PluginError
 from ..hookspecs import PROJECT, MBSpec
 from ..transport import Frontend, Transport
 from .entry_points import EntryPoint, read_entry_points
 from .kinds import (
+    AUTHENTICATORS,
     CODECS,
     FRONTENDS,
     KINDS,
@@ -48,7 +50,7 @@ class InstalledPlugin(msgspec.Struct, frozen=True):
     """What a plugin announces, without importing it.
 
     Attributes:
-        kind: `"transport"`, `"front end"`, `"codec"` or `"observer"`.
+        kind: `"transport"`, `"front end"`, `"codec"`, `"authenticator"` or `"observer"`.
         name: The name by which programs choose it; for a transport, its URL scheme.
         distribution: The distribution that contains it. For a plugin that was registered with
             `Plugins.register`, its name.
@@ -173,6 +175,14 @@ class Plugins:
             PluginError: It is not installed, or can't be used. The error lists the installed ones.
         """
         return cast("Codec", self._find(CODECS, name))
+
+    def authenticator(self, name: str) -> Authenticator:
+        """Return the authenticator with this name.
+
+        Raises:
+            PluginError: It is not installed, or can't be used. The error lists the installed ones.
+        """
+        return cast("Authenticator", self._find(AUTHENTICATORS, name))
 
     def schemes(self) -> list[str]:
         """Return the URL schemes of all transports, sorted. This imports none of them."""

@@ -1,4 +1,4 @@
-"""List the installed plugins: transports, front ends, codecs and observers.
+"""List the installed plugins: transports, front ends, codecs, authenticators and observers.
 
 Each is imported, and those that fail are shown with the error.
 """
