@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from mb_broker import RouterOptions
-from mb_broker.access import Access, Grants, Role, User, token_digest
+from mb_broker.access import Grants, Limits, Role, User
 
 from .conftest import Bench, Peer, new_id
+from .users import access_of
 
 EVERYTHING = ["#"]
 # Two roles that may do everything; only one of them may read who is connected.
@@ -21,11 +22,11 @@ SECRET = "quiet-user"
 @pytest.fixture
 def bench() -> Bench:
     users = [
-        User("reader", token_digest("mb_reader"), Grants([WITH_LIST])),
-        User(SECRET, token_digest(f"mb_{SECRET}"), Grants([WITHOUT_LIST])),
-        User("other", token_digest("mb_other"), Grants([WITHOUT_LIST]), 5),
+        User("reader", Grants([WITH_LIST])),
+        User(SECRET, Grants([WITHOUT_LIST])),
+        User("other", Grants([WITHOUT_LIST]), Limits(5)),
     ]
-    return Bench(RouterOptions(), Access(users, Grants([WITHOUT_LIST])))
+    return Bench(RouterOptions(), access_of(users, Grants([WITHOUT_LIST])))
 
 
 def join(bench: Bench, name: str) -> Peer:
