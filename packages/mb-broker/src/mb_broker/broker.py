@@ -28,7 +28,7 @@ from mb_core.plugins import Plugins, installed_plugins
 from mb_core.url import URL, parse_url
 from mb_core.wire import Limits, Site
 
-from .access import read_access_file
+from .access import Access, read_access_file
 from .connections import Connections
 from .heartbeats import link_progress
 from .host_metrics import host_metrics
@@ -102,9 +102,9 @@ class Broker:
         if isinstance(access := options.get("access"), os.PathLike):
             options["access"] = os.fspath(access)
         self.options = settings = complete_options(options, BrokerSettings)
-        users = read_access_file(settings.access, plugins) if settings.access is not None else None
         self._wanted = [parse_url(url) for url in urls or ("memory://",)]
         self._plugins = plugins
+        users = self._read_access(settings.access) if settings.access is not None else None
         self._wrap_accept = wrap_accept
         self._router = Router(RouterOptions.of(settings), host_metrics(), link_progress, users)
         self._connections = Connections(self._router, settings)
@@ -216,7 +216,7 @@ class Broker:
         if not self.urls:
             raise LocalProtocolError("the broker is not running: enter it first")
         self._home.check("broker")
-        access = read_access_file(self.options.access, self._plugins)
+        access = self._read_access(self.options.access)
         self._router.replace_access(access, self._connections.clock())
         self._connections.flush()
         self._connections.timer.reschedule()
@@ -229,11 +229,17 @@ class Broker:
 
     # Listening
 
+    def _read_access(self, path: str) -> Access:
+        return read_access_file(path, lambda name: self._installed.authenticator(name))
+
+    @property
+    def _installed(self) -> Plugins:
+        return self._plugins if self._plugins is not None else installed_plugins()
+
     async def _listen(self, url: URL, backend: Backend) -> None:
-        plugins = self._plugins if self._plugins is not None else installed_plugins()
         reached, listener = await listen(
             url,
-            plugins.transport(url.scheme),
+            self._installed.transport(url.scheme),
             self._accepting,
             backend=backend,
             limits=self._limits,

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ import msgspec
 
 from mb_core.authenticators import Authenticator
 from mb_core.errors import LocalProtocolError, PluginError
-from mb_core.plugins import FAULTS, Plugins, installed_plugins
 from mb_core.topic import is_pattern, is_system
 
 from .certificates import CERTIFICATES
@@ -56,19 +55,22 @@ class _Invalid(Exception):
     """What is wrong with the file, without its name."""
 
 
-def read_access_file(path: str | os.PathLike[str], plugins: Plugins | None = None) -> Access:
+def read_access_file(
+    path: str | os.PathLike[str], find: Callable[[str], Authenticator] | None = None
+) -> Access:
     """Read an access file.
 
     Args:
         path: The file.
-        plugins: Where the authenticators come from that it names; by default the installed ones.
+        find: Returns the authenticator with a name, such as `installed_plugins().authenticator`;
+            raises PluginError. Without it, the file may not have `[authenticators]`.
 
     Raises:
         LocalProtocolError: It can't be read, or it is invalid. The text is one line that names the
             stanza and the remedy.
     """
     try:
-        return _Reader(_content(Path(path)), Path(path).parent, plugins).access()
+        return _Reader(_content(Path(path)), Path(path).parent, find).access()
     except _Invalid as error:
         raise LocalProtocolError(f"access file {os.fspath(path)}: {error}") from error.__cause__
 
@@ -89,13 +91,18 @@ def _content(path: Path) -> dict[str, Any]:
 class _Reader:
     """Turns the content of an access file into an Access; raises _Invalid."""
 
-    def __init__(self, content: dict[str, Any], folder: Path, plugins: Plugins | None) -> None:
+    def __init__(
+        self,
+        content: dict[str, Any],
+        folder: Path,
+        find: Callable[[str], Authenticator] | None,
+    ) -> None:
         for name in content:
             if name not in _TABLES:
                 raise _Invalid(f"unknown table [{name}]{_hint(name, _TABLES)}")
         self._content = content
         self._folder = folder
-        self._plugins = plugins
+        self._find_plugin = find
         self._roles = {
             name: _role(name, stanza) for name, stanza in self._tables("roles", "reader").items()
         }
@@ -202,14 +209,15 @@ class _Reader:
                 raise TypeError(f"its create returned {authenticate!r}, not a function")
         except ValueError as error:
             raise _Invalid(f"{where}: {error}") from error
-        except FAULTS as error:
+        except (Exception, SystemExit) as error:
             raise _Invalid(f"{where}: the plugin has failed: {error!r}") from error
         return Authentication(name, authenticate, limits)
 
     def _find(self, where: str, name: str) -> Authenticator:
+        if self._find_plugin is None:
+            raise _Invalid(f"{where}: authenticators other than [[users]] can't be used here")
         try:
-            plugins = self._plugins if self._plugins is not None else installed_plugins()
-            return plugins.authenticator(name)
+            return self._find_plugin(name)
         except PluginError as error:
             raise _Invalid(f"{where}: {error}") from error
 
