@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from mb_core.authenticators import Authenticator
 
 from .access_file import read_access_file
 
@@ -52,14 +55,20 @@ class AccessSummary(msgspec.Struct, frozen=True):
     authenticators: list[str]
 
 
-def summarize_access_file(path: str | os.PathLike[str]) -> AccessSummary:
+def summarize_access_file(
+    path: str | os.PathLike[str], find: Callable[[str], Authenticator] | None = None
+) -> AccessSummary:
     """Check an access file and return what it contains, without its secrets.
+
+    Args:
+        path: The file.
+        find: As for `read_access_file`.
 
     Raises:
         LocalProtocolError: It can't be read, or it is invalid. The text is one line that names the
             stanza and the remedy.
     """
-    read_access_file(path)
+    read_access_file(path, find)
     content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     anonymous = content.get("anonymous")
     return AccessSummary(
