@@ -265,7 +265,7 @@ async def test_a_client_goes_on_trying_while_nginx_answers_for_a_broker_that_is_
                     await connect()
                 text = str(caught.value)
                 assert url in text
-                assert "HTTP status 502 (a proxy on the way does not reach the broker)" in text
+                assert "HTTP status 502 (a proxy in between can't reach the broker)" in text
                 assert "<" not in text, "nginx's page is for browsers"
                 assert not caught.value.final
             finally:
@@ -306,4 +306,4 @@ async def test_upgrade_headers_that_nginx_does_not_pass_on(
             with pytest.raises(ConnectError, match="HTTP status 426"):
                 await MessageBrokerClient(url).connect()
             entry = (await anext(entries)).payload
-            assert "does a proxy on the way drop it?" in entry["message"]
+            assert "does a proxy in between drop it?" in entry["message"]

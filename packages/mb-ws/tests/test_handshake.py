@@ -223,7 +223,7 @@ def test_a_refusal_says_status_and_body(header: bytes, eof: bool) -> None:
 def test_a_page_for_browsers_is_not_shown(start: bytes) -> None:
     body = start + b"<h1>502 Bad Gateway</h1></html>"
     error = refused(b"HTTP/1.1 502 Bad\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-    assert str(error).endswith("HTTP status 502 (a proxy on the way does not reach the broker)")
+    assert str(error).endswith("HTTP status 502 (a proxy in between can't reach the broker)")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_page_for_browsers_is_not_shown(start: bytes) -> None:
     [
         (401, r" \(it asks for credentials, and a broker's URL carries none\)"),
         (403, ""),
-        (407, r" \(a proxy on the way asks for credentials\)"),
+        (407, r" \(a proxy in between asks for credentials\)"),
     ],
 )
 def test_a_refusal_for_who_we_are_is_final(status: int, hint: str) -> None:

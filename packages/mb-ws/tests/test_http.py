@@ -319,7 +319,7 @@ def test_a_handshake_that_a_proxy_has_cut_is_told_so(headers: bytes) -> None:
     wire.receive_data(get("/", headers))
     response, _ = answer(wire.data_to_send())
     assert response.status == 426
-    assert "does a proxy on the way drop it?" in str(wire.error)
+    assert "does a proxy in between drop it?" in str(wire.error)
 
 
 def test_other_sites_may_not_read_pages() -> None:

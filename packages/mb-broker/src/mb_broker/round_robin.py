@@ -18,7 +18,7 @@ _SHARE = 0.004
 
 
 class RoundRobin(Generic[T]):
-    """Items with more work than can be done at once, handled in turns.
+    """Items with more work than can be done at once, handled alternately.
 
     `take` does some of the work, and returns whether there is more. All items together get a few
     milliseconds in each turn of the event loop, however many there are.

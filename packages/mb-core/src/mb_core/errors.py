@@ -6,7 +6,7 @@
         ProtocolError                   a rule of the protocol was broken,
             LocalProtocolError              by the caller
             RemoteProtocolError             by the other side
-        MessageTooLarge                 a header or a payload is over its limit
+        MessageTooLarge                 a header or a payload exceeds its limit
         SlowConsumer                    messages were dropped from a full queue
         PluginError                     a plugin is missing, broken, or in conflict with another
         ResponseError                   the other side answered with an error, by its code:

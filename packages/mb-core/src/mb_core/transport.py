@@ -43,7 +43,7 @@ class Sockets(Protocol):
         ...
 
     def release(self, url: URL) -> None:
-        """Remove what `listen` left behind, such as a file. Its socket is already closed."""
+        """Remove anything that `listen` created, such as a file. Its socket is already closed."""
         ...
 
 

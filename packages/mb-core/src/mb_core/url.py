@@ -52,7 +52,7 @@ class URL(msgspec.Struct, frozen=True):
         return self.path.partition("?")[2]
 
     def hidden_in(self, text: str) -> str:
-        """Return `text` with `***` in place of this URL's query and the values in it.
+        """Return `text` with `***` instead of this URL's query and the values in it.
 
         Use it before you show text from the other side: the text may repeat the query, and may be
         cut off in the middle of the query.

@@ -144,7 +144,7 @@ class Wire(Protocol):
         ...
 
     def receive_eof(self) -> None:
-        """Take the end of the stream. In the middle of a message or handshake, it is an `error`."""
+        """Handle the end of the stream. It sets `error` within a message or handshake."""
         ...
 
     def send(self, message: bytes) -> int:

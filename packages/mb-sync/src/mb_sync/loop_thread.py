@@ -65,7 +65,7 @@ class LoopUser(Protocol):
 class LoopThread:
     """An event loop that runs in a daemon thread as long as somebody uses it.
 
-    So heartbeats and reconnecting go on while the program computes, and Ctrl-C, which Python
+    So heartbeats and reconnecting continue while the program computes, and Ctrl-C, which Python
     raises in the main thread, does not interrupt the connections.
 
     `post_lock` is held by the thread that posts something; while another thread holds it, nothing
@@ -238,7 +238,7 @@ def _check_threads() -> None:
     ):
         raise LocalProtocolError(
             "an asyncio event loop is running, and threads are greenlets (gevent or eventlet has "
-            "patched them), so mb_sync can't run its own loop beside it: connect before, or use "
+            "patched them), so mb_sync can't run its own loop as well: connect before that, or use "
             "mb_core's async client on that loop"
         )
 

@@ -1,4 +1,4 @@
-"""Publications on their way from the threads of the program to the event loop."""
+"""Pass publications from the threads of the program to the event loop."""
 
 from __future__ import annotations
 

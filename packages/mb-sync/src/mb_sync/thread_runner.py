@@ -20,7 +20,7 @@ _IDLE_TIMEOUT = 0.5
 """Seconds that a thread waits for the next message before it serves others."""
 
 _MAX_ANSWERS = 100
-"""With this many answers on their way into the loop, the thread waits for the next one."""
+"""With this many answers queued for the loop, the thread waits before it adds another."""
 
 
 class ThreadRunner(Runner):

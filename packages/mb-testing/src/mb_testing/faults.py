@@ -62,7 +62,7 @@ class Faults:
     # Connections
 
     def cut(self) -> int:
-        """Break all connections, and return how many there were. Messages on their way are lost.
+        """Break all connections, and return how many there were. Messages in transit are lost.
 
         Clients may reconnect at once; use `refuse` to prevent it.
         """
@@ -101,7 +101,7 @@ class Faults:
     def delay(self, milliseconds: float) -> None:
         """Delay each message in both directions. The order is kept.
 
-        Messages that are already on their way keep their delay.
+        Messages that are already in transit keep their delay.
 
         Args:
             milliseconds: 0 to stop delaying messages.
@@ -151,7 +151,7 @@ class Faults:
     # For the broker, on its event loop
 
     def wrap_accept(self, accept: Accept, backend: Backend, spawn: Spawn) -> Accept:
-        """Return what accepts connections in place of `accept`, with these faults.
+        """Return a replacement for `accept` that adds these faults to each connection.
 
         For `Broker(wrap_accept=...)`, which calls it.
 

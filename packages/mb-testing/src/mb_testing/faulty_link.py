@@ -104,7 +104,7 @@ class FaultyLink:
     """A Link around an `inner` Link, of which it is the handler.
 
     While it is stalled, neither side is notified that the other one has ended: this Link may have
-    ended while the inner one goes on, and the other way round.  `ended` is called when both have,
+    ended while the inner one has not, and the other way round.  `ended` is called when both have,
     `reschedule` when something is due earlier than before.
     """
 

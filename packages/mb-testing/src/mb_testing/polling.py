@@ -32,7 +32,7 @@ async def until(fact: Callable[[], Any], *, timeout: float = 30.0) -> Any:
         timeout: Time limit in seconds of real time, also on a virtual clock.
 
     Raises:
-        TimeoutError: The time limit is over.
+        TimeoutError: The time limit has passed.
     """
     end = time.monotonic() + timeout
     while True:
@@ -53,7 +53,7 @@ def wait_until(fact: Callable[[], T], *, timeout: float = 30.0) -> T:
         timeout: Time limit in seconds.
 
     Raises:
-        TimeoutError: The time limit is over.
+        TimeoutError: The time limit has passed.
     """
     end = time.monotonic() + timeout
     while not (value := fact()):

@@ -37,8 +37,7 @@ class AuditMessage(msgspec.Struct):
 
 
 class AuditEvent(msgspec.Struct):
-    """One message on its way: `sender` is set if the broker received it, `to` if the broker sent
-    it.
+    """One message: `sender` is set if the broker received it, `to` if the broker sent it.
 
     `timeout` is a request's time limit in milliseconds; `masked_id` is the sender's request id if
     the broker replaced it with its own.

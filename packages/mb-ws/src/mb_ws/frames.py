@@ -16,7 +16,7 @@ TEXT = 0x81
 """The first byte of a text message in one frame, without reserved bits."""
 
 MASKED = 0x80
-"""The bit beside the length that says that a masking key follows."""
+"""The bit in the byte of the length; if set, a masking key follows."""
 
 KEY = 4
 """Bytes of a masking key."""

@@ -28,10 +28,10 @@ _DENIALS = frozenset(
 _HINTS: dict[int, str] = {
     HTTPStatus.UNAUTHORIZED: " (it asks for credentials, and a broker's URL carries none)",
     HTTPStatus.NOT_FOUND: " (is the URL's path right?)",
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: " (a proxy on the way asks for credentials)",
-    HTTPStatus.BAD_GATEWAY: " (a proxy on the way does not reach the broker)",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: " (a proxy in between asks for credentials)",
+    HTTPStatus.BAD_GATEWAY: " (a proxy in between can't reach the broker)",
     HTTPStatus.SERVICE_UNAVAILABLE: " (it is not ready, or has no room)",
-    HTTPStatus.GATEWAY_TIMEOUT: " (a proxy on the way does not reach the broker)",
+    HTTPStatus.GATEWAY_TIMEOUT: " (a proxy in between can't reach the broker)",
 }
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 _PERMANENT = frozenset({301, 308})

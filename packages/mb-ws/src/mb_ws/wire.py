@@ -94,7 +94,7 @@ class WebSocketWire:
         self._site = site
         self._ended = False
         self._start = b""  # the first bytes that came
-        self._has_received = False  # whether anything has come behind the handshake
+        self._has_received = False  # whether anything has arrived after the handshake
         self._output: list[bytes] = []
         self._keys = MaskingKeys() if protocol.side is Side.CLIENT else None
         # A client delays only itself.
@@ -189,7 +189,7 @@ class WebSocketWire:
     def _read_handshake(self, data: bytes) -> bytes:
         """Pass the handshake to websockets; it ends with an empty line.
 
-        Returns the bytes behind it, none as long as it has not ended, or if it has failed.
+        Returns the bytes after it: none if it has not ended yet, or has failed.
         """
         protocol = self._protocol
         before = len(self._start)
@@ -409,7 +409,7 @@ class WebSocketWire:
                 f"the answer of {server} is not HTTP: {foreign or why} (is this a WebSocket port?)"
             )
         if isinstance(fault, InvalidUpgrade):
-            return f"not a WebSocket handshake: {why} (does a proxy on the way drop it?)"
+            return f"not a WebSocket handshake: {why} (does a proxy in between drop it?)"
         if foreign is not None or not isinstance(fault, InvalidMessage):
             return f"not a WebSocket handshake: {foreign or why}"
         text = f"invalid HTTP request: {why}"

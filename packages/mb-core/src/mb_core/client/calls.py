@@ -65,8 +65,8 @@ class Calls:
                 timeout = int((deadline - now) * 1000)
                 if timeout < 1:
                     raise RequestTimeoutError(
-                        f"{topic!r} was not requested: the time of {current.topic!r}, which is "
-                        "being handled, is over (inherit_deadlines)"
+                        f"{topic!r} was not requested: the time limit of {current.topic!r}, "
+                        "which is being handled, has expired (inherit_deadlines)"
                     )
         return self._session.request(
             topic,

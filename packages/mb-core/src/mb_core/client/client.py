@@ -251,7 +251,7 @@ class MessageBrokerClient(OnMethods):
     ) -> None:
         """Publish a message to all subscribers of `topic`.
 
-        Returns when the message is on its way or, without a connection, in the buffer; with
+        Returns when the message is queued for sending or, without a connection, in the buffer; with
         `confirm`, when the broker has forwarded it. If nobody is subscribed, `on_error` is called.
 
         Example::

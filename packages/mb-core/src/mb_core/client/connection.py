@@ -75,7 +75,7 @@ class Connection:
         self._messages = self._bytes = 0  # received
         self._over = anyio.Event()
         self._fault: MBError | None = None  # why we ended it
-        self._refused: list[bytes] = []  # what the Link took no more
+        self._refused: list[bytes] = []  # messages that the Link no longer accepted
         # Bytes of answers of our own that wait behind what was unsent when the count began: until
         # the Link has sent `_mark` bytes, all of them do.
         self._unread = self._mark = 0

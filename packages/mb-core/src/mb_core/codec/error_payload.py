@@ -18,7 +18,7 @@ may_be_error = re.compile(ERROR_PREFIX + rb'|\{[ \t\r\n]*"error"').match
 
 
 def encode_error(error: ResponseError) -> bytes:
-    """Return the payload that stands for an error: `{"error":{...}}`.
+    """Return the payload that represents an error: `{"error":{...}}`.
 
     Details that can't be written as JSON are left out, and a text that can't is escaped, rather
     than hide the error that they belong to.
@@ -37,7 +37,7 @@ def encode_error(error: ResponseError) -> bytes:
 
 
 def error_in(raw: bytes) -> ResponseError | None:
-    """Return the error that a response's payload stands for, in either of its two shapes, or None.
+    """Return the error that a response's payload represents, in either of its two shapes, or None.
 
     Brokers and most services write `{"error":{...}}`, some services `error:{...}`.  A payload
     that merely has a key `error` is data (docs/protocol.md, "Errors").

@@ -90,10 +90,10 @@ class Link(Protocol):
     def progress(self) -> int:
         """A number that changes with every sign of life from the other side.
 
-        Signs of life are every byte that arrives, even if the message is not complete yet, and
-        every byte that the operating system takes of a write that had to wait. A write that is
-        taken at once says nothing about the other side. A Link without this attribute counts as
-        alive as long as whole messages arrive.
+        A sign of life is each byte that arrives, even if the message is not complete yet, and each
+        byte that the operating system accepts from a write that had to wait. A write that is
+        accepted at once proves nothing about the other side. A Link without this attribute counts
+        as alive as long as whole messages arrive.
         """
         ...
 
@@ -252,7 +252,10 @@ class Listener(Protocol):
 
 
 class Backend(Protocol):
-    """What mb_core needs of an event loop besides anyio: byte streams as Links, cheap waiting."""
+    """What mb_core needs from an event loop beyond what anyio offers.
+
+    These are byte streams as Links, and a cheap way to wait.
+    """
 
     @property
     def name(self) -> str:

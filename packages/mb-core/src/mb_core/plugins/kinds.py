@@ -59,7 +59,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     """Raises TypeError or ValueError for a value that is not of this kind."""
     packages: Mapping[str, str]
     instead: Mapping[str, str]
-    """What to use in place of names that people are likely to try."""
+    """What to use instead of names that people are likely to try."""
 
     def title(self, name: str) -> str:
         """Return what to call a plugin with this name in texts."""

@@ -23,7 +23,7 @@ class Encoder:
     """Creates whole messages, with payloads of up to `max_payload` bytes, which `codec` writes.
 
     Payloads for the broker's own topics are JSON.  Raises LocalProtocolError for an invalid header
-    or a payload that can't be written, MessageTooLarge for what is over a limit.
+    or a payload that can't be encoded, and MessageTooLarge if either exceeds its limit.
     """
 
     __slots__ = ("_codec", "_max_payload", "_publish", "_request")
@@ -96,7 +96,7 @@ class Encoder:
     def response(self, message: Message, payload: Any) -> bytes:
         """Return the answer to a received request; a ResponseError is sent as an error.
 
-        An error that is over the payload's limit loses its details, and as much of its text as
+        An error that exceeds the payload's limit loses its details, and as much of its text as
         necessary, so that the requester gets an answer.
         """
         if isinstance(payload, ResponseError):

@@ -147,8 +147,8 @@ class Unmatched(msgspec.Struct):
     Attributes:
         error: What the message reports, or what is wrong with it: a `MalformedMessageError` for a
             message that the broker could not read, a `RemoteProtocolError` for one that this client
-            can't read. None for a response that came too late, and for a request without an id that
-            nothing here answers.
+            can't read. None for a late response, and for a request that has neither an id nor a
+            subscription here to answer it.
         message: The message; None if it can't be read.
     """
 

@@ -22,7 +22,7 @@ class PendingRequest(msgspec.Struct, eq=False):
         topic: Its topic.
         message: What the driver has to send, unless the request is `in_outbox`.
         timeout: Its time limit in milliseconds.
-        deadline: When the time limit is over, in seconds.
+        deadline: When the time limit expires, in seconds.
         retry: Whether it may be sent twice, if the connection is lost before its response.
         about: What the broker is asked for: a subscription, or a service's name and description.
         sent: Whether it may have been sent on a connection that was lost.

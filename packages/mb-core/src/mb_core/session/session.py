@@ -451,7 +451,7 @@ class Session:
     def retry_later(
         self, request: PendingRequest, error: NoRouteFoundError, *, now: float
     ) -> list[Event]:
-        """Send the request of a `NoServiceYet` again in a moment; fail it if its time is over."""
+        """Send the request of a `NoServiceYet` again soon; fail it if its time limit has passed."""
         settled_at = self._status.settled_at
         if settled_at is None or now >= min(settled_at, request.deadline):
             return [RequestFailed(request, error)]

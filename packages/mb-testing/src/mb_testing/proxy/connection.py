@@ -25,7 +25,7 @@ class Direction(Enum):
 class Cut(Enum):
     """How a connection is ended."""
 
-    RESET = "at once, by a reset: what is on its way is lost"
+    RESET = "at once, by a reset: data in transit is lost"
     ORDERLY = "by an end of file on both sides, after everything that was forwarded before"
 
 

@@ -227,7 +227,7 @@ class Proxy:
             timeout: Time limit in seconds.
 
         Raises:
-            TimeoutError: The time limit is over; the error shows the last statistics.
+            TimeoutError: The time limit has passed; the error shows the last statistics.
         """
         with self._changed:
             found = self._changed.wait_for(lambda: fact(self._stats) or self._closed, timeout)

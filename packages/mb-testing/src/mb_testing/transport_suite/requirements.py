@@ -45,8 +45,8 @@ FOUND = Requirement(
 _WIRE = "mb_core.wire.Wire"
 
 NEVER_RAISES = Requirement(
-    "no method of a Wire raises for what the other side did: it moves to CLOSED, and says why in "
-    "`error`",
+    "no method of a Wire raises because of what the other side did: it moves to CLOSED, and says "
+    "why in `error`",
     _WIRE,
 )
 TYPES = Requirement(
@@ -80,7 +80,8 @@ PROMPT = Requirement(
 )
 COUNTS = Requirement("send returns how many bytes it adds to the output", f"{_WIRE}.send")
 OUTPUT_ONCE = Requirement(
-    "data_to_send gives all that is to be written now, and gives it once", f"{_WIRE}.data_to_send"
+    "data_to_send returns everything that is to be written now, and returns it once",
+    f"{_WIRE}.data_to_send",
 )
 OWN_STATE = Requirement("one Wire serves one connection: two share nothing", "mb_core.wire")
 PROPORTION = Requirement(
@@ -88,7 +89,7 @@ PROPORTION = Requirement(
 )
 LIMIT = Requirement(
     "a message of max_message bytes is accepted; a larger one closes the Wire with "
-    "MessageTooLarge, behind the messages that were whole before it",
+    "MessageTooLarge, after the messages that were complete before it",
     "mb_core.wire.Limits, mb_core.wire.Wire.error",
 )
 NO_ROOM_OVER_LIMIT = Requirement(
@@ -106,8 +107,8 @@ EOF_BETWEEN = Requirement(
     f"{_WIRE}.receive_eof",
 )
 CLOSES = Requirement(
-    "close begins an orderly end behind all that is queued: the other side gets it, both Wires "
-    "are CLOSED when the streams have ended, and neither has an error",
+    "close begins an orderly end after everything that is queued: the other side gets it, both "
+    "Wires are CLOSED when the streams have ended, and neither has an error",
     f"{_WIRE}.close",
 )
 TWICE = Requirement("receive_eof and close are safe to call twice, and then change nothing", _WIRE)
@@ -117,7 +118,7 @@ TWICE = Requirement("receive_eof and close are safe to call twice, and then chan
 _LINK = "mb_core.link.Link"
 
 IN_TIME = Requirement(
-    "whatever is waited for comes about, and nothing blocks the event loop", _LINK
+    "everything that is waited for happens in time, and nothing blocks the event loop", _LINK
 )
 NO_BUG = Requirement("nothing goes wrong that only the log shows", _LINK)
 HANDLED_IN_ORDER = Requirement(
@@ -184,7 +185,7 @@ NO_CONNECTION = Requirement(
     "mb_core.link.Backend.connect, mb_core.transport.LinkTransport.connect",
 )
 CANCELLED_CONNECT = Requirement(
-    "a connect that is cancelled leaves nothing behind",
+    "a connect that is cancelled leaves no connection or task",
     "mb_core.link.Backend.connect, mb_core.transport.LinkTransport.connect",
 )
 IN_USE = Requirement(
