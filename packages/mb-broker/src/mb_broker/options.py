@@ -299,7 +299,7 @@ def _check_together(options: BrokerSettings) -> None:
     for name in ("max_unread", "max_unread_total"):
         if getattr(options, name) < wanted:
             raise LocalProtocolError(
-                f"{name} ({getattr(options, name)} bytes) must be at least {wanted} with "
+                f"{name} ({getattr(options, name)} bytes) must be {wanted} or more with "
                 f"max_payload ({options.max_payload} bytes): a client that is sent one message of "
                 f"that size would be cut off; raise {name} or lower max_payload"
             )
