@@ -9,6 +9,7 @@ import pytest
 
 from mb_broker.access import AccessSummary, UserSummary, summarize_access_file, token_digest
 from mb_core import LocalProtocolError
+from mb_core.authenticators import Authenticator
 
 FILE = f"""
 [roles.weather]
@@ -24,6 +25,11 @@ token_sha256 = "{token_digest("mb_one")}"
 roles = ["weather"]
 max_priority = 10.5
 max_connections = 2
+[[users]]
+name = "ledger"
+token_sha256 = "{token_digest("mb_three")}"
+certificate = "URI:spiffe://example/ledger"
+roles = ["operator"]
 [[users]]
 name = "billing"
 token_sha256 = "{token_digest("mb_two")}"
@@ -47,6 +53,9 @@ def test_it_has_users_roles_and_anonymous_clients(tmp_path: Path) -> None:
             UserSummary(
                 "oslo-station", ["token"], ["weather"], {"max_priority": 10.5, "max_connections": 2}
             ),
+            UserSummary(
+                "ledger", ["token", "certificate URI:spiffe://example/ledger"], ["operator"], {}
+            ),
             UserSummary("billing", ["token"], [], {}),
         ],
         roles={
@@ -55,7 +64,7 @@ def test_it_has_users_roles_and_anonymous_clients(tmp_path: Path) -> None:
             "nothing": {},
         },
         anonymous=["operator"],
-        authenticators=[],
+        authenticators={},
     )
 
 
@@ -66,6 +75,23 @@ def test_it_has_no_hash_in_any_form(tmp_path: Path) -> None:
     for token in ("mb_one", "mb_two"):
         assert token not in shown
         assert token_digest(token)[:8] not in shown
+
+
+def test_authenticators_have_limits_but_their_settings_are_not_shown(tmp_path: Path) -> None:
+    table = """
+[authenticators.other]
+secret = "mb_secret"
+max_age = "mb_secret"
+max_connections = 3
+[[users]]
+name = "known-elsewhere"
+roles = []
+"""
+    other = Authenticator("other", lambda table, folder: lambda credentials: None)
+    summary = summarize_access_file(written(tmp_path, FILE + table), lambda name: other)
+    assert summary.authenticators == {"other": {"max_connections": 3}}
+    assert summary.users[-1] == UserSummary("known-elsewhere", [], [], {})
+    assert "mb_secret" not in repr(summary)
 
 
 def test_without_anonymous_there_is_none(tmp_path: Path) -> None:

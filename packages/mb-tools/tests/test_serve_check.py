@@ -162,6 +162,26 @@ def test_a_user_without_roles_is_a_warning(mb: Any, access: Path) -> None:
     assert warnings(sections) == ["the user 'oslo-station' has no roles, so it may do nothing"]
 
 
+def test_a_user_known_by_a_certificate_that_no_port_asks_for_is_a_warning(
+    mb: Any, access: Path, files: Files
+) -> None:
+    certified = ACCESS.replace(
+        f'token_sha256 = "{token_digest("mb_zoe")}"', 'certificate = "CN=zo\\u00eb"'
+    )
+    access.write_text(certified, encoding="utf-8")
+    arguments = [f"--access={access}", *files.arguments()]
+    sections = checked(mb, *arguments)
+    users = next(section for section in sections if section[0].startswith("Access file"))
+    assert '    Zo\u00eb "7"       certificate CN=zo\u00eb  roles weather, operator' in users
+    assert warnings(sections) == [
+        (
+            "the user 'Zo\u00eb \"7\"' can't connect: it is known by its certificate, and without "
+            "tls_client_ca the broker asks for none"
+        )
+    ]
+    assert warnings(checked(mb, *arguments, f"--tls-client-ca={files.client_ca}")) == []
+
+
 def test_tokens_on_a_network_without_tls_are_a_warning(mb: Any, access: Path, files: Files) -> None:
     arguments = [*files.arguments(), "--tcp-port=1", "--listen=ws://127.0.0.1:2"]
     sections = checked(mb, "--host=0.0.0.0", f"--access={access}", *arguments)
@@ -346,6 +366,7 @@ def test_two_urls_with_one_port_are_invalid(mb: Any) -> None:
         ("[roles.empty]", "[roles.empty", "is not valid TOML: "),
         ("max_connections = 3", "max_connections = 0", "invalid max_connections 0: must be 1 or"),
         (token_digest("mb_zoe"), token_digest("mb_station"), "has the same token as "),
+        ("[roles.empty]", "[authenticators.absent]\n[roles.empty]", "[authenticators.absent]: "),
         (token_digest("mb_zoe"), "mb_zoe", "token_sha256 has 6 characters that are not a SHA-256"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -409,6 +410,28 @@ def test_sighup_does_not_open_a_port_by_removing_the_cas_of_clients(
         process.send_signal(signal.SIGHUP)
         assert "INFO SIGHUP: reloaded certificates" in log_line(process, "SIGHUP")
         assert without_certificate() == ""
+
+
+def test_sighup_reads_the_access_file_again(mb: Any, access: Path) -> None:
+    arguments = ["--tcp-port=0", "--ws-port=off", f"--access={access}"]
+    old = access.read_text()
+    with mb.started("serve", *arguments) as process:
+        url = process.stdout.readline().strip()
+
+        def user() -> object:
+            return json.loads(mb("whoami", "--url", url, MB_TOKEN="mb_station").stdout)["user"]
+
+        access.write_text("[anonymous\n")
+        process.send_signal(signal.SIGHUP)
+        line = log_line(process, "SIGHUP")
+        assert "ERROR SIGHUP: nothing was reloaded, and the broker continues as before: " in line
+        assert f"access file {access}: is not valid TOML: " in line
+        assert user() == "station"
+        access.write_text(old.replace('"station"', '"oslo"'))
+        process.send_signal(signal.SIGHUP)
+        line = log_line(process, "SIGHUP")
+        assert line.endswith(f"INFO SIGHUP: reloaded access file {access} and log_level info\n")
+        assert user() == "oslo"
 
 
 def test_sighup_says_now_that_the_broker_would_not_start_again(mb: Any, tmp_path: Path) -> None:

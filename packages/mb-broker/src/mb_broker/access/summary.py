@@ -13,14 +13,9 @@ import msgspec
 from mb_core.authenticators import Authenticator
 
 from .access_file import read_access_file
+from .users import Limits
 
 __all__ = ["AccessSummary", "UserSummary", "summarize_access_file"]
-
-# The names in certificates are not secrets, unlike whatever else users may be known by.
-_SHOWN = ("certificate",)
-_TOKEN = "token_sha256"
-_NOT_PROOFS = ("name", "roles")
-_LIMIT = "max_"
 
 
 class UserSummary(msgspec.Struct, frozen=True):
@@ -28,7 +23,8 @@ class UserSummary(msgspec.Struct, frozen=True):
 
     Attributes:
         name: Its name.
-        known_by: How it authenticates, such as `token` or `certificate CN=billing`.
+        known_by: How it authenticates: `token`, or a certificate such as `certificate CN=billing`.
+            Empty if only other authenticators know it.
         roles: The names of its roles.
         limits: Its limits, such as `max_connections`, by name.
     """
@@ -46,13 +42,13 @@ class AccessSummary(msgspec.Struct, frozen=True):
         users: Its users, in the order of the file.
         roles: What each role allows: patterns or parts of the broker, by key.
         anonymous: The roles of anonymous clients; None if they are rejected.
-        authenticators: The names of the tables that configure authenticators.
+        authenticators: The limits of users of other authenticators, by the authenticator's name.
     """
 
     users: list[UserSummary]
     roles: dict[str, dict[str, list[str]]]
     anonymous: list[str] | None
-    authenticators: list[str]
+    authenticators: dict[str, dict[str, float]]
 
 
 def summarize_access_file(
@@ -74,18 +70,21 @@ def summarize_access_file(
     return AccessSummary(
         users=[_user(stanza) for stanza in content.get("users", [])],
         roles=content.get("roles", {}),
-        anonymous=None if anonymous is None else anonymous.get("roles", []),
-        authenticators=list(content.get("authenticators", {})),
+        anonymous=None if anonymous is None else anonymous["roles"],
+        authenticators={
+            name: _limits(table) for name, table in content.get("authenticators", {}).items()
+        },
     )
 
 
 def _user(stanza: dict[str, Any]) -> UserSummary:
     known_by = []
-    limits = {}
-    for key, value in stanza.items():
-        if key.startswith(_LIMIT):
-            limits[key] = value
-        elif key not in _NOT_PROOFS:
-            text = f"{key} {value}" if key in _SHOWN else key
-            known_by.append("token" if key == _TOKEN else text)
-    return UserSummary(stanza["name"], known_by, stanza.get("roles", []), limits)
+    if "token_sha256" in stanza:
+        known_by.append("token")
+    if "certificate" in stanza:
+        known_by.append(f"certificate {stanza['certificate']}")
+    return UserSummary(stanza["name"], known_by, stanza["roles"], _limits(stanza))
+
+
+def _limits(stanza: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in stanza.items() if key in Limits.__struct_fields__}

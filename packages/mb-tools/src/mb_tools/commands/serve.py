@@ -2,7 +2,7 @@
 
 Prints the URLs it listens on, one per line; the log goes to stderr. When stopped, it accepts no new
 connections and waits for answers to requests in flight; a second signal stops it at once. SIGHUP
-reloads the certificates and the log level.
+reloads the access file, the certificates and the log level.
 
 --listen accepts URLs of any installed transport, and can be repeated. On addresses that other
 machines can reach, the broker starts only with --access, client certificates, or --open.

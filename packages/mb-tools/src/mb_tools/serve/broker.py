@@ -32,7 +32,8 @@ _log = logging.getLogger("mb_tools.serve")
 async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -> None:
     """Serve until SIGINT or SIGTERM; print the URLs it listens on, one per line.
 
-    On SIGHUP, call `read_again` for the options; new certificates and log level take effect.
+    On SIGHUP, call `read_again` for the options; new certificates and log level take effect, and so
+    does the access file.
     """
     allow_open_files(options.max_connections)
     broker, certificates = prepared(options)
@@ -43,7 +44,7 @@ async def serve(options: ServeOptions, read_again: Callable[[], ServeOptions]) -
         async for number in signals:
             # Closing the terminal sends SIGHUP as well; then stdin is no longer a terminal.
             if number.name == "SIGHUP" and not (at_terminal and not os.isatty(_STDERR)):
-                _reload(options, read_again, certificates)
+                _reload(broker, options, read_again, certificates)
                 continue
             if ending.is_set():
                 signal.raise_signal(number)
@@ -112,11 +113,12 @@ def _reloading() -> list[signal.Signals]:
 
 
 def _reload(
+    broker: Broker,
     options: ServeOptions,
     read_again: Callable[[], ServeOptions],
     certificates: _Certificates | None,
 ) -> None:
-    """Apply new certificates and the log level, or log why nothing changes."""
+    """Apply the access file, new certificates and the log level, or log why nothing changes."""
     try:
         fresh = read_again()
         context = server_context(fresh)
@@ -125,15 +127,20 @@ def _reload(
             # Without their client CAs, the ports that are open now would be open to everyone.
             files = {name: getattr(fresh, name) for name in _TLS_FILES}
             check_open(replace(options, open=options.open or fresh.open, **files))
+        if options.access is not None:
+            broker.reload_access()
     except (Failure, MBError) as failure:
         _log.error("SIGHUP: nothing was reloaded, and the broker continues as before: %s", failure)
         return
-    read = ""
+    read = []
+    if options.access is not None:
+        read.append(f"access file {options.access}")
     if certificates is not None and context is not None:
         certificates.current = context
-        read = "certificates and "
+        read.append("certificates")
     logging.getLogger().setLevel(fresh.log_level.upper())
-    _log.info("SIGHUP: reloaded %slog_level %s", read, fresh.log_level)
+    read.append(f"log_level {fresh.log_level}")
+    _log.info("SIGHUP: reloaded %s", " and ".join(", ".join(read).rsplit(", ", 1)))
     live = ("log_level",) if context is None else ("log_level", *_TLS_FILES)
     changed = [
         name

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from mb_broker.access import AccessSummary, UserSummary, summarize_access_file
-from mb_core import MBError
+from mb_broker.access import AccessSummary, summarize_access_file
+from mb_core import MBError, installed_plugins
 from mb_core.transport import WireTransport, port_of
 
 from ..errors import Failure, Status
@@ -33,7 +33,10 @@ def check(options: ServeOptions, warnings: Iterable[str] = ()) -> str:
         listening = addresses(options)
         _check_distinct(listening)
         prepared(options)
-        access = None if options.access is None else summarize_access_file(options.access)
+        access = None
+        if options.access is not None:
+            find = installed_plugins().authenticator
+            access = summarize_access_file(options.access, find)
     except MBError as error:
         raise Failure(str(error), Status.USAGE) from error
     found = list(warnings)
@@ -136,10 +139,15 @@ def _access(
         yield ["No access file", "  Clients that can connect may do everything."]
         return
     lines = [f"Access file {options.access}"]
+    rows = [
+        (user.name, ", ".join(user.known_by), _roles(user.roles), _limits(user.limits))
+        for user in access.users
+    ]
+    if rows:
+        lines += ["  Users", *_table(rows, indent=4)]
     if access.authenticators:
-        lines += ["  Authenticators", f"    {', '.join(access.authenticators)}"]
-    if access.users:
-        lines += ["  Users", *_table(map(_user, access.users), indent=4)]
+        others = [(name, _limits(limits)) for name, limits in access.authenticators.items()]
+        lines += ["  Users of other authenticators", *_table(others, indent=4)]
     lines += ["  Anonymous clients"]
     if access.anonymous is None:
         lines.append("    rejected")
@@ -150,8 +158,8 @@ def _access(
     for user in access.users:
         if not user.roles and not access.anonymous:
             warnings.append(f"the user {user.name!r} has no roles, so it may do nothing")
-        by_certificate = [each.startswith("certificate ") for each in user.known_by]
-        if by_certificate and all(by_certificate) and options.tls_client_ca is None:
+        with_token = "token" in user.known_by or access.authenticators
+        if not with_token and options.tls_client_ca is None:
             warnings.append(
                 f"the user {user.name!r} can't connect: it is known by its certificate, and "
                 "without tls_client_ca the broker asks for none"
@@ -159,9 +167,8 @@ def _access(
     yield lines
 
 
-def _user(user: UserSummary) -> tuple[str, ...]:
-    limits = ", ".join(f"{name} {value:g}" for name, value in user.limits.items())
-    return user.name, ", ".join(user.known_by), _roles(user.roles), limits
+def _limits(limits: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in limits.items())
 
 
 def _roles(names: Sequence[str]) -> str:
