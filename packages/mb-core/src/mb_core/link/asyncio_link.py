@@ -234,7 +234,7 @@ class AsyncioLink(StreamLink, asyncio.Protocol):
         """End our half of the stream, and close it when the other side has ended its half.
 
         Closing with unread input would reset the connection: the other side might not be able to
-        read what it was sent, or why it was refused.
+        read the last messages, or the reason for a refusal.
         """
         if not self._takes_output():
             return

@@ -143,7 +143,7 @@ class Link(Protocol):
         ...
 
     def close(self, reason: str = "") -> None:
-        """Close the connection: first send what is left, then end it as the transport requires.
+        """Send the remaining messages, then end the connection as the transport requires.
 
         After the close time limit, the connection is lost with an error. Can be called at any time,
         and twice. `link_lost` is called when the connection has ended.
@@ -151,7 +151,7 @@ class Link(Protocol):
         ...
 
     def abort(self) -> None:
-        """End the connection now, without writing what is left."""
+        """End the connection now, without writing the remaining messages."""
         ...
 
     async def wait_closed(self) -> None:

@@ -49,7 +49,7 @@ def dialled_wire(wire: Wire, address: Address | SocketAddress, options: StreamOp
 
 
 def wire_factory(make: Callable[[], Wire], options: StreamOptions) -> Callable[[], Wire]:
-    """Return what creates the Wires of accepted streams, in TLS if the options say so."""
+    """Return a factory for the Wires of accepted streams, in TLS if the options say so."""
     context = options.ssl_context
     if context is None:
         return make

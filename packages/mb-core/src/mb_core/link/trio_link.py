@@ -150,7 +150,7 @@ class TrioLink(StreamLink):
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         self._receive_eof()
-        # Write what is left; then the connection ends.
+        # Write the remaining messages; then the connection ends.
         self._wire.close()
         self._after_wire()
 
@@ -199,7 +199,7 @@ class TrioLink(StreamLink):
         """End our half of the stream; return whether to wait for the other side's half.
 
         Closing with unread input would reset the connection: the other side might not be able to
-        read what it was sent, or why it was refused.
+        read the last messages, or the reason for a refusal.
         """
         owes_nothing = not self._established and self._handshakes is None
         if self._eof or owes_nothing:
