@@ -175,8 +175,8 @@ def test_a_user_known_by_a_certificate_that_no_port_asks_for_is_a_warning(
     assert '    Zo\u00eb "7"       certificate CN=zo\u00eb  roles weather, operator' in users
     assert warnings(sections) == [
         (
-            "the user 'Zo\u00eb \"7\"' can't connect: it is known by its certificate, and without "
-            "tls_client_ca the broker asks for none"
+            "the user 'Zo\u00eb \"7\"' can't authenticate: it is known by its certificate, and "
+            "without tls_client_ca the broker asks for none"
         )
     ]
     assert warnings(checked(mb, *arguments, f"--tls-client-ca={files.client_ca}")) == []

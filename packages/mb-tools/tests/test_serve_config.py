@@ -286,6 +286,14 @@ def test_the_documentations_commands_have_options_that_exist(mb: Any) -> None:
     assert mentioned <= {*re.findall(r"--[a-z][a-z-]+", out)}
 
 
+def test_the_documentation_shows_how_an_open_broker_is_refused(mb: Any) -> None:
+    shown = re.search(
+        r"^\$ mb serve (--host .*); echo .*\n(.*\n)status 2$", DOCUMENT.read_text(), re.M
+    )
+    assert shown is not None
+    assert mb("serve", *shown[1].split()) == (2, "", shown[2])
+
+
 # Files of the process
 
 

@@ -1,2 +1,2 @@
-"""`mb serve`: `options` reads and checks the options, `broker` runs the broker, `log` writes its
-log."""
+"""`mb serve`: `options` reads and checks the options, `addresses` says where the broker listens and
+whether others can connect, `broker` runs it, `log` writes its log, `check` describes it."""

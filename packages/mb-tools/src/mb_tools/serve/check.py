@@ -161,7 +161,7 @@ def _access(
         with_token = "token" in user.known_by or access.authenticators
         if not with_token and options.tls_client_ca is None:
             warnings.append(
-                f"the user {user.name!r} can't connect: it is known by its certificate, and "
+                f"the user {user.name!r} can't authenticate: it is known by its certificate, and "
                 "without tls_client_ca the broker asks for none"
             )
     yield lines
