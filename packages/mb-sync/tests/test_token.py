@@ -54,3 +54,18 @@ def test_a_wrong_token_is_a_connect_error(broker: RunningBroker) -> None:
     assert caught.value.final
     assert "mb_secret" not in str(caught.value)
     assert client.user is None
+
+
+def test_a_subscription_that_the_broker_ends_raises_where_its_messages_are_read(
+    broker: RunningBroker, tmp_path: Path
+) -> None:
+    errors: list[Exception] = []
+    with MessageBrokerClient(broker.url, token="mb_station") as client:
+        client.on_error(errors.append)
+        subscription = client.subscribe("weather.now", action="request")
+        path = tmp_path / "access.toml"
+        path.write_text(path.read_text().replace("respond = ", "publish = "))
+        broker.reload_access()
+        with pytest.raises(ForbiddenError, match="may not respond to requests for weather"):
+            next(iter(subscription))
+    assert [type(error) for error in errors] == [ForbiddenError]

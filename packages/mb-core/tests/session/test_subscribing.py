@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from mb_core.session import (
     RequestFailed,
     Session,
     SubscriptionEntry,
+    SubscriptionsEnded,
+    Unmatched,
 )
 from mb_core.wire import Limits
 
@@ -228,3 +231,51 @@ def test_an_unsubscribing_that_is_not_sent_leaves_the_subscription_in_force(
         session.unsubscribe(first, now=0.0, timeout=0)
     assert picture(session) == before
     assert receivers(session.receive([published("a.b")])) == [first, second]
+
+
+# A broker that ends a subscription
+
+
+def ended(details: str, topic: str = "system.topic.subscribe") -> bytes:
+    error = f'{{"error":{{"code":"FORBIDDEN","message":"no","timestamp":"","details":{details}}}}}'
+    return f"response:{topic}:1.0.0:{uuid.uuid4()}\n{error}".encode()
+
+
+def test_what_the_broker_has_ended_is_removed(session: Session) -> None:
+    entries = [SubscriptionEntry(each, Action.PUBLISH, 0, None) for each in ("A.#", "a.#", "b")]
+    entries.append(SubscriptionEntry("a.#", Action.REQUEST, 0, None))
+    for entry in entries:
+        session.subscribe(entry, now=0.0, timeout=1000)
+    details = '{"action":"subscribe","topic":"a.#","user":"station"}'
+    (event,) = session.receive([ended(details)])
+    assert isinstance(event, SubscriptionsEnded)
+    assert event.subscriptions == entries[:2]
+    assert event.error.details["user"] == "station"
+    assert list(session.subscriptions) == entries[2:]
+    details = '{"action":"respond","topic":"A.#","user":null}'
+    (event,) = session.receive([ended(details)])
+    assert isinstance(event, SubscriptionsEnded)
+    assert event.subscriptions == entries[3:]
+    assert list(session.subscriptions) == entries[2:3]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ended('{"action":"subscribe","topic":"other","user":null}'),
+        ended('{"action":"respond","topic":"a","user":null}'),
+        ended('{"action":"publish","topic":"a","user":null}'),
+        ended('{"action":["subscribe"],"topic":"a"}'),
+        ended('{"action":"subscribe","topic":["a"]}'),
+        ended('{"topic":"a"}'),
+        ended("[]"),
+        ended("null"),
+        ended('{"action":"subscribe","topic":"a","user":null}', "a"),
+    ],
+)
+def test_another_error_ends_nothing(message: bytes, session: Session) -> None:
+    entry = SubscriptionEntry("a", Action.PUBLISH, 0, None)
+    session.subscribe(entry, now=0.0, timeout=1000)
+    (event,) = session.receive([message])
+    assert isinstance(event, Unmatched)
+    assert list(session.subscriptions) == [entry]

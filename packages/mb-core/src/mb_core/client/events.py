@@ -23,6 +23,7 @@ from ..session import (
     ResponseReceived,
     SendNow,
     Session,
+    SubscriptionsEnded,
     Unmatched,
 )
 from ..throttle import Throttle
@@ -96,6 +97,7 @@ class EventHandler:
         | PeerSilent
         | PublicationsDiscarded
         | PublicationUnheard
+        | SubscriptionsEnded
         | NoServiceYet
         | Unmatched,
     ) -> None:
@@ -107,6 +109,12 @@ class EventHandler:
                 self._callbacks.report(event.error, what, level=logging.DEBUG)
         elif isinstance(event, Unmatched):
             self._unmatched(event)
+        elif isinstance(event, SubscriptionsEnded):
+            error = event.error
+            for entry in event.subscriptions:
+                what = f"the subscription to {entry.pattern!r} has ended"
+                self._callbacks.report(error, what)
+                entry.consumer.remove(entry, lambda: copy(error))
         elif isinstance(event, PublicationsDiscarded):
             count = event.count
             were = "1 publication was" if count == 1 else f"{count} publications were"

@@ -13,6 +13,7 @@ from .events import (
     RequestsReceived,
     ResponseReceived,
     SendNow,
+    SubscriptionsEnded,
     Unmatched,
 )
 from .outbox import DEFAULT_BUFFER, BufferOverflow, BufferOverflowName, Outbox
@@ -43,5 +44,6 @@ __all__ = [
     "Session",
     "SessionState",
     "SubscriptionEntry",
+    "SubscriptionsEnded",
     "Unmatched",
 ]

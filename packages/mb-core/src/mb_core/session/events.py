@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..errors import MBError, NoRouteFoundError
+from ..errors import ForbiddenError, MBError, NoRouteFoundError
 from ..message import Message
 from .requests import PendingRequest
 from .subscriptions import SubscriptionEntry
@@ -22,6 +22,7 @@ __all__ = [
     "RequestsReceived",
     "ResponseReceived",
     "SendNow",
+    "SubscriptionsEnded",
     "Unmatched",
 ]
 
@@ -124,6 +125,20 @@ class PublicationUnheard(msgspec.Struct):
     error: NoRouteFoundError
 
 
+class SubscriptionsEnded(msgspec.Struct):
+    """The broker has ended subscriptions, because the client's user may no longer have them.
+
+    The Session has removed them.
+
+    Attributes:
+        subscriptions: The entries. Their pattern and action are the same.
+        error: Why.
+    """
+
+    subscriptions: list[SubscriptionEntry]
+    error: ForbiddenError
+
+
 class NoServiceYet(msgspec.Struct):
     """No service answers this request, but one may still be reconnecting.
 
@@ -166,6 +181,7 @@ Event = (
     | PeerSilent
     | PublicationsDiscarded
     | PublicationUnheard
+    | SubscriptionsEnded
     | NoServiceYet
     | Unmatched
 )

@@ -72,6 +72,7 @@ from typing import Any
 from ..codec import JSON, Codec, error_in
 from ..errors import (
     ConnectionLost,
+    ForbiddenError,
     LocalProtocolError,
     MBError,
     NoRouteFoundError,
@@ -98,6 +99,7 @@ from .events import (
     RequestsReceived,
     ResponseReceived,
     SendNow,
+    SubscriptionsEnded,
     Unmatched,
 )
 from .heartbeat import Heartbeat, HeartbeatAction
@@ -113,6 +115,8 @@ _HEARTBEAT = "system.heartbeat"
 _REGISTER = "system.service.register"
 _SUBSCRIBE = "system.topic.subscribe"
 _UNSUBSCRIBE = "system.topic.unsubscribe"
+# What a broker says of a subscription that it has ended.
+_ENDED = {"subscribe": Action.PUBLISH, "respond": Action.REQUEST}
 _FOLLOW_LOG = "system.log.subscribe"
 _LEAVE_LOG = "system.log.unsubscribe"
 
@@ -652,10 +656,25 @@ class Session:
         if request_id is not None and self._ids.made(request_id):
             # Too late for a request that has failed: nobody waits for its error any more.
             return Unmatched(None, message)
+        if isinstance(error, ForbiddenError) and message.prefix.key == _SUBSCRIBE:
+            ended = self._ended_by(error)
+            if ended:
+                return SubscriptionsEnded(ended, error)
         topic = message.topic
         if isinstance(error, NoRouteFoundError) and self._encoder.has_published(topic):
             return PublicationUnheard(topic, _with_topic(topic, error))
         return Unmatched(error, message)
+
+    def _ended_by(self, error: ForbiddenError) -> list[SubscriptionEntry]:
+        """Remove and return the subscriptions that the broker has ended with this error."""
+        details = error.details if isinstance(error.details, dict) else {}
+        verb, pattern = details.get("action"), details.get("topic")
+        if not isinstance(verb, str) or verb not in _ENDED or not isinstance(pattern, str):
+            return []
+        ended = self.subscriptions.of(_ENDED[verb], pattern)
+        for entry in ended:
+            self.remove(entry)
+        return ended
 
     def _unanswered(self, message: Message) -> Event:
         """Return the event for a request without a subscription."""
