@@ -1,4 +1,4 @@
-"""The contract of authenticators: from what a client shows of itself to who it is."""
+"""The contract of authenticators, which find out who a client is."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["NO_CREDENTIALS", "Authenticate", "Authenticator", "Credentials", "Id
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a client has shown of itself. Its repr does not show the token.
+    """What a client has presented to identify itself. Its repr does not show the token.
 
     Attributes:
-        token: A token that it has sent. The broker has not checked it.
+        token: The token that it has sent. The broker has not checked it.
         certificate: The names in its TLS certificate, which was verified: `URI:...` and `DNS:...`
             for alternative names, then `CN=...` for the common name. Empty if it has none.
     """
@@ -29,7 +29,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 NO_CREDENTIALS = Credentials()
-"""The credentials of a client that has shown nothing."""
+"""The credentials of a client that has presented nothing."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -63,8 +63,8 @@ class Authenticator(msgspec.Struct, frozen=True):
         name: Its name: a table `[authenticators.NAME]` in the access file turns it on.
         create: `create(table, folder)` returns the function that identifies clients. `table` holds
             the settings in that table of the access file, and `folder` is the folder of the file,
-            for relative paths. It is called whenever the broker reads the file.  It raises
-            ValueError for an invalid setting: the text is shown behind the name of the table.
+            for relative paths. It is called whenever the broker reads the file. It raises
+            ValueError for an invalid setting: the error shows its text after the table's name.
     """
 
     name: str
