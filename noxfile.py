@@ -232,7 +232,7 @@ def browser(session: nox.Session) -> None:
     """The broker's page in headless Chromium (Debian: apt-get install chromium)."""
     install(session, "playwright", *TEST_TOOLS)
     folder = "packages/mb-broker/tests"
-    files = (f"{folder}/test_page.py", f"{folder}/test_page_connection.py")
+    files = (f"{folder}/test_page{part}.py" for part in ("", "_connection", "_access"))
     session.run(*pytest(session, *files, workers=WORKERS_FOR_ALL))
 
 

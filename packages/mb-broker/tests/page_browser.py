@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -30,6 +32,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# What the browser itself says of a broker that is not there.
+NO_BROKER = re.compile(r"WebSocket connection to '[^']*' failed|ERR_CONNECTION_REFUSED")
 LIMIT = 15.0  # seconds, for whatever the page is expected to show
 
 
@@ -40,9 +44,18 @@ class Browser:
         self.chromium = chromium
         self.faults: list[str] = []
         self.expected: re.Pattern[str] | None = None
+        # What each WebSocket of its pages has sent, in the order in which they were opened.
+        self.sent: list[list[str]] = []
 
-    def open(self, url: str, *, edit: tuple[str, str, str] | None = None, **options: Any) -> Any:
-        """The page at the broker's WebSocket URL, once it is connected.
+    def open(
+        self,
+        url: str,
+        *,
+        edit: tuple[str, str, str] | None = None,
+        status: str = "Connected to",
+        **options: Any,
+    ) -> Any:
+        """The page at the broker's WebSocket URL, once it is connected, or shows another `status`.
 
         `edit` replaces a text in one of its files: the name of the file, the text, the new text.
         """
@@ -53,6 +66,7 @@ class Browser:
         shown = context.new_page()
         shown.on("pageerror", lambda error: self.note(str(error)))
         shown.on("console", lambda said: self.note(f"{said.type}: {said.text}"))
+        shown.on("websocket", self._watch)
         shown.add_init_script(
             "addEventListener('securitypolicyviolation', (event) =>"
             " console.error('violation of', event.violatedDirective))"
@@ -67,8 +81,13 @@ class Browser:
 
             shown.route(f"**/{file}", serve)
         shown.goto(http_of(url))
-        self.wait_for(shown, "#status", "Connected to")
+        self.wait_for(shown, "#status", status)
         return shown
+
+    def _watch(self, socket: Any) -> None:
+        sent: list[str] = []
+        self.sent.append(sent)
+        socket.on("framesent", lambda text: sent.append(str(text)))
 
     def note(self, fault: str) -> None:
         """Keep what a page complains of, unless it is `expected`."""
@@ -113,6 +132,27 @@ def browser(chromium: Any, new_bus: Callable[..., Bus]) -> Iterator[Browser]:
     assert browser.faults == []
 
 
+SERVE = """
+import sys, threading, mb_broker
+with mb_broker.running(sys.argv[1], access=sys.argv[2] if sys.argv[2:] else None) as broker:
+    print(broker.url, flush=True)
+    threading.Event().wait()
+"""
+
+
+@contextmanager
+def serving(url: str, *access: str) -> Iterator[str]:
+    """A broker in a process of its own, which is killed at the end; gives its URL."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, url, *access], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
 class Bus:
     """A broker with clients in Python, for a test that has no event loop of its own."""
 
@@ -125,9 +165,11 @@ class Bus:
         self.url = self.broker.url_of("ws")
         self.heard: list[Message] = []
 
-    def service(self, name: str, **handlers: Callable[[Message], Any]) -> MessageBrokerClient:
+    def service(
+        self, name: str, token: str | None = None, **handlers: Callable[[Message], Any]
+    ) -> MessageBrokerClient:
         """A service over TCP that answers requests; `a_b` stands for the topic a.b."""
-        client = MessageBrokerClient(self.broker.url_of("tcp"))
+        client = MessageBrokerClient(self.broker.url_of("tcp"), token=token)
         self._stack.enter_context(self._portal.wrap_async_context_manager(client))
         self.call(client.register_service, name, f"{name}, in a test")
         for topic, handler in handlers.items():

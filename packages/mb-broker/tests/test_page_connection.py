@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mb_core import Message, ResponseError
 
-from .page_browser import Browser, Bus, browser, bus, chromium, entry, heights, new_bus, send, until
+from .page_browser import (
+    NO_BROKER,
+    Browser,
+    Bus,
+    browser,
+    bus,
+    chromium,
+    entry,
+    heights,
+    new_bus,
+    send,
+    serving,
+    until,
+)
 
 __all__ = ["browser", "bus", "chromium", "new_bus"]
-
-# What the browser itself says of a broker that is not there.
-NO_BROKER = re.compile(r"WebSocket connection to '[^']*' failed|ERR_CONNECTION_REFUSED")
 
 
 def test_following_can_be_switched_off_and_on(browser: Browser, bus: Bus) -> None:
@@ -107,27 +114,6 @@ def test_the_policy_holds_even_if_the_script_had_a_hole(browser: Browser, bus: B
     assert shown.evaluate("window.hit") is None
     assert any("trusted" in fault.lower() for fault in browser.faults)
     browser.faults.clear()
-
-
-SERVE = """
-import sys, threading, mb_broker
-with mb_broker.running(sys.argv[1]) as broker:
-    print(broker.url, flush=True)
-    threading.Event().wait()
-"""
-
-
-@contextmanager
-def serving(url: str) -> Iterator[str]:
-    """A broker in a process of its own, which is killed at the end; gives its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, url], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
 
 
 def test_it_says_that_the_broker_is_gone_and_comes_back(browser: Browser) -> None:

@@ -120,7 +120,7 @@ def test_the_page_has_nothing_that_its_policy_refuses() -> None:
 def test_what_draws_knows_the_model_and_not_the_other_way_round() -> None:
     drawing = {name for name in MODULES if "dom.js" in imported(name)} | {"dom.js"}
     assert drawing == {
-        *("dom.js", "charts.js", "status.js", "tables.js", "messages.js", "form.js"),
+        *("dom.js", "charts.js", "status.js", "tables.js", "messages.js", "form.js", "signin.js"),
     }
     for name in set(MODULES) - drawing - {"main.js"}:
         assert not imported(name) & drawing
@@ -137,8 +137,8 @@ def test_every_field_has_a_label_and_every_id_is_there_once() -> None:
             # Within its label, or with a name of its own.
             inside = re.search(rf"<label[^>]*>[^<]*<\w+ id=\"{attributes['id']}\"", HTML)
             assert inside or "aria-label" in attributes, attributes
-    pointed_at = re.findall(r'(?:aria-labelledby|aria-describedby|for|list)="([^"]+)"', HTML)
-    assert set(pointed_at) <= set(ids)
+    pointing = r'(?:aria-labelledby|aria-describedby|aria-controls|for|list)="([^"]+)"'
+    assert set(" ".join(re.findall(pointing, HTML)).split()) <= set(ids)
     assert set(re.findall(r'href="#([^"]+)"', HTML)) <= set(ids)
     assert set(re.findall(r'\bfind\("([^"]+)"', SCRIPT)) <= set(ids)
 

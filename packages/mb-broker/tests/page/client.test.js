@@ -215,3 +215,92 @@ test("a connection that is dropped does not wait for the other side", () => {
   assert.equal(client.state, "waiting");
   assert.equal(client.reason, "the broker does not answer");
 });
+
+test("it authenticates before it is connected", async () => {
+  const asked = [];
+  client = new Client("ws://broker/", {
+    authenticate: async (connection) => {
+      asked.push(client.state);
+      await connection.ask("request", "system.authenticate", "{}", 700);
+      return true;
+    },
+    changed: () => seen.changed.push(client.state),
+    connected: () => {
+      seen.connected += 1;
+    },
+    received: () => {},
+  });
+  connect();
+  assert.deepEqual(asked, ["connecting"]);
+  await assert.rejects(client.request("do.it", ""), { code: "NOT_CONNECTED" });
+  socket().receive("request:system.heartbeat:1.0.0\n{}");
+  const [authenticating, heartbeat] = socket().sent;
+  assert.equal(heartbeat, "response:system.heartbeat:1.0.0\n{}");
+  socket().receive(`response:system.authenticate:1.0.0:${decode(authenticating).requestId}\n{}`);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(client.state, "connected");
+  assert.equal(seen.connected, 1);
+  assert.deepEqual(seen.changed, ["connecting", "connected"]);
+});
+
+for (const [goesOn, isLost] of [
+  [false, false],
+  [true, true],
+]) {
+  test(`it is not connected if it ${isLost ? "loses the connection" : "may not go on"}`, async () => {
+    client = new Client("ws://broker/", {
+      authenticate: async () => {
+        if (isLost) socket().onclose({ reason: "" });
+        return goesOn;
+      },
+      changed: () => {},
+      connected: () => {
+        seen.connected += 1;
+      },
+      received: () => {},
+    });
+    connect();
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(seen.connected, 0);
+    assert.equal(client.state, isLost ? "waiting" : "connecting");
+  });
+}
+
+test("when it is stopped it does not connect again by itself", async () => {
+  connect();
+  client.stop("the broker needs a token");
+  assert.ok(socket().closed);
+  client.retryNow();
+  mock.timers.tick(60_000);
+  assert.equal(FakeSocket.opened.length, 1);
+  assert.equal(client.state, "stopped");
+  await assert.rejects(client.request("do.it", ""), {
+    code: "NOT_CONNECTED",
+    message: "not connected to the broker: the broker needs a token",
+  });
+  client.stop("the broker needs a token"); // again
+  client.connect();
+  socket().receive(GREETING);
+  assert.equal(client.state, "connected");
+});
+
+test("a pause replaces the delay of one attempt", () => {
+  connect();
+  client.drop("the broker refuses", 10_000);
+  mock.timers.tick(9_999);
+  assert.equal(FakeSocket.opened.length, 1);
+  mock.timers.tick(1);
+  assert.equal(FakeSocket.opened.length, 2);
+  socket().onclose({ reason: "" });
+  mock.timers.tick(2_000);
+  assert.equal(FakeSocket.opened.length, 3);
+});
+
+test("it reconnects at once, once", () => {
+  connect();
+  client.reconnect("signing in");
+  assert.equal(FakeSocket.opened.length, 2);
+  assert.equal(client.state, "connecting");
+  mock.timers.tick(4_000);
+  assert.equal(FakeSocket.opened.length, 2);
+});

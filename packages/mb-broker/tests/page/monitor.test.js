@@ -30,6 +30,8 @@ class FakeClient {
   state = "connected";
   asked = [];
   dropped = [];
+  /** @type {Record<string, Failure>} */
+  refused = {};
   answers = {
     "system.service.list": { services: [] },
     "system.topic.subscriptions": { subscriptions: [{ topic: "a.b" }] },
@@ -38,6 +40,7 @@ class FakeClient {
 
   async request(topic, payload) {
     this.asked.push(topic);
+    if (this.refused[topic]) throw this.refused[topic];
     const answer = this.answers[topic] ?? {};
     if (answer instanceof Failure) throw answer;
     if (topic === "system.service.register") {
@@ -60,12 +63,29 @@ let client;
 let model;
 /** @type {Monitor} */
 let monitor;
+/** What the identity is notified of. */
+let noted;
 
 beforeEach(() => {
   client = new FakeClient();
   model = new Model();
-  monitor = new Monitor(client, model);
+  noted = [];
+  monitor = new Monitor(client, model, {
+    admitted: () => noted.push("admitted"),
+    learn: (user) => noted.push(`user ${user}`),
+    refused: ({ code }) => noted.push(code),
+    require: () => {
+      noted.push("required");
+      client.state = "stopped";
+    },
+  });
 });
+
+/** The broker denies this to anonymous clients, or to a user. */
+function forbid(topic, user = null) {
+  const details = { action: "request", topic, user };
+  client.refused[topic] = new Failure("FORBIDDEN", `may not use ${topic}`, details);
+}
 
 /** A message of the audit feed: somebody published. */
 function feed(from, topic = "news.today", payload = {}) {
@@ -106,11 +126,13 @@ test("each second it measures, and every third it reads who is there", async () 
   assert.equal(listed.length, 1);
 });
 
-test("when somebody registers or subscribes, it reads who is there at once", async () => {
-  feed("a", "system.topic.subscribe");
-  await monitor.tick();
-  assert.ok(client.asked.includes("system.service.list"));
-});
+for (const topic of ["topic.subscribe", "topic.unsubscribe", "service.register", "authenticate"]) {
+  test(`after system.${topic} it reads who is there at once`, async () => {
+    feed("a", `system.${topic}`);
+    await monitor.tick();
+    assert.ok(client.asked.includes("system.service.list"));
+  });
+}
 
 test("errors are the sum of all that went wrong", async () => {
   model.latencies.add(4);
@@ -160,9 +182,10 @@ test("other messages than those of the feed are skipped", () => {
 });
 
 test("what the broker refuses is said", async () => {
-  client.answers["system.metrics"] = new Failure("UNAUTHORIZED", "not you");
+  client.answers["system.metrics"] = new Failure("INVALID_REQUEST", "not now");
   await monitor.tick();
-  assert.equal(model.notice, "The broker refused its metrics: UNAUTHORIZED, not you");
+  assert.equal(model.notice, "The broker refused its metrics: INVALID_REQUEST, not now");
+  assert.equal(model.samples.latest, undefined);
 });
 
 test("a broker that does not answer is treated as dead, and a lost connection is not news", async () => {
@@ -204,4 +227,122 @@ test("without a connection there are no metrics, and what waits is unknown", () 
     [...model.trace.roots()].map(({ status }) => status),
     ["unknown"],
   );
+});
+
+test("a broker that needs a token is asked once", async () => {
+  client.answers["system.service.register"] = new Failure("UNAUTHORIZED", "authenticate first");
+  await monitor.connected();
+  await monitor.tick();
+  assert.deepEqual(client.asked, ["system.service.register"]);
+  assert.deepEqual(noted, ["required"]);
+  assert.equal(model.notice, "");
+});
+
+test("so is one that needs a token later", async () => {
+  await monitor.connected();
+  client.asked.length = 0;
+  client.answers["system.metrics"] = new Failure("UNAUTHORIZED", "authenticate first");
+  await monitor.tick();
+  await monitor.tick();
+  assert.deepEqual(client.asked, ["system.metrics"]);
+  assert.deepEqual(noted, ["admitted", "required"]);
+});
+
+test("what is denied is not asked for again, and the rest works", async () => {
+  forbid("system.service.list");
+  forbid("system.topic.subscribe");
+  await monitor.connected();
+  for (let n = 0; n < 6; n++) await monitor.tick();
+  assert.deepEqual(model.denied, new Set(["services", "message"]));
+  const asked = (topic) => client.asked.filter((each) => each === topic).length;
+  assert.equal(asked("system.service.list"), 1);
+  assert.equal(asked("system.topic.subscribe"), 1);
+  assert.equal(asked("system.topic.subscriptions"), 3);
+  assert.equal(asked("system.metrics"), 6);
+  assert.deepEqual(model.directory.topics, [{ topic: "a.b" }]);
+  assert.deepEqual(noted, ["admitted", "FORBIDDEN", "FORBIDDEN"]);
+  assert.equal(model.notice, "");
+});
+
+test("what is denied after a reconnect is no longer shown", async () => {
+  client.answers["system.metrics"] = { metrics: { "process.uptime": 7 } };
+  await monitor.connected();
+  await monitor.tick();
+  for (const topic of ["system.metrics", "system.service.list", "system.topic.subscriptions"]) {
+    forbid(topic, "anna");
+  }
+  await monitor.connected();
+  await monitor.tick();
+  assert.deepEqual(model.denied, new Set(["services", "topics", "metrics"]));
+  assert.deepEqual(noted, ["admitted", "admitted", "user anna", "user anna", "user anna"]);
+  assert.deepEqual(model.metrics, {});
+  assert.deepEqual(model.directory.services, []);
+  assert.deepEqual(model.directory.topics, []);
+});
+
+test("a new connection is asked for everything again", async () => {
+  forbid("system.metrics");
+  await monitor.connected();
+  await monitor.tick();
+  client.refused = {};
+  client.answers["system.metrics"] = { metrics: { "process.uptime": 7 } };
+  await monitor.connected();
+  await monitor.tick();
+  assert.deepEqual(model.denied, new Set());
+  assert.deepEqual(model.metrics, { "process.uptime": 7 });
+});
+
+test("latencies are measured without metrics, too", async () => {
+  forbid("system.metrics");
+  await monitor.tick();
+  model.latencies.add(4);
+  await monitor.tick();
+  assert.deepEqual(model.samples.latest?.values, { average: 4, slowest: 4 });
+});
+
+test("its user is what the list of services says", async () => {
+  const request = client.request.bind(client);
+  client.request = async (topic, payload) => {
+    const answer = await request(topic, payload);
+    for (const service of client.answers["system.service.list"].services) service.user = "anna";
+    return answer;
+  };
+  await monitor.connected();
+  assert.deepEqual(noted, ["admitted", "user anna"]);
+});
+
+test("without the list of services it finds its own id in the feed", async () => {
+  forbid("system.service.list");
+  await monitor.connected();
+  const { name } = client.answers["system.service.list"].services[0];
+  assert.deepEqual(client.asked, [
+    "system.service.register",
+    "system.service.list",
+    "system.topic.subscriptions",
+    "system.topic.subscribe",
+    "system.service.register",
+  ]);
+  assert.equal(model.directory.own, null);
+  feed("other-id", "news.today", { name });
+  assert.equal(model.directory.own, null);
+  feed("my-id", "system.service.register", { name });
+  assert.equal(model.directory.own, "my-id");
+  feed("my-id", "system.metrics");
+  assert.equal(model.trace.taken, 1);
+});
+
+test("it stops following when the broker ends its subscription", async () => {
+  await monitor.connected();
+  /** The broker says that it has ended this, with this error. */
+  const end = (topic, code = "FORBIDDEN") => {
+    const error = { code, message: "may not", details: { action: "subscribe", topic, user: null } };
+    const payload = JSON.stringify({ error });
+    monitor.received({ action: "response", topic: "system.topic.subscribe", payload });
+  };
+  end("shop.#");
+  end("system.message", "INVALID_REQUEST");
+  assert.deepEqual(model.denied, new Set());
+  end("system.message");
+  assert.deepEqual(model.denied, new Set(["message"]));
+  assert.deepEqual(noted, ["admitted", "FORBIDDEN"]);
 });

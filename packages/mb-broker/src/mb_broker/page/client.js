@@ -8,6 +8,9 @@ import { decode, encode, errorIn, Failure, newId, parseJson } from "./protocol.j
  * @typedef {object} Answer
  * @property {string} text the payload
  * @property {number} elapsed milliseconds
+ *
+ * @typedef {(action: "request" | "publish", topic: string, payload: string, timeout: number) =>
+ *   Promise<Answer>} Ask
  */
 
 const GREETING_LIMIT = 5_000; // all in milliseconds
@@ -70,6 +73,10 @@ class Connection {
       this.#pending.set(requestId, { resolve, reject, timer, sentAt });
       this.#socket.send(encode(action, topic, payload, header));
     });
+  }
+
+  get isOpen() {
+    return !this.#ended;
   }
 
   /**
@@ -135,7 +142,11 @@ function noAnswer(topic, timeout) {
 
 /** A connection that reconnects automatically. */
 export class Client {
-  /** @type {"connecting" | "connected" | "waiting"} */
+  /**
+   * What it is doing; when it is "stopped", it does nothing until connect() is called.
+   *
+   * @type {"connecting" | "connected" | "waiting" | "stopped"}
+   */
   state = "connecting";
   /** Why the last connection ended. */
   reason = "";
@@ -152,6 +163,8 @@ export class Client {
 
   /**
    * @typedef {object} ClientHandler
+   * @property {(connection: {ask: Ask}) => Promise<boolean>} [authenticate] is called before
+   *   anything else is sent; returns whether to go on
    * @property {() => void} changed when `state` is another
    * @property {() => void} connected
    * @property {(message: Message) => void} received
@@ -167,11 +180,12 @@ export class Client {
   connect() {
     clearTimeout(this.#timer);
     this.#change("connecting");
-    this.#connection = new Connection(this.#url, {
-      greeted: () => this.#greeted(),
+    const connection = new Connection(this.#url, {
+      greeted: () => void this.#greeted(connection),
       received: (message) => this.#handler.received(message),
       lost: (reason) => this.#lost(reason),
     });
+    this.#connection = connection;
   }
 
   /** Don't wait for the next attempt. */
@@ -183,9 +197,32 @@ export class Client {
    * Treat the connection as dead.
    *
    * @param {string} reason
+   * @param {number} [pause] milliseconds until the next attempt, instead of the usual delay
    */
-  drop(reason) {
+  drop(reason, pause) {
     this.#connection?.end(reason);
+    if (pause !== undefined) this.#retryIn(pause);
+  }
+
+  /**
+   * Drop the connection, and open another one at once.
+   *
+   * @param {string} reason
+   */
+  reconnect(reason) {
+    this.drop(reason);
+    this.connect();
+  }
+
+  /**
+   * Drop the connection, and don't reconnect.
+   *
+   * @param {string} reason
+   */
+  stop(reason) {
+    this.drop(reason);
+    clearTimeout(this.#timer);
+    this.#change("stopped");
   }
 
   /**
@@ -209,13 +246,15 @@ export class Client {
 
   #connected() {
     if (this.state === "connected" && this.#connection) return this.#connection;
-    throw new Failure(
-      "NOT_CONNECTED",
-      "not connected to the broker: try again when the connection is back",
-    );
+    const remedy = this.state === "stopped" ? this.reason : "try again when the connection is back";
+    throw new Failure("NOT_CONNECTED", `not connected to the broker: ${remedy}`);
   }
 
-  #greeted() {
+  /** @param {Connection} connection */
+  async #greeted(connection) {
+    const { authenticate } = this.#handler;
+    if (authenticate && !(await authenticate(connection))) return;
+    if (!connection.isOpen) return;
     this.#connectedAt = performance.now();
     this.#change("connected");
     this.#handler.connected();
@@ -228,9 +267,15 @@ export class Client {
     this.#attempts = stable ? 0 : this.#attempts + 1;
     const delay = retryDelay(this.#attempts, Math.random());
     this.reason = reason;
+    this.#retryIn(delay);
+    this.#change("waiting");
+  }
+
+  /** @param {number} delay in milliseconds */
+  #retryIn(delay) {
+    clearTimeout(this.#timer);
     this.retryAt = Date.now() + delay;
     this.#timer = setTimeout(() => this.connect(), delay);
-    this.#change("waiting");
   }
 
   /** @param {Client["state"]} state */

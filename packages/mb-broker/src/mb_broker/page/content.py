@@ -13,9 +13,10 @@ from mb_core.wire import Page
 __all__ = ["CONTENT_SECURITY_POLICY", "FILES", "page_files"]
 
 FILES = (
-    *("style.css", "charts.css", "form.css", "tables.css", "messages.css"),
+    *("style.css", "charts.css", "form.css", "tables.css", "messages.css", "signin.css"),
     *("main.js", "protocol.js", "client.js", "model.js", "ring.js", "trace.js", "monitor.js"),
     *("text.js", "dom.js", "status.js", "charts.js", "tables.js", "messages.js", "form.js"),
+    *("identity.js", "signin.js"),
 )
 """The files that index.html loads, and those they import. Nothing else is served."""
 

@@ -17,14 +17,19 @@ import { formatCount, formatDuration, prettyJson } from "./text.js";
 
 export class FormView {
   #client;
+  #refused;
   #topic = find("send-topic", HTMLInputElement);
   #payload = find("send-payload", HTMLTextAreaElement);
   #timeout = find("send-timeout", HTMLInputElement);
   #sent = 0;
 
-  /** @param {Pick<import("./client.js").Client, "request" | "publish">} client */
-  constructor(client) {
+  /**
+   * @param {Pick<import("./client.js").Client, "request" | "publish">} client
+   * @param {(failure: Failure) => void} refused is called when a message failed
+   */
+  constructor(client, refused) {
     this.#client = client;
+    this.#refused = refused;
     find("send", HTMLFormElement).onsubmit = (event) => {
       event.preventDefault();
       const button = /** @type {HTMLButtonElement | null} */ (event.submitter);
@@ -77,6 +82,7 @@ export class FormView {
       return { result: "good", words, payload: prettyJson(text) };
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
+      this.#refused(error);
       const { code, message, details } = error;
       return {
         result: "bad",

@@ -4,9 +4,11 @@
 import { ChartsView } from "./charts.js";
 import { Client } from "./client.js";
 import { FormView } from "./form.js";
+import { Identity } from "./identity.js";
 import { MessagesView } from "./messages.js";
 import { Model } from "./model.js";
 import { Monitor } from "./monitor.js";
+import { SignInView } from "./signin.js";
 import { ConnectionView, FiguresView } from "./status.js";
 import { TablesView } from "./tables.js";
 
@@ -16,6 +18,7 @@ function start() {
   const model = new Model();
   const scheme = location.protocol === "https:" ? "wss://" : "ws://";
   const client = new Client(`${scheme}${location.host}${location.pathname}`, {
+    authenticate: (connection) => identity.authenticate(connection),
     changed() {
       if (client.state === "waiting") monitor.disconnected();
       changed();
@@ -26,13 +29,19 @@ function start() {
       changed();
     },
   });
-  const monitor = new Monitor(client, model);
-  const form = new FormView(client);
+  // The path is part of the key: other brokers may be served from the same host.
+  const identity = new Identity(client, tabStorage(), `mb.token ${location.pathname}`);
+  const monitor = new Monitor(client, model, identity);
+  const form = new FormView(client, (failure) => {
+    identity.refused(failure);
+    changed();
+  });
   const changed = batched(() => {
     for (const view of views) view.draw(model);
   });
   const views = [
     new ConnectionView(client),
+    new SignInView(identity, changed),
     new FiguresView(),
     new ChartsView(changed),
     new TablesView((topic) => form.use(topic)),
@@ -45,6 +54,15 @@ function start() {
   client.connect();
   // For use in the browser's console.
   Object.assign(globalThis, { mb: Object.freeze({ client, model }) });
+}
+
+/** What the browser keeps for this tab only; null if the user has switched that off. */
+function tabStorage() {
+  try {
+    return window.sessionStorage;
+  } catch {
+    return null;
+  }
 }
 
 /**

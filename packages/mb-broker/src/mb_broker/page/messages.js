@@ -141,8 +141,9 @@ export class MessagesView {
   }
 
   /** @param {import("./model.js").Model} model */
-  draw({ trace, directory, following, notice }) {
-    this.#follow.checked = following;
+  draw({ trace, directory, following, notice, denied }) {
+    this.#follow.checked = following && !denied.has("message");
+    this.#follow.disabled = denied.has("message");
     setText(find("notice"), notice);
     const roots = this.#choose(trace.roots(), this.#wanted(directory));
     drawRows(

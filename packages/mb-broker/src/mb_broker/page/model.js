@@ -16,11 +16,15 @@ import { Trace } from "./trace.js";
  * @property {string} description
  * @property {string} connectedAt
  * @property {string} lastHeartbeat
+ * @property {string | null} [user] missing if the broker has no users, null for an anonymous client
  *
  * @typedef {object} Subscription
  * @property {string} topic
  * @property {string} action
  * @property {{serviceId: string, priority?: number}[]} subscribers
+ *
+ * @typedef {"metrics" | "services" | "topics" | "message"} Part of what the broker knows, as roles
+ *   name it
  */
 
 const HOUR = 3600; // seconds of samples that are kept
@@ -116,6 +120,8 @@ export class Directory {
   #names = new Map();
 
   /**
+   * Set the services; returns the one that is this page, if it is among them.
+   *
    * @param {Service[]} services
    * @param {string} ownName the name by which this page is registered
    */
@@ -123,10 +129,11 @@ export class Directory {
     this.services = services;
     this.#names = new Map(services.map(({ id, name }) => [id, name]));
     const me = services.find(({ name }) => name === ownName);
-    if (me === undefined) return;
+    if (me === undefined) return undefined;
     this.own = me.id;
     // The request that these services answer is the last message the broker received from us.
     this.clockAhead = Date.parse(me.lastHeartbeat) - Date.now();
+    return me;
   }
 
   /**
@@ -158,6 +165,12 @@ export class Model {
   metrics = {};
   notice = "";
   following = true;
+  /**
+   * What this page may not see.
+   *
+   * @type {Set<Part>}
+   */
+  denied = new Set();
   directory = new Directory();
   samples = new Samples();
   latencies = new Latencies();

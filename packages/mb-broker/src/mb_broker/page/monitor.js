@@ -1,18 +1,29 @@
 // Polls the broker, follows its audit feed, and fills the model.
 
-import { Failure, isSystem, newId, parseJson } from "./protocol.js";
+import { errorIn, Failure, isObject, isSystem, newId, parseJson } from "./protocol.js";
 import { formatCount } from "./text.js";
 
 /**
  * @typedef {import("./model.js").Model} Model
+ * @typedef {import("./model.js").Part} Part
+ * @typedef {Pick<import("./identity.js").Identity, "admitted" | "learn" | "refused" | "require">}
+ *   Identity
  * @typedef {Pick<import("./client.js").Client, "state" | "request" | "drop">} Client
  */
 
 const FEED = "system.message";
+const SUBSCRIBE = "system.topic.subscribe";
 const FEED_LIMIT = 3_000; // messages a second that a browser can take and still do other things
 const FEED_PATIENCE = 2; // seconds above it
 // Topics of the feed's messages that change the services or their subscriptions.
-const CHANGES = /"system\.(service\.register|topic\.(un)?subscribe)"/i;
+const CHANGES = /"system\.(authenticate|service\.register|topic\.(un)?subscribe)"/i;
+/** @type {Record<Part, string>} */
+const PARTS = {
+  metrics: "its metrics",
+  services: "its list of services",
+  topics: "its list of topics",
+  message: "the audit feed",
+};
 
 /**
  * Detects more than `limit` messages a second for `patience` seconds in a row.
@@ -56,34 +67,35 @@ export class Flood {
 export class Monitor {
   #client;
   #model;
+  #identity;
   #name = `Status page ${newId().slice(0, 8)}`;
   #seconds = 0;
   #asking = false;
   #directoryIsOld = false;
+  /** @type {import("./model.js").Values | null} */
+  #rates = null;
   #flood = new Flood(FEED_LIMIT, FEED_PATIENCE);
 
   /**
    * @param {Client} client
    * @param {Model} model
+   * @param {Identity} identity
    */
-  constructor(client, model) {
+  constructor(client, model, identity) {
     this.#client = client;
     this.#model = model;
+    this.#identity = identity;
   }
 
   /** After every connect: register, read the directory, and follow the feed. */
   async connected() {
     this.#model.notice = "";
+    this.#model.denied.clear();
     this.#model.directory.own = null;
-    await this.#attempt("registration", async () => {
-      const description = "The broker's own page, open in a browser";
-      await this.#ask("system.service.register", {
-        name: this.#name,
-        description,
-      });
-      await this.#readDirectory(); // for our own id, before the feed brings our own messages
-      if (this.#model.following) await this.#subscribe();
-    });
+    if (!(await this.#attempt("registration", () => this.#register()))) return;
+    this.#identity.admitted();
+    await this.#readDirectory(); // for our own id, before the feed brings our own messages
+    if (this.#model.following) await this.#use("message", () => this.#subscribe());
   }
 
   disconnected() {
@@ -91,9 +103,12 @@ export class Monitor {
     this.#model.metrics = {};
   }
 
-  /** @param {{topic: string, payload: string}} message */
-  received({ topic, payload }) {
-    if (topic !== FEED || !this.#model.following || this.#isOwn(payload)) return;
+  /** @param {{action: string, topic: string, payload: string}} message */
+  received({ action, topic, payload }) {
+    if (action === "response" && topic === SUBSCRIBE) this.#ended(payload);
+    if (topic !== FEED || !this.#model.following) return;
+    this.#findOwnId(payload);
+    if (this.#isOwn(payload)) return;
     this.#model.trace.take(payload);
     if (CHANGES.test(payload)) this.#directoryIsOld = true;
     if (this.#flood.count(performance.now())) this.#giveUpFollowing();
@@ -106,9 +121,7 @@ export class Monitor {
     this.#model.notice = "";
     if (!following) trace.interrupt();
     if (this.#client.state !== "connected") return;
-    await this.#attempt("the audit feed", () =>
-      following ? this.#subscribe() : this.#unsubscribe(),
-    );
+    await this.#use("message", () => (following ? this.#subscribe() : this.#unsubscribe()));
   }
 
   /** Once a second. */
@@ -118,20 +131,26 @@ export class Monitor {
     this.#seconds += 1;
     const isDue = this.#directoryIsOld || this.#seconds % 3 === 0;
     try {
-      await this.#attempt("its metrics", () => this.#measure());
-      if (isDue) await this.#attempt("its lists", () => this.#readDirectory());
+      await this.#use("metrics", () => this.#readMetrics());
+      this.#sample();
+      if (isDue) await this.#readDirectory();
     } finally {
       this.#asking = false;
     }
   }
 
-  async #measure() {
+  async #register() {
+    const description = "The broker's own page, open in a browser";
+    await this.#ask("system.service.register", { name: this.#name, description });
+  }
+
+  async #readMetrics() {
     const { metrics } = await this.#ask("system.metrics", {});
     this.#model.metrics = metrics;
     /** @param {string[]} names */
     const rate = (...names) =>
       names.reduce((sum, name) => sum + (metrics[`router.${name}`] ?? 0), 0);
-    this.#model.samples.add(Date.now(), {
+    this.#rates = {
       message: rate("message.rate"),
       publish: rate("publish.rate"),
       request: rate("request.rate"),
@@ -142,16 +161,29 @@ export class Monitor {
         "request.rate.timeout",
         "request.rate.dropped",
       ),
-      ...this.#model.latencies.take(),
-    });
+    };
+  }
+
+  /** Record what was measured in this second; of the rates and the latencies, one may be denied. */
+  #sample() {
+    const rates = this.#rates;
+    this.#rates = null;
+    if (rates === null && !this.#model.denied.has("metrics")) return;
+    this.#model.samples.add(Date.now(), { ...rates, ...this.#model.latencies.take() });
   }
 
   async #readDirectory() {
     this.#directoryIsOld = false;
-    const { services } = await this.#ask("system.service.list", {});
-    this.#model.directory.setServices(services, this.#name);
-    const { subscriptions } = await this.#ask("system.topic.subscriptions", {});
-    this.#model.directory.topics = subscriptions;
+    const { directory } = this.#model;
+    await this.#use("services", async () => {
+      const { services } = await this.#ask("system.service.list", {});
+      const me = directory.setServices(services, this.#name);
+      if (me?.user) this.#identity.learn(me.user);
+    });
+    await this.#use("topics", async () => {
+      const { subscriptions } = await this.#ask("system.topic.subscriptions", {});
+      directory.topics = subscriptions;
+    });
   }
 
   /** Stop following a feed that is too fast, before it keeps the browser busy. */
@@ -176,18 +208,26 @@ export class Monitor {
     );
   }
 
-  #subscribe() {
-    return this.#ask("system.topic.subscribe", {
-      action: "publish",
-      topic: FEED,
-    });
+  /**
+   * Find this page's id in a message of the feed, if the list of services is denied.
+   *
+   * @param {string} text
+   */
+  #findOwnId(text) {
+    if (this.#model.directory.own !== null || !text.includes(this.#name)) return;
+    const entry = parseJson(text);
+    const { topic } = entry?.message?.header ?? {};
+    if (entry?.from && topic === "system.service.register") this.#model.directory.own = entry.from;
   }
 
-  #unsubscribe() {
-    return this.#ask("system.topic.unsubscribe", {
-      action: "publish",
-      topic: FEED,
-    });
+  async #subscribe() {
+    await this.#ask(SUBSCRIBE, { action: "publish", topic: FEED });
+    // The feed shows this, and with it our own id.
+    if (this.#model.directory.own === null) await this.#register();
+  }
+
+  async #unsubscribe() {
+    await this.#ask("system.topic.unsubscribe", { action: "publish", topic: FEED });
   }
 
   /**
@@ -200,20 +240,67 @@ export class Monitor {
   }
 
   /**
+   * Ask for a part of what the broker knows, unless that was denied on this connection.
+   *
+   * @param {Part} part
+   * @param {() => Promise<void>} action
+   */
+  async #use(part, action) {
+    if (!this.#model.denied.has(part)) await this.#attempt(PARTS[part], action, part);
+  }
+
+  /**
    * Do something that the broker may refuse; treat a broker that does not answer as dead.
    *
    * @param {string} what the broker refused, in words
    * @param {() => Promise<void>} action
+   * @param {Part} [part] that may be denied
+   * @returns whether it was not refused
    */
-  async #attempt(what, action) {
+  async #attempt(what, action, part) {
     try {
       await action();
+      return true;
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
-      if (error.code === "NO_ANSWER") this.#client.drop("the broker does not answer");
-      else if (error.code !== "CONNECTION_LOST" && error.code !== "NOT_CONNECTED") {
-        this.#model.notice = `The broker refused ${what}: ${error.code}, ${error.message}`;
+      const { code, message } = error;
+      if (code === "NO_ANSWER") this.#client.drop("the broker does not answer");
+      else if (code === "UNAUTHORIZED") this.#identity.require();
+      else if (code === "FORBIDDEN" && part) this.#deny(part, error);
+      else if (code !== "CONNECTION_LOST" && code !== "NOT_CONNECTED") {
+        this.#model.notice = `The broker refused ${what}: ${code}, ${message}`;
       }
+      return false;
     }
+  }
+
+  /**
+   * The broker has ended a subscription, because roles have changed.
+   *
+   * @param {string} payload an error
+   */
+  #ended(payload) {
+    const error = errorIn(payload, parseJson(payload));
+    if (error?.code !== "FORBIDDEN" || !isObject(error.details)) return;
+    if (error.details.topic !== FEED) return;
+    this.#deny("message", new Failure(error.code, error.message, error.details));
+  }
+
+  /**
+   * Don't ask for this again, and don't show what was known of it.
+   *
+   * @param {Part} part
+   * @param {Failure} failure
+   */
+  #deny(part, failure) {
+    const { denied, directory, trace } = this.#model;
+    denied.add(part);
+    if (part === "metrics") this.#model.metrics = {};
+    else if (part === "services") directory.setServices([], this.#name);
+    else if (part === "topics") directory.topics = [];
+    else trace.interrupt();
+    const { details } = failure;
+    if (isObject(details) && typeof details.user === "string") this.#identity.learn(details.user);
+    else this.#identity.refused(failure);
   }
 }

@@ -3,6 +3,13 @@
 import { find, setText } from "./dom.js";
 import { formatAge, formatBytes, formatCount, formatDuration } from "./text.js";
 
+/** @type {Record<string, string>} */
+const TITLES = {
+  connecting: "MB broker (not connected)",
+  waiting: "MB broker (not connected)",
+  stopped: "MB broker (not signed in)",
+};
+
 /** The state of the connection, in the head of the page and in its title. */
 export class ConnectionView {
   #client;
@@ -22,8 +29,7 @@ export class ConnectionView {
     setText(find("status"), this.#words(state, reason));
     const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
     setText(find("countdown"), state === "waiting" ? `next attempt in ${seconds} s` : "");
-    document.title =
-      state === "connected" ? `MB broker at ${location.host}` : "MB broker (not connected)";
+    document.title = TITLES[state] ?? `MB broker at ${location.host}`;
   }
 
   /**
@@ -34,6 +40,7 @@ export class ConnectionView {
    */
   #words(state, reason) {
     if (state === "connected") return `Connected to ${location.host}`;
+    if (state === "stopped") return `Not signed in to ${location.host}`;
     if (!reason) return `Connecting to ${location.host}…`;
     return this.#wasConnected ? "Connection lost: reconnecting…" : "Not connected: retrying…";
   }
@@ -42,12 +49,18 @@ export class ConnectionView {
 /** The current figures. */
 export class FiguresView {
   /** @param {import("./model.js").Model} model */
-  draw({ directory, samples, metrics }) {
+  draw({ directory, samples, metrics, denied }) {
     const values = samples.latest?.values;
+    const rate = values?.message ?? null;
     const topics = new Set(directory.topics.map(({ topic }) => topic));
-    setText(find("tile-services"), formatCount(directory.services.length));
-    setText(find("tile-topics"), formatCount(topics.size));
-    setText(find("tile-messages"), values ? `${formatCount(values.message ?? 0)}/s` : "–");
+    /**
+     * @param {import("./model.js").Part} part
+     * @param {number} count
+     */
+    const countOf = (part, count) => (denied.has(part) ? "–" : formatCount(count));
+    setText(find("tile-services"), countOf("services", directory.services.length));
+    setText(find("tile-topics"), countOf("topics", topics.size));
+    setText(find("tile-messages"), rate === null ? "–" : `${formatCount(rate)}/s`);
     setText(find("tile-latency"), formatDuration(values?.average));
     const uptime = metrics["process.uptime"];
     setText(find("tile-uptime"), uptime === undefined ? "–" : formatAge(uptime * 1000));

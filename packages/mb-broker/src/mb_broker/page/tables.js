@@ -16,6 +16,7 @@ const MAX_ROWS = 200; // of a table
 class ServiceRow {
   #directory;
   #name = make("span");
+  #user = make("span", "user");
   #description = make("small");
   #id = make("span", "code");
   #connected = make("td", "age");
@@ -24,15 +25,16 @@ class ServiceRow {
   /** @param {Directory} directory */
   constructor(directory) {
     this.#directory = directory;
-    const name = make("th", "", this.#name, this.#description, this.#id);
+    const name = make("th", "", this.#name, " ", this.#user, this.#description, this.#id);
     name.scope = "row";
     this.node = make("tr", "", name, this.#connected, this.#seen);
   }
 
   /** @param {Service} service */
-  draw({ id, name, description, connectedAt, lastHeartbeat }) {
+  draw({ id, name, user, description, connectedAt, lastHeartbeat }) {
     setText(this.#name, name || "(not registered)");
     this.#name.className = name ? "" : "quiet";
+    setText(this.#user, user ? `user ${user}` : "");
     setText(this.#description, id === this.#directory.own ? "this page" : description);
     setText(this.#id, id);
     setText(this.#connected, formatPast(this.#directory.age(connectedAt)));
@@ -111,7 +113,7 @@ export class TablesView {
   }
 
   /** @param {import("./model.js").Model} model */
-  draw({ directory }) {
+  draw({ directory, denied }) {
     const { services, topics } = directory;
     drawRows(
       find("services"),
@@ -126,7 +128,8 @@ export class TablesView {
       (subscription) => new TopicRow(directory, subscription, this.#use),
     );
     setText(find("services-more"), more(services));
-    setText(find("topics-more"), topics.length ? more(topics) : "No subscriptions yet.");
+    const isEmpty = topics.length === 0 && !denied.has("topics");
+    setText(find("topics-more"), isEmpty ? "No subscriptions yet." : more(topics));
     const names = new Set(topics.map(({ topic }) => topic).filter(isUsable));
     drawRows(find("known-topics"), [...names].slice(0, MAX_ROWS), (topic) => topic, makeOption);
   }
