@@ -317,3 +317,9 @@ def test_who_leaves_follows_no_more(bench: Any) -> None:
     peer.leave()
     bench.router.log.write("info", "broker", "text")
     assert bench.router.take_output() == [other.service]
+
+
+def test_any_number_of_causes_takes_little_memory(book: Book) -> None:
+    for number in range(20_000):
+        book.log.write("warn", "router", "denied", cause=f"user {number}", second=number // 100)
+    assert len(book.log._causes) <= 1_100

@@ -23,10 +23,14 @@ from .access import NOBODY, Access, Grants, User
 from .log_feed import LogFeed
 from .metrics import BrokerMetrics
 from .options import RouterOptions
+from .rate_limit import RateLimit
 from .registry import Service
 from .unauthenticated import Unauthenticated
 
 __all__ = ["Identities"]
+
+# How many rate limits of users without a connection are kept.
+_MAX_RATE_LIMITS = 10_000
 
 
 class Identities:
@@ -51,6 +55,7 @@ class Identities:
         self._readers: dict[Grants, HeaderReader] = {}
         self._connections: Counter[tuple[str, str]] = Counter()
         self._expiring: Deadlines[Service] = Deadlines()
+        self._rate_limits: dict[tuple[str, str], RateLimit] = {}
 
     def add(self, service: Service, credentials: Credentials, now: float) -> None:
         """Add a client that has just connected, with what its connection says about it."""
@@ -152,6 +157,7 @@ class Identities:
             self._write_log("info", f"{user.name} authenticated", "authenticated", service, now)
         self._set_user(service, user)
         service.credentials = credentials
+        service.rate_limit = self._rate_limit(user, now)
         self._grant(service, user.grants)
         self._unauthenticated.discard(service)
         if expires_at is not None:
@@ -175,6 +181,25 @@ class Identities:
         self._grant(service, NOBODY)
         self._unauthenticated.reject(service, why)
 
+    def _rate_limit(self, user: User, now: float) -> RateLimit | None:
+        """Return what limits a user. It is kept when the user leaves, so that it can't start anew
+        with each connection."""
+        per_second = user.limits.max_rate
+        if per_second is None:
+            return None
+        limit = self._rate_limits.get(user.key)
+        if limit is None or limit.per_second != per_second:
+            limit = self._rate_limits[user.key] = RateLimit(user.name, per_second, now)
+            if len(self._rate_limits) > _MAX_RATE_LIMITS + len(self._connections):
+                self._forget_rate_limits()
+        return limit
+
+    def _forget_rate_limits(self) -> None:
+        """Forget those of users that have left, as an authenticator may know any number."""
+        self._rate_limits = {
+            key: limit for key, limit in self._rate_limits.items() if key in self._connections
+        }
+
     def _set_user(self, service: Service, user: User | None) -> None:
         self._expiring.discard(service)
         if service.user is not None:
@@ -184,6 +209,8 @@ class Identities:
         if user is not None:
             self._connections[user.key] += 1
         service.user = user
+        if user is None:
+            service.rate_limit = None
 
     def _grant(self, service: Service, grants: Grants) -> None:
         if grants not in self._readers:

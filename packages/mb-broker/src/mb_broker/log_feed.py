@@ -16,6 +16,8 @@ from .registry import Service
 
 __all__ = ["LOGGED_MESSAGE_ID", "LogFeed"]
 
+# How many kinds of events are remembered before those of earlier seconds are forgotten.
+_MAX_CAUSES = 1_000
 _HEADER = b"response:system.log:1.0.0\n"
 
 LOGGED_MESSAGE_ID = IdSource().next()
@@ -115,6 +117,8 @@ class LogFeed:
         if last == second:
             self._causes[cause] = (second, left_out + 1)
             return None
+        if len(self._causes) >= _MAX_CAUSES:  # users are among them, and there may be any number
+            self._causes = {each: last for each, last in self._causes.items() if last[0] == second}
         self._causes[cause] = (second, 0)
         return left_out
 

@@ -75,9 +75,10 @@ class Refusals:
         if isinstance(error, ForbiddenError | UnauthorizedError):
             forbidden = isinstance(error, ForbiddenError)
             (self._metrics.forbidden if forbidden else self._metrics.unauthorized).add(second)
+        details = error.details if isinstance(error.details, dict) else {}
+        if "user" in details:
             # One entry per second for each user and action, so that one does not hide another.
-            action_denied = (error.details or {}).get("action")
-            cause += f" {action_denied} {service.user.name if service.user is not None else None}"
+            cause += f" {details.get('action')} {details['user']}"
         self._log.write(
             "error",
             "router",

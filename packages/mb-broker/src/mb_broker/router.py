@@ -35,6 +35,7 @@ from .identities import Identities
 from .log_feed import LOGGED_MESSAGE_ID, LogFeed
 from .metrics import BrokerMetrics, Metric
 from .options import RouterOptions
+from .rate_limit import RateLimit
 from .refusals import (
     MAX_SUBJECT,
     Refusals,
@@ -157,6 +158,10 @@ class Router:
         service.last_seen = now
         self._second = int(now)
         self.metrics.count_sizes(self._second, messages)
+        excess: list[bytes] = []
+        limit = service.rate_limit
+        if limit is not None:
+            messages, excess = limit.split(messages, now)
         read = service.read
         max_payload = self.options.max_payload
         default_timeout = self.options.request_timeout
@@ -183,6 +188,9 @@ class Router:
                 if costly is not None and prefix.key in COSTLY_TOPICS:
                     if not costly or not self._system.prepare(prefix.key):
                         left = [data, *rest]
+                        if limit is not None:
+                            limit.give_back(left)
+                            left += excess
                         self.metrics.count_sizes(self._second, left, -1)
                         return left
                     costly -= 1
@@ -237,6 +245,8 @@ class Router:
                 )
         if published:
             self.metrics.publish.add(self._second, published)
+        if excess and limit is not None:
+            self._refuse_excess(service, excess, limit)
         return []
 
     def take_output(self) -> list[Service]:
@@ -308,6 +318,19 @@ class Router:
             self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
         else:
             self._refusals.refuse(service, prefix, request_id, error, self._second)
+
+    def _refuse_excess(self, service: Service, messages: list[bytes], limit: RateLimit) -> None:
+        """Refuse messages beyond the rate limit of their sender, whatever they contain."""
+        error: ResponseError
+        for data in messages:
+            try:
+                prefix, request_id, *_ = service.read(data)
+            except RemoteProtocolError as fault:
+                error = MalformedMessageError(str(fault), details=fault.details)
+                self._refusals.refuse_unread(service, error, self._second)
+            else:
+                error = limit.error()
+                self._refusals.refuse(service, prefix, request_id, error, self._second)
 
     def _refuse_payload(
         self,

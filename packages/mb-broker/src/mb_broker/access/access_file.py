@@ -30,7 +30,7 @@ _CERTIFICATE = re.compile(r"(URI:|DNS:|CN=)\S(.*\S)?")
 _PATTERNS = ("publish", "request", "subscribe", "respond")
 _TABLES = ("roles", "users", "anonymous", "authenticators")
 # What tables of [authenticators] have besides the settings of the authenticator.
-_LIMITS = ("max_priority", "max_connections")
+_LIMITS = ("max_priority", "max_connections", "max_rate")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -38,6 +38,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 class _LimitsStanza(msgspec.Struct, forbid_unknown_fields=True):
     max_priority: float | None = None
     max_connections: int | None = None
+    max_rate: float | None = None
 
 
 class _UserStanza(_LimitsStanza, forbid_unknown_fields=True, kw_only=True):
@@ -253,7 +254,12 @@ def _limits(where: str, given: _LimitsStanza) -> Limits:
         raise _Invalid(
             f"{where}: invalid max_connections {given.max_connections}: must be 1 or more"
         )
-    return Limits(given.max_priority, given.max_connections)
+    if given.max_rate is not None and not 0 < given.max_rate < math.inf:
+        raise _Invalid(
+            f"{where}: invalid max_rate {given.max_rate}: must be a number of messages per second "
+            "above 0; leave it out for no limit"
+        )
+    return Limits(given.max_priority, given.max_connections, given.max_rate)
 
 
 def _role(name: str, stanza: Any) -> Role:

@@ -23,10 +23,12 @@ class Limits(msgspec.Struct, frozen=True):
     Attributes:
         max_priority: The highest priority for its subscriptions to requests.
         max_connections: How many connections it may have at the same time.
+        max_rate: How many messages it may send per second, over all connections.
     """
 
     max_priority: float | None = None
     max_connections: int | None = None
+    max_rate: float | None = None
 
 
 NO_LIMITS = Limits()
