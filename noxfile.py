@@ -72,7 +72,7 @@ SELECTION = [
 ]
 PACKAGES = [
     *("packages/mb-core[trio]", "packages/mb-tcp", "packages/mb-ws", "packages/mb-sync"),
-    *("packages/mb-broker[server]", "packages/mb-client", "packages/mb-testing"),
+    *("packages/mb-broker[jwt,server]", "packages/mb-client", "packages/mb-testing"),
     "packages/mb-tools[top]",
 ]
 EDITABLE = [argument for path in PACKAGES for argument in ("-e", path)]

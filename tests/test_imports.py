@@ -35,7 +35,7 @@ except SystemExit:
             ],
         ),
         ("import mb_client", ["trio", "websockets", "psutil"]),
-        ("import mb_broker", ["mb_testing", "pytest", "psutil"]),
+        ("import mb_broker", ["mb_testing", "pytest", "psutil", "jwt", "cryptography"]),
         (
             HELP,
             ["asyncio", "trio", "mb_core.client", "mb_broker.broker", "textual"],

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from mb_core.topic import is_pattern, is_system
 
 from .certificates import CERTIFICATES
 from .grants import Grants, Role
+from .settings import convert, hint, read_trusted
 from .tokens import TOKENS
 from .users import Access, Authentication, Limits, User
 
@@ -78,15 +77,11 @@ def read_access_file(
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise _Invalid(f"other users of this machine can write it: chmod go-w {path}")
-            return tomllib.load(file)
-    except OSError as error:
-        raise _Invalid(f"can't be read: {error.strerror or error}") from error
+        return tomllib.loads(read_trusted(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _Invalid(f"is not valid TOML: {error}") from error
+    except ValueError as error:
+        raise _Invalid(str(error)) from error.__cause__
 
 
 class _Reader:
@@ -100,7 +95,7 @@ class _Reader:
     ) -> None:
         for name in content:
             if name not in _TABLES:
-                raise _Invalid(f"unknown table [{name}]{_hint(name, _TABLES)}")
+                raise _Invalid(f"unknown table [{name}]{hint(name, _TABLES)}")
         self._content = content
         self._folder = folder
         self._find_plugin = find
@@ -141,8 +136,8 @@ class _Reader:
         names = frozenset([*roles, *self._everybody])
         for name in names:
             if name not in self._roles:
-                hint = _hint(name, self._roles) if self._roles else "; there are no roles"
-                raise _Invalid(f"{where}: unknown role {name!r}{hint}")
+                near = hint(name, self._roles) if self._roles else "; there are no roles"
+                raise _Invalid(f"{where}: unknown role {name!r}{near}")
         if names not in self._shared:
             self._shared[names] = Grants(self._roles[name] for name in names)
         return self._shared[names]
@@ -288,21 +283,6 @@ def _user_named(number: int, stanza: Any) -> str:
 
 def _convert(where: str, stanza: Any, kind: type[S]) -> S:
     try:
-        return msgspec.convert(stanza, kind)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        what = path.strip(".`")
-        text = text[0].lower() + text[1:]
-        hint = ""
-        if text.startswith("object contains unknown field"):
-            unknown = text.split("`")[1]
-            text = f"unknown key {unknown!r}"
-            hint = _hint(unknown, kind.__struct_fields__)
-        elif text.startswith("object missing required field"):
-            text = f"the key {text.split('`')[1]!r} is missing"
-        raise _Invalid(f"{where}: {f'{what}: ' if what else ''}{text}{hint}") from None
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of: {', '.join(known)}"
+        return convert(stanza, kind)
+    except ValueError as error:
+        raise _Invalid(f"{where}: {error}") from None

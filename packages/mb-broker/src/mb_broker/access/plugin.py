@@ -6,6 +6,7 @@ from mb_core.authenticators import Authenticator
 from mb_core.hookspecs import hookimpl
 
 from .certificates import CERTIFICATES
+from .json_web_tokens import JWT
 from .tokens import TOKENS
 
 __all__ = ["mb_register_authenticators"]
@@ -13,4 +14,4 @@ __all__ = ["mb_register_authenticators"]
 
 @hookimpl
 def mb_register_authenticators() -> list[Authenticator]:
-    return [TOKENS, CERTIFICATES]
+    return [TOKENS, CERTIFICATES, JWT]

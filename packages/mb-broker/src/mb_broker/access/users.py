@@ -103,6 +103,7 @@ class Access:
             UnauthorizedError: There is none.
             ServiceUnavailableError: An authenticator has failed.
         """
+        listed = True
         for each in self._authentications:
             identity = _identity(each, credentials)
             if identity is None:
@@ -113,8 +114,11 @@ class Access:
             elif identity.name in self._users:
                 user = self._users[identity.name]
             else:
+                listed = False
                 continue
             return user, identity.expires_at
+        if not listed:
+            raise UnauthorizedError("this broker does not know the user of the token")
         if credentials.token is not None:
             raise UnauthorizedError("the token is invalid")
         raise UnauthorizedError("the certificate belongs to no user")
