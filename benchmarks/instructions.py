@@ -17,6 +17,7 @@ import inspect
 import json
 import math
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from types import CodeType
 from typing import Any, cast
 
 from mb_broker import Broker
+from mb_broker.access import token_digest
 from mb_core import Limits, Message, MessageBrokerClient, Wire
 from mb_core.link import checkpoints
 from mb_core.url import URL
@@ -34,7 +36,7 @@ from mb_ws.plugin import mb_register_transports as ws_transports
 
 from .workload import DOCUMENT
 
-__all__ = ["BUDGET", "TOLERANCE", "VERSION", "measure", "read_budget"]
+__all__ = ["AS_USER", "BUDGET", "TOLERANCE", "VERSION", "measure", "read_budget"]
 
 BUDGET = Path(__file__).with_name("instructions.json")
 VERSION = "3.13"
@@ -126,20 +128,59 @@ async def request(client: MessageBrokerClient, other: MessageBrokerClient) -> No
 CLIENT_PATHS = [publish_to_handler, publish_to_iterator, publish_confirmed, request]
 
 
+AS_USER = " as a user"
+"""What is added to the names of paths of clients that have authenticated."""
+
+_TOKEN = "mb_benchmark"
+# A limited user with its own roles, beside the one that `other` is.
+_ACCESS = f"""
+[roles.sender]
+publish = ["bench.+"]
+request = ["bench.#"]
+[roles.service]
+subscribe = ["bench.#"]
+respond = ["bench.echo"]
+[[users]]
+name = "sender"
+token_sha256 = "{token_digest(_TOKEN)}"
+roles = ["sender"]
+max_priority = 1
+[[users]]
+name = "service"
+token_sha256 = "{token_digest(_TOKEN * 2)}"
+roles = ["service"]
+"""
+
+
 async def _measure_clients(found: dict[str, Counter[str]]) -> None:
     # Counting slows everything down: turns that are taken by the clock would come at random.
     checkpoints.SLICE = math.inf
+    await _measure_paths(found, Broker("memory://"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "access.toml"
+        path.write_text(_ACCESS)
+        broker = Broker("memory://", access=path)
+    await _measure_paths(found, broker, AS_USER, _TOKEN, _TOKEN * 2)
+
+
+async def _measure_paths(
+    found: dict[str, Counter[str]],
+    broker: Broker,
+    ending: str = "",
+    token: str | None = None,
+    other_token: str | None = None,
+) -> None:
     async with (
-        Broker("memory://") as broker,
-        MessageBrokerClient(broker.url) as client,
-        MessageBrokerClient(broker.url) as other,
+        broker,
+        MessageBrokerClient(broker.url, token=token) as client,
+        MessageBrokerClient(broker.url, token=other_token) as other,
     ):
         await other.subscribe("bench.echo", action="request", handler=lambda m: m.payload)
         for path in CLIENT_PATHS:
             await path(client, other)
             with counting() as counts:
                 await path(client, other)
-            found[path.__name__.replace("_", " ")] = counts
+            found[path.__name__.replace("_", " ") + ending] = counts
 
 
 def _measure_wires(found: dict[str, Counter[str]]) -> None:
@@ -204,7 +245,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for path, counts in found.items():
-        print(f"{path:24}{figures[path]:8,}")
+        print(f"{path:32}{figures[path]:8,}")
         for module, number in counts.most_common(12 if arguments.modules else 0):
             print(f"    {module:36}{number / _COUNT:8.1f}")
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.instructions import TOLERANCE, VERSION, read_budget
+from benchmarks.instructions import AS_USER, TOLERANCE, VERSION, read_budget
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,3 +52,9 @@ def test_a_path_is_within_its_budget(path: str, counted: dict[str, int]) -> None
         f"{path}: {counted[path]} instructions for a message, {budget} before "
         "(python -m benchmarks.instructions --modules says where)"
     )
+
+
+@pytest.mark.parametrize("path", [path for path in read_budget() if path.endswith(AS_USER)])
+def test_access_control_costs_next_to_nothing(path: str, counted: dict[str, int]) -> None:
+    """Whether a user may send is decided when a route is looked up, not with each message."""
+    assert counted[path] <= 1.05 * counted[path.removesuffix(AS_USER)]

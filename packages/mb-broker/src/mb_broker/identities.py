@@ -182,8 +182,10 @@ class Identities:
         self._unauthenticated.reject(service, why)
 
     def _rate_limit(self, user: User, now: float) -> RateLimit | None:
-        """Return what limits a user. It is kept when the user leaves, so that it can't start anew
-        with each connection."""
+        """Return what limits a user.
+
+        It is kept when the user leaves, so that reconnecting does not reset it.
+        """
         per_second = user.limits.max_rate
         if per_second is None:
             return None

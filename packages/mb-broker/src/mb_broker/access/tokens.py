@@ -1,4 +1,4 @@
-"""Tokens: secrets that identify a user. The broker keeps their SHA-256 hashes only."""
+"""Tokens: secrets that identify a user. The access file has only their SHA-256 hashes."""
 
 from __future__ import annotations
 
