@@ -4,124 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mb_broker.access import token_digest
-from mb_client import Broker, MBError, Message, MessageBrokerClient, ResponseError, running
+from mb_client import Broker, MBError, MessageBrokerClient, running
 
 pytest.importorskip("textual")
 
-from textual.app import App
-from textual.pilot import Pilot
+from mb_tools.top.app import Dialog
 
-from mb_tools.connect import Endpoint
-from mb_tools.top.app import Dialog, TopApp
-from mb_tools.top.model import Model
-from mb_tools.top.pane import Pane
-from mb_tools.top.poller import Poller
-from mb_tools.top.tables import SERVICES, SERVICES_WITH_USERS, Order
-
-ACCESS = """
-[roles.all]
-subscribe = ["#"]
-system = ["message", "metrics", "services", "topics"]
-
-[anonymous]
-roles = ["all"]
-
-[[users]]
-name = "anna"
-token_sha256 = "{}"
-roles = []
-"""
-
-
-def on_asyncio(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test on asyncio, once."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **options: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **options), 60))
-
-    return run
-
-
-class Screen:
-    """A running TopApp, and what a user sees and does."""
-
-    def __init__(self, app: TopApp, pilot: Pilot[None]) -> None:
-        self.app = app
-        self.pilot = pilot
-        self.services, self.topics, self.errors = app.panes
-
-    def lines(self) -> list[str]:
-        """The text on the screen."""
-        screen = self.app.screen
-        strips = screen._compositor.render_strips()
-        return [strip.text.rstrip() for strip in strips]
-
-    def shows(self, text: str) -> bool:
-        return any(text in line for line in self.lines())
-
-    async def until(self, fact: Callable[[], object]) -> None:
-        try:
-            async with asyncio.timeout(20):
-                while not fact():
-                    await self.pilot.pause(0.01)
-        except TimeoutError:
-            raise AssertionError("the screen is:\n" + "\n".join(self.lines())) from None
-
-    async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
-
-    async def click(self, pane: Pane, line: int, times: int = 1) -> None:
-        """Click on a line of a pane, wherever it is by now; line 0 has the titles."""
-        place = pane.content_region.offset - pane.region.offset + (2, line)
-        assert await self.pilot.click(pane, offset=place, times=times)
-
-
-@contextlib.asynccontextmanager
-async def screen(
-    url: str, *, size: tuple[int, int] = (80, 24), audit: bool = True
-) -> AsyncIterator[Screen]:
-    model = Model()
-    poller = Poller(Endpoint(url), model, audit=audit, interval=0.05)
-    app = TopApp(poller, model, interval=0.05)
-    async with poller.client, app.run_test(size=size) as pilot:
-        yield Screen(app, pilot)
-
-
-@contextlib.asynccontextmanager
-async def talking(url: str) -> AsyncIterator[MessageBrokerClient]:
-    """A service that answers three topics, one of them with an error; gives a client."""
-
-    def fail(message: Message) -> None:
-        raise ResponseError("out of flour", code="NO_FLOUR")
-
-    async with MessageBrokerClient(url) as service, MessageBrokerClient(url) as client:
-        await service.register_service("Bakery", "Bakes")
-        await client.register_service("Shop", "Sells")
-        for topic in ("bread.bake", "cake.bake"):
-            await service.subscribe(topic, action="request", handler=lambda message: {})
-        await service.subscribe("pie.bake", action="request", handler=fail)
-        await service.subscribe("bread.#", handler=lambda message: None)
-        yield client
+from .top_screen import names, on_asyncio, screen, talking
 
 
 async def ask(client: MessageBrokerClient, *topics: str) -> None:
     for topic in topics:
         with contextlib.suppress(MBError):
             await client.request(topic, {})
-
-
-def names(pane: Pane) -> list[str]:
-    return [row.name for row in pane.shown]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
@@ -392,53 +290,3 @@ async def test_a_click_below_the_rows_does_nothing(mb_broker: Broker) -> None:
         await seen.pilot.click(offset=(79, seen.services.region.y + 1))
         assert not isinstance(seen.app.screen, Dialog)
         assert seen.shows("req/s▼")
-
-
-@on_asyncio
-async def test_users_are_a_column_if_the_broker_has_any(tmp_path: Path) -> None:
-    path = tmp_path / "access.toml"
-    path.write_text(ACCESS.format(token_digest("mb_anna")), encoding="utf-8")
-    path.chmod(0o600)
-    with running("tcp://127.0.0.1:0", access=path) as broker:
-        async with (
-            MessageBrokerClient(broker.url, token="mb_anna") as client,
-            screen(broker.url, size=(120, 30)) as seen,
-        ):
-            await client.register_service("Bakery", "Bakes")
-            await seen.until(lambda: seen.shows("Bakery"))
-            titles = next(line for line in seen.lines() if "req/s" in line)
-            assert titles.split()[:3] == ["name", "user", "id"]
-            assert "req/s▼" in titles  # as before it was known that there are users
-            *_, bakery = (line.split() for line in seen.lines() if "Bakery" in line)
-            *_, top = (line.split() for line in seen.lines() if "mb top" in line)
-            assert bakery[1] == "anna"
-            assert top[2] == "-"
-            await seen.press("slash", "a", "n", "n", "a", "enter")
-            await seen.until(lambda: names(seen.services) == ["Bakery"])
-            await seen.press("escape", "enter")
-            await seen.until(lambda: isinstance(seen.app.screen, Dialog))
-            await seen.until(lambda: seen.shows("user "))
-
-
-@on_asyncio
-async def test_a_broker_without_users_has_no_such_column(mb_broker: Broker) -> None:
-    async with talking(mb_broker.url), screen(mb_broker.url, size=(120, 30)) as seen:
-        await seen.until(lambda: seen.shows("Bakery"))
-        assert not seen.shows("user")
-
-
-def test_another_table_keeps_the_order_if_it_can() -> None:
-    async def check() -> None:
-        pane = Pane(SERVICES)
-        app: App[None] = App()
-        async with app.run_test() as pilot:
-            await app.mount(pane)
-            pane.order = Order(7, descending=False)
-            pane.change_table(SERVICES_WITH_USERS)
-            assert pane.order == Order(8, descending=False)
-            pane.order = Order(1, descending=True)  # by user
-            pane.change_table(SERVICES)
-            assert pane.order == SERVICES.order
-            await pilot.pause()
-
-    asyncio.run(check())

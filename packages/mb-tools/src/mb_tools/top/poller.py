@@ -173,6 +173,8 @@ class Poller:
     def _refused(self, topic: str, error: ResponseError) -> None:
         if error.code in _FINAL:
             self._final.add(topic)
+            if topic in POLLED:
+                self._model.take(topic, {}, self._clock())  # it will not be updated any more
         self._model.refused(topic, error.code)
 
     # Callbacks of the client
