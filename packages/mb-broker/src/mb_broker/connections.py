@@ -16,9 +16,9 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from mb_core.authenticators import NO_CREDENTIALS
 from mb_core.errors import ConnectionLost, MBError
 from mb_core.link import Backend, DeadlineTimer, Link, LinkHandler
+from mb_core.wire import credentials_of
 
 from .connection import Connection, memory_of
 from .options import BrokerSettings
@@ -104,9 +104,7 @@ class Connections:
     def accept(self, link: Link) -> LinkHandler:
         if len(self) >= self._settings.max_connections:
             return self._reject(link)
-        # Links of other packages may have no credentials.
-        credentials = getattr(link, "credentials", NO_CREDENTIALS)
-        service = self._router.connect(self.clock(), credentials)
+        service = self._router.connect(self.clock(), credentials_of(link))
         connection = Connection(link, service, receive=self.receive, lost=self.link_lost)
         self.by_service[connection.service] = connection
         self._newcomers[connection.service] = connection

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from .authenticators import NO_CREDENTIALS, Credentials
 from .errors import MBError
 from .header import MAX_HEADER
 
@@ -23,6 +24,7 @@ __all__ = [
     "Visit",
     "Wire",
     "WireState",
+    "credentials_of",
     "foreign_protocol",
     "is_held_back",
 ]
@@ -124,6 +126,9 @@ class Wire(Protocol):
     If few bytes from the other side can cause much work, a Wire may have an attribute `held_back`.
     It is true while the Wire holds received bytes that it has not processed yet, so that other
     connections get their turn.
+
+    If the handshake says who a client is, the broker's Wire may have an attribute `credentials`, of
+    the type `Credentials`. It is read once, when the Wire has moved to OPEN.
     """
 
     @property
@@ -166,6 +171,12 @@ class Wire(Protocol):
 def is_held_back(wire: Wire) -> bool:
     """Whether a Wire holds bytes that it will process after others had their turn."""
     return getattr(wire, "held_back", False)
+
+
+def credentials_of(connection: object) -> Credentials:
+    """Return the credentials that a client has presented to a Wire or Link with its handshake."""
+    credentials: Credentials = getattr(connection, "credentials", NO_CREDENTIALS)
+    return credentials
 
 
 def foreign_protocol(start: bytes) -> str | None:

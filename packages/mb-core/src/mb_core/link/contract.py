@@ -56,7 +56,12 @@ class LinkHandler(Protocol):
 
 
 class Link(Protocol):
-    """A live connection on one event loop. Use it only in the thread of that loop."""
+    """A live connection on one event loop. Use it only in the thread of that loop.
+
+    If the handshake says who a client is, the broker's Link may have an attribute `credentials`, of
+    the type `Credentials`. It is read once, in `Accept`. Links over byte streams have that of their
+    Wire.
+    """
 
     @property
     def peer(self) -> str:

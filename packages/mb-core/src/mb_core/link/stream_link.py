@@ -15,8 +15,9 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 
+from ..authenticators import Credentials
 from ..errors import ConnectError, ConnectionLost, MBError, RemoteProtocolError
-from ..wire import Wire, WireState
+from ..wire import Wire, WireState, credentials_of
 from .contract import FLUSH_AT, Accept, Link, LinkHandler, StreamOptions, Waiter
 from .sockets import reason_of
 from .tls import received_nothing
@@ -69,6 +70,10 @@ class StreamLink(Link):
         self._closing: dict[Waiter, None] = {}
 
     # The Link
+
+    @property
+    def credentials(self) -> Credentials:
+        return credentials_of(self._wire)
 
     def take_unsent(self) -> list[bytes]:
         messages, self._outbox = list(self._outbox), []

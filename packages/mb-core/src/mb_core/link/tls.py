@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
+import msgspec
+
+from ..authenticators import NO_CREDENTIALS, Credentials
 from ..errors import ConnectError, MBError
-from ..wire import Wire, WireState, is_held_back
+from ..wire import Wire, WireState, credentials_of, is_held_back
 from .contract import Address, SocketAddress, StreamOptions
 from .sockets import address_text
 from .tls_errors import accepted_error, dialled_error, early_end
@@ -21,6 +26,9 @@ __all__ = ["TlsWire", "client_ssl_context", "dialled_wire", "received_nothing", 
 
 # A TLS record holds at most 16 KiB.
 _RECORD = 16_384
+# Limits on a certificate, which can have 100 KiB: the broker keeps the names with the connection.
+_MAX_NAMES = 100
+_MAX_NAME = 1_000
 
 
 def client_ssl_context(cafile: str | None = None) -> ssl.SSLContext:
@@ -88,6 +96,7 @@ class TlsWire:
         where: str | None = None,
     ) -> None:
         self._wire = wire
+        self._server_side = server_side
         self._where = where  # the address of a server, for errors
         self._fault: MBError | None = None
         self._established = False  # whether the handshake is complete
@@ -130,6 +139,14 @@ class TlsWire:
     def held_back(self) -> bool:
         """Whether the inner Wire has more to read, and therefore perhaps this one."""
         return self._fault is None and is_held_back(self._wire)
+
+    @property
+    def credentials(self) -> Credentials:
+        """What the inner Wire knows about a client, and the names in its verified certificate."""
+        if not self._server_side or not self._established:
+            return NO_CREDENTIALS
+        names = _verified_names(self._tls)
+        return msgspec.structs.replace(credentials_of(self._wire), certificate=names)
 
     def receive_data(self, data: bytes) -> list[bytes]:
         messages: list[bytes] = []
@@ -194,3 +211,30 @@ class TlsWire:
             return accepted_error(error, established=self._established)
         agreed = self._tls.cipher() is not None
         return dialled_error(error, self._where, agreed=agreed, established=self._established)
+
+
+def _verified_names(tls: ssl.SSLObject) -> tuple[str, ...]:
+    """Return the names in the client's certificate; none if the context has not verified it.
+
+    Names are compared as a whole, so that a wildcard is only itself. Names that can't be printed
+    are left out: with a NUL or invisible character, they only look like another name.
+    """
+    try:
+        certificate = tls.getpeercert()  # empty if it was not verified
+    except (ValueError, ssl.SSLError):  # for example, a name that is not UTF-8
+        return ()
+    return tuple(islice(_names(certificate or {}), _MAX_NAMES))
+
+
+def _names(certificate: dict[str, Any]) -> Iterator[str]:
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind in ("URI", "DNS") and _is_plain(value):
+            yield f"{kind}:{value.lower() if kind == 'DNS' else value}"
+    for attributes in certificate.get("subject", ()):
+        for kind, value in attributes:
+            if kind == "commonName" and _is_plain(value):
+                yield f"CN={value}"
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and 0 < len(name) <= _MAX_NAME
