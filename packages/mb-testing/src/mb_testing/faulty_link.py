@@ -13,6 +13,7 @@ from mb_core.errors import ConnectionLost, MBError, RemoteProtocolError
 from mb_core.link import FLUSH_AT, Accept, Link, LinkHandler, Poster
 from mb_core.link.memory import log_bug
 from mb_core.message import Message, parse_message
+from mb_core.wire import credentials_of
 
 __all__ = ["ActiveFaults", "FaultyLink"]
 
@@ -119,6 +120,7 @@ class FaultyLink:
         ended: Callable[[FaultyLink], None],
     ) -> None:
         self.peer = link.peer
+        self.credentials = credentials_of(link)
         self.inner = link
         self._faults = faults
         self._post = post
