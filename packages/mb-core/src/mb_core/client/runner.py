@@ -189,7 +189,11 @@ class Runner:
                 report_unreadable(self._callbacks, error, message, self._name)
                 return _bad_payload(error)
             _log.debug("not answered: %s", error)  # by its call of `respond`
-        elif isinstance(error, ResponseError) and message.responder is not None:
+        elif (
+            isinstance(error, ResponseError)
+            and message.responder is not None
+            and not _is_about_user(error)
+        ):
             return error
         elif isinstance(error, ConnectionLost) and message.responder is not None:
             return _Lost(error)
@@ -199,6 +203,19 @@ class Runner:
 
     def _failed(self, error: Exception) -> None:
         self._callbacks.report(error, f"the handler {self._name} of {self._topic!r} failed")
+
+
+def _is_about_user(error: ResponseError) -> bool:
+    """Return whether a broker says with this error what the service's own user may not do.
+
+    The name of that user is not for those who send requests to the service.
+    """
+    details = error.details
+    return isinstance(details, dict) and details.keys() in _ABOUT_USER
+
+
+_ABOUT_USER = ({"action", "topic", "user"}, {"max_rate", "user"})
+"""The keys of the details of such errors (docs/protocol.md)."""
 
 
 def with_header(registration: Registration, callbacks: Callbacks) -> Callable[[Message], Any]:
