@@ -193,7 +193,7 @@ def test_tokens_on_a_network_without_tls_are_a_warning(mb: Any, access: Path, fi
     ]
     assert warnings(sections) == [
         (
-            "tcp://0.0.0.0:1 is not encrypted, so tokens can be read on the way: use tls_port or "
+            "tcp://0.0.0.0:1 is not encrypted, so tokens can be read in transit: use tls_port or "
             "wss_port unless you trust the network"
         )
     ]

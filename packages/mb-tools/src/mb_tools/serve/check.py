@@ -79,7 +79,7 @@ def _listening(
             warnings.append(f"everyone who can reach {each.parsed} may do everything (--open)")
         elif not each.needs_certificate:
             warnings.append(
-                f"{each.parsed} is not encrypted, so tokens can be read on the way: use tls_port "
+                f"{each.parsed} is not encrypted, so tokens can be read in transit: use tls_port "
                 "or wss_port unless you trust the network"
             )
     return ["Listens on", *_table(rows)]
