@@ -23,6 +23,7 @@ import mb_testing
 import mb_testing.proxy
 from mb_broker.options import option_table
 from mb_core import hookimpl
+from mb_core.authenticators import Credentials
 
 PACKAGES = (mb_client, mb_core, mb_sync, mb_broker, mb_testing, mb_testing.proxy)
 MODULES = ("mb_core.link", "mb_core.plugins", "mb_core.session", "mb_core.wire", "mb_core.url")
@@ -118,6 +119,8 @@ class Sample:
         self.names: dict[str, Any] = {
             **{name: getattr(mb_client, name) for name in mb_client.__all__},
             **{name: getattr(package, name) for name in package.__all__},
+            "Credentials": Credentials,
+            "GUESTS": object(),
             "UNIX": object(),
             "broker": broker,
             "dataclass": __import__("dataclasses").dataclass,

@@ -287,7 +287,7 @@ def reports(caplog: pytest.LogCaptureFixture) -> Reports:
             record.getMessage()
             for record in caplog.get_records("call")
             if (record.levelno >= logging.ERROR and "error" not in getattr(record, "mb", {}))
-            or record.name == "asyncio"
+            or (record.name == "asyncio" and record.levelno > logging.DEBUG)
         ]
 
     return found

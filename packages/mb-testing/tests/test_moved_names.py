@@ -12,7 +12,7 @@ import mb_testing.proxy
 
 MOVED = {
     "mb_core.testing": {name: name for name in mb_testing.__all__}
-    | dict.fromkeys(["FaultyBroker", "running", "until", "wait_until"]),
+    | dict.fromkeys(["AuthenticatorSuite", "FaultyBroker", "running", "until", "wait_until"]),
     "mb_core.testing.proxy": {name: name for name in mb_testing.proxy.__all__}
     | {"FAIR": "NORMAL", "Weather": "Conditions"}
     | {"NORMAL": None, "Conditions": None, "ProxyStats": None},

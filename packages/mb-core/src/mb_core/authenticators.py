@@ -36,7 +36,7 @@ class Identity(msgspec.Struct, frozen=True):
     """Who a client is.
 
     Attributes:
-        name: The name of the user.
+        name: The name of the user, in printable characters: it is logged and shown.
         roles: The user's roles. Names that the access file does not define are ignored. None if the
             user of this name in the access file has its roles there.
         expires_at: When the credentials expire, in seconds since the epoch (as `time.time()`). The

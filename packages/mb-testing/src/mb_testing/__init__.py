@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .authenticator_suite import AuthenticatorSuite
     from .faults import Faults
     from .faulty_broker import FaultyBroker, running
     from .links import LinkEnd, memory_link_pair
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from .virtual_clock import VirtualClock
 
 __all__ = [
+    "AuthenticatorSuite",
     "Faults",
     "FaultyBroker",
     "LinkEnd",
@@ -25,6 +27,7 @@ __all__ = [
 
 # Imported when they are asked for: pytest loads this package with each start, for the plugin in it.
 _MODULES = {
+    "AuthenticatorSuite": "authenticator_suite",
     "Faults": "faults",
     "FaultyBroker": "faulty_broker",
     "LinkEnd": "links",

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
-import threading
-import traceback
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -19,6 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 
+from ..conformance import in_time
 from .links_under_test import Network
 from .requirements import IN_TIME, PROPORTION, violation
 from .settings import Settings
@@ -36,7 +33,7 @@ def without_io(test: _Test) -> _Test:
 
     @functools.wraps(test)
     def run(self: Settings, *arguments: Any, **fixtures: Any) -> None:
-        _in_time(self.time_limit, lambda: test(self, *arguments, **fixtures))
+        in_time(self.time_limit, lambda: test(self, *arguments, **fixtures), PROPORTION)
 
     return run  # type: ignore[return-value]
 
@@ -51,7 +48,7 @@ def on_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
                 main = functools.partial(_main, self, test, Path(folder), fixtures)
                 anyio.run(main, backend=anyio_backend)
 
-        _in_time(self.time_limit + _GRACE, on_loop)
+        in_time(self.time_limit + _GRACE, on_loop, PROPORTION)
 
     signature = inspect.signature(test)
     backend = inspect.Parameter("anyio_backend", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -87,29 +84,3 @@ def _plain(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _in_time(seconds: float, function: Callable[[], None]) -> None:
-    """Run in a thread, which is abandoned if it takes longer; the failure shows where it hangs."""
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            function()
-            outcome.set_result(None)
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=run, name="mb transport suite", daemon=True)
-    thread.start()
-    try:
-        outcome.result(seconds)
-    except TimeoutError:
-        if outcome.done():
-            raise
-        frame = sys._current_frames()[thread.ident or 0]
-        stack = "".join(traceback.format_stack(frame)[-6:])
-        raise violation(
-            PROPORTION, f"it was still busy after {seconds:g} s, here:\n{stack}"
-        ) from None
-    thread.join()

@@ -2,34 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
+from ..conformance import ContractBroken, Requirement, expect, violation
 
 __all__ = ["ContractBroken", "Requirement", "expect", "violation"]
-
-
-class ContractBroken(AssertionError):
-    """A transport does not do what its contract says."""
-
-
-class Requirement(msgspec.Struct, frozen=True):
-    """What is expected of a transport, and where that is documented."""
-
-    text: str
-    contract: str
-
-
-def expect(requirement: Requirement, met: bool, found: str) -> None:
-    """Raise ContractBroken, which shows what was `found`, unless the requirement was `met`."""
-    __tracebackhide__ = True
-    if not met:
-        raise violation(requirement, found)
-
-
-def violation(requirement: Requirement, found: str) -> ContractBroken:
-    """Return the failure of a test: what was found, what is required, and where to read it."""
-    return ContractBroken(
-        f"{found}\n  Expected: {requirement.text}\n  Contract: {requirement.contract}"
-    )
 
 
 # Of the plugin

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from mb_core.transport import WireTransport
 
+from ..conformance import EventLoops
 from .client_and_broker import ClientAndBroker
 from .link_endings import LinkEndings
 from .link_messages import LinkMessages
@@ -26,7 +25,7 @@ class _OverStreams(
 
 
 class TransportSuite(
-    _OverStreams, SocketListening, LinkMessages, LinkEndings, Listening, ClientAndBroker
+    _OverStreams, SocketListening, LinkMessages, LinkEndings, Listening, ClientAndBroker, EventLoops
 ):
     """The conformance suite. A transport that passes it works under the client and the broker.
 
@@ -58,11 +57,3 @@ class TransportSuite(
             for name in dir(part):
                 if name.startswith("test_"):
                     setattr(cls, name, None)  # which pytest does not take for a test
-
-    @pytest.fixture(params=["asyncio", "trio"])
-    def anyio_backend(self, request: pytest.FixtureRequest) -> str:
-        """The event loop. It has the name of anyio's fixture, so plugins that choose loops work."""
-        name: str = request.param
-        if name == "trio":
-            pytest.importorskip("trio", reason="trio is not installed")
-        return name
