@@ -121,7 +121,7 @@ def test_keys_that_do_not_fit_are_ignored(
     with pytest.raises(UnauthorizedError, match="does not know"):
         authenticate(Credentials(sign(headers={"kid": "a"})))
     assert mistake(jwks(tmp_path, wrong), tmp_path) == (
-        "jwks_file 'FOLDER/jwks.json': none of its 1 keys has a kid and can be used for ES256: "
+        "jwks_file 'FOLDER/jwks.json': no key in it has a kid and can be used for ES256: "
         "check algorithms, and that it is the JWKS of the issuer"
     )
     assert "\n" not in "".join(record.getMessage() for record in caplog.records)

@@ -301,6 +301,16 @@ def test_tokens_for_something_else_are_refused(typ: str, authenticate: Authentic
     assert refusal(authenticate, sign(headers={"typ": typ})) == text
 
 
+@pytest.mark.parametrize("algorithm", KEYS)
+@pytest.mark.parametrize("size", [0, 1, 32, 63, 64, 65, 96, 114, 132, 255, 256, 257, 4096])
+def test_a_signature_may_have_any_size(algorithm: str, size: int, tmp_path: Path) -> None:
+    authenticate = JWT.create(table(tmp_path, algorithm), tmp_path)
+    signed = sign(algorithm).rpartition(".")[0]
+    for byte in (b"\0", b"\x01", b"\xff"):
+        signature = base64.urlsafe_b64encode(byte * size).decode().rstrip("=")
+        assert refusal(authenticate, f"{signed}.{signature}") == SIGNATURE
+
+
 def test_each_character_of_a_token_counts(authenticate: Authenticate) -> None:
     token = sign()
     for position, character in enumerate(token[:-1]):  # the last one has bits without a meaning

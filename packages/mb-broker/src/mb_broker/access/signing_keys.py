@@ -142,8 +142,8 @@ def keys_by_id(path: Path, algorithms: Sequence[str]) -> dict[tuple[str, str], K
                 found[jwk.kid, name] = Key(name, key)
     if not found:
         raise ValueError(
-            f"none of its {len(given)} keys has a kid and can be used for "
-            f"{' or '.join(algorithms)}: check algorithms, and that it is the JWKS of the issuer"
+            f"no key in it has a kid and can be used for {' or '.join(algorithms)}: check "
+            "algorithms, and that it is the JWKS of the issuer"
         )
     return found
 
