@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -76,11 +75,23 @@ class Identities:
         Raises UnauthorizedError if there is none, ServiceUnavailableError if it has too many
         connections, and InvalidRequestError if the connection is another user's.
         """
+        credentials = replace(service.credentials, token=token)
         try:
-            return self._accept(service, replace(service.credentials, token=token), now)
+            user, expires_at = self._access.user_of(credentials)
         except UnauthorizedError:
             self._unauthenticated.wrong_token(service)
             raise
+        known = service.user
+        if known is not None and (service.subscriptions or service.name):
+            what = None
+            if known.key != user.key:
+                what = f"this connection belongs to {known.name!r}"
+            elif known.grants is not user.grants:
+                what = f"this token gives {known.name!r} other roles than the one before"
+            if what is not None:
+                raise InvalidRequestError(f"{what}: open another connection to use this token")
+        self._become(service, user, credentials, expires_at, now)
+        return user
 
     def next_deadline(self) -> float | None:
         """Return when `take_rejected` has to be called next; None if it doesn't."""
@@ -121,32 +132,35 @@ class Identities:
     def _identify(self, service: Service, credentials: Credentials, now: float) -> None:
         """Find out who a client is by what its connection says: a header, then a certificate."""
         service.credentials = replace(credentials, token=None)
-        if credentials.token is not None:
+        tries = [credentials, service.credentials] if credentials.token else [service.credentials]
+        for given in tries:
+            if service.user is not None or given == NO_CREDENTIALS:
+                break
             try:
-                self._accept(service, credentials, now)
+                user, expires_at = self._access.user_of(given)
+                self._become(service, user, given, expires_at, now)
             except ResponseError as error:
-                # It is not answered, as the client has not sent a message. If a proxy sends this
+                # Not every certificate belongs to a user: such a client can send a token.
+                if given.token is None and isinstance(error, UnauthorizedError):
+                    continue
+                # It is not answered, as the client has not sent a message. If a proxy sends the
                 # header, it is up to the operator.
                 self._metrics.unauthorized.add(int(now))
-                text = f"[{error.code}] {error.message} (in the Authorization header)"
-                self._write_log("warn", text, f"{error.code} in a header", service, now)
-            else:
-                return
-        if credentials.certificate:
-            # Not every certificate belongs to a user: such a client can send a token.
-            with suppress(UnauthorizedError):
-                self._accept(service, service.credentials, now)
+                what = "certificate" if given.token is None else "Authorization header"
+                text = f"[{error.code}] {error.message} (in the {what} of a connection)"
+                self._write_log("warn", text, f"{error.code} {what}", service, now)
 
-    def _accept(self, service: Service, credentials: Credentials, now: float) -> User:
-        """Make a client the user with these credentials; raises ResponseError."""
-        user, expires_at = self._access.user_of(credentials)
+    def _become(
+        self,
+        service: Service,
+        user: User,
+        credentials: Credentials,
+        expires_at: float | None,
+        now: float,
+    ) -> None:
+        """Make a client this user; raises ServiceUnavailableError if that has too many."""
         known = service.user
         if known is None or known.key != user.key:
-            if known is not None and (service.subscriptions or service.name):
-                raise InvalidRequestError(
-                    f"this connection belongs to {known.name!r}: open another one to use another "
-                    "token"
-                )
             limit = user.limits.max_connections
             if limit is not None and self._connections[user.key] >= limit:
                 # Not FORBIDDEN: a connection that was lost counts until the broker notices that.
@@ -162,14 +176,13 @@ class Identities:
         self._unauthenticated.discard(service)
         if expires_at is not None:
             self._expiring.add(service, now + expires_at - time.time())
-        return user
 
     def _check_again(self, service: Service, known: User, now: float) -> None:
         """See who a client is now."""
         try:
-            user, _ = self._access.user_of(service.credentials)
+            user, expires_at = self._access.user_of(service.credentials)
             if user.key == known.key:
-                self._accept(service, service.credentials, now)
+                self._become(service, user, service.credentials, expires_at, now)
                 return
         except ResponseError:
             pass

@@ -1,0 +1,124 @@
+"""What a connection itself says about a client: a certificate, or a header with a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from mb_broker.access import Access, Grants, Limits, Role, User
+from mb_broker.access.users import Authentication
+from mb_core.authenticators import Credentials, Identity
+
+from .conftest import GREETING, Bench, Peer
+from .users import access_of
+
+ROLES = {"a": Grants([Role(publish=["a"], subscribe=["a"])]), "b": Grants([Role(publish=["b"])])}
+
+
+def make(anonymous: Grants | None = None) -> Bench:
+    users = [User("station", ROLES["a"]), User("other", ROLES["b"])]
+    users.append(User("single", ROLES["a"], Limits(max_connections=1)))
+    return Bench(access=access_of(users, anonymous))
+
+
+def connect(bench: Bench, token: str | None = None, certificate: Iterable[str] = ()) -> Peer:
+    credentials = Credentials(token, tuple(certificate))
+    service = bench.router.connect(bench.now, credentials)
+    peer = bench.peers[service] = Peer(bench, service)
+    bench.deliver()
+    assert peer.take() == [GREETING]
+    return peer
+
+
+def name_of(peer: Peer) -> str | None:
+    return peer.service.user.name if peer.service.user is not None else None
+
+
+def test_a_client_is_who_its_certificate_says() -> None:
+    bench = make()
+    peer = connect(bench, certificate=["DNS:unknown", "CN=station"])
+    assert name_of(peer) == "station"
+    assert peer.ask("authenticate", {}) == {"status": "success", "user": "station"}
+    peer.subscribe("a")
+    bench.advance(60)
+    assert bench.rejected == []
+
+
+def test_a_client_is_who_its_header_says() -> None:
+    peer = connect(make(), "mb_other", ["CN=station"])
+    assert name_of(peer) == "other"
+    assert peer.ask("authenticate", {"token": "mb_other"})["user"] == "other"
+
+
+@pytest.mark.parametrize("certificate", [[], ["CN=station"]])
+def test_a_wrong_token_in_a_header_is_logged(
+    certificate: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make()
+    peer = connect(bench, "mb_secret", certificate)
+    assert name_of(peer) == ("station" if certificate else None)
+    assert (
+        "[UNAUTHORIZED] the token is invalid (in the Authorization header of a connection)"
+        in caplog.text
+    )
+    assert "mb_secret" not in caplog.text
+    assert bench.router.metrics.unauthorized.total == 1
+
+
+@pytest.mark.parametrize("anonymous", [None, Grants()])
+def test_a_certificate_of_no_user_is_nothing_special(
+    anonymous: Grants | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make(anonymous)
+    peer = connect(bench, certificate=["CN=nobody"])
+    assert name_of(peer) is None
+    assert caplog.text == ""
+    assert peer.ask("authenticate", {"token": "mb_station"})["user"] == "station"
+
+
+@pytest.mark.parametrize("credentials", [{"certificate": ["CN=single"]}, {"token": "mb_single"}])
+def test_too_many_connections_of_a_user_are_logged_and_unauthenticated(
+    credentials: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make()
+    first, second = (connect(bench, **credentials) for _ in range(2))  # type: ignore[arg-type]
+    assert (name_of(first), name_of(second)) == ("single", None)
+    assert "the user 'single' already has 1 connection (max_connections)" in caplog.text
+    error = second.ask("metrics", {})["error"]
+    assert error["code"] == "UNAUTHORIZED"
+    assert "single" not in error["message"]
+    first.leave()
+    assert name_of(connect(bench, **credentials)) == "single"  # type: ignore[arg-type]
+
+
+def test_without_an_access_file_they_mean_nothing() -> None:
+    bench = Bench()
+    peer = connect(bench, "mb_station", ["CN=station"])
+    assert name_of(peer) is None
+    peer.subscribe("a")
+
+
+def test_another_user_or_other_roles_need_a_connection_without_subscriptions() -> None:
+    """Otherwise, it would keep what only its previous roles allowed."""
+
+    def authenticate(credentials: Credentials) -> Identity | None:
+        name, _, roles = (credentials.token or "").partition(" ")
+        return Identity(name, tuple(roles.split())) if name else None
+
+    def grants_of(roles: Iterable[str]) -> Grants:
+        return ROLES["".join(roles)]
+
+    rules = [Authentication("test", authenticate)]
+    bench = Bench(access=Access([], None, rules, grants_of))
+    peer = bench.join()
+    for token in ("ada a", "eve b", "ada b", "ada a", "ada a"):
+        assert peer.ask("authenticate", {"token": token})["user"] == token.split()[0]
+    peer.subscribe("a")
+    for token, text in (("ada b", "gives 'ada' other roles"), ("eve a", "belongs to 'ada'")):
+        error = peer.ask("authenticate", {"token": token})["error"]
+        assert error["code"] == "INVALID_REQUEST"
+        assert text in error["message"]
+    assert peer.ask("authenticate", {"token": "ada a"})["user"] == "ada"
+    assert name_of(peer) == "ada"
+    assert list(bench.router._identities._connections.items()) == [(("test", "ada"), 1)]
