@@ -229,7 +229,7 @@ def test_a_page_for_browsers_is_not_shown(start: bytes) -> None:
 @pytest.mark.parametrize(
     ("status", "hint"),
     [
-        (401, r" \(it asks for credentials, and a broker's URL carries none\)"),
+        (401, r" \(it asks for credentials: pass a token, if it accepts one\)"),
         (403, ""),
         (407, r" \(a proxy in between asks for credentials\)"),
     ],
@@ -254,7 +254,7 @@ def test_a_refusal_in_http_1_0_is_read_as_any_other(size: int) -> None:
     assert isinstance(client.error, ConnectError)
     assert client.error.final
     assert str(client.error).endswith(
-        "with HTTP status 401 (it asks for credentials, and a broker's URL carries none): HTTP/1.0"
+        "with HTTP status 401 (it asks for credentials: pass a token, if it accepts one): HTTP/1.0"
     )
 
 

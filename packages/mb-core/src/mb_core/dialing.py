@@ -32,11 +32,18 @@ Host header and the name in the certificate stay what the program said."""
 
 
 async def dial(
-    url: URL, accept: Accept, options: ClientOptions, *, backend: Backend, spawn: Spawn
+    url: URL,
+    accept: Accept,
+    options: ClientOptions,
+    *,
+    backend: Backend,
+    spawn: Spawn,
+    token: str | None = None,
 ) -> Link:
     """Connect to `url`; raises ConnectError, or PluginError if no plugin supports the scheme.
 
-    The caller limits the time, because it can raise a more specific error.
+    `token` is presented with the handshake, if the transport can. The caller limits the time,
+    because it can raise a more specific error.
     """
     transport = options.plugins.transport(url.scheme)
     ssl_context = options.ssl_context
@@ -52,7 +59,10 @@ async def dial(
         raise ConnectError(f"an ssl_context was given, but {url} does not use TLS", final=True)
     with _blaming(url):
         address = stream_address(url, transport)
-        wire = transport.client(url, options.limits)
+        if token is not None and transport.client_with_token is not None:
+            wire = transport.client_with_token(url, options.limits, token)
+        else:
+            wire = transport.client(url, options.limits)
     return await backend.connect(
         address,
         wire,

@@ -60,6 +60,9 @@ class WireTransport(msgspec.Struct, frozen=True):
         secure: Whether the stream is encrypted by TLS.
         default_port: The TCP port if the URL has none.
         sockets: Used instead of TCP, if given.
+        client_with_token: Used instead of `client` if the client has a token, for transports whose
+            handshake can present one, such as HTTP's `Authorization: Bearer`. A token that does not
+            fit into it is left out: the client also sends it as a request after the greeting.
     """
 
     scheme: str
@@ -68,6 +71,7 @@ class WireTransport(msgspec.Struct, frozen=True):
     secure: bool = False
     default_port: int | None = None
     sockets: Sockets | None = None
+    client_with_token: Callable[[URL, Limits, str], Wire] | None = None
 
 
 def port_of(url: URL, transport: WireTransport) -> int:

@@ -7,13 +7,14 @@ What follows `?` in a URL may be a secret, such as a token for a WebSocket, and 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import SplitResult, unquote_plus, urlsplit
 
 import msgspec
 
 from .errors import ConnectError, LocalProtocolError
 
-__all__ = ["URL", "broker_url", "parse_url", "redacted"]
+__all__ = ["URL", "broker_url", "parse_url", "redacted", "without_secrets"]
 
 _HIDDEN = re.compile("[?#]")
 _IPV6 = re.compile("[0-9A-Fa-f]*:[0-9A-Fa-f.:]*:.*")
@@ -62,14 +63,7 @@ class URL(msgspec.Struct, frozen=True):
             return text
         values = [query, *(part.partition("=")[2] for part in re.split("[&;]", query))]
         values += [unquote_plus(each) for each in values]
-        secrets = sorted({each for each in values if len(each) >= _SECRET}, key=len, reverse=True)
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        for secret in secrets:
-            for length in range(min(len(secret), len(text), _LONGEST_REST), _SECRET - 1, -1):
-                if text.endswith(secret[:length]):
-                    return text[:-length] + "***"
-        return text
+        return without_secrets(text, values)
 
     def __str__(self) -> str:
         path, mark, _ = self.path.partition("?")
@@ -164,3 +158,18 @@ def parse_url(text: str) -> URL:
         raise ConnectError(f"invalid URL {shown!r}: invalid host {host!r}", final=True)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return URL(parts.scheme, host, port, path)
+
+
+def without_secrets(text: str, values: Iterable[str]) -> str:
+    """Return `text` with `***` instead of these values, also if one is cut off at its end.
+
+    Short values are not replaced: they are no secrets, and could be anywhere in it.
+    """
+    secrets = sorted({each for each in values if len(each) >= _SECRET}, key=len, reverse=True)
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    for secret in secrets:
+        for length in range(min(len(secret), len(text), _LONGEST_REST), _SECRET - 1, -1):
+            if text.endswith(secret[:length]):
+                return text[:-length] + "***"
+    return text

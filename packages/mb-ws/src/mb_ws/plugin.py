@@ -13,6 +13,15 @@ __all__ = ["mb_register_transports"]
 @hookimpl
 def mb_register_transports() -> list[WireTransport]:
     return [
-        WireTransport("ws", client_wire, server_wire, default_port=8080),
-        WireTransport("wss", client_wire, server_wire, default_port=8443, secure=True),
+        WireTransport(
+            "ws", client_wire, server_wire, default_port=8080, client_with_token=client_wire
+        ),
+        WireTransport(
+            "wss",
+            client_wire,
+            server_wire,
+            default_port=8443,
+            secure=True,
+            client_with_token=client_wire,
+        ),
     ]

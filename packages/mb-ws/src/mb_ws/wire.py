@@ -5,33 +5,32 @@ Binary frames are read too, as the reference broker does, and never written.
 
 from __future__ import annotations
 
-import logging
 import math
 from http import HTTPStatus
 
 from websockets.client import ClientProtocol
 from websockets.datastructures import MultipleValuesError
 from websockets.exceptions import InvalidMessage, InvalidUpgrade, InvalidURI, PayloadTooBig
-from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
+from mb_core.authenticators import NO_CREDENTIALS
 from mb_core.errors import ConnectError, MBError, MessageTooLarge, RemoteProtocolError
 from mb_core.message import is_text
 from mb_core.url import URL
 from mb_core.wire import Limits, Site, Visit, WireState, foreign_protocol
 
+from .bearer import bearer_credentials, bearer_headers
+from .close_frames import close_reason, is_abnormal
 from .frames import KEY, MASKED, OPCODE, OPCODES, TEXT, MaskingKeys, apply_mask, text_head
-from .handshake_errors import is_foreign, refusal_error
+from .handshake_errors import Secrets, fault_text, is_foreign, refusal_error
 from .http import page_response, request_target, text_response, wants_websocket
+from .websockets_log import log
 
 __all__ = ["WebSocketWire", "client_wire", "server_wire"]
-
-# websockets logs each frame at DEBUG and each close at INFO: not our users' log.
-_log = logging.getLogger("mb_ws.websockets")
-_log.setLevel(logging.WARNING)
 
 _STATES = {
     State.CONNECTING: WireState.HANDSHAKE,
@@ -39,8 +38,6 @@ _STATES = {
     State.CLOSING: WireState.CLOSING,
     State.CLOSED: WireState.CLOSED,
 }
-# A close frame's reason has at most 123 bytes.
-_MAX_REASON = 123
 _HTTP_1_0 = b"HTTP/1.0"
 # The most frames other than whole messages that are read at once. Each takes about 10 us, and one
 # read of a stream can return 40,000 of them.
@@ -49,8 +46,11 @@ _MAX_SLOW_FRAMES = 128
 _START_SIZE = 64
 
 
-def client_wire(url: URL, limits: Limits) -> WebSocketWire:
+def client_wire(url: URL, limits: Limits, token: str | None = None) -> WebSocketWire:
     """Return the client's side of a connection. Its handshake is ready to be sent.
+
+    Args:
+        token: Sent as `Authorization: Bearer`, unless it has characters that can't be sent so.
 
     Raises:
         ConnectError: The URL is invalid.
@@ -62,9 +62,11 @@ def client_wire(url: URL, limits: Limits) -> WebSocketWire:
         raise ConnectError(f"invalid URL {url}: {error.msg}", final=True) from None
     except UnicodeError as error:
         raise ConnectError(f"invalid URL {url}: {error}", final=True) from None
-    protocol = ClientProtocol(uri, max_size=limits.max_message, logger=_log)
-    protocol.send_request(protocol.connect())
-    return WebSocketWire(protocol, limits, url=url)
+    protocol = ClientProtocol(uri, max_size=limits.max_message, logger=log)
+    request = protocol.connect()
+    request.headers.update(bearer_headers(token))
+    protocol.send_request(request)
+    return WebSocketWire(protocol, limits, secrets=Secrets(url, token))
 
 
 def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
@@ -72,7 +74,7 @@ def server_wire(limits: Limits, site: Site | None = None) -> WebSocketWire:
 
     A request that is not a handshake gets a page of the site.
     """
-    protocol = ServerProtocol(max_size=limits.max_message, logger=_log)
+    protocol = ServerProtocol(max_size=limits.max_message, logger=log)
     return WebSocketWire(protocol, limits, site)
 
 
@@ -84,11 +86,16 @@ class WebSocketWire:
     """
 
     def __init__(
-        self, protocol: Protocol, limits: Limits, site: Site | None = None, url: URL | None = None
+        self,
+        protocol: Protocol,
+        limits: Limits,
+        site: Site | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self.error: MBError | None = None
         self.held_back = False
-        self._url = url  # where a client goes
+        self.credentials = NO_CREDENTIALS
+        self._secrets = secrets  # a client's
         self._protocol = protocol
         self._limit = limits.max_message
         self._site = site
@@ -167,7 +174,7 @@ class WebSocketWire:
     def close(self, reason: str = "") -> None:
         protocol = self._protocol
         if protocol.state is State.OPEN:
-            protocol.send_close(CloseCode.NORMAL_CLOSURE, _truncated(reason))
+            protocol.send_close(CloseCode.NORMAL_CLOSURE, close_reason(reason))
             self._take_output()
         elif protocol.state is State.CONNECTING:
             self._ended = True
@@ -182,8 +189,8 @@ class WebSocketWire:
     @property
     def _other_side(self) -> str:
         """The name of the other side in errors."""
-        if self._url is not None:
-            return str(self._url)
+        if self._secrets is not None:
+            return str(self._secrets.url)
         return "the server" if self._protocol.side is Side.CLIENT else "the client"
 
     def _read_handshake(self, data: bytes) -> bytes:
@@ -223,11 +230,15 @@ class WebSocketWire:
         return data[position:] if protocol.state is State.OPEN else b""
 
     def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
-        site = self._site
+        site, handshake = self._site, wants_websocket(request)
+        if handshake:
+            try:
+                self.credentials = bearer_credentials(request.headers)
+            except ValueError as error:
+                return self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         if site is None:
             return protocol.accept(request)
         host, path = request_target(request)
-        handshake = wants_websocket(request)
         try:
             origin = request.headers.get("Origin")
             host = host or request.headers.get("Host")
@@ -250,7 +261,7 @@ class WebSocketWire:
     def _check_response(self, response: Response) -> None:
         fault = self._protocol.handshake_exc
         if fault is not None:
-            self.error = refusal_error(response, fault, self._url)
+            self.error = refusal_error(response, fault, self._secrets)
 
     def _check_early_close(self) -> None:
         """See whether a server closed the connection together with its answer to the handshake.
@@ -384,7 +395,7 @@ class WebSocketWire:
                 self.error = RemoteProtocolError(f"invalid WebSocket data: {exc}")
         elif protocol.handshake_exc is not None:
             self.error = ConnectError(self._handshake_fault(protocol.handshake_exc))
-        elif _is_abnormal(protocol.close_rcvd):
+        elif is_abnormal(protocol.close_rcvd):
             received = protocol.close_rcvd
             assert received is not None
             reason = self._without_secrets(received.reason) or "no reason given"
@@ -394,12 +405,7 @@ class WebSocketWire:
 
     def _handshake_fault(self, fault: Exception) -> str:
         """Return what is wrong with a handshake; unreadable requests are answered as well."""
-        reason: object = fault
-        if isinstance(fault, InvalidMessage):
-            reason = fault.__cause__
-            if isinstance(reason, EOFError):  # a line that ends without a carriage return
-                reason = "lines must end with CR and LF"
-        why = self._without_secrets(str(reason))
+        why = self._without_secrets(fault_text(fault, of_client=self._keys is None))
         foreign = self._received_instead() if is_foreign(self._start) else None
         if self._protocol.side is Side.CLIENT:
             server = self._other_side
@@ -417,8 +423,8 @@ class WebSocketWire:
         return text
 
     def _without_secrets(self, text: str) -> str:
-        """Return text from the other side without the query of our URL, which it may repeat."""
-        return text if self._url is None else self._url.hidden_in(text)
+        """Return text from the other side without our secrets, which it may repeat."""
+        return text if self._secrets is None else self._secrets.hidden_in(text)
 
     def _received_instead(self) -> str:
         """Return what arrived instead of a handshake."""
@@ -431,15 +437,3 @@ class WebSocketWire:
                 self._without_secrets(start.decode("latin-1")).encode("latin-1", "replace")
             )
         return f"received {foreign}"
-
-
-def _is_abnormal(close: Close | None) -> bool:
-    return close is not None and close.code not in (
-        CloseCode.NORMAL_CLOSURE,
-        CloseCode.GOING_AWAY,
-        CloseCode.NO_STATUS_RCVD,
-    )
-
-
-def _truncated(reason: str) -> str:
-    return reason.encode()[:_MAX_REASON].decode(errors="ignore")

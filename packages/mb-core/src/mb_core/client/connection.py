@@ -82,7 +82,7 @@ class Connection:
         self._clock = tasks.backend.time
         self._greeting: Waiter = tasks.backend.waiter()
 
-    async def dial(self, url: URL) -> None:
+    async def dial(self, url: URL, token: str | None) -> None:
         """Connect; raises ConnectError or PluginError.  `end_at_once` if that fails."""
         await dial(
             url,
@@ -90,6 +90,7 @@ class Connection:
             self._options,
             backend=self._tasks.backend,
             spawn=self._tasks.spawn,
+            token=token,
         )
 
     async def wait_greeted(self) -> MBError | None:

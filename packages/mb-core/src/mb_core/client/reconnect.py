@@ -225,7 +225,7 @@ class Reconnector:
         step = "did not accept the connection"
         try:
             with anyio.fail_after(seconds):
-                await connection.dial(url)
+                await connection.dial(url, token)
                 step = "accepted the connection but did not send system.initialize"
                 end = await connection.wait_greeted()
                 if end is not None:
