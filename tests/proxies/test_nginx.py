@@ -16,8 +16,9 @@ import anyio.to_thread
 import pytest
 
 import mb_sync
+from mb_broker.access import token_digest
 from mb_broker.ports import reserved_port
-from mb_client import ConnectError, MessageBrokerClient
+from mb_client import ConnectError, MessageBrokerClient, UnauthorizedError
 
 from .conftest import Certificate
 from .processes import HOST, BrokerProcess, documented, program, proxy, replaced
@@ -28,6 +29,9 @@ pytestmark = pytest.mark.anyio
 FAST: dict[str, Any] = {"backoff_min": 10, "backoff_max": 100}
 # What nginx's time limit for idle connections is in the server for it, in seconds.
 IDLE = 2
+ROLES = '[roles.all]\npublish = ["#"]\nsubscribe = ["#"]\nrequest = ["#"]\nrespond = ["#"]\n'
+# Lets in only clients that present this token with their handshake.
+BEARER = 'if ($http_authorization != "Bearer mb_station") { return 401; }'
 
 
 class Nginx(NamedTuple):
@@ -39,6 +43,7 @@ class Nginx(NamedTuple):
     wrong: (
         int  # /closed is closed, /plain does not pass on the Upgrade headers, /token asks for one
     )
+    # There, /user adds the token of a user, and /own expects a client's.
 
     def url(self, port: int, path: str = "/mb/") -> str:
         return f"ws://{HOST}:{port}{path}"
@@ -52,21 +57,46 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
 
 
 @pytest.fixture(scope="module")
+def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker that has the users `page` and `station`, and no anonymous clients."""
+    folder = tmp_path_factory.mktemp("restricted")
+    users = "".join(
+        f'[[users]]\nname = "{name}"\ntoken_sha256 = "{token_digest(f"mb_{name}")}"\n'
+        'roles = ["all"]\n'
+        for name in ("page", "station")
+    )
+    access = folder / "access.toml"
+    access.write_text(ROLES + users)
+    access.chmod(0o600)
+    with BrokerProcess(folder / "log", ["ws"], "--access", str(access)) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
 def nginx(
-    broker: BrokerProcess, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+    broker: BrokerProcess,
+    restricted: BrokerProcess,
+    certificate: Certificate,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Nginx]:
     found = program("nginx")
     folder = tmp_path_factory.mktemp("nginx")
     with reserved_port() as a, reserved_port() as b, reserved_port() as c, reserved_port() as d:
         ports = Nginx(a, b, c, d)
-        (folder / "nginx.conf").write_text(configuration(broker, certificate, ports, folder))
+        (folder / "nginx.conf").write_text(
+            configuration(broker, restricted, certificate, ports, folder)
+        )
         command = [found, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
         with proxy(command, ports, folder / "log"):
             yield ports
 
 
 def configuration(
-    broker: BrokerProcess, certificate: Certificate, ports: Nginx, folder: Path
+    broker: BrokerProcess,
+    restricted: BrokerProcess,
+    certificate: Certificate,
+    ports: Nginx,
+    folder: Path,
 ) -> str:
     """What docs/nginx.md shows, with addresses and files of this test."""
     address = {"127.0.0.1:8080": f"{HOST}:{broker.ports['ws']}"}
@@ -88,13 +118,18 @@ def configuration(
             "    proxy_set_header Connection upgrade;\n": "",
         },
     )
-    (check,) = documented("text")
+    check, added = documented("text")
     token = replaced(path, {"/mb/": "/token/", "    proxy_pass": f"    {check}    proxy_pass"})
+    added = replaced(added, {"mb_put-the-token-of-a-user-here": "mb_page"})
+    user = replaced(path, {"/mb/": "/user/", "    proxy_pass": f"    {added}    proxy_pass"})
+    user = replaced(user, {f"{HOST}:{broker.ports['ws']}": f"{HOST}:{restricted.ports['ws']}"})
+    own = replaced(path, {f"{HOST}:{broker.ports['ws']}": f"{HOST}:{restricted.ports['ws']}"})
+    own = replaced(own, {"/mb/": "/own/", "    proxy_pass": f"    {BEARER}    proxy_pass"})
     temporary = "".join(
         f"{name}_temp_path {folder}/{name};\n"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    wrong = f"{plain} {token} location /closed {{ return 503; }}"
+    wrong = f"{plain} {token} {user} {own} location /closed {{ return 503; }}"
     return f"""
         daemon off;
         worker_processes 1;
@@ -307,3 +342,55 @@ async def test_upgrade_headers_that_nginx_does_not_pass_on(
                 await MessageBrokerClient(url).connect()
             entry = (await anext(entries)).payload
             assert "does a proxy in between drop it?" in entry["message"]
+
+
+async def test_nginx_adds_the_token_of_a_user(nginx: Nginx, restricted: BrokerProcess) -> None:
+    url = nginx.url(nginx.wrong, "/user/")
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(url) as client:
+            who = await client.request("system.authenticate", {})
+            assert who.payload == {"status": "success", "user": "page"}
+            await talk(client)
+        async with MessageBrokerClient(url, token="mb_station") as client:
+            assert client.user == "station"
+        async with MessageBrokerClient(restricted.url("ws")) as client:
+            with pytest.raises(UnauthorizedError):
+                await talk(client)
+    assert "mb_page" not in restricted.log
+
+
+BROWSER = """
+const socket = new WebSocket(process.argv[1]);
+socket.onerror = (event) => { console.log("error", event.message); process.exit(1); };
+let told = 0;
+socket.onmessage = ({ data }) => {
+  if (!told++) {
+    socket.send("request:system.authenticate:1.0.0:123e4567-e89b-42d3-a456-426614174000\\n{}");
+  } else {
+    console.log(data.split("\\n")[1]);
+    process.exit(0);
+  }
+};
+"""
+
+
+async def test_a_browsers_websocket_is_the_user_whose_token_nginx_adds(nginx: Nginx) -> None:
+    node = program("node")
+    url = nginx.url(nginx.wrong, "/user/")
+    with anyio.fail_after(20):
+        done = await anyio.run_process(
+            [node, "--experimental-websocket", "-e", BROWSER, url], check=False
+        )
+    assert json.loads(done.stdout) == {"status": "success", "user": "page"}, done.stderr
+
+
+async def test_nginx_checks_the_token_of_a_client(nginx: Nginx) -> None:
+    url = nginx.url(nginx.wrong, "/own/")
+    with anyio.fail_after(20):
+        async with MessageBrokerClient(url, token="mb_station") as client:
+            assert client.user == "station"
+        for token, hint in ((None, "pass a token"), ("mb_page", "does not accept the token")):
+            with pytest.raises(ConnectError, match=f"HTTP status 401 .*{hint}") as caught:
+                await MessageBrokerClient(url, token=token).connect()
+            assert caught.value.final
+            assert "mb_page" not in str(caught.value)

@@ -88,6 +88,12 @@ def test_so_does_the_environment_unless_there_is_a_file(
 
 def test_without_a_token_nothing_is_allowed(mb: Any) -> None:
     assert json.loads(mb("whoami").stdout) == {"user": None}
+    status, shown = mb.on_terminal("whoami", COLUMNS="200")
+    assert status == 0
+    assert shown.strip() == (
+        "anonymous: neither a token (--token-file FILE or MB_TOKEN) nor a client certificate of a "
+        "user (--cert FILE) was given"
+    )
     done = mb("pub", "a.b", "1", "--confirm")
     assert done.returncode == 1
     assert "UNAUTHORIZED: authenticate first: this broker needs a token" in done.stderr

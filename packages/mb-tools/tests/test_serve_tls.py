@@ -199,6 +199,23 @@ def test_commands_show_a_client_certificate(mb: Any, files: Files) -> None:
         assert mb("services", *trust, "--cert", files["client"]).returncode == 0
         pair = {"MB_CERT": files["client"], "MB_KEY": files["other_key"]}
         assert mb("services", *trust, **pair).returncode == 0
+        status, shown = mb.on_terminal("whoami", *trust, **pair)
+        assert (status, shown.strip()) == (0, "anonymous: this broker has no access control")
+
+
+def test_a_client_certificate_says_who_you_are(mb: Any, files: Files, tmp_path: Path) -> None:
+    access = tmp_path / "access.toml"
+    access.write_text('[[users]]\nname = "billing"\ncertificate = "DNS:client"\nroles = []\n')
+    access.chmod(0o600)
+    options = files.arguments(f"--tls-client-ca={files['ca']}", f"--access={access}")
+    with mb.started("serve", *options) as process:
+        for url in urls(process):
+            trust = ["--url", url, "--cafile", files["ca"]]
+            assert json.loads(mb("whoami", *trust, "--cert", files["client"]).stdout) == {
+                "user": "billing"
+            }
+            own = mb("whoami", *trust, "--cert", files["cert"], "--key", files["key"])
+            assert (own.returncode, json.loads(own.stdout)) == (0, {"user": None})
 
 
 @pytest.mark.parametrize(
@@ -245,7 +262,9 @@ PAGE = Path(__file__).parents[3] / "docs/certificates.md"
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_the_recipe_for_certificates_works(mb: Any, tmp_path: Path) -> None:
-    create, serve, ping, renew, check = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    create, serve, ping, restrict, whoami, renew, check = re.findall(
+        r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL
+    )
 
     def run(script: str) -> None:
         subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, capture_output=True)
@@ -277,6 +296,20 @@ def test_the_recipe_for_certificates_works(mb: Any, tmp_path: Path) -> None:
         line_with(process, "SIGHUP: reloaded certificates")
         assert certificate_at(url) != before
     run(check)
+    (access,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "access.toml").write_text(access)
+    prepare, restrict = restrict.split("\n", 1)
+    run(prepare)
+    words = [
+        str(tmp_path / word) if word == "access.toml" else word for word in arguments(restrict)
+    ]
+    assert words[8:12] == ["--tls-port", "8444", "--wss-port", "8443"]
+    words[8:12] = ["--tls-port", "0", "--wss-port", "off"]
+    with mb.started(*words[1:]) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip().rpartition(":")[2]
+        done = mb(*arguments(whoami.replace("8444", port))[1:])
+        assert (done.stdout, done.stderr) == ('{"user":"client"}\n', "")
 
 
 # Reloading

@@ -161,9 +161,9 @@ def parse_url(text: str) -> URL:
 
 
 def without_secrets(text: str, values: Iterable[str]) -> str:
-    """Return `text` with `***` instead of these values, also if one is cut off at its end.
+    """Return `text` with `***` instead of these values, even if the text ends within one.
 
-    Short values are not replaced: they are no secrets, and could be anywhere in it.
+    Short values are not replaced, because they may be part of ordinary words.
     """
     secrets = sorted({each for each in values if len(each) >= _SECRET}, key=len, reverse=True)
     for secret in secrets:
