@@ -9,7 +9,9 @@ import anyio
 import pytest
 
 from mb_core import ConnectionLost, MBError
+from mb_core.authenticators import NO_CREDENTIALS, Credentials
 from mb_core.link import FLUSH_AT, Link, LinkHandler, current_backend
+from mb_core.wire import credentials_of
 from mb_testing import Faults, LinkEnd, memory_link_pair
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
@@ -53,6 +55,25 @@ async def test_without_faults_it_is_as_if_it_were_not_there(pair: Pair) -> None:
     assert await pair.near.ended() is None
     assert pair.near.faults == pair.far.faults == []
     assert pair.faults.connections == 0
+
+
+async def test_a_client_has_the_credentials_of_its_connection(pair: Pair) -> None:
+    assert credentials_of(pair.near.link) == NO_CREDENTIALS
+    known = Credentials(certificate=("CN=billing",))
+    seen: list[Credentials] = []
+
+    def accept(link: Link) -> LinkHandler:
+        seen.append(credentials_of(link))
+        return LinkEnd(link)
+
+    wrapped = pair.faults.wrap_accept(accept, current_backend(), lambda run: None)
+
+    def accept_known(link: Link) -> LinkHandler:
+        vars(link)["credentials"] = known
+        return wrapped(link)
+
+    memory_link_pair(accept_known, LinkEnd)
+    assert seen == [known]
 
 
 async def test_what_is_held_counts_as_unsent_and_congests(pair: Pair) -> None:
