@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -238,7 +237,7 @@ def test_an_unsubscribing_that_is_not_sent_leaves_the_subscription_in_force(
 
 def ended(details: str, topic: str = "system.topic.subscribe") -> bytes:
     error = f'{{"error":{{"code":"FORBIDDEN","message":"no","timestamp":"","details":{details}}}}}'
-    return f"response:{topic}:1.0.0:{uuid.uuid4()}\n{error}".encode()
+    return f"response:{topic}:1.0.0:123e4567-e89b-42d3-a456-426614174000\n{error}".encode()
 
 
 def test_what_the_broker_has_ended_is_removed(session: Session) -> None:
