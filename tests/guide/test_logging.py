@@ -12,7 +12,7 @@ SOURCES = [path.read_text() for path in ROOT.glob("packages/*/src/**/*.py")]
 def loggers() -> set[str]:
     """Return the names of the loggers in the source."""
     text = "\n".join(SOURCES)
-    made = set(re.findall(r'^_log = logging\.getLogger\("(.*?)"\)', text, re.MULTILINE))
+    made = set(re.findall(r'^_?log = logging\.getLogger\("(.*?)"\)', text, re.MULTILINE))
     # The broker's log has a logger for each of its modules.
     modules = set(re.findall(r'\.write\(\s*(?:level|"\w+"), "(\w+)"', text))
     return made | {f"mb_broker.{module}" for module in modules}
@@ -31,7 +31,7 @@ def test_every_level_of_a_logger_is_in_the_table() -> None:
         logger = name or logger
         levels.setdefault(logger, set()).add(level.lower())
     for text in SOURCES:
-        made = re.search(r'^_log = logging\.getLogger\("(.*?)"\)', text, re.MULTILINE)
+        made = re.search(r'^_?log = logging\.getLogger\("(.*?)"\)', text, re.MULTILINE)
         if made is not None:
             used = set(re.findall(r"_log\.(debug|info|warning|error)\(", text))
             used |= {"error"} & {"error" if "_log.exception(" in text else ""}
