@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
@@ -31,6 +33,7 @@ class AccessMachine(RuleBasedStateMachine):
         self.bench = Bench(access=access_of(users, Grants([anonymous]) if anonymous else None))
         self.role_of: dict[Peer, Role | None] = {}
         self.subscribed: dict[Peer, set[tuple[str, str]]] = {}
+        self.wrong_tokens: Counter[Peer] = Counter()
 
     @rule(target=clients)
     def connect(self) -> Peer:
@@ -42,8 +45,9 @@ class AccessMachine(RuleBasedStateMachine):
     @rule(peer=clients, number=st.integers(0, 3))
     def authenticate(self, peer: Peer, number: int) -> None:
         answer = peer.ask("authenticate", {"token": f"mb_{number}"})
-        if number >= len(self.roles):
+        if number >= len(self.roles) or self.wrong_tokens[peer] == 3:
             assert answer["error"]["code"] == "UNAUTHORIZED"
+            self.wrong_tokens[peer] = min(3, self.wrong_tokens[peer] + 1)
         elif (
             peer.service.user is not None
             and peer.service.user.name != str(number)
@@ -104,4 +108,5 @@ class AccessMachine(RuleBasedStateMachine):
 
 
 TestAccess = AccessMachine.TestCase
-TestAccess.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+# Fewer steps than a client may send messages without authenticating.
+TestAccess.settings = settings(max_examples=90, stateful_step_count=20, deadline=None)

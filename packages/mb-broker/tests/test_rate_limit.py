@@ -168,3 +168,63 @@ def test_less_than_one_a_second() -> None:
     assert limit.split([message] * 3, 0.0) == ([message], [message] * 2)
     assert limit.split([message], 9.0) == ([], [message])
     assert limit.split([message], 10.0) == ([message], [])
+
+
+def test_what_comes_together_with_the_token_is_limited_as_well() -> None:
+    bench = make()
+    receiver, slow = join(bench, "fast").subscribe("a"), bench.join()
+    token, _ = system_request("authenticate", {"token": "mb_slow"})
+    slow.send(token, *[confirmed() for _ in range(60)])
+    assert len(receiver.take()) == 5
+    assert codes(slow) == ["ok"] * 6 + ["SERVICE_UNAVAILABLE"] * 55
+    assert bench.router.metrics.publish.total == 5
+
+
+def test_what_comes_together_with_another_users_token_has_that_users_limit() -> None:
+    bench = make(1)
+    receiver, client = join(bench, "fast").subscribe("a"), join(bench, "slow")
+    token, _ = system_request("authenticate", {"token": "mb_fast"})
+    client.send(token, *[confirmed() for _ in range(8)])
+    assert len(receiver.take()) == 8
+    assert codes(client) == ["ok"] * 9
+
+
+def test_a_client_that_sends_no_token_may_send_only_a_few_messages() -> None:
+    bench = make()
+    stranger, silent = bench.join(), bench.join()
+    stranger.send(*["request:system.heartbeat:1.0.0\n{}", PUBLICATION] * 7)
+    assert codes(stranger) == ["ok", "UNAUTHORIZED"] * 7
+    stranger.send(*[PUBLICATION, b"malformed"] * 50)
+    assert len(stranger.take()) == 6
+    token, _ = system_request("authenticate", {"token": "mb_fast"})
+    stranger.send(token, *[PUBLICATION] * 50)
+    assert stranger.take() == []
+    assert stranger.service.user is None
+    bench.advance(0)
+    why = "sent more than 20 messages without authenticating"
+    assert bench.rejected == [(stranger, why)]
+    assert silent.ask("authenticate", {"token": "mb_fast"})["user"] == "fast"
+
+
+def test_after_three_wrong_tokens_not_even_the_right_one_is_looked_at() -> None:
+    bench = make()
+    client = bench.join()
+    wrong, _ = system_request("authenticate", {"token": "wrong"})
+    right, _ = system_request("authenticate", {"token": "mb_fast"})
+    client.send(wrong, wrong, wrong, right)
+    assert codes(client) == ["UNAUTHORIZED"] * 4
+    assert client.service.user is None
+    bench.advance(0)
+    assert bench.rejected == [(client, "sent 3 wrong tokens")]
+
+
+def test_clients_that_may_be_anonymous_are_not_limited() -> None:
+    bench = Bench(access=access_of(users(5), ALL))
+    anonymous = bench.join()
+    anonymous.send(*[confirmed() for _ in range(50)])
+    assert codes(anonymous) == ["NO_ROUTE_FOUND"] * 50
+    bench = make()
+    waiting = bench.join()
+    bench.router.replace_access(access_of(users(5), ALL), bench.now)
+    waiting.send(*[confirmed() for _ in range(50)])
+    assert codes(waiting) == ["NO_ROUTE_FOUND"] * 50

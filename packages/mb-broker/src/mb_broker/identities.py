@@ -22,7 +22,7 @@ from .access import NOBODY, Access, Grants, User
 from .log_feed import LogFeed
 from .metrics import BrokerMetrics
 from .options import RouterOptions
-from .rate_limit import RateLimit
+from .rate_limit import Allowance, RateLimit
 from .registry import Service
 from .unauthenticated import Unauthenticated
 
@@ -62,6 +62,7 @@ class Identities:
         if self.restricted and credentials != NO_CREDENTIALS:
             self._identify(service, credentials, now)
         if not service.grants.known:
+            service.rate_limit = Allowance()
             self._unauthenticated.add(service, now)
 
     def discard(self, service: Service) -> None:
@@ -75,6 +76,8 @@ class Identities:
         Raises UnauthorizedError if there is none, ServiceUnavailableError if it has too many
         connections, and InvalidRequestError if the connection is another user's.
         """
+        if self._unauthenticated.is_guessing(service):  # its connection is about to be closed
+            raise UnauthorizedError("this connection has sent too many wrong tokens")
         credentials = replace(service.credentials, token=token)
         try:
             user, expires_at = self._access.user_of(credentials)
@@ -92,6 +95,10 @@ class Identities:
                 raise InvalidRequestError(f"{what}: open another connection to use this token")
         self._become(service, user, credentials, expires_at, now)
         return user
+
+    def too_many_messages(self, service: Service) -> None:
+        """End the connection of a client that has used up its Allowance."""
+        self._unauthenticated.too_many_messages(service)
 
     def next_deadline(self) -> float | None:
         """Return when `take_rejected` has to be called next; None if it doesn't."""
@@ -125,6 +132,7 @@ class Identities:
             else:
                 self._grant(service, access.initial)
                 if service.grants.known:
+                    service.rate_limit = None
                     self._unauthenticated.discard(service)
             changed.append(service)
         return changed
@@ -192,6 +200,7 @@ class Identities:
         """Take everything from a client, and have its connection closed."""
         self._set_user(service, None)
         self._grant(service, NOBODY)
+        service.rate_limit = Allowance(0)
         self._unauthenticated.reject(service, why)
 
     def _rate_limit(self, user: User, now: float) -> RateLimit | None:

@@ -1,10 +1,13 @@
-"""Limiting how many messages a user sends per second."""
+"""Limiting how many messages a client sends: a user per second, all others in total."""
 
 from __future__ import annotations
 
 from mb_core.errors import ServiceUnavailableError
 
-__all__ = ["RateLimit"]
+__all__ = ["MAX_UNAUTHENTICATED", "Allowance", "RateLimit"]
+
+MAX_UNAUTHENTICATED = 20
+"""How many messages a client may send without authenticating, if it has to."""
 
 # These don't count: a service must be able to answer whatever others ask it, and a client must be
 # able to show that it is alive.
@@ -59,3 +62,26 @@ class RateLimit:
             "(max_rate)",
             details={"user": self._user, "max_rate": self._per_second},
         )
+
+
+class Allowance:
+    """The messages that a client may send before it has authenticated.
+
+    Refusing a message takes longer than sending one. Otherwise, a thousand clients without a token
+    would keep the broker busy.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, messages: int = MAX_UNAUTHENTICATED) -> None:
+        self._left = messages
+
+    def split(self, messages: list[bytes], now: float) -> tuple[list[bytes], list[bytes]]:
+        """Return the messages to handle, and those beyond the limit."""
+        allowed, excess = messages[: self._left], messages[self._left :]
+        self._left -= len(allowed)
+        return allowed, excess
+
+    def give_back(self, messages: list[bytes]) -> None:
+        """Take back messages that were allowed, but will be split again later."""
+        self._left += len(messages)

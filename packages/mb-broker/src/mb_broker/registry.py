@@ -15,7 +15,7 @@ from mb_core.topic import TopicTable
 
 from .access import ANYBODY, Grants, User
 from .counter import Counter
-from .rate_limit import RateLimit
+from .rate_limit import Allowance, RateLimit
 
 __all__ = ["AUDIT_TOPIC", "Registry", "Service", "Subscription", "is_system"]
 
@@ -61,7 +61,7 @@ class Service:
             asks for in a heartbeat.
         user: Who it has authenticated as.
         credentials: What says that it is this user.
-        rate_limit: Limits the messages of its user; None if they are not limited.
+        rate_limit: Limits its messages; None if they are not limited.
         grants: What it may do.
         read: For the Router: reads headers, and remembers the routes that these grants allow.
         wrong_tokens: How many tokens of no user it has sent.
@@ -85,7 +85,7 @@ class Service:
     wants_timeouts: bool = False
     user: User | None = None
     credentials: Credentials = NO_CREDENTIALS
-    rate_limit: RateLimit | None = None
+    rate_limit: RateLimit | Allowance | None = None
     grants: Grants = ANYBODY
     read: Any = None
     wrong_tokens: int = 0

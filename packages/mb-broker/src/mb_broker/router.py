@@ -206,6 +206,13 @@ class Router:
             if route is _SYSTEM:
                 self._answer_system(service, prefix, request_id, data[end + 1 :], now)
                 read = service.read  # it may have authenticated
+                if service.rate_limit is not limit:  # and has other limits now
+                    left = [*rest]
+                    if limit is not None:
+                        limit.give_back(left)
+                        left += excess
+                    self.metrics.count_sizes(self._second, left, -1)
+                    return self.receive(service, left, now, costly=costly)
             elif prefix.action is Action.PUBLISH:
                 published += 1
                 if route:
@@ -245,8 +252,10 @@ class Router:
                 )
         if published:
             self.metrics.publish.add(self._second, published)
-        if excess and limit is not None:
+        if excess and isinstance(limit, RateLimit):
             self._refuse_excess(service, excess, limit)
+        elif excess:
+            self._identities.too_many_messages(service)
         return []
 
     def take_output(self) -> list[Service]:

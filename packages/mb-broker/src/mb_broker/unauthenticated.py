@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .rate_limit import MAX_UNAUTHENTICATED
 from .registry import Service
 
 __all__ = ["Unauthenticated"]
@@ -41,8 +42,19 @@ class Unauthenticated:
     def wrong_token(self, service: Service) -> None:
         """Count a wrong token; the third ends the connection."""
         service.wrong_tokens += 1
-        if service.wrong_tokens >= _MAX_WRONG_TOKENS:
+        if self.is_guessing(service):
             self.reject(service, f"sent {_MAX_WRONG_TOKENS} wrong tokens")
+
+    def is_guessing(self, service: Service) -> bool:
+        """Return whether a client has sent as many wrong tokens as it may."""
+        return service.wrong_tokens >= _MAX_WRONG_TOKENS
+
+    def too_many_messages(self, service: Service) -> None:
+        """End the connection of a client that sends other messages instead of a token."""
+        if service in self._waiting:
+            self.reject(
+                service, f"sent more than {MAX_UNAUTHENTICATED} messages without authenticating"
+            )
 
     def next_deadline(self) -> float | None:
         """Return when `take_rejected` has to be called next; None if it doesn't."""
