@@ -211,6 +211,7 @@ def test_new_tokens_differ_and_have_a_prefix() -> None:
         (GOOD, "users = 5", r"users must be an array of tables: write \[\[users\]\]"),
         (GOOD, "roles = 5", r"roles must be tables, such as \[roles.reader\]"),
         (GOOD, "[roles", r"is not valid TOML: Expected"),
+        (GOOD, "x = " + "[" * 5_000, r"is nested too deep"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_stanza_and_the_remedy(

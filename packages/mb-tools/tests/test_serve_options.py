@@ -177,6 +177,8 @@ def test_a_file_that_cant_be_read_or_is_no_toml_is_told(file: Path) -> None:
     assert failure(file=file.parent) == f"can't read {file.parent}: Is a directory"
     file.write_text("max_payload =")
     assert failure(file=file).startswith(f"{file} is not valid TOML: Invalid value (at ")
+    file.write_text("listen = " + "[" * 5_000)
+    assert failure(file=file) == f"{file} is nested too deep"
     file.write_bytes(b"host = '\xff'")
     assert failure(file=file) == f"{file} is not valid TOML: it is not UTF-8"
 

@@ -80,6 +80,8 @@ def _content(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_trusted(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _Invalid(f"is not valid TOML: {error}") from error
+    except RecursionError:
+        raise _Invalid("is nested too deep") from None
     except ValueError as error:
         raise _Invalid(str(error)) from error.__cause__
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from mb_core.authenticators import Authenticate, Credentials, Identity
 from mb_core.errors import ServiceUnavailableError, UnauthorizedError
+from mb_core.throttle import Throttle
+from mb_core.url import without_secrets
 
 from .grants import ANYBODY, NOBODY, Grants
 
 __all__ = ["NO_LIMITS", "Access", "Authentication", "Limits", "User"]
 
 _log = logging.getLogger("mb_broker.access")
+_throttle = Throttle()
+
+# Of what authenticators return: characters of a name, and seconds since the epoch (in 33,658).
+_MAX_NAME = 1_000
+_LAST = 1e12
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -125,13 +133,42 @@ class Access:
 
 
 def _identity(authentication: Authentication, credentials: Credentials) -> Identity | None:
-    """Call an authenticator, which may be a plugin's."""
+    """Call an authenticator, which may be a plugin's, and check what it returns."""
     try:
-        return authentication.authenticate(credentials)
-    except UnauthorizedError:
-        raise
-    except Exception as error:
-        _log.exception("internal error: the authenticator %r has failed", authentication.name)
+        identity = authentication.authenticate(credentials)
+        if identity is not None:
+            _check(identity)
+        return identity
+    except UnauthorizedError as error:
+        text = str(error.message).encode(errors="backslashreplace").decode()
+        raise UnauthorizedError(text, details=error.details) from error
+    except (Exception, SystemExit) as error:
+        # Clients cause it, as often as they like.
+        if _throttle.allow(authentication.name):
+            # The error of a look-up, for example, quotes the token.
+            trace = "".join(traceback.format_exception(error))
+            trace = without_secrets(trace, [credentials.token] if credentials.token else [])
+            name = authentication.name
+            _log.error("internal error: the authenticator %r has failed\n%s", name, trace)
         raise ServiceUnavailableError(
             "the broker can't authenticate clients now; its log says why"
         ) from error
+
+
+def _check(identity: Identity) -> None:
+    """Raise TypeError or ValueError if this would fail later, or could not be shown."""
+    if not isinstance(identity, Identity):  # not shown: it may be the token
+        raise TypeError(f"it returned a {type(identity).__name__}: expected an Identity or None")
+    name, roles, expires_at = identity.name, identity.roles, identity.expires_at
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
+        raise ValueError(f"invalid name: expected 1 to {_MAX_NAME} printable characters")
+    if roles is not None and not (
+        isinstance(roles, tuple | list) and all(isinstance(role, str) for role in roles)
+    ):
+        raise TypeError(f"invalid roles {roles!r}: expected a tuple of strings, or None")
+    if expires_at is not None and not (
+        isinstance(expires_at, int | float) and abs(expires_at) <= _LAST
+    ):
+        raise ValueError(
+            f"invalid expires_at {expires_at!r}: expected seconds since the epoch, or None"
+        )

@@ -165,6 +165,8 @@ def read_file(ctx: click.Context, param: click.Parameter, file: str | None) -> s
         raise Failure(f"{file} is not valid TOML: it is not UTF-8", Status.USAGE) from error
     except tomllib.TOMLDecodeError as error:
         raise Failure(f"{file} is not valid TOML: {error}", Status.USAGE) from error
+    except RecursionError as error:
+        raise Failure(f"{file} is nested too deep", Status.USAGE) from error
     for name, value in values.items():
         if isinstance(value, dict):
             text = f"{file}: unknown section [{name}]: options go at the top level of the file"
