@@ -63,7 +63,7 @@ def test_two_granted_patterns_do_not_cover_a_third_together() -> None:
     ("part", "feeds", "requests"),
     [
         ("message", ["system.message"], []),
-        ("log", ["system.log"], ["system.log.subscribe", "system.log.unsubscribe"]),
+        ("log", ["system.log"], ["system.log.subscribe"]),
         ("metrics", [], ["system.metrics"]),
         (
             "services",

@@ -34,8 +34,8 @@ SYSTEM_REQUESTS = {
     "topic.subscriptions": {},
     "metrics": {},
     "log.subscribe": {"levels": ["debug"]},
-    "log.unsubscribe": {},
 }
+OWN_REQUESTS = ["log.unsubscribe", "service.register", "topic.subscribe"]
 FEEDS = ["message", "log", "service.register", "topic.subscribe", "topic.unsubscribe"]
 
 
@@ -92,7 +92,9 @@ def test_a_stranger_is_unauthorized(action: str, topic: str, bench: Bench) -> No
         assert all(b"publish:system.message" in message for message in listener.take())
 
 
-@pytest.mark.parametrize("topic", [*SYSTEM_REQUESTS, "service.register", "topic.subscribe"])
+@pytest.mark.parametrize(
+    "topic", [*SYSTEM_REQUESTS, "log.unsubscribe", "service.register", "topic.subscribe"]
+)
 def test_a_stranger_gets_nothing_of_the_brokers_own(topic: str, bench: Bench) -> None:
     stranger = bench.join()
     payload = {"action": "publish", "topic": "a", "name": "x", "description": "y"}
@@ -295,6 +297,14 @@ def test_lists_and_the_log(topic: str, user: str, bench: Bench) -> None:
     else:
         assert answer["error"]["code"] == "FORBIDDEN"
         assert answer["error"]["details"]["user"] == user
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_every_user_may_unsubscribe(user: str, bench: Bench) -> None:
+    peer = join(bench, user)
+    assert peer.ask("log.unsubscribe", {}) == {"status": "success"}
+    answer = peer.ask("topic.unsubscribe", {"action": "publish", "topic": "a"})
+    assert answer == {"status": "failure"}
 
 
 @pytest.mark.parametrize("priority", [5.5, 1e308, 10**300])

@@ -19,7 +19,6 @@ SystemPart = Literal["message", "log", "metrics", "services", "topics"]
 # requests that are not listed change only what the client itself has.
 _TO_REQUEST: dict[str, SystemPart] = {
     "system.log.subscribe": "log",
-    "system.log.unsubscribe": "log",
     "system.metrics": "metrics",
     "system.service.list": "services",
     "system.service.subscriptions": "services",
