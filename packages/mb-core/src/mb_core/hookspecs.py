@@ -62,7 +62,7 @@ class MBSpec:
     def mb_message_sending(self, client: object, message: Message) -> None:
         """A message is about to be sent. It may be one of the client's own, such as a heartbeat.
 
-        A message that was lost with its connection is sent, and reported, again.
+        If a message is sent again after the connection was lost, it is reported again.
         """
 
     @hookspec
