@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -13,13 +12,11 @@ import anyio.abc
 import pytest
 
 from mb_broker import Broker
-from mb_core.hookspecs import hookimpl
-from mb_core.link import Link, LinkHandler
 from mb_core.plugins import Plugins
-from mb_core.url import URL
 from mb_core.wire import Limits
 from mb_testing import until
 
+from .faulty_links import FaultyPlugin, FaultyTransport
 from .limited import (
     BLOCK,
     ID,
@@ -40,85 +37,6 @@ LARGE = Limits(max_message=16_000_000)
 # A transport of somebody else's
 
 
-class FaultyLink:
-    """A Link that accepts everything and says that nothing of it was taken."""
-
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
-        self.congested = True
-        self.unsent = 0
-        self.messages_sent = 0
-        self.bytes_sent = 0
-        self.aborted = 0
-        self.handler: LinkHandler
-        self.relieved = anyio.Event()
-        self._closed = anyio.Event()
-
-    def send(self, message: bytes) -> None:
-        self.unsent += len(message)
-
-    def send_many(self, messages: list[bytes]) -> None:
-        for message in messages:
-            self.send(message)
-
-    def take_unsent(self) -> list[bytes]:
-        raise NotImplementedError
-
-    async def drain(self) -> None:
-        await self.relieved.wait()
-
-    def close(self, reason: str = "") -> None:
-        self.abort()
-
-    def abort(self) -> None:
-        # From within, which no Link of ours does.
-        self.aborted += 1
-        if not self._closed.is_set():
-            self._closed.set()
-            self.relieved.set()
-            self.handler.link_lost(None)
-
-    async def wait_closed(self) -> None:
-        await self._closed.wait()
-
-
-class FaultyTransport:
-    """A LinkTransport that gives the broker FaultyLinks."""
-
-    scheme = "faulty"
-
-    def __init__(self) -> None:
-        self.accept: Callable[[Link], LinkHandler]
-
-    async def connect(self, url: URL, accept: Any, **_: Any) -> Link:
-        raise NotImplementedError
-
-    async def listen(self, url: URL, accept: Any, **_: Any) -> Any:
-        self.accept = accept
-
-        class Listener:
-            address = ("here", 0)
-
-            async def close(self) -> None:
-                pass
-
-        return Listener()
-
-    def join(self, peer: str) -> FaultyLink:
-        link = FaultyLink(peer)
-        link.handler = self.accept(link)
-        return link
-
-
-class FaultyPlugin:
-    def __init__(self, transport: FaultyTransport) -> None:
-        self._transport = transport
-
-    @hookimpl
-    def mb_register_transports(self) -> list[FaultyTransport]:
-        return [self._transport]
-
-
 async def test_a_link_that_ends_within_its_abort_is_cut_off_once_and_others_are_served(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -136,10 +54,8 @@ async def test_a_link_that_ends_within_its_abort_is_cut_off_once_and_others_are_
             assert [link.aborted for link in stalled] == [1, 1, 1]
             assert reader.aborted == 0
             assert broker.connections == 1
-            texts = [text for text in caplog.messages if "does not read" in text]
-            assert [text.partition(" does")[0] for text in texts] == [
-                f"stalled {n}" for n in range(3)
-            ]
+            # One entry per second, for all of them.
+            assert len([text for text in caplog.messages if "does not read" in text]) == 1
 
 
 async def test_a_link_that_can_not_pause_is_cut_off_for_what_it_sends_without_reading(

@@ -46,6 +46,9 @@ class Connections:
     _backend: Backend
     _tasks: anyio.abc.TaskGroup
     _turns: RoundRobin[Connection]
+    # Of clients that have to authenticate, so that they can't delay the others: not by their
+    # number, and not with tokens that take long to verify.
+    _unknown: RoundRobin[Connection]
 
     def __init__(self, router: Router, settings: BrokerSettings) -> None:
         self.by_service: dict[Service, Connection] = {}
@@ -71,6 +74,7 @@ class Connections:
         self.clock = backend.time
         self.timer = DeadlineTimer(backend, self._router.next_deadline, self._handle_deadline)
         self._turns = RoundRobin(backend.poster(), self._take_turn)
+        self._unknown = RoundRobin(backend.poster(), self._take_turn)
 
     async def close(self) -> None:
         connections = [each for each in self.by_service.values() if not each.ended]
@@ -138,7 +142,7 @@ class Connections:
         connection.ended, connection.error = True, error
         # Handle what it sent before it left, in its turn, unless it exceeded its share.
         if connection.queue and not connection.cut_off:
-            self._turns.add(connection)
+            self._wait_for_turn(connection)
         else:
             self._remove(connection)
 
@@ -190,7 +194,9 @@ class Connections:
                 self._cut_off(connection.link, text)
             return
         few = len(messages) <= _BATCH
-        if few and (len(messages) == 1 or not self._router.followed):
+        if not connection.service.grants.known:
+            rest = [*messages]
+        elif few and (len(messages) == 1 or not self._router.followed):
             rest = self._router.receive(connection.service, messages, self.clock(), costly=0)
         else:
             rest = self._receive_many(connection.service, messages)
@@ -199,7 +205,7 @@ class Connections:
             connection.queue_size = memory_of(rest)
             connection.pause()
             self._count_buffered(connection.queue_size)
-            self._turns.add(connection)
+            self._wait_for_turn(connection)
         self.flush()
         self.timer.reschedule()
 
@@ -224,6 +230,10 @@ class Connections:
         If they are also sent to followers of the messages or the log, a single one may take long.
         """
         return 1 if self._router.followed else _BATCH
+
+    def _wait_for_turn(self, connection: Connection) -> None:
+        turns = self._turns if connection.service.grants.known else self._unknown
+        turns.add(connection)
 
     def _take_turn(self, connection: Connection) -> bool:
         """Handle a batch of the client's messages; return whether more are ready."""
@@ -283,7 +293,7 @@ class Connections:
         connection.stalled = False
         connection.resume()
         if connection.ready:
-            self._turns.add(connection)
+            self._wait_for_turn(connection)
 
     # Limits
 
@@ -319,7 +329,9 @@ class Connections:
         total = sum(sizes.values())
         if total <= limit:
             return
-        for connection, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        # Clients that have to authenticate first, so that they can't have others cut off.
+        order = sorted(sizes.items(), key=lambda item: (item[0].service.grants.known, -item[1]))
+        for connection, size in order:
             if connection.queue_size * 2 > size:
                 text = f"sends too fast: {size} bytes from it are waiting"
             else:
@@ -343,7 +355,7 @@ class Connections:
                 about["serviceId"] = connection.service.id
         link.abort()
         self._router.metrics.cut_off.add(int(self.clock()))
-        self.write_log("warn", f"{link.peer} {why}; it is cut off", **about)
+        self.write_log("warn", f"{link.peer} {why}; it is cut off", cause="cut off", **about)
 
     def write_log(self, level: str, text: str, *, cause: str | None = None, **fields: Any) -> None:
         second = int(self.clock())
@@ -357,7 +369,7 @@ class Connections:
         dropped = [each for each in self._router.take_dropped() if not self._has_read(each, now)]
         for service in dropped:
             text = f"{service.link.peer} was silent for too long: dropped"
-            self.write_log("info", text, serviceId=service.id)
+            self.write_log("info", text, cause="dropped", serviceId=service.id)
         rejected = self._router.take_rejected(now)
         for service, why in rejected:
             text = f"{service.link.peer} {why}: rejected"
