@@ -18,6 +18,7 @@ from mb_broker import Router, RouterOptions
 from mb_broker.access import Access
 from mb_broker.registry import Service
 from mb_core import MBError
+from mb_core.authenticators import NO_CREDENTIALS, Credentials
 from mb_core.link import Backend, Link, StreamOptions, current_backend
 from mb_core.plugins import installed_plugins
 from mb_core.transport import WireTransport
@@ -107,14 +108,14 @@ class Bench:
         self.dropped: list[Peer] = []
         self.rejected: list[tuple[Peer, str]] = []
 
-    def join(self) -> Peer:
+    def join(self, credentials: Credentials = NO_CREDENTIALS) -> Peer:
         """A client that has been greeted."""
-        peer = self.connect()
+        peer = self.connect(credentials)
         assert peer.take() == [GREETING]
         return peer
 
-    def connect(self) -> Peer:
-        service = self.router.connect(self.now)
+    def connect(self, credentials: Credentials = NO_CREDENTIALS) -> Peer:
+        service = self.router.connect(self.now, credentials)
         peer = self.peers[service] = Peer(self, service)
         self.deliver()
         return peer

@@ -10,7 +10,7 @@ from mb_broker.access import Access, Grants, Limits, Role, User
 from mb_broker.access.users import Authentication
 from mb_core.authenticators import Credentials, Identity
 
-from .conftest import GREETING, Bench, Peer
+from .conftest import Bench, Peer
 from .users import access_of
 
 ROLES = {"a": Grants([Role(publish=["a"], subscribe=["a"])]), "b": Grants([Role(publish=["b"])])}
@@ -23,12 +23,7 @@ def make(anonymous: Grants | None = None) -> Bench:
 
 
 def connect(bench: Bench, token: str | None = None, certificate: Iterable[str] = ()) -> Peer:
-    credentials = Credentials(token, tuple(certificate))
-    service = bench.router.connect(bench.now, credentials)
-    peer = bench.peers[service] = Peer(bench, service)
-    bench.deliver()
-    assert peer.take() == [GREETING]
-    return peer
+    return bench.join(Credentials(token, tuple(certificate)))
 
 
 def name_of(peer: Peer) -> str | None:
@@ -122,3 +117,25 @@ def test_another_user_or_other_roles_need_a_connection_without_subscriptions() -
     assert peer.ask("authenticate", {"token": "ada a"})["user"] == "ada"
     assert name_of(peer) == "ada"
     assert list(bench.router._identities._connections.items()) == [(("test", "ada"), 1)]
+
+
+@pytest.mark.parametrize("anonymous", [None, Grants([Role(subscribe=["a"])])])
+def test_a_certificate_of_a_new_user_counts_at_once(anonymous: Grants | None) -> None:
+    bench = Bench(access=access_of([], anonymous))
+    peer = connect(bench, certificate=["CN=station"])
+    assert name_of(peer) is None
+    bench.router.replace_access(access_of([User("station", ROLES["a"])], anonymous), bench.now)
+    assert name_of(peer) == "station"
+    peer.subscribe("a")
+    bench.advance(60)
+    assert bench.rejected == []
+
+
+def test_a_removed_user_is_disconnected_even_if_the_next_file_lets_it_stay() -> None:
+    bench = make()
+    peer = connect(bench, "mb_station").subscribe("a")
+    for anonymous in (None, Grants([Role(subscribe=["a"])])):
+        bench.router.replace_access(access_of([], anonymous), bench.now)
+    assert not peer.service.subscriptions
+    bench.advance(0)
+    assert [each for each, _ in bench.rejected] == [peer]

@@ -133,9 +133,8 @@ class Identities:
                 self._reject(service, "has not authenticated, and anonymous clients may do nothing")
             else:
                 self._grant(service, access.initial)
-                if service.grants.known:
-                    service.rate_limit = None
-                    self._unauthenticated.discard(service)
+                if not self._unauthenticated.is_rejected(service):
+                    self._check_anew(service, now)
             changed.append(service)
         return changed
 
@@ -197,6 +196,13 @@ class Identities:
         except ResponseError:
             pass
         self._reject(service, f"was {known.name}, which was removed or has other credentials now")
+
+    def _check_anew(self, service: Service, now: float) -> None:
+        """See whether a client without a user has one now, or no longer needs one."""
+        self._identify(service, service.credentials, now)
+        if service.user is None and service.grants.known:
+            service.rate_limit = None
+            self._unauthenticated.discard(service)
 
     def _reject(self, service: Service, why: str) -> None:
         """Take everything from a client, and have its connection closed."""

@@ -49,6 +49,10 @@ class Unauthenticated:
         """Return whether a client has sent as many wrong tokens as it may."""
         return service.wrong_tokens >= _MAX_WRONG_TOKENS
 
+    def is_rejected(self, service: Service) -> bool:
+        """Return whether the connection of a client is about to be closed."""
+        return service in self._rejected
+
     def too_many_messages(self, service: Service) -> None:
         """End the connection of a client that sends other messages instead of a token."""
         if service in self._waiting:
