@@ -139,3 +139,18 @@ def test_a_removed_user_is_disconnected_even_if_the_next_file_lets_it_stay() -> 
     assert not peer.service.subscriptions
     bench.advance(0)
     assert [each for each, _ in bench.rejected] == [peer]
+
+
+def test_ids_do_not_show_how_many_messages_others_send() -> None:
+    bench = make()
+    stranger, station = bench.join(), connect(bench, "mb_station")
+
+    def next_id() -> int:
+        stranger.send("request:system.heartbeat:1.0.0\n{}")
+        header = stranger.take_one().partition(b"\n")[0]
+        return int(header.rpartition(b"-")[2], 16)
+
+    station.subscribe("a")
+    first = next_id()
+    station.send(*["publish:a:1.0.0\n1"] * 100)
+    assert next_id() == first + 1

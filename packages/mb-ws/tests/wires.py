@@ -68,7 +68,12 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def feed(wire: WebSocketWire, data: bytes, cuts: list[int]) -> list[bytes]:
-    return [message for piece in pieces(data, cuts) for message in wire.receive_data(piece)]
+    messages = []
+    for piece in pieces(data, cuts):
+        messages += wire.receive_data(piece)
+        while wire.held_back:
+            messages += wire.receive_data(b"")
+    return messages
 
 
 some_cuts = st.lists(st.integers(min_value=0), max_size=20)

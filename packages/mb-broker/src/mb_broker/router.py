@@ -80,7 +80,10 @@ class Router:
             self.registry, self.metrics, self.log, self.options, self._identities
         )
         self._ids = IdSource()
-        self._refusals = Refusals(self.metrics, self.log, self._ids, self._send)
+        # Of answers to messages without one. Those of `_ids` count the messages of all clients,
+        # which is nothing for clients that may do nothing.
+        self._answer_ids = IdSource()
+        self._refusals = Refusals(self.metrics, self.log, self._answer_ids, self._send)
         self.requests = RequestForwarding(
             self.options.max_outstanding,
             self.metrics,
@@ -143,7 +146,7 @@ class Router:
         for service in self._identities.replace(access, self.registry.services.values(), now):
             errors = self._system.end_forbidden(service, now)
             for error in errors if service.grants.known else ():  # others are disconnected
-                self._send(service, ended_reply(self._ids.next(), error))
+                self._send(service, ended_reply(self._answer_ids.next(), error))
 
     # Messages
 
@@ -324,7 +327,7 @@ class Router:
             self.metrics.publish_dropped.add(self._second)
             if self._log_this:
                 self.log.write_debug(service, error.message)
-            self._send(service, reply_error(prefix, request_id or self._ids.next(), error))
+            self._send(service, reply_error(prefix, request_id or self._answer_ids.next(), error))
         else:
             self._refusals.refuse(service, prefix, request_id, error, self._second)
 
@@ -383,7 +386,7 @@ class Router:
             return
         if answer is not None:
             encoded = answer if isinstance(answer, bytes) else encode_payload(answer)
-            self._send(service, response(prefix, request_id or self._ids.next(), encoded))
+            self._send(service, response(prefix, request_id or self._answer_ids.next(), encoded))
 
     def _write_log(self, level: str, text: str, cause: str, **fields: Any) -> None:
         self.log.write(level, "router", text, cause=cause, second=self._second, **fields)

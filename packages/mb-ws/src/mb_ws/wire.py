@@ -41,7 +41,7 @@ _STATES = {
 _HTTP_1_0 = b"HTTP/1.0"
 # The most frames other than whole messages that are read at once. Each takes about 10 us, and one
 # read of a stream can return 40,000 of them.
-_MAX_SLOW_FRAMES = 128
+_MAX_SLOW_FRAMES = 16
 # Bytes of the beginning that are shown if it is not a handshake.
 _START_SIZE = 64
 
