@@ -154,3 +154,13 @@ def test_ids_do_not_show_how_many_messages_others_send() -> None:
     first = next_id()
     station.send(*["publish:a:1.0.0\n1"] * 100)
     assert next_id() == first + 1
+
+
+def test_reading_the_file_again_does_not_save_a_user_that_has_guessed() -> None:
+    bench = make()
+    peer = connect(bench, certificate=["CN=station"])
+    for _ in range(3):
+        peer.ask("authenticate", {"token": "mb_wrong"})
+    bench.router.replace_access(access_of([User("station", ROLES["a"])]), bench.now)
+    bench.advance(0)
+    assert bench.rejected == [(peer, "sent 3 wrong tokens")]

@@ -182,7 +182,8 @@ class Identities:
         service.credentials = credentials
         service.rate_limit = self._rate_limit(user, now)
         self._grant(service, user.grants)
-        self._unauthenticated.discard(service)
+        if not self._unauthenticated.is_guessing(service):  # its connection will be closed anyway
+            self._unauthenticated.discard(service)
         if expires_at is not None:
             self._expiring.add(service, now + expires_at - time.time())
 
