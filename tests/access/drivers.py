@@ -55,16 +55,16 @@ class SocketDriver:
             self._wire.send(f"{action}:{rule.topic}:1.0.0\n{json.dumps(rule.name)}".encode())
             answer = self._answer_without_id(rule.topic)
         elif rule.do == "misuse":
-            answer = self._exchange(rule.topic, {})
+            answer = self.send(rule.topic, {})
         else:
             action = {"confirm": "publish", "answer": "response"}.get(rule.do, rule.do)
-            answer = self._exchange(f"{action}:{rule.topic}", rule.name)
+            answer = self.send(f"{action}:{rule.topic}", rule.name)
         if isinstance(answer, dict) and isinstance(error := answer.get("error"), dict):
             return outcome_of(rule, error["code"], error.get("details"))
         return ("done",)
 
     def request(self, topic: str, payload: Any) -> Any:
-        return self._exchange(f"request:{topic}", payload)
+        return self.send(f"request:{topic}", payload)
 
     def unsubscribe(self, action: str, topic: str) -> None:
         if topic == "system.log":
@@ -73,13 +73,13 @@ class SocketDriver:
             answer = self.request("system.topic.unsubscribe", {"action": action, "topic": topic})
         assert answer == {"status": "success"}
 
-    def _exchange(self, head: str, payload: Any) -> Any:
+    def send(self, head: str, payload: Any) -> Any:
         """Send a message with an id, and return the payload of its answer."""
         request_id = str(uuid.uuid4())
         self._wire.send(f"{head}:1.0.0:{request_id}\n{json.dumps(payload)}".encode())
         answer = b"response:%b:1.0.0:%b" % (head.partition(":")[2].encode(), request_id.encode())
         while True:
-            header, _, text = self._receive().partition(b"\n")
+            header, _, text = self.receive().partition(b"\n")
             if header == answer:
                 return json.loads(text)
 
@@ -96,7 +96,8 @@ class SocketDriver:
                 return json.loads(text)
         return None
 
-    def _receive(self) -> bytes:
+    def receive(self) -> bytes:
+        """Return the next message; raises EOFError if the broker has closed the connection."""
         self.received.append(self._wire.receive())
         return self.received[-1]
 

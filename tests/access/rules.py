@@ -6,6 +6,7 @@ This is the only place where the tests of this folder say it. Each of them does 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Outcome",
     "Rule",
     "expected",
+    "forwarded",
     "subscriptions_of",
 ]
 
@@ -180,6 +182,12 @@ def expected(rule: Rule, client: Client) -> Outcome:
     if rule.do == "both" and "subscriber" in client.roles and rule.topic.startswith("weather"):
         action = "respond"
     return ("FORBIDDEN", action, topic, client.user)
+
+
+def forwarded(client: Client, rules: Iterable[Rule]) -> set[str]:
+    """The payloads of a client that others may get."""
+    sends = ("publish", "confirm", "request", "tell")
+    return {rule.name for rule in rules if rule.do in sends and expected(rule, client) == ("done",)}
 
 
 def subscriptions_of(client: Client) -> set[tuple[str, str]]:

@@ -107,7 +107,7 @@ class Scene:
         """The payloads that were forwarded since the last call, to anybody."""
         self.portal.call(self._flush)
         seen, self._seen = self._seen, []
-        return {payload for payload in seen if payload != "flush"}
+        return {payload for payload in seen if payload not in ("flush", "poke")}
 
     async def _flush(self) -> None:
         # What was sent to the witness before comes before the answer, which its handler sends.
@@ -123,6 +123,20 @@ class Scene:
         end = time.monotonic() + PATIENCE
         while (found := set(self.services())) != services:
             assert time.monotonic() < end, found
+
+    async def poke(self, do: str, topic: str) -> None:
+        """Wait until somebody else is subscribed to a topic, and give it something to receive."""
+        action = "request" if do == "respond" else "publish"
+        while not any(
+            (each["action"], each["topic"]) == (action, topic)
+            for each in (await self.witness.request("system.topic.list", {})).payload["topics"]
+        ):
+            pass
+        reached = topic.replace("+", "x").replace("#", "x")
+        if do == "subscribe":
+            await self.witness.publish(reached, "poke", confirm=True)
+        else:
+            await self.witness.request(reached if do == "respond" else "poke", "poke")
 
     def ask(self, topic: str, payload: Any = None) -> Any:
         """Return what a system topic answers the witness."""

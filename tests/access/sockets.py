@@ -32,7 +32,9 @@ class Wire(Protocol):
 
     def send(self, message: bytes) -> None: ...
 
-    def receive(self) -> bytes: ...
+    def receive(self) -> bytes:
+        """Wait for the next message; raises EOFError if the broker has closed the connection."""
+        ...
 
 
 class _Tcp:
@@ -51,7 +53,8 @@ class _Tcp:
 
     def _read(self, size: int) -> bytes:
         data = self._file.read(size)
-        assert len(data) == size, "the broker has closed the connection"
+        if len(data) < size:
+            raise EOFError("the broker has closed the connection")
         return data
 
 
@@ -72,6 +75,8 @@ class _WebSocket(_Tcp):
 
     def receive(self) -> bytes:
         first, size = self._read(2)
+        if first == 0x88:
+            raise EOFError("the broker closes the connection")
         assert first == 0x81, "expected a text frame"
         if size >= 126:
             size = int.from_bytes(self._read(2 if size == 126 else 8))
@@ -83,14 +88,17 @@ class _Memory:
 
     def __init__(self, portal: BlockingPortal) -> None:
         self._portal = portal
-        self._inbox: queue.Queue[bytes] = queue.Queue()
+        self._inbox: queue.Queue[bytes | None] = queue.Queue()
         self.link: Any
 
     def send(self, message: bytes) -> None:
         self._portal.call(self.link.send_many, [message])
 
     def receive(self) -> bytes:
-        return self._inbox.get(timeout=_PATIENCE)
+        message = self._inbox.get(timeout=_PATIENCE)
+        if message is None:
+            raise EOFError("the broker has closed the connection")
+        return message
 
     def accept(self, link: Any) -> _Memory:
         self.link = link
@@ -101,7 +109,7 @@ class _Memory:
             self._inbox.put(message)
 
     def link_lost(self, error: Exception | None) -> None:
-        pass
+        self._inbox.put(None)
 
     async def connect(self, url: str) -> None:
         transport = installed_plugins().transport("memory")

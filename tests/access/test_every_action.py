@@ -25,6 +25,7 @@ from .rules import (
     Outcome,
     Rule,
     expected,
+    forwarded,
     subscriptions_of,
 )
 from .scene import SCHEMES, SECURE, Scene, access_file, client_context, serving, token_of
@@ -66,12 +67,6 @@ def credentials(client: Client, scheme: str, identity: str) -> tuple[str | None,
     if client.user is None or by_certificate:
         return None, options
     return token_of(client.user), options
-
-
-def forwarded(client: Client, rules: list[Rule]) -> set[str]:
-    """The payloads of a client that others may get."""
-    sends = ("publish", "confirm", "request", "tell")
-    return {rule.name for rule in rules if rule.do in sends and expected(rule, client) == ("done",)}
 
 
 def service_of(client: Client, scene: Scene, before: set[str]) -> str:

@@ -70,6 +70,20 @@ def test_a_client_without_a_user_is_shown_with_a_dash(
     assert re.search(r"- +│ - +│ \ds ", shown)
 
 
+def test_topics_are_listed_with_ids_if_the_user_may_not_see_names(
+    mb: Any, broker: RunningBroker, token: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.toml"
+    path.write_text(path.read_text().replace('["services"]', '["topics"]'))
+    broker.reload_access()
+    with MessageBrokerClient(broker.url, token="mb_station") as client:
+        client.register_service("Oslo", "has a name")
+        client.subscribe("weather.#")
+        status, shown = mb.on_terminal("topics", "--token-file", str(token))
+    assert status == 0
+    assert re.search(r"weather.# +│ publish +│ [0-9a-f]{8}", re.sub(r"\x1b\[\d*m", "", shown))
+
+
 def test_so_does_the_environment_unless_there_is_a_file(
     mb: Any, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from mb_core import MessageBrokerClient, SlowConsumer, installed_plugins
+from mb_core import ForbiddenError, MessageBrokerClient, SlowConsumer, installed_plugins
 from mb_core.url import parse_url, redacted
 
 from .errors import Failure, Status, note
@@ -24,7 +24,15 @@ from .output import Output
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Endpoint", "connected", "endpoint_options", "following", "hint", "list_all"]
+__all__ = [
+    "Endpoint",
+    "connected",
+    "endpoint_options",
+    "following",
+    "hint",
+    "list_all",
+    "list_services",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -147,6 +155,14 @@ async def list_all(client: MessageBrokerClient, topic: str, key: str) -> list[An
         if not answer.get("next"):
             return entries
         page = {"limit": _PAGE, "after": answer["next"]}
+
+
+async def list_services(client: MessageBrokerClient) -> list[Any]:
+    """Return the services, to show their names; none if the user may not see them."""
+    try:
+        return await list_all(client, "system.service.list", "services")
+    except ForbiddenError:
+        return []
 
 
 def hint(output: Output, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..connect import Endpoint, connected, endpoint_options, list_all
+from ..connect import Endpoint, connected, endpoint_options, list_all, list_services
 from ..output import FOLDED, WHOLE, Output
 from ..runner import asynchronous
 from ..shared_options import json_option
@@ -22,9 +22,7 @@ async def command(endpoint: Endpoint, as_json: bool) -> None:
     output = Output(as_json)
     async with connected(endpoint) as client:
         topics = await list_all(client, "system.topic.list", "topics")
-        services = (
-            await list_all(client, "system.service.list", "services") if output.people else []
-        )
+        services = await list_services(client) if output.people else []
     names = {service.get("id"): service.get("name") for service in services}
 
     def shown(subscriber: Mapping[str, Any]) -> str:

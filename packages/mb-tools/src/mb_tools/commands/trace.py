@@ -19,7 +19,7 @@ from mb_core import Message, matches
 from mb_core.topic import check_pattern
 
 from ..audit import read_event, registered_name
-from ..connect import Endpoint, endpoint_options, following, hint, list_all
+from ..connect import Endpoint, endpoint_options, following, hint, list_services
 from ..exchange_trees import Node, TreeBuilder
 from ..exchanges import Exchange, Outcome
 from ..output import Output
@@ -79,7 +79,7 @@ async def command(
         client.subscribe("system.message") as events,
     ):
         # Services that are already connected; the feed shows when others register.
-        for service in await list_all(client, "system.service.list", "services"):
+        for service in await list_services(client):
             names.set(service.get("id"), service.get("name"))
         hint(output, f"tracing {' '.join(patterns) or 'all messages'} at {endpoint.shown}")
         while left is None or left > 0:
