@@ -228,6 +228,10 @@ def test_a_request_that_can_not_be_read_is_answered_with_400(
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", "received the PROXY protocol"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "received HTTP/2"),
         (b"\0\0\0\x22publish:system.x:1.0.0\n{}", "received MB over TCP"),
+        (
+            b"request:system.authenticate:1\n{}\n",
+            "received an MB message that is not in a WebSocket",
+        ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "received SSH"),
         (b"\xff\xfe\xfd\xfc\xfb", r"received b'\xff\xfe\xfd\xfc\xfb'"),
     ],

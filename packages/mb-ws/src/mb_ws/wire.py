@@ -429,8 +429,11 @@ class WebSocketWire:
     def _received_instead(self) -> str:
         """Return what arrived instead of a handshake."""
         start = self._start
-        if start[4:].startswith((b"publish:", b"request:", b"response:")):
+        actions = (b"publish:", b"request:", b"response:")
+        if start[4:].startswith(actions):
             return "received MB over TCP, which is for tcp:// and tls://"
+        if start.startswith(actions):  # not shown: it may have a token
+            return "received an MB message that is not in a WebSocket frame"
         foreign = foreign_protocol(start)
         if foreign is None:
             foreign = repr(
