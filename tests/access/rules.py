@@ -139,7 +139,7 @@ RULES = [
     *(
         Rule("misuse", f"{action}:{topic}", roles(""))
         for action in ("publish", "response")
-        for topic in [*SYSTEM_TOPICS, *FEEDS, "system.nothing"]
+        for topic in dict.fromkeys([*SYSTEM_TOPICS, *FEEDS, "system.nothing"])
         # A client answers the broker's heartbeats with responses.
         if (action, topic) != ("response", "system.heartbeat")
     ),

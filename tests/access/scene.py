@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -16,6 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mb_broker import Broker
 from mb_broker.access import token_digest
 from mb_client import Message, MessageBrokerClient
+from mb_testing import until, wait_until
 
 from .rules import CLIENTS, ROLES
 from .sockets import Wire, connected
@@ -24,8 +24,6 @@ __all__ = ["SCHEMES", "SECURE", "Scene", "access_file", "client_context", "servi
 
 SCHEMES = ["memory", "tcp", "ws", "tls", "wss"]
 SECURE = ("tls", "wss")
-# Seconds after which something that was to come is not coming any more.
-PATIENCE = 20
 
 
 def token_of(user: str) -> str:
@@ -113,25 +111,30 @@ class Scene:
         # What was sent to the witness before comes before the answer, which its handler sends.
         await self.witness.request("flush", "flush")
 
-    def connected(self, scheme: str, **options: Any) -> AbstractContextManager[Wire]:
+    def connected(
+        self,
+        scheme: str,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        raw_client: bool = False,
+    ) -> AbstractContextManager[Wire]:
         """Connect a client that writes messages by hand."""
         url = self.broker.url_of(scheme)
-        return connected(url, self.portal, options.get("ssl_context"))
+        return connected(url, self.portal, ssl_context, raw_client=raw_client)
 
     def wait_for(self, services: set[str]) -> None:
         """Wait until only these clients are connected."""
-        end = time.monotonic() + PATIENCE
-        while (found := set(self.services())) != services:
-            assert time.monotonic() < end, found
+        wait_until(lambda: set(self.services()) == services)
 
     async def poke(self, do: str, topic: str) -> None:
         """Wait until somebody else is subscribed to a topic, and give it something to receive."""
         action = "request" if do == "respond" else "publish"
-        while not any(
-            (each["action"], each["topic"]) == (action, topic)
-            for each in (await self.witness.request("system.topic.list", {})).payload["topics"]
-        ):
-            pass
+
+        async def subscribed() -> bool:
+            topics = (await self.witness.request("system.topic.list", {})).payload["topics"]
+            return any((each["action"], each["topic"]) == (action, topic) for each in topics)
+
+        await until(subscribed)
         reached = topic.replace("+", "x").replace("#", "x")
         if do == "subscribe":
             await self.witness.publish(reached, "poke", confirm=True)

@@ -1,4 +1,4 @@
-"""Clients that write each message by hand, on a socket of their own."""
+"""Clients that write each message by hand, on a socket of their own or with a raw client."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from anyio.from_thread import BlockingPortal
 
+from mb_core import TCPSocketClient, WebSocketClient
 from mb_core.link import current_backend
 from mb_core.plugins import installed_plugins
+from mb_core.raw_clients import RawClient
 from mb_core.url import parse_url
 from mb_core.wire import Limits
 
@@ -122,12 +124,41 @@ class _Memory:
         await self.link.wait_closed()
 
 
+class _RawClient:
+    """A client for whole messages, on the broker's event loop."""
+
+    def __init__(self, portal: BlockingPortal) -> None:
+        self._portal = portal
+        self._inbox: queue.Queue[str] = queue.Queue()
+        self.client: RawClient
+
+    def send(self, message: bytes) -> None:
+        self._portal.call(self.client.send, message.decode())
+
+    def receive(self) -> bytes:
+        return self._inbox.get(timeout=_PATIENCE).encode()
+
+    async def connect(self, url: str, ssl_context: ssl.SSLContext | None) -> None:
+        kind = WebSocketClient if url.startswith("ws") else TCPSocketClient
+        self.client = kind(ssl_context=ssl_context)
+        self.client.on_message(self._inbox.put)
+        await self.client.connect(url)
+
+
 @contextmanager
 def connected(
-    url: str, portal: BlockingPortal, ssl_context: ssl.SSLContext | None
+    url: str, portal: BlockingPortal, ssl_context: ssl.SSLContext | None, *, raw_client: bool
 ) -> Iterator[Wire]:
     """Connect over any transport; the client has been greeted."""
     address = parse_url(url)
+    if raw_client:
+        raw = _RawClient(portal)
+        portal.call(raw.connect, url, ssl_context)
+        try:
+            yield _greeted(raw)
+        finally:
+            portal.call(raw.client.close)
+        return
     if address.scheme == "memory":
         wire = _Memory(portal)
         portal.call(wire.connect, url)

@@ -46,10 +46,11 @@ def run(arguments: list[str], rule: Rule, scene: Scene, user: str | None) -> Out
     environ = {"MB_URL": scene.broker.url_of("tcp")}
     if user is not None:
         environ["MB_TOKEN"] = token_of(user)
-    topic = "system.log" if rule.topic == "system.log.subscribe" else rule.topic
-    poke = scene.portal.start_task_soon(scene.poke, rule.do, topic)
-    result = CliRunner(env=environ).invoke(main, arguments, prog_name="mb")
-    poke.cancel()
+    with ExitStack() as stack:
+        if "-n" in arguments and arguments[0] != "ping":  # it waits for a message
+            topic = "system.log" if rule.topic == "system.log.subscribe" else rule.topic
+            stack.callback(scene.portal.start_task_soon(scene.poke, rule.do, topic).cancel)
+        result = CliRunner(env=environ).invoke(main, arguments, prog_name="mb")
     if result.exit_code == 0:
         return ("done",)
     assert result.exit_code == 1

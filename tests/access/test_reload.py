@@ -84,8 +84,8 @@ def join(scene: Scene, scheme: str) -> Iterator[Join]:
     with ExitStack() as stack:
 
         def join(token: str) -> SocketDriver:
-            options = {"ssl_context": client_context()} if scheme in SECURE else {}
-            client = SocketDriver(stack.enter_context(scene.connected(scheme, **options)), token)
+            context = client_context() if scheme in SECURE else None
+            client = SocketDriver(stack.enter_context(scene.connected(scheme, context)), token)
             if token:
                 answer = client.request("system.authenticate", {"token": token})
                 assert answer["status"] == "success"
@@ -129,7 +129,7 @@ def test_a_new_file_applies_to_connected_clients(scene: Scene, access: Path, joi
     changed = {"talker": BEFORE["talker"], "reader": ("mb_reader", "publish")}
     write(access, changed | {"changed": ("mb_new", "subscribe")})
     reload(scene)
-    # Whoever is no longer who it was is disconnected, and can't come back as it was.
+    # Clients that are no longer their user are disconnected, and the old tokens are invalid.
     assert is_closed(clients["removed"])
     assert is_closed(clients["changed"])
     for token in ("mb_removed", "mb_changed"):
