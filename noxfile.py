@@ -178,7 +178,8 @@ def instructions(session: nox.Session) -> None:
     # collect garbage take longer.
     install(session, "matplotlib", *TEST_TOOLS)
     tests = ("tests/test_instructions.py", "tests/test_benchmarks.py")
-    session.run(*pytest(session, "-m", "not wheels", *tests))
+    # In one process: each worker would count all instructions again, which takes 20 s.
+    session.run(*pytest(session, "-m", "not wheels", *tests, workers=0))
 
 
 @nox.session(python=MEASURED)
