@@ -6,8 +6,11 @@ import json
 
 import pytest
 
-from mb_broker.access import Grants, Limits, Role, User
+from mb_broker import identities
+from mb_broker.access import Access, Grants, Limits, Role, User
+from mb_broker.access.users import Authentication
 from mb_broker.rate_limit import RateLimit
+from mb_core.authenticators import Credentials, Identity
 
 from .conftest import Bench, Peer, new_id, system_request
 from .users import access_of
@@ -228,3 +231,27 @@ def test_clients_that_may_be_anonymous_are_not_limited() -> None:
     bench.router.replace_access(access_of(users(5), ALL), bench.now)
     waiting.send(*[confirmed() for _ in range(50)])
     assert codes(waiting) == ["NO_ROUTE_FOUND"] * 50
+
+
+def test_those_of_any_number_of_users_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An authenticator may know any number of users; those with a connection keep their limit."""
+    monkeypatch.setattr(identities, "_MAX_RATE_LIMITS", 10)
+
+    def authenticate(credentials: Credentials) -> Identity | None:
+        return Identity(credentials.token or "nobody", ("all",))
+
+    rule = Authentication("any", authenticate, Limits(max_rate=1))
+    bench = Bench(access=Access([], None, [rule], lambda roles: ALL))
+    kept = bench.join()
+    kept.ask("authenticate", {"token": "kept"})
+    kept.send(PUBLICATION)
+    kept.take()
+    for number in range(50):
+        peer = bench.join()
+        peer.ask("authenticate", {"token": f"user-{number}"})
+        peer.leave()
+        assert len(bench.router._identities._rate_limits) <= 12
+    again = bench.join()
+    again.ask("authenticate", {"token": "kept"})
+    again.send(PUBLICATION)
+    assert codes(again) == ["SERVICE_UNAVAILABLE"]
